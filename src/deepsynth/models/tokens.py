@@ -1,0 +1,194 @@
+"""How many tokens an image takes: the one count that everything else uses.
+
+The renderer's budget, the processor's prompt, the collator and the model's check before it scatters image features
+all ask :class:`ImageLayout`. Nothing here imports torch, transformers or PIL.
+
+An encoder turns a square view of ``S`` pixels into ``n x n`` features, ``n = ceil((S // patch_size) / downsample)``.
+
+* DeepSeek-OCR writes features row by row and ends every row with a newline, then one separator: a view alone takes
+  ``n (n + 1) + 1`` tokens, and ``C x R`` tiles of ``m x m`` features add ``m R (m C + 1)``.
+* DeepSeek-OCR-2 has no newlines: ``n^2 + 1`` tokens, and ``m^2`` for every tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import ceil
+from typing import Any, Literal
+
+Family = Literal["deepseek_ocr", "deepseek_ocr2"]
+
+
+@dataclass(frozen=True)
+class ImageLayout:
+    """How one image becomes square views, and the views become tokens.
+
+    Attributes:
+        family: whose arrangement of tokens it is.
+        base_size: side of the global view, pixels.
+        tile_size: side of a local tile, pixels; ``None`` for a layout without tiles. An image is tiled when one of
+            its sides exceeds it.
+        min_tiles: fewest tiles of a tiled image.
+        max_tiles: most tiles of a tiled image (9 for DeepSeek-OCR, 6 for DeepSeek-OCR-2).
+        patch_size: side of one patch of the encoder, pixels.
+        downsample: patches along one side of a feature.
+        stretch: resize the image to the square whatever its shape (DeepSeek-OCR up to 640 pixels), instead of keeping
+            its shape and padding.
+    """
+
+    family: Family
+    base_size: int
+    tile_size: int | None
+    min_tiles: int = 2
+    max_tiles: int = 9
+    patch_size: int = 16
+    downsample: int = 4
+    stretch: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a layout that no encoder can serve.
+
+        Raises:
+            ValueError: for an unknown family, a size that patches do not fill, or an impossible number of tiles.
+        """
+        if self.family not in MODE_FAMILIES:
+            raise ValueError(f"family is {self.family!r}; known: {', '.join(MODE_FAMILIES)}")
+        for name, side in (("base_size", self.base_size), ("tile_size", self.tile_size)):
+            if side is not None and (side < self.patch_size or side % self.patch_size):
+                raise ValueError(f"{name} is {side} pixels; it must be a multiple of the patch size {self.patch_size}")
+        if self.tile_size is not None and not 2 <= self.min_tiles <= self.max_tiles:
+            raise ValueError(f"tiles are {self.min_tiles} to {self.max_tiles}; want 2 <= min_tiles <= max_tiles")
+
+    def features(self, side: int) -> int:
+        """Return the number of features along one side of a view of ``side`` pixels."""
+        return ceil((side // self.patch_size) / self.downsample)
+
+    def tile_grid(self, width: int, height: int) -> tuple[int, int]:
+        """Return (columns, rows) of the local tiles of an image.
+
+        (1, 1) means that there are none, as in the published code: a single tile never occurs.
+
+        Args:
+            width: of the image, pixels.
+            height: of the image, pixels.
+
+        Raises:
+            ValueError: when a side is not positive.
+        """
+        if width < 1 or height < 1:
+            raise ValueError(f"an image of {width} x {height} pixels has no content; both sides must be at least 1")
+        if self.tile_size is None or max(width, height) <= self.tile_size:
+            return (1, 1)
+        return _closest_grid(width, height, self.tile_size, self.min_tiles, self.max_tiles)
+
+    def tokens(self, width: int, height: int) -> int:
+        """Return the number of image tokens of an image of ``width`` x ``height`` pixels."""
+        columns, rows = self.tile_grid(width, height)
+        return self.grid_tokens(columns, rows)
+
+    def grid_tokens(self, columns: int, rows: int) -> int:
+        """Return the number of image tokens of a global view with ``columns`` x ``rows`` tiles; (1, 1) is no tile."""
+        view = self.features(self.base_size)
+        tile = 0 if self.tile_size is None or (columns, rows) == (1, 1) else self.features(self.tile_size)
+        if self.family == "deepseek_ocr":
+            return view * (view + 1) + 1 + tile * rows * (tile * columns + 1)
+        return view * view + 1 + tile * tile * columns * rows
+
+    def processor_kwargs(self) -> dict[str, Any]:
+        """Return what the family's Hugging Face image processor must be called with."""
+        kwargs: dict[str, Any] = {
+            "size": {"height": self.base_size, "width": self.base_size},
+            "crop_to_patches": self.tile_size is not None,
+            # Without tiles DeepSeek-OCR-2's processor takes the global view's side from tile_size.
+            "tile_size": self.tile_size or self.base_size,
+            "min_patches": self.min_tiles,
+            "max_patches": self.max_tiles,
+        }
+        if self.family == "deepseek_ocr":
+            kwargs["stretch"] = self.stretch
+        return kwargs
+
+
+MODE_FAMILIES: tuple[str, ...] = ("deepseek_ocr", "deepseek_ocr2")
+
+#: The published resolutions of each family, by the name that its authors gave them. DeepSeek-OCR-2 has learned queries
+#: for 768 and 1024 pixels alone.
+MODES: dict[str, dict[str, ImageLayout]] = {
+    "deepseek_ocr": {
+        "tiny": ImageLayout("deepseek_ocr", 512, None, stretch=True),
+        "small": ImageLayout("deepseek_ocr", 640, None, stretch=True),
+        "base": ImageLayout("deepseek_ocr", 1024, None),
+        "large": ImageLayout("deepseek_ocr", 1280, None),
+        "gundam": ImageLayout("deepseek_ocr", 1024, 640),
+    },
+    "deepseek_ocr2": {
+        "small": ImageLayout("deepseek_ocr2", 768, None, max_tiles=6),
+        "base": ImageLayout("deepseek_ocr2", 1024, None, max_tiles=6),
+        "gundam": ImageLayout("deepseek_ocr2", 1024, 768, max_tiles=6),
+    },
+}
+
+
+def image_layout(hf_processor: Any, mode: str | None = None) -> ImageLayout:
+    """Return the layout that a Hugging Face processor (or image processor) will follow.
+
+    Args:
+        hf_processor: known by its attributes, so that no library is imported here.
+        mode: a name in :data:`MODES`; ``None`` takes what the processor's own configuration says.
+
+    Raises:
+        ValueError: for a mode that the family does not have, or a processor of another family.
+    """
+    images = getattr(hf_processor, "image_processor", hf_processor)
+    outputs = getattr(images, "model_input_names", ())
+    stretches = hasattr(images, "stretch")
+    if "num_local_patches" not in outputs or stretches != ("patches_grid" in outputs):
+        raise ValueError(
+            f"{type(images).__name__} is no image processor of {' or '.join(MODE_FAMILIES)}; "
+            "import deepsynth.models before AutoProcessor loads the model's folder"
+        )
+    family: Family = "deepseek_ocr" if stretches else "deepseek_ocr2"
+    patch_size = int(getattr(hf_processor, "patch_size", None) or 16)
+    downsample = int(getattr(hf_processor, "downsample_ratio", None) or 4)
+    if mode is not None:
+        if mode not in MODES[family]:
+            raise ValueError(f"mode is {mode!r}; {family} has {', '.join(MODES[family])}")
+        return replace(MODES[family][mode], patch_size=patch_size, downsample=downsample)
+    tiled = bool(images.crop_to_patches)
+    size = images.size
+    height = int(size["height"] if isinstance(size, Mapping) else size.height)
+    return ImageLayout(
+        family=family,
+        base_size=height if tiled or family == "deepseek_ocr" else int(images.tile_size),
+        tile_size=int(images.tile_size) if tiled else None,
+        min_tiles=int(images.min_patches),
+        max_tiles=int(images.max_patches),
+        patch_size=patch_size,
+        downsample=downsample,
+        stretch=bool(getattr(images, "stretch", False)),
+    )
+
+
+@lru_cache(maxsize=64)
+def _grids(min_tiles: int, max_tiles: int) -> tuple[tuple[int, int], ...]:
+    """Return every (columns, rows) of ``min_tiles`` to ``max_tiles`` tiles, fewest tiles first."""
+    sides = range(1, max_tiles + 1)
+    grids = [(columns, rows) for columns in sides for rows in sides if min_tiles <= columns * rows <= max_tiles]
+    return tuple(sorted(grids, key=lambda grid: grid[0] * grid[1]))
+
+
+def _closest_grid(width: int, height: int, tile_size: int, min_tiles: int, max_tiles: int) -> tuple[int, int]:
+    """Return the grid whose shape is nearest to the image's.
+
+    Of equally near grids the one with more tiles wins while the image covers more than half of its area (the rule of
+    InternVL's dynamic tiling, which both models follow).
+    """
+    best, best_difference = (1, 1), float("inf")
+    for columns, rows in _grids(min_tiles, max_tiles):
+        difference = abs(width / height - columns / rows)
+        fills_half = width * height > 0.5 * tile_size * tile_size * columns * rows
+        if difference < best_difference or (difference == best_difference and fills_half):
+            best, best_difference = (columns, rows), difference
+    return best
