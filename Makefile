@@ -1,0 +1,37 @@
+# The four targets to remember: quickstart, test, check, clean.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1 — /p' Makefile
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "deepsynth needs Python 3.11 or newer; found $$($(PYTHON) --version). Use: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	@touch $@
+
+install: $(VENV)/.installed  ## make .venv and install DeepSynth into it
+
+quickstart: $(VENV)/.installed  ## fine-tune the built-in model on pages of Python's own documentation
+	@rm -rf runs/quickstart
+	$(BIN)/deepsynth fit --config configs/quickstart.yaml
+	$(BIN)/deepsynth validate --config configs/quickstart.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
+	$(BIN)/deepsynth predict --config configs/quickstart.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
+	@$(BIN)/python -m deepsynth where runs/quickstart
+
+test: $(VENV)/.installed  ## run the default tests (no network, no GPU)
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed  ## lint, types, tests: what CI runs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+clean:  ## remove the environment and caches; runs/ stays
+	rm -rf $(VENV) .venv-ceiling .pytest_cache .mypy_cache .ruff_cache build dist
+
+.PHONY: help install quickstart test check clean

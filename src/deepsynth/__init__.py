@@ -1,0 +1,43 @@
+"""DeepSynth: render text as page images and fine-tune vision-language OCR models on them.
+
+The flow, which the folders show::
+
+    source ──► renderer ──► augmenter ──► processor ──► collator                  deepsynth.data
+    Document    Page(s)      Page(s)       Sample         Batch                   deepsynth.types
+                                                            │
+         PeftModule │ UnslothModule  ◄──────────────────────┘                     deepsynth.modules
+         (load, adapt, generate)   on DeepSynthModule (the only steps)
+              │            │
+             loss      generation ──► metrics (CER, WER, ROUGE, BLEU, loops)      deepsynth.generation, .metrics
+              │            │
+         callbacks: what is logged, written and pushed beside the run             deepsynth.callbacks
+              │
+            export (merge, published format, verify) ──► Hub                      deepsynth.export, .hub
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from deepsynth.data import TextImageDataModule
+    from deepsynth.modules import DeepSynthModule, PeftModule
+
+__all__ = ["DeepSynthModule", "PeftModule", "TextImageDataModule", "__version__"]
+
+_HOMES = {
+    "TextImageDataModule": "deepsynth.data",
+    "DeepSynthModule": "deepsynth.modules",
+    "PeftModule": "deepsynth.modules",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import the public classes on first use, so that ``import deepsynth`` and ``deepsynth --help`` stay fast."""
+    if name in _HOMES:
+        import importlib
+
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'deepsynth' has no attribute {name!r}")

@@ -1,0 +1,240 @@
+"""Where documents come from: the base of every source, and the rules by which a row becomes a document."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepsynth.types import Document
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+#: Field names that may be absent from the rows; any other name was given by the user and must be there.
+DEFAULT_TEXT_FIELD = "text"
+DEFAULT_TARGET_FIELD = "target"
+DEFAULT_ID_FIELD = "id"
+DEFAULT_LANGUAGE_FIELD = "language"
+DEFAULT_SOURCE_FIELD = "source"
+
+#: Fields named in an error message before it is cut.
+_FIELDS_SHOWN = 20
+
+
+class Source(ABC):
+    """A collection of documents that can be walked any number of times, in the same order each time.
+
+    A source reads nothing when it is made: errors about its content come from iterating over it.
+    """
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Document]:
+        """Yield every document, ids unique.
+
+        Raises:
+            ValueError: for a row that is no document: one line with file, line, what was found, what is expected.
+        """
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the documents must not be held in memory together."""
+        return False
+
+
+class RowSource(Source):
+    """A source whose documents are rows with named fields.
+
+    The subclasses say where the rows are; this class says what is a document:
+
+    * a target field that is absent under its default name, or empty in every row, makes the task transcription;
+    * rows with and rows without a target in one source are an error (each row is judged against the first);
+    * without an id the id is a hash of the text, and two equal ids are an error;
+    * line ends become ``"\\n"``; nothing else in a text is changed.
+    """
+
+    text_field: str
+    target_field: str | None
+    id_field: str
+    language_field: str
+    source_field: str
+
+    @abstractmethod
+    def rows(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield ``(where, row)``: the place as error messages name it, and the fields."""
+
+    def image(self, where: str, row: Mapping[str, Any]) -> Path | Image.Image | None:
+        """Return the row's scan, or ``None`` when the text is to be rendered."""
+        return None
+
+    def fallback_id(self, row: Mapping[str, Any], text: str) -> str:
+        """Return the id of a row that has none."""
+        return text_id(text)
+
+    def __iter__(self) -> Iterator[Document]:
+        """Yield every document.
+
+        Raises:
+            ValueError: for a row that is no document, naming the place, what was found and how to mend it.
+        """
+        first: tuple[str, Document] | None = None
+        seen: dict[str, str] = {}
+        for where, row in self.rows():
+            document = self._document(where, row)
+            if first is None:
+                first = (where, document)
+            _check_like_first(where, document, *first, target_field=self.target_field)
+            if document.id in seen:
+                raise ValueError(self._equal_ids(where, document, row, seen[document.id]))
+            seen[document.id] = where
+            yield document
+        if first is None:
+            raise ValueError(f"{self}: no documents: the source is empty")
+
+    def _document(self, where: str, row: Mapping[str, Any]) -> Document:
+        image = self.image(where, row)
+        text = _text(where, row, self.text_field, optional=image is not None and self.text_field == DEFAULT_TEXT_FIELD)
+        if image is None and not has_printable(text):
+            raise ValueError(
+                f"{where}: the field {self.text_field!r} has no printable character ({text[:20]!r}); remove the row"
+            )
+        target = None
+        if self.target_field is not None:
+            target = _text(where, row, self.target_field, optional=self.target_field == DEFAULT_TARGET_FIELD)
+        identity = _label(where, row, self.id_field, optional=self.id_field == DEFAULT_ID_FIELD)
+        return Document(
+            id=self.fallback_id(row, text) if identity is None else identity,
+            text=text,
+            target=target if target and has_printable(target) else None,
+            image=image,
+            language=_label(where, row, self.language_field, optional=self.language_field == DEFAULT_LANGUAGE_FIELD),
+            source=_label(where, row, self.source_field, optional=self.source_field == DEFAULT_SOURCE_FIELD),
+        )
+
+    def _equal_ids(self, where: str, document: Document, row: Mapping[str, Any], earlier: str) -> str:
+        if row.get(self.id_field) is not None:
+            return f"{where}: the id {document.id!r} is already that of {earlier}; ids must be unique"
+        return (
+            f"{where}: the same document as {earlier} (no field {self.id_field!r}, so the id comes from its content); "
+            "remove one or give the rows ids"
+        )
+
+
+def text_id(text: str) -> str:
+    """Return the id of a document without one: the first 16 hex digits of the SHA-256 of its UTF-8 text."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+def has_printable(text: str) -> bool:
+    """Return whether any character draws ink: none of Unicode's control, format, unassigned or separator classes."""
+    return any(unicodedata.category(character)[0] not in "CZ" for character in text)
+
+
+def unix_line_ends(text: str) -> str:
+    r"""Return the text with ``\r\n`` and ``\r`` as ``\n``."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def list_files(path: Path | Iterable[Path], suffix: str) -> list[Path]:
+    """Return the files that ``path`` names: itself, the ``*suffix`` files of a folder, or those of several paths.
+
+    Raises:
+        ValueError: when a path does not exist, or a folder has no such file.
+    """
+    if not isinstance(path, (str, Path)):
+        return [file for one in path for file in list_files(one, suffix)]
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(file for file in path.glob(f"*{suffix}") if file.is_file())
+        if not files:
+            raise ValueError(f"{path}: no {suffix} file in this folder")
+        return files
+    if not path.exists():
+        raise ValueError(f"{path}: no such file (looked from {Path.cwd()})")
+    return [path]
+
+
+def decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
+    r"""Yield ``(number, line)`` of a UTF-8 file, numbers from 1, each line with its ``\n``; a leading BOM is dropped.
+
+    Lines end at ``\n`` alone: Unicode's other line ends may stand inside a text.
+
+    Raises:
+        ValueError: when the file cannot be read or a line is not UTF-8, with line and byte offset.
+    """
+    offset = 0
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise ValueError(
+                        f"{path}, line {number}: byte 0x{line[error.start]:02x} at offset {offset + error.start} is not "
+                        "UTF-8; save the file as UTF-8"
+                    ) from None
+                offset += len(line)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def fields_found(row: Mapping[str, Any]) -> str:
+    """Return the names of a row's fields for an error message."""
+    names = [repr(name) for name in row]
+    more = f" and {len(names) - _FIELDS_SHOWN} more" if len(names) > _FIELDS_SHOWN else ""
+    return ", ".join(names[:_FIELDS_SHOWN]) + more if names else "none"
+
+
+def _text(where: str, row: Mapping[str, Any], field: str, optional: bool) -> str:
+    """Return a text field, "" when it is null, or absent where that is allowed."""
+    if field not in row and not optional:
+        raise ValueError(f"{where}: no field {field!r}; the fields found are {fields_found(row)}")
+    value = row.get(field)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: the field {field!r} is of type {type(value).__name__}, a text is expected")
+    return unix_line_ends(_encodable(where, field, value))
+
+
+def _label(where: str, row: Mapping[str, Any], field: str, optional: bool) -> str | None:
+    """Return an id, language or source name, ``None`` when it is null, or absent where that is allowed."""
+    if field not in row and not optional:
+        raise ValueError(f"{where}: no field {field!r}; the fields found are {fields_found(row)}")
+    value = row.get(field)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise ValueError(f"{where}: the field {field!r} is of type {type(value).__name__}, a name or number is expected")
+    label = _encodable(where, field, str(value)).strip()
+    if not label:
+        raise ValueError(f"{where}: the field {field!r} is empty; give it a value or remove it")
+    return label
+
+
+def _encodable(where: str, field: str, value: str) -> str:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where}: the field {field!r} has half a surrogate pair, {value[error.start]!r} at character {error.start}; "
+            "it is no Unicode text"
+        ) from None
+    return value
+
+
+def _check_like_first(
+    where: str, document: Document, first_where: str, first: Document, target_field: str | None
+) -> None:
+    if (document.target is None) != (first.target is None):
+        has, has_not = ("has a", "has none") if document.target is not None else ("has no", "has one")
+        raise ValueError(
+            f"{where}: {has} target (field {target_field!r}), and {first_where} {has_not}; give every row a target "
+            "(summarisation) or none (transcription)"
+        )
+    if bool(document.text) != bool(first.text):
+        has, has_not = ("has a", "has none") if document.text else ("has no", "has one")
+        raise ValueError(f"{where}: {has} text, and {first_where} {has_not}; give every scan its text or none")
