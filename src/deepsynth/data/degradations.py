@@ -1,0 +1,113 @@
+"""What every degradation of a page is: its base, and the checks of its options.
+
+Shape legend of the degradation files:
+    H, W  height and width of the page in pixels
+    n     boxes; a box is (left, top, right, bottom) in pixels, origin at the top left
+An image is uint8, either (H, W) for a grey page or (H, W, 3) for RGB: most pages are grey, and one channel costs a
+third. A degradation that adds colour turns the first into the second.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+ImageArray = npt.NDArray[np.uint8]
+BoxArray = npt.NDArray[np.float64]
+
+
+class Degradation(ABC):
+    """One thing that happens to paper, ink, lens or scanner. Leaves are frozen dataclasses of plain numbers.
+
+    Attributes:
+        key: the option's name in ``PageAugmenter``, used in messages.
+        probability: how often a page gets it, 0 to 1.
+    """
+
+    key: ClassVar[str]
+    probability: float
+
+    @abstractmethod
+    def __call__(
+        self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator
+    ) -> tuple[ImageArray, BoxArray]:
+        """Return the degraded image, of the same height and width, and the boxes (n, 4) moved along.
+
+        Neither argument is changed in place.
+        """
+
+    def __post_init__(self) -> None:
+        """Check every option.
+
+        Raises:
+            ValueError: for a probability beyond 0 to 1, or a value beyond the class's range.
+        """
+        check_number(self, "probability", 0.0, 1.0)
+        self.check()
+
+    @abstractmethod
+    def check(self) -> None:
+        """Check the options other than the probability; raise ValueError."""
+
+
+def check_number(degradation: Degradation, name: str, low: float, high: float) -> None:
+    """Raise ValueError unless the option is a number within ``low`` to ``high``."""
+    value = getattr(degradation, name)
+    if not _is_number(value) or not low <= value <= high:
+        raise ValueError(
+            f"{degradation.key}.{name} is {value!r}; allowed: {low:g} to {high:g} (augmenter option "
+            f"'{degradation.key}.{name}')"
+        )
+
+
+def check_range(degradation: Degradation, name: str, low: float, high: float) -> None:
+    """Raise ValueError unless the option is a pair [from, to] with low <= from <= to <= high."""
+    value = getattr(degradation, name)
+    pair = isinstance(value, (tuple, list)) and len(value) == 2 and all(map(_is_number, value))
+    if not pair or not low <= value[0] <= value[1] <= high:
+        raise ValueError(
+            f"{degradation.key}.{name} is {value!r}; allowed: a range [from, to] with from <= to within {low:g} to "
+            f"{high:g} (augmenter option '{degradation.key}.{name}')"
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def draw(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
+    """Draw uniformly from a range."""
+    return float(rng.uniform(bounds[0], bounds[1]))
+
+
+def draw_signed(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
+    """Draw a magnitude uniformly from a range, with either sign."""
+    return draw(rng, bounds) * (1.0 if rng.random() < 0.5 else -1.0)
+
+
+def to_rgb(image: ImageArray) -> ImageArray:
+    """Return the image as (H, W, 3)."""
+    return image if image.ndim == 3 else as_uint8(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB))
+
+
+def to_grey(image: ImageArray) -> ImageArray:
+    """Return the image's luminance as (H, W)."""
+    return image if image.ndim == 2 else as_uint8(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+
+
+def paper_colour(image: ImageArray) -> tuple[int, ...]:
+    """Return the median colour of the page's outermost pixels, one number a channel."""
+    edges = (image[0, ::8], image[-1, ::8], image[::8, 0], image[::8, -1])
+    channels = 1 if image.ndim == 2 else 3
+    pixels = np.concatenate([edge.reshape(-1, channels) for edge in edges])
+    return tuple(int(value) for value in np.median(pixels, axis=0))
+
+
+def as_uint8(array: Any) -> ImageArray:
+    """Name what OpenCV returned by its type, for the type checker; nothing is converted."""
+    assert array.dtype == np.uint8
+    return array  # type: ignore[no-any-return]
