@@ -46,14 +46,14 @@ class Source(ABC):
 
 
 class RowSource(Source):
-    """A source whose documents are rows with named fields.
+    r"""A source whose documents are rows with named fields.
 
     The subclasses say where the rows are; this class says what is a document:
 
     * a target field that is absent under its default name, or empty in every row, makes the task transcription;
     * rows with and rows without a target in one source are an error (each row is judged against the first);
     * without an id the id is a hash of the text, and two equal ids are an error;
-    * line ends become ``"\\n"``; nothing else in a text is changed.
+    * line ends become ``"\n"``; nothing else in a text is changed.
     """
 
     text_field: str
@@ -69,10 +69,6 @@ class RowSource(Source):
     def image(self, where: str, row: Mapping[str, Any]) -> Path | Image.Image | None:
         """Return the row's scan, or ``None`` when the text is to be rendered."""
         return None
-
-    def fallback_id(self, row: Mapping[str, Any], text: str) -> str:
-        """Return the id of a row that has none."""
-        return text_id(text)
 
     def __iter__(self) -> Iterator[Document]:
         """Yield every document.
@@ -106,7 +102,7 @@ class RowSource(Source):
             target = _text(where, row, self.target_field, optional=self.target_field == DEFAULT_TARGET_FIELD)
         identity = _label(where, row, self.id_field, optional=self.id_field == DEFAULT_ID_FIELD)
         return Document(
-            id=self.fallback_id(row, text) if identity is None else identity,
+            id=text_id(text) if identity is None else identity,
             text=text,
             target=target if target and has_printable(target) else None,
             image=image,
@@ -173,8 +169,8 @@ def decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
                     yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
                     raise ValueError(
-                        f"{path}, line {number}: byte 0x{line[error.start]:02x} at offset {offset + error.start} is not "
-                        "UTF-8; save the file as UTF-8"
+                        f"{path}, line {number}: byte 0x{line[error.start]:02x} at offset {offset + error.start} is "
+                        "not UTF-8; save the file as UTF-8"
                     ) from None
                 offset += len(line)
     except OSError as error:
@@ -208,7 +204,7 @@ def _label(where: str, row: Mapping[str, Any], field: str, optional: bool) -> st
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise ValueError(f"{where}: the field {field!r} is of type {type(value).__name__}, a name or number is expected")
+        raise ValueError(f"{where}: the field {field!r} is of type {type(value).__name__}, not a name or number")
     label = _encodable(where, field, str(value)).strip()
     if not label:
         raise ValueError(f"{where}: the field {field!r} is empty; give it a value or remove it")
@@ -220,8 +216,8 @@ def _encodable(where: str, field: str, value: str) -> str:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{where}: the field {field!r} has half a surrogate pair, {value[error.start]!r} at character {error.start}; "
-            "it is no Unicode text"
+            f"{where}: the field {field!r} has half a surrogate pair, {value[error.start]!r} at character "
+            f"{error.start}; it is no Unicode text"
         ) from None
     return value
 

@@ -79,11 +79,11 @@ def jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 @dataclass(frozen=True)
 class CsvSource(RowSource):
-    """Read documents from CSV: UTF-8, the first line names the fields; quoted texts may hold line breaks.
+    r"""Read documents from CSV: UTF-8, the first line names the fields; quoted texts may hold line breaks.
 
     Args:
         path: a file, a folder (its ``*.csv`` files, sorted), or a list of them.
-        delimiter: one character between the fields (``"\\t"`` for tab-separated files).
+        delimiter: one character between the fields (``"\t"`` for tab-separated files).
         text_field: the text to render.
         target_field: what the model shall write; empty, or absent under its default name: the text itself.
         id_field: unique names; absent under its default name: a hash of the text.
@@ -218,7 +218,8 @@ class TextFolderSource(Source):
         if not self.path.is_dir():
             found = "a file" if self.path.exists() else "nothing"
             raise ValueError(f"{self.path}: a folder is expected, found {found}")
-        files = {file.relative_to(self.path).as_posix(): file for file in self.path.glob(self.pattern) if file.is_file()}
+        found_files = (file for file in self.path.glob(self.pattern) if file.is_file())
+        files = {file.relative_to(self.path).as_posix(): file for file in found_files}
         if not files:
             raise ValueError(f"{self.path}: no file matches {self.pattern!r} in this folder")
         for name in sorted(files):
