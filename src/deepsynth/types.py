@@ -102,6 +102,7 @@ class Sample:
         prompt_length: number of prompt tokens, so ``input_ids[:prompt_length]`` is the prompt.
         images: model inputs of the pages by Hugging Face's own names (``pixel_values`` (V, 3, S, S), …).
         target: the text that the labels spell.
+        prompt: the prompt as text, ``<image>`` standing for the pages.
     """
 
     id: str
@@ -112,6 +113,7 @@ class Sample:
     prompt_length: int
     images: dict[str, torch.Tensor]
     target: str
+    prompt: str
     language: str | None = None
     source: str | None = None
 
@@ -131,6 +133,7 @@ class Batch:
         pages: B page numbers.
         languages: B language codes or ``None``.
         sources: B source names or ``None``.
+        prompt: the prompt as text (one task, one prompt); stored with the adapter.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -141,6 +144,7 @@ class Batch:
     pages: list[int]
     languages: list[str | None]
     sources: list[str | None]
+    prompt: str
 
     def __len__(self) -> int:
         """Return the number of samples B."""

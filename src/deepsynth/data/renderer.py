@@ -33,6 +33,14 @@ class Renderer(ABC):
             ValueError: when the text cannot be shown whole and the renderer was not told to do otherwise.
         """
 
+    def count_pages(self, document: Document, rng: np.random.Generator) -> int:
+        """Return how many pages the document takes with this generator; override where drawing is not needed for it."""
+        return len(self(document, rng))
+
+    def page(self, document: Document, rng: np.random.Generator, number: int) -> Page:
+        """Return one page, equal to ``self(document, rng)[number]``; override where the others need not be drawn."""
+        return self(document, rng)[number]
+
 
 @dataclass(frozen=True)
 class TextRenderer(Renderer):

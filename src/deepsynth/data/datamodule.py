@@ -1,0 +1,278 @@
+"""The LightningDataModule: source → renderer → augmenter → processor → collator, split and batched."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+
+from deepsynth.data.augmenter import Augmenter
+from deepsynth.data.collator import Collator
+from deepsynth.data.dataset import PageDataset, Pipeline, stable_hash
+from deepsynth.data.loader import EpochSampler, ResumableLoader
+from deepsynth.data.processor import OcrProcessor, Processor
+from deepsynth.data.renderer import Renderer, TextRenderer
+from deepsynth.data.source import Source
+from deepsynth.types import Batch, Document, Task
+
+log = logging.getLogger("deepsynth")
+
+Split = Literal["train", "val", "test"]
+
+
+class TextImageDataModule(LightningDataModule):
+    """Documents as batches of page images and text.
+
+    With no target the task is transcription and a sample is one page; with targets it is summarisation and a sample
+    is one document with all its pages. Documents are split by the hash of their id, so a document stays in its split
+    when others are added. ``predict`` takes every document of the source.
+
+    Args:
+        source: where documents come from.
+        renderer: draws text as pages; by default square pages of the side that the model's mode has.
+        augmenter: degrades pages; by default none. Validation and test pages are degraded like training pages, each
+            always in the same way.
+        processor: makes samples; by default :class:`OcrProcessor` of ``model_name`` with the five arguments below.
+        model_name: whose tokenizer and image processor to use; the command line takes it from ``model.model_name``.
+        mode: a resolution of the model's family by name; by default what the model's files say.
+        prompt: with ``<image>`` where the pages stand; by default one per task.
+        max_tokens: budget of one sample; by default what the tokenizer says.
+        on_max_tokens: a sample beyond the budget is an error that names it, or is dropped and counted.
+        val_source: documents for validation; then no part of ``source`` is held out for it.
+        test_source: documents for test; likewise.
+        val_fraction: share of ``source`` for validation.
+        test_fraction: share of ``source`` for test.
+        max_train_documents: use only so many training documents (the first by hash), to try things out.
+        max_eval_documents: use only so many documents for each of validation and test (the first by hash): they are
+            read by generation, which takes its time.
+        max_pages: most pages of a document that is summarised; more are an error.
+        batch_size: samples per step and device.
+        eval_batch_size: samples per generation; by default ``batch_size``.
+        num_workers: processes that render; 0 renders in the main process. The batches are the same.
+        seed: of layout, augmentation and order; the command line takes it from ``seed_everything``.
+        pad_to_multiple_of: rounds the token length of a batch up, so that kernels meet few shapes.
+
+    Raises:
+        ValueError: for numbers out of range, with the key and the value.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        renderer: Renderer | None = None,
+        augmenter: Augmenter | None = None,
+        processor: Processor | None = None,
+        model_name: str = "deepsynth/tiny-random",
+        mode: str | None = None,
+        prompt: str | None = None,
+        max_tokens: int | None = None,
+        on_max_tokens: Literal["error", "drop"] = "error",
+        val_source: Source | None = None,
+        test_source: Source | None = None,
+        val_fraction: float = 0.05,
+        test_fraction: float = 0.05,
+        max_train_documents: int | None = None,
+        max_eval_documents: int | None = None,
+        max_pages: int = 8,
+        batch_size: int = 1,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        pad_to_multiple_of: int = 1,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("max_pages", max_pages, 1),
+            ("max_train_documents", max_train_documents, 1),
+            ("max_eval_documents", max_eval_documents, 1),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"data.{name} is {value}; it must be at least {least}")
+        for name, share in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
+            if not 0 <= share < 1:
+                raise ValueError(f"data.{name} is {share}; it must be at least 0 and below 1")
+        if val_fraction + test_fraction >= 1:
+            raise ValueError(
+                f"data.val_fraction + data.test_fraction is {val_fraction + test_fraction:g}; nothing is left to train on"
+            )
+        if processor is not None and (mode, prompt, max_tokens) != (None, None, None):
+            raise ValueError("data.mode, data.prompt and data.max_tokens belong to data.processor when one is given")
+        self.source = source
+        self.val_source = val_source
+        self.test_source = test_source
+        self.val_fraction = 0.0 if val_source is not None else val_fraction
+        self.test_fraction = 0.0 if test_source is not None else test_fraction
+        self.max_train_documents = max_train_documents
+        self.max_eval_documents = max_eval_documents
+        self.max_pages = max_pages
+        self.renderer = renderer
+        self.augmenter = augmenter
+        self.processor = processor or OcrProcessor(model_name, mode, prompt, max_tokens, on_max_tokens)
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.pad_to_multiple_of = pad_to_multiple_of
+        self.datasets: dict[str, PageDataset] = {}
+
+    # ------------------------------------------------------------------ documents
+
+    def read(self, source: Source, *, need_text: bool) -> list[Document]:
+        """Return the documents of a source after the checks that concern all of them.
+
+        Raises:
+            ValueError: for an empty source, two equal ids, a mix of documents with and without target, or (where text
+                is needed) a scan whose text is unknown.
+        """
+        documents = list(source)
+        if not documents:
+            raise ValueError(f"{source} holds no document")
+        seen: set[str] = set()
+        for document in documents:
+            if document.id in seen:
+                raise ValueError(f"{source}: two documents have the id {document.id!r}; ids must be unique")
+            seen.add(document.id)
+            if document.task != documents[0].task:
+                raise ValueError(
+                    f"{source}: document {document.id!r} has {'no' if document.target is None else 'a'} target, unlike "
+                    f"{documents[0].id!r}; either all documents have one (summarisation) or none (transcription)"
+                )
+            if need_text and not document.text and document.image is not None and document.target is None:
+                raise ValueError(
+                    f"{source}: the text of scan {document.id!r} is unknown; only `deepsynth predict` can read it"
+                )
+        return documents
+
+    def split_of(self, document: Document) -> Split:
+        """Return the split of a document, from its id alone."""
+        place = stable_hash(f"split:{document.id}") / 2**64
+        if place < self.val_fraction:
+            return "val"
+        return "test" if place < self.val_fraction + self.test_fraction else "train"
+
+    def documents(self, split: Split | Literal["predict"]) -> list[Document]:
+        """Return the documents of a split, or all of the source for ``predict``.
+
+        Raises:
+            ValueError: when the split is empty, with its size and the key that changes it.
+        """
+        if split == "predict":
+            return self.read(self.source, need_text=False)
+        own = {"val": self.val_source, "test": self.test_source}.get(split)
+        documents = self.read(own or self.source, need_text=True)
+        total = len(documents)
+        if own is None:
+            documents = [document for document in documents if self.split_of(document) == split]
+        limit = self.max_train_documents if split == "train" else self.max_eval_documents
+        if limit is not None:
+            chosen = {d.id for d in sorted(documents, key=lambda d: stable_hash(d.id))[:limit]}
+            documents = [document for document in documents if document.id in chosen]
+        if not documents:
+            key = "data.val_fraction and data.test_fraction" if split == "train" else f"data.{split}_fraction"
+            raise ValueError(
+                f"none of the {total} documents of {own or self.source} fall into the {split} split; "
+                f"change {key}" + ("" if split == "train" else f" or give data.{split}_source")
+            )
+        return documents
+
+    # ------------------------------------------------------------------ Lightning's hooks
+
+    def setup(self, stage: str) -> None:
+        """Read the documents of a stage (fit, validate, test, predict) and lay their pages out."""
+        splits: dict[str, Sequence[Split | Literal["predict"]]] = {
+            "fit": ("train", "val"),
+            "validate": ("val",),
+            "test": ("test",),
+            "predict": ("predict",),
+        }
+        for split in splits[stage]:
+            if split in self.datasets or (split == "val" and self.val_source is None and not self.val_fraction):
+                continue
+            dataset = PageDataset(self.documents(split), self.pipeline())
+            if not len(dataset):
+                raise ValueError(
+                    f"every sample of the {split} split exceeds data.max_tokens; raise it or put less text on a page"
+                )
+            self.datasets[split] = dataset
+            dropped = f", {dataset.dropped} dropped as longer than data.max_tokens" if dataset.dropped else ""
+            log.info("%s: %d documents, %d samples%s", split, len(dataset.documents), len(dataset), dropped)
+
+    def pipeline(self) -> Pipeline:
+        """Return the stages that turn a document into samples."""
+        renderer = self.renderer or self._default_renderer()
+        return Pipeline(renderer, self.augmenter, self.processor, self.seed, self.max_pages)
+
+    def _default_renderer(self) -> Renderer:
+        side = self.processor.layout.base_size if isinstance(self.processor, OcrProcessor) else 1024
+        return TextRenderer(page_width_px=side, page_height_px=side)
+
+    @property
+    def task(self) -> Task:
+        """The task of the data that was set up."""
+        return next(iter(self.datasets.values())).documents[0].task
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Return shuffled training batches."""
+        return self._loader("train", self.batch_size, shuffle=True, even=True)
+
+    def val_dataloader(self) -> ResumableLoader | list[ResumableLoader]:
+        """Return validation batches in the source's order; none when nothing is held out."""
+        return self._loader("val", self.eval_batch_size) if "val" in self.datasets else []
+
+    def test_dataloader(self) -> ResumableLoader:
+        """Return test batches in the source's order."""
+        return self._loader("test", self.eval_batch_size)
+
+    def predict_dataloader(self) -> ResumableLoader:
+        """Return all documents' batches in the source's order."""
+        return self._loader("predict", self.eval_batch_size)
+
+    def _loader(self, split: str, batch_size: int, *, shuffle: bool = False, even: bool = False) -> ResumableLoader:
+        trainer = self.trainer
+        sampler = EpochSampler(
+            self.datasets[split],
+            shuffle=shuffle,
+            seed=self.seed,
+            num_replicas=trainer.world_size if trainer else 1,
+            rank=trainer.global_rank if trainer else 0,
+            even=even,
+        )
+        if not len(sampler):
+            raise ValueError(f"the {split} split has {len(self.datasets[split])} samples, fewer than processes")
+        return ResumableLoader(
+            self.datasets[split],
+            sampler,
+            batch_size=batch_size,
+            num_workers=self.num_workers,
+            collate_fn=Collator(self.processor.pad_token_id, self.pad_to_multiple_of),
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=quiet_worker,
+            multiprocessing_context="spawn" if self.num_workers and torch.cuda.is_available() else None,
+        )
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move the tensors of a batch; pixels are shared by its two views and moved once."""
+        moved: dict[int, torch.Tensor] = {}
+
+        def move(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            for tensor in tensors.values():
+                if id(tensor) not in moved:
+                    moved[id(tensor)] = tensor.to(device, non_blocking=True)
+            return {name: moved[id(tensor)] for name, tensor in tensors.items()}
+
+        return replace(batch, inputs=move(batch.inputs), prompts=move(batch.prompts))
+
+
+def quiet_worker(worker_id: int) -> None:
+    """Keep a worker to one thread: there are as many workers as cores, and OpenCV and torch would each take all."""
+    torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"

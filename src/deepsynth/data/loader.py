@@ -1,0 +1,94 @@
+"""Which samples come in which order, and how a run goes on from the middle of an epoch.
+
+Lightning tells the sampler the epoch, and saves and restores a loader's place when it has ``state_dict``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
+
+from deepsynth.types import Batch
+
+
+class EpochSampler(DistributedSampler[Any]):
+    """Yields (epoch, index), so that workers that outlive an epoch still know which one it is.
+
+    It is a ``DistributedSampler``, which keeps Lightning from putting its own in its place.
+
+    Args:
+        dataset: only its length is used.
+        shuffle: a new order every epoch, from ``seed`` and the epoch.
+        seed: of the order.
+        num_replicas: ranks that share the data; no sample goes to two of them.
+        rank: of this process.
+        even: leave out the last few samples (fewer than ranks) so that every rank takes the same number of steps;
+            without it every sample comes, and ranks may differ by one.
+    """
+
+    def __init__(
+        self, dataset: Sized, *, shuffle: bool, seed: int, num_replicas: int = 1, rank: int = 0, even: bool = False
+    ) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
+        self.start = 0
+        size = len(dataset)
+        if even and num_replicas > 1:
+            self.total_size = size // num_replicas * num_replicas
+            self.num_samples = size // num_replicas
+        else:
+            self.total_size = size
+            self.num_samples = len(range(rank, size, num_replicas))
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
+        """Yield this rank's (epoch, index) from ``start`` on, once; the next epoch starts at 0."""
+        size = len(self.dataset)  # type: ignore[arg-type]
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            order = torch.randperm(size, generator=generator).tolist()
+        else:
+            order = list(range(size))
+        mine = order[self.rank : self.total_size : self.num_replicas][self.start :]
+        self.start = 0
+        return iter([(self.epoch, index) for index in mine])
+
+    def __len__(self) -> int:
+        """Return the number of this rank's samples in a whole epoch."""
+        return self.num_samples
+
+
+class ResumableLoader(DataLoader[Batch]):
+    """A DataLoader that remembers how many samples of the epoch it has handed out.
+
+    The place is counted in samples over all ranks, so a run may go on with another batch size or number of ranks.
+    What workers have prefetched does not count: a restored loader makes it again.
+    """
+
+    sampler: EpochSampler
+
+    def __init__(self, dataset: Any, sampler: EpochSampler, **kwargs: Any) -> None:
+        super().__init__(dataset, sampler=sampler, **kwargs)
+        self._samples_done = 0
+        self._restored: dict[str, int] | None = None
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        """Yield batches; after ``load_state_dict`` the rest of the interrupted epoch first."""
+        self._samples_done = 0
+        if self._restored is not None and self._restored["epoch"] == self.sampler.epoch:
+            self._samples_done = min(self._restored["samples"] // self.sampler.num_replicas, len(self.sampler))
+        self._restored = None
+        self.sampler.start = self._samples_done
+        for batch in super().__iter__():
+            self._samples_done += len(batch)
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the epoch and the number of its samples handed out, over all ranks."""
+        return {"epoch": self.sampler.epoch, "samples": self._samples_done * self.sampler.num_replicas}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from a saved place, when the epoch that is iterated next is the saved one."""
+        self._restored = state

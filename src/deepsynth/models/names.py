@@ -1,0 +1,30 @@
+"""Where a model's files are: built-in names, local folders, Hub repositories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+#: Models that the package carries, by the name a user types.
+BUILTIN: dict[str, str] = {"deepsynth/tiny-random": "tiny_random"}
+
+
+def resolve_model_name(model_name: str) -> str:
+    """Return the folder of a built-in model, and any other name (a local folder, a Hub repository) as it is.
+
+    Raises:
+        ValueError: for a ``deepsynth/…`` name that the package does not carry, and for a path that does not exist.
+    """
+    if model_name in BUILTIN:
+        return str(Path(__file__).parent / BUILTIN[model_name])
+    if model_name.startswith("deepsynth/"):
+        raise ValueError(f"model_name is {model_name!r}; the built-in models are {', '.join(sorted(BUILTIN))}")
+    looks_like_path = model_name.startswith((".", "/", "~")) or model_name.count("/") != 1
+    folder = Path(model_name).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if looks_like_path:
+        raise ValueError(
+            f"model_name is {model_name!r}, which is no folder; give a folder with config.json, a Hub repository "
+            f"(owner/name) or one of {', '.join(sorted(BUILTIN))}"
+        )
+    return model_name

@@ -1,0 +1,6 @@
+"""Lightning modules: the steps (base) and how each backend loads and adapts the weights."""
+
+from deepsynth.modules.base import DeepSynthModule
+from deepsynth.modules.peft import PeftModule
+
+__all__ = ["DeepSynthModule", "PeftModule"]

@@ -1,0 +1,48 @@
+"""Optimizers and learning-rate schedules: torch's and transformers' own, with errors that name the key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+def check_optimizer(optimizer: Callable[[Iterable[torch.nn.Parameter]], Optimizer]) -> None:
+    """Try the optimizer's settings on one scalar, before any weights are loaded.
+
+    Raises:
+        ValueError: with the optimizer's own complaint and the key.
+    """
+    try:
+        optimizer([torch.nn.Parameter(torch.zeros(1))])
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"model.optimizer: {error}") from error
+
+
+def make_schedule(optimizer: Optimizer, name: Schedule, warmup_steps: int, total_steps: int | None) -> LRScheduler:
+    """Return a schedule that rises linearly over ``warmup_steps`` and then stays, or falls to 0 at ``total_steps``.
+
+    Args:
+        optimizer: whose learning rate is scaled.
+        name: what follows the warm-up: ``constant``, or a ``linear`` or ``cosine`` decay.
+        warmup_steps: optimizer steps.
+        total_steps: optimizer steps of the whole run; ``None`` when the run has no end.
+
+    Raises:
+        ValueError: for a decay without an end.
+    """
+    from transformers import get_scheduler
+
+    if name == "constant":
+        return get_scheduler("constant_with_warmup", optimizer, num_warmup_steps=warmup_steps)
+    if total_steps is None:
+        raise ValueError(
+            f"model.schedule={name} needs the end of the run; set trainer.max_steps or trainer.max_epochs, or "
+            "model.schedule=constant"
+        )
+    return get_scheduler(name, optimizer, num_warmup_steps=warmup_steps, num_training_steps=total_steps)
