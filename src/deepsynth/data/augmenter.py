@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from deepsynth.data.augmenter_presets import PRESETS, Preset
-from deepsynth.data.degradations import BoxArray, Degradation, ImageArray, as_uint8, paper_colour, to_rgb
-from deepsynth.data.degradations_device import Jpeg
+from deepsynth.data.degradations import BoxArray, Degradation, ImageArray, as_uint8, to_rgb
+from deepsynth.data.degradations_device import Fax, Greyscale, InverseVideo, Jpeg, PhotocopyLines, ScannerEdges
 from deepsynth.data.degradations_geometric import (
     GeometricDegradation,
     PageCurl,
@@ -21,9 +21,13 @@ from deepsynth.data.degradations_geometric import (
     Ripple,
     Rotation,
     Skew,
+    move,
 )
-from deepsynth.data.degradations_optical import GaussianBlur, SensorNoise
-from deepsynth.data.geometry import Mapping, warp
+from deepsynth.data.degradations_ink import BrokenStrokes, InkBleed, InkFade, SaltAndPepper
+from deepsynth.data.degradations_light import ColourCast, Shadow, UnevenLight
+from deepsynth.data.degradations_noise import SensorNoise
+from deepsynth.data.degradations_optical import DefocusBlur, GaussianBlur, MotionBlur, ResolutionLoss
+from deepsynth.data.degradations_paper import BleedThrough, PaperTexture, Stains
 from deepsynth.types import Line, Page, Word
 
 
@@ -59,13 +63,31 @@ class PageAugmenter(Augmenter):
     """
 
     preset: Preset = "scan"
+    ink_bleed: InkBleed | None = None
+    ink_fade: InkFade | None = None
+    broken_strokes: BrokenStrokes | None = None
+    salt_and_pepper: SaltAndPepper | None = None
+    paper_texture: PaperTexture | None = None
+    bleed_through: BleedThrough | None = None
+    stains: Stains | None = None
+    inverse_video: InverseVideo | None = None
+    ripple: Ripple | None = None
+    page_curl: PageCurl | None = None
     skew: Skew | None = None
     rotation: Rotation | None = None
     perspective: Perspective | None = None
-    page_curl: PageCurl | None = None
-    ripple: Ripple | None = None
+    shadow: Shadow | None = None
+    uneven_light: UnevenLight | None = None
+    colour_cast: ColourCast | None = None
+    motion_blur: MotionBlur | None = None
+    defocus_blur: DefocusBlur | None = None
     gaussian_blur: GaussianBlur | None = None
     sensor_noise: SensorNoise | None = None
+    greyscale: Greyscale | None = None
+    scanner_edges: ScannerEdges | None = None
+    photocopy_lines: PhotocopyLines | None = None
+    resolution_loss: ResolutionLoss | None = None
+    fax: Fax | None = None
     jpeg: Jpeg | None = None
 
     def __post_init__(self) -> None:
@@ -91,19 +113,20 @@ class PageAugmenter(Augmenter):
             return page
         cv2.setNumThreads(0)
         image = _read(page.image)
-        boxes = _page_boxes(page)
-        mappings: list[Mapping] = []
+        before = boxes = _page_boxes(page)
+        moves: list[tuple[GeometricDegradation, np.random.Generator]] = []
         for degradation, own_rng in drawn:
             if isinstance(degradation, GeometricDegradation):
-                mappings.append(degradation.mapping(image.shape[1], image.shape[0], own_rng))
+                moves.append((degradation, own_rng))
                 continue
-            if mappings:
-                image, boxes = warp(image, boxes, mappings, paper_colour(image))
-                mappings = []
+            if moves:
+                image, boxes = move(image, boxes, moves)
+                moves = []
             image, boxes = degradation(image, boxes, own_rng)
-        if mappings:
-            image, boxes = warp(image, boxes, mappings, paper_colour(image))
-        return _with_boxes(replace(page, image=Image.fromarray(to_rgb(image))), boxes)
+        if moves:
+            image, boxes = move(image, boxes, moves)
+        page = replace(page, image=Image.fromarray(to_rgb(image)))
+        return page if boxes is before else _with_boxes(page, boxes)
 
     def _draw(self, rng: np.random.Generator) -> Iterator[tuple[Degradation, np.random.Generator]]:
         """Draw which degradations this page gets, and a generator for each."""
@@ -118,7 +141,7 @@ def _read(picture: Image.Image) -> ImageArray:
     """Return the pixels, as (H, W) when all three channels are equal."""
     if picture.mode == "L":
         return np.asarray(picture)
-    image = np.asarray(picture.convert("RGB"))
+    image = np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
     red, green, blue = cv2.split(image)
     if cv2.norm(red, green, cv2.NORM_INF) == 0 and cv2.norm(green, blue, cv2.NORM_INF) == 0:
         return as_uint8(red)

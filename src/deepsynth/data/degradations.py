@@ -32,9 +32,7 @@ class Degradation(ABC):
     probability: float
 
     @abstractmethod
-    def __call__(
-        self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator
-    ) -> tuple[ImageArray, BoxArray]:
+    def __call__(self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator) -> tuple[ImageArray, BoxArray]:
         """Return the degraded image, of the same height and width, and the boxes (n, 4) moved along.
 
         Neither argument is changed in place.
@@ -105,6 +103,31 @@ def paper_colour(image: ImageArray) -> tuple[int, ...]:
     channels = 1 if image.ndim == 2 else 3
     pixels = np.concatenate([edge.reshape(-1, channels) for edge in edges])
     return tuple(int(value) for value in np.median(pixels, axis=0))
+
+
+def is_light(colour: tuple[int, ...]) -> bool:
+    """Return whether paper of this colour takes dark ink."""
+    return sum(colour) / len(colour) >= 128
+
+
+def shade(image: ImageArray, light: ImageArray) -> ImageArray:
+    """Return the image under a light: multiplied by ``light`` (H, W), of which 255 leaves a pixel as it is."""
+    return as_uint8(cv2.multiply(image, light if image.ndim == 2 else to_rgb(light), scale=1 / 255))
+
+
+def fade_to(image: ImageArray, colour: tuple[int, ...], share: ImageArray) -> ImageArray:
+    """Return the image with ``share`` (H, W) of 255 of each pixel replaced by the colour."""
+    flat = np.full_like(image, colour if image.ndim == 3 else colour[0])
+    kept = as_uint8(cv2.bitwise_not(share))
+    # In bytes, below and above the colour apart: 3 ms where cv2.blendLinear takes 10.
+    below, above = shade(as_uint8(cv2.subtract(flat, image)), kept), shade(as_uint8(cv2.subtract(image, flat)), kept)
+    return as_uint8(cv2.add(cv2.subtract(flat, below), above))
+
+
+def soft_field(rng: np.random.Generator, shape: tuple[int, ...], nodes: int, bounds: tuple[float, float]) -> ImageArray:
+    """Return a smooth random field (H, W) of ``nodes`` x ``nodes`` hills with values within ``bounds`` of 0 to 1."""
+    coarse = np.rint(255 * rng.uniform(*bounds, size=(nodes, nodes))).astype(np.uint8)
+    return as_uint8(cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC))
 
 
 def as_uint8(array: Any) -> ImageArray:

@@ -7,6 +7,7 @@ are resampled once. No text leaves the page: what would is shifted back in, and 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,12 +32,24 @@ class GeometricDegradation(Degradation):
     def mapping(self, width: int, height: int, rng: np.random.Generator) -> Mapping:
         """Draw where the points of a page of this size in pixels go."""
 
-    def __call__(
-        self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator
-    ) -> tuple[ImageArray, BoxArray]:
-        """Return the moved image and boxes; paper shows where the page was not."""
-        height, width = image.shape[:2]
-        return warp(image, boxes, [self.mapping(width, height, rng)], paper_colour(image))
+    def surroundings(self, rng: np.random.Generator) -> int | None:
+        """Draw the grey level of what lies around the page; ``None`` is more paper."""
+        return None
+
+    def __call__(self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator) -> tuple[ImageArray, BoxArray]:
+        """Return the moved image and boxes."""
+        return move(image, boxes, [(self, rng)])
+
+
+def move(
+    image: ImageArray, boxes: BoxArray, steps: Sequence[tuple[GeometricDegradation, np.random.Generator]]
+) -> tuple[ImageArray, BoxArray]:
+    """Return the image and boxes moved by several degradations in order, the pixels resampled once."""
+    height, width = image.shape[:2]
+    mappings = [step.mapping(width, height, rng) for step, rng in steps]
+    levels = [level for step, rng in steps if (level := step.surroundings(rng)) is not None]
+    fill = (levels[-1],) * (1 if image.ndim == 2 else 3) if levels else paper_colour(image)
+    return warp(image, boxes, mappings, fill)
 
 
 @dataclass(frozen=True)
@@ -90,15 +103,23 @@ class Perspective(GeometricDegradation):
 
     Attributes:
         shift: range of the corners' moves, as a share of the page's sides, 0 to 0.2.
+        desk: range of the grey level of the desk around the page, 0 to 255; ``null`` shows more paper.
     """
 
     probability: float = 1.0
     shift: tuple[float, float] = (0.0, 0.04)
+    desk: tuple[float, float] | None = None
     key: ClassVar[str] = "perspective"
 
     def check(self) -> None:
-        """Check the shift."""
+        """Check the shift and the desk."""
         check_range(self, "shift", 0.0, 0.2)
+        if self.desk is not None:
+            check_range(self, "desk", 0.0, 255.0)
+
+    def surroundings(self, rng: np.random.Generator) -> int | None:
+        """Draw the grey level of the desk."""
+        return None if self.desk is None else round(draw(rng, self.desk))
 
     def mapping(self, width: int, height: int, rng: np.random.Generator) -> Mapping:
         """Draw the corners."""

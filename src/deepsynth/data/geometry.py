@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ from deepsynth.data.degradations import BoxArray, ImageArray, as_uint8
 Points = npt.NDArray[np.float64]
 
 _GRID_STEP_PX = 16  # mappings are smooth: bilinear interpolation between such grid points is exact to < 0.05 px
-_SAMPLES_PER_EDGE = 5
+_SAMPLES_PER_EDGE = 3  # of a box whose edges bend
 _MARGIN_PX = 1.0
 
 
@@ -50,7 +51,7 @@ class Homography(Mapping):
         return _project(np.linalg.inv(self.matrix), points)
 
 
-def _project(matrix: npt.NDArray[np.float64], points: Points) -> Points:
+def _project(matrix: npt.NDArray[Any], points: Points) -> Points:
     projected = points @ matrix[:, :2].T + matrix[:, 2]
     result: Points = projected[:, :2] / projected[:, 2:]
     return result
@@ -90,15 +91,20 @@ def about_centre(matrix: npt.ArrayLike, width: int, height: int) -> Homography:
     return Homography(centre @ linear @ np.linalg.inv(centre))
 
 
-def outline(boxes: BoxArray) -> Points:
-    """Return points along the edges of boxes (n, 4), corners included, as (n * 4 * (samples - 1), 2)."""
-    steps = np.linspace(0.0, 1.0, _SAMPLES_PER_EDGE)[:-1]
+def outline(boxes: BoxArray, samples: int) -> Points:
+    """Return ``samples`` points along each edge of boxes (n, 4), both corners included, as (4 * (samples - 1) * n, 2).
+
+    The points of one box are n apart.
+    """
+    steps = np.linspace(0.0, 1.0, samples)[:-1]
     zeros, ones = np.zeros_like(steps), np.ones_like(steps)
-    u = np.concatenate([steps, ones, 1 - steps, zeros])  # once around, clockwise from the top left
-    v = np.concatenate([zeros, steps, ones, 1 - steps])
-    x = boxes[:, 0:1] + (boxes[:, 2:3] - boxes[:, 0:1]) * u
-    y = boxes[:, 1:2] + (boxes[:, 3:4] - boxes[:, 1:2]) * v
-    return np.stack([x.ravel(), y.ravel()], axis=1)
+    u = np.concatenate([steps, ones, 1 - steps, zeros])[:, None]  # once around, clockwise from the top left
+    v = np.concatenate([zeros, steps, ones, 1 - steps])[:, None]
+    left, top, right, bottom = boxes.T
+    points = np.empty((u.size * len(boxes), 2))
+    points[:, 0] = (left + (right - left) * u).ravel()
+    points[:, 1] = (top + (bottom - top) * v).ravel()
+    return points
 
 
 def fit(points: Points, width: int, height: int) -> Homography:
@@ -130,12 +136,13 @@ def warp(
         The image, same shape, and the bounding boxes of the moved boxes, all within the page.
     """
     height, width = image.shape[:2]
-    points = outline(boxes)
+    straight = all(isinstance(mapping, Homography) for mapping in mappings)
+    points = outline(boxes, 2 if straight else _SAMPLES_PER_EDGE)
     for mapping in mappings:
         points = mapping.forward(points)
     fitting = fit(points, width, height)
-    points = fitting.forward(points).reshape(len(boxes), -1, 2)
-    moved = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
+    points = fitting.forward(points).reshape(-1, len(boxes), 2)
+    moved = np.concatenate([points.min(axis=0), points.max(axis=0)], axis=1)
     moved = np.clip(moved, 0.0, [width, height, width, height])
 
     # cv2.resize puts node i of an enlarged grid at (i + 0.5) steps; one node lies outside at each end.
