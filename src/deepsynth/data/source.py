@@ -70,6 +70,30 @@ class RowSource(Source):
         """Return the row's scan, or ``None`` when the text is to be rendered."""
         return None
 
+    def fields(self) -> tuple[str, ...]:
+        """Return the names of the fields that make a document."""
+        names = (self.text_field, self.target_field, self.id_field, self.language_field, self.source_field)
+        return tuple(name for name in names if name is not None)
+
+    def check_fields(self, where: str, found: Iterable[str], has_image: bool = False) -> None:
+        """Check the columns of a table before its rows are read.
+
+        Args:
+            where: the table as error messages name it.
+            found: its columns.
+            has_image: whether the rows are scans, whose text may be unknown.
+
+        Raises:
+            ValueError: when a field is absent that may not be.
+        """
+        optional = {DEFAULT_TARGET_FIELD, DEFAULT_ID_FIELD, DEFAULT_LANGUAGE_FIELD, DEFAULT_SOURCE_FIELD}
+        if has_image:
+            optional.add(DEFAULT_TEXT_FIELD)
+        columns = dict.fromkeys(found)
+        for name in self.fields():
+            if name not in columns and name not in optional:
+                raise ValueError(f"{where}: no field {name!r}; the fields found are {fields_found(columns)}")
+
     def __iter__(self) -> Iterator[Document]:
         """Yield every document.
 

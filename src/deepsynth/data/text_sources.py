@@ -176,16 +176,13 @@ class ParquetSource(RowSource):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        wanted = {self.text_field, self.target_field, self.id_field, self.language_field, self.source_field}
         for file in list_files(self.path, ".parquet"):
             number = 0
             try:
                 with pq.ParquetFile(file) as table:
                     names = table.schema_arrow.names
-                    if self.text_field not in names:
-                        found = ", ".join(map(repr, names))
-                        raise ValueError(f"{file}: no field {self.text_field!r}; the fields found are {found}")
-                    columns = [name for name in names if name in wanted]
+                    self.check_fields(str(file), names)
+                    columns = [name for name in names if name in self.fields()]
                     for batch in table.iter_batches(batch_size=1024, columns=columns):
                         for row in batch.to_pylist():
                             number += 1
