@@ -1,0 +1,186 @@
+"""Images in, square views out: PIL alone, byte for byte what the published code makes.
+
+    V  images   N  tiles of all images   S  side of a global view   S' side of a tile (pixels)
+
+Every output can be joined along its first dimension with those of other samples.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from transformers import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.processing_utils import ImagesKwargs
+
+from deepsynth.models.tokens import ImageLayout
+
+
+class DeepseekOcrImageProcessorKwargs(ImagesKwargs, total=False):
+    """What a call may change; the attributes of :class:`DeepseekOcrImageProcessor` say what each is."""
+
+    crop_to_patches: bool
+    tile_size: int
+    min_patches: int
+    max_patches: int
+    stretch: bool
+
+
+class DeepseekOcrImageProcessor(BaseImageProcessor):
+    """Make the views of DeepSeek-OCR; :meth:`ImageLayout.processor_kwargs` gives the arguments of a mode.
+
+    Attributes:
+        size: side of the global view, as ``height`` and ``width`` (equal), pixels.
+        crop_to_patches: cut images with a side beyond ``tile_size`` into tiles besides the global view.
+        tile_size: side of a tile, pixels.
+        min_patches: fewest tiles.
+        max_patches: most tiles.
+        stretch: resize the global view to the square instead of padding it with ``image_mean``.
+        image_mean: subtracted from each channel, of 1.
+        image_std: divides each channel.
+    """
+
+    valid_kwargs = DeepseekOcrImageProcessorKwargs
+    model_input_names = ["pixel_values", "pixel_values_local", "num_local_patches", "patches_grid"]
+    resample = Image.Resampling.BICUBIC
+    size = {"height": 1024, "width": 1024}
+    crop_to_patches = True
+    tile_size = 640
+    min_patches = 2
+    max_patches = 9
+    stretch = False
+    image_mean = [0.5, 0.5, 0.5]
+    image_std = [0.5, 0.5, 0.5]
+
+    def __init__(self, **kwargs: Any) -> None:
+        """Take the class's defaults for what is not given."""
+        super().__init__(**kwargs)
+        self._set_attributes(**kwargs)
+
+    def process_image(self, image: Any, **kwargs: Any) -> Image.Image:
+        """Return the image as an upright RGB page; see :func:`rgb_page`."""
+        if isinstance(image, Image.Image):
+            return rgb_page(image)
+        array = np.asarray(image)
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
+            raise ValueError(
+                f"an image came as an array {array.shape} of {array.dtype}; want a PIL image, or uint8 of (height, width, 3)"
+            )
+        return rgb_page(Image.fromarray(array))
+
+    def _preprocess(
+        self,
+        images: list[Image.Image],
+        size: Any,
+        crop_to_patches: bool,
+        tile_size: int,
+        min_patches: int,
+        max_patches: int,
+        stretch: bool,
+        image_mean: list[float],
+        image_std: list[float],
+        return_tensors: Any = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Return ``pixel_values`` (V, 3, S, S), ``num_local_patches`` (V,), ``patches_grid`` (V, 2) and, with tiles,
+        ``pixel_values_local`` (N, 3, S', S')."""
+        if size.height != size.width:
+            raise ValueError(f"size is {size.height} x {size.width}; the global view is a square")
+        # Grids alone are asked for, so the encoder's patches do not matter.
+        layout = ImageLayout(
+            "deepseek_ocr", size.height, tile_size if crop_to_patches else None, min_patches, max_patches, patch_size=1
+        )
+        background = tuple(int(mean * 255) for mean in image_mean)
+        views, tiles, counts, grids = [], [], [], []
+        for image in images:
+            columns, rows = layout.tile_grid(*image.size)
+            cut = _tiles(image, columns, rows, tile_size) if (columns, rows) != (1, 1) else []
+            views.append(_normalized(_global_view(image, size.height, stretch, background), image_mean, image_std))
+            tiles.extend(_normalized(tile, image_mean, image_std) for tile in cut)
+            counts.append(len(cut))
+            grids.append([columns, rows])
+        data: dict[str, Any] = {
+            "pixel_values": np.stack(views),
+            "num_local_patches": np.array(counts),
+            "patches_grid": np.array(grids),
+        }
+        if tiles:
+            data["pixel_values_local"] = np.stack(tiles)
+        return BatchFeature(data, tensor_type=return_tensors)
+
+
+def _global_view(image: Image.Image, side: int, stretch: bool, background: tuple[int, ...]) -> Image.Image:
+    """Fit the image into a square of ``side`` pixels.
+
+    Raises:
+        ValueError: when the image is so long that its short side would vanish.
+    """
+    short, long = sorted(image.size)
+    if round(short * side / long) < 1:
+        raise ValueError(
+            f"an image of {image.width} x {image.height} pixels is too long for a view of {side} x {side}: its short side "
+            "would vanish; cut it into pages"
+        )
+    if stretch:
+        return image.resize((side, side), Image.Resampling.BICUBIC)
+    return ImageOps.pad(image, (side, side), Image.Resampling.BICUBIC, color=background)
+
+
+def _tiles(image: Image.Image, columns: int, rows: int, side: int) -> list[Image.Image]:
+    """Resize the image to the grid and cut it, row by row."""
+    resized = image.resize((columns * side, rows * side), Image.Resampling.BICUBIC)
+    return [
+        resized.crop((column * side, row * side, (column + 1) * side, (row + 1) * side))
+        for row in range(rows)
+        for column in range(columns)
+    ]
+
+
+def _normalized(view: Image.Image, mean: list[float], std: list[float]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return (3, height, width) in float32."""
+    scaled = np.asarray(view, dtype=np.float32) / np.float32(255)
+    normal: np.ndarray[Any, np.dtype[np.float32]] = (scaled - np.float32(mean)) / np.float32(std)
+    return normal.transpose(2, 0, 1)
+
+
+def rgb_page(image: Image.Image) -> Image.Image:
+    """Return an image as the model shall see it: one upright RGB page on white.
+
+    What is converted: the camera's rotation (EXIF) is applied; transparency is laid on white; palette, grey and CMYK
+    become RGB; 16 bits of grey become 8 (the upper ones).
+
+    Raises:
+        ValueError: for an image without content (a single pixel), of several frames, too large
+            (``PIL.Image.MAX_IMAGE_PIXELS``), of 32-bit values whose range is unknown, or that cannot be decoded.
+    """
+    name = f"image {getattr(image, 'filename', '') or ''}".strip()
+    width, height = image.size
+    if width * height < 2:
+        raise ValueError(f"{name}: {width} x {height} pixels are no page")
+    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(
+            f"{name}: {width} x {height} pixels are more than PIL.Image.MAX_IMAGE_PIXELS ({Image.MAX_IMAGE_PIXELS}); "
+            "scale it down, or raise that limit if you trust the file"
+        )
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise ValueError(f"{name}: has {frames} frames; give each page as an image of its own")
+    try:
+        # MPO and TIFF files warn about broken tags while they are read; the pixels are checked below.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            upright = ImageOps.exif_transpose(image)
+            upright.load()
+    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+        raise ValueError(f"{name}: cannot be decoded ({error}); the file is cut or damaged") from error
+    if upright.mode in ("I", "F"):
+        raise ValueError(f"{name}: has 32-bit values (mode {upright.mode}) of unknown range; convert it to 8 bits first")
+    if upright.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(upright).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+    if upright.has_transparency_data:
+        layer = upright.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return upright.convert("RGB")
