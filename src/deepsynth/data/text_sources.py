@@ -67,9 +67,9 @@ def jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         where = f"{path}, line {number}"
         try:
-            row = json.loads(line)
+            row = json.loads(line.rstrip("\r\n"))
         except json.JSONDecodeError as error:
-            raise ValueError(f"{where}: not JSON: {error.msg} at column {error.colno}") from None
+            raise ValueError(f"{where}: not JSON: {error.msg} (column {error.colno})") from None
         except RecursionError:
             raise ValueError(f"{where}: not usable JSON: nested too deeply") from None
         if not isinstance(row, dict):
