@@ -50,14 +50,14 @@ PRESETS: Mapping[str, tuple[Degradation, ...]] = {
         Jpeg(probability=0.9, quality=(45.0, 90.0)),
     ),
     "fax": (
-        InkBleed(probability=0.3, amount=(0.1, 0.4)),
+        InkBleed(probability=0.3, amount=(0.1, 0.3)),
         BrokenStrokes(probability=0.2, share=(0.005, 0.03), amount=0.6),
         Skew(probability=0.2, degrees=(0.1, 0.5)),
         Rotation(probability=0.6, degrees=(0.1, 1.2)),
         SensorNoise(probability=0.5, sigma=(2.0, 10.0)),
         ScannerEdges(probability=0.2),
         PhotocopyLines(probability=0.3),
-        Fax(probability=1.0),
+        Fax(probability=1.0, threshold=(0.45, 0.65)),
     ),
     "hard": (
         InkBleed(probability=0.3, amount=(0.2, 0.7)),

@@ -130,6 +130,15 @@ def soft_field(rng: np.random.Generator, shape: tuple[int, ...], nodes: int, bou
     return as_uint8(cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC))
 
 
+def random_window(tile: ImageArray, shape: tuple[int, ...], rng: np.random.Generator) -> ImageArray:
+    """Return a view (rows, columns) of the tile at a random place; the tile repeats where it is too small."""
+    repeats = [-(-shape[axis] // tile.shape[axis]) for axis in range(2)]
+    if max(repeats) > 1:
+        tile = np.tile(tile, repeats)
+    top, left = (int(rng.integers(tile.shape[axis] - shape[axis] + 1)) for axis in range(2))
+    return tile[top : top + shape[0], left : left + shape[1]]
+
+
 def as_uint8(array: Any) -> ImageArray:
     """Name what OpenCV returned by its type, for the type checker; nothing is converted."""
     assert array.dtype == np.uint8

@@ -16,6 +16,7 @@ from deepsynth.data.degradations import (
     as_uint8,
     check_range,
     draw,
+    random_window,
 )
 
 _NOISE_TILES = 4  # a page takes a random window of one of these, made once a process: 1 ms instead of 40
@@ -50,12 +51,7 @@ class SensorNoise(Degradation):
 
 def noise_window(shape: tuple[int, ...], rng: np.random.Generator) -> ImageArray:
     """Return noise (rows, columns) around 128 of standard deviation 32, the same for the same draws."""
-    tile = _noise_tile(int(rng.integers(_NOISE_TILES)))
-    repeats = [-(-shape[axis] // tile.shape[axis]) for axis in range(2)]
-    if max(repeats) > 1:
-        tile = np.tile(tile, repeats)
-    top, left = (int(rng.integers(tile.shape[axis] - shape[axis] + 1)) for axis in range(2))
-    return tile[top : top + shape[0], left : left + shape[1]]
+    return random_window(_noise_tile(int(rng.integers(_NOISE_TILES))), shape, rng)
 
 
 @cache
