@@ -2,65 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from PIL import Image, ImageDraw
 
-from deepsynth.data.layout import PlacedLine
+from deepsynth.data.pages import PlacedLine, Sheet, sheet_text
+from deepsynth.data.typography import Colour
 from deepsynth.types import Line, Page, Word
 
 
 def draw_page(
-    lines: Sequence[PlacedLine],
-    size: tuple[int, int],
-    ink: tuple[int, int, int],
-    paper: tuple[int, int, int],
-    number: int,
-    stats: Mapping[str, float],
+    sheet: Sheet, size: tuple[int, int], ink: Colour, paper: Colour, number: int, stats: Mapping[str, float]
 ) -> Page:
-    """Draw lines on an empty page; text and boxes are taken from the very glyphs that are drawn.
+    """Draw one page; text and boxes come from the very glyphs that are drawn.
 
     Args:
-        lines: with their places.
+        sheet: lines with their places.
         size: width and height of the page, pixels.
         ink: colour of the text.
         paper: colour of the page.
         number: of the page in its document.
         stats: what was counted while the text was laid out.
+
+    Raises:
+        ValueError: when ink would fall outside the page.
     """
     image = Image.new("RGB", size, paper)
+    canvas = ImageDraw.Draw(image)
+    for box in sheet.rules:
+        canvas.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=ink)
     # ImageDraw.text ends in this very call; a cached mask skips the shaping and rasterising before it.
-    canvas = ImageDraw.Draw(image).draw
-    colour = canvas.draw_ink(ink)
-    drawn: list[Line] = []
-    text: list[str] = []
-    for placed in lines:
-        words: list[Word] = []
+    paint = canvas.draw.draw_bitmap
+    colour = canvas.draw.draw_ink(ink)
+    lines: list[Line] = []
+    for placed in sheet.lines:
+        if not placed.line.places:
+            continue
+        baseline = placed.baseline
         for piece, x in placed.line.places:
             pen = placed.x + round(x)
             for mask, dx, dy in piece.blits:
-                canvas.draw_bitmap((pen + dx, placed.baseline + dy), mask, colour)
-            words.append(
-                Word(
-                    piece.text,
-                    (
-                        float(pen + piece.left),
-                        float(placed.baseline - piece.top),
-                        float(pen + piece.right),
-                        float(placed.baseline + piece.bottom),
-                    ),
-                )
+                paint((pen + dx, baseline + dy), mask, colour)
+        line = _record(placed)
+        left, top, right, bottom = line.box
+        if left < 0 or top < 0 or right > size[0] or bottom > size[1]:
+            raise ValueError(
+                f"the line {line.text[:30]!r} would reach {line.box} on a page of {size[0]} x {size[1]} pixels; take a "
+                "larger margin_px"
             )
-        if words:
-            boxes = [word.box for word in words]
-            box = (
-                min(b[0] for b in boxes),
-                min(b[1] for b in boxes),
-                max(b[2] for b in boxes),
-                max(b[3] for b in boxes),
-            )
-            fonts = dict.fromkeys(font for piece, _ in placed.line.places for font in piece.fonts)
-            style = placed.line.style
-            drawn.append(Line(placed.line.text, box, tuple(words), ", ".join(fonts), style.size_px))
-        text += (placed.line.text, placed.line.joiner)
-    return Page(image, "".join(text[:-1]).strip("\n"), tuple(drawn), number, stats)
+        lines.append(line)
+    return Page(image, sheet_text(sheet), tuple(lines), number, stats)
+
+
+def _record(placed: PlacedLine) -> Line:
+    """Return the line with the boxes of its ink; a word without ink has an empty box at its place."""
+    words: list[Word] = []
+    lefts, tops, rights, bottoms = [], [], [], []
+    for piece, x in placed.line.places:
+        pen = placed.x + round(x)
+        left, top = float(pen + piece.left), float(placed.baseline - piece.top)
+        right, bottom = float(pen + piece.right), float(placed.baseline + piece.bottom)
+        words.append(Word(piece.text, (left, top, right, bottom)))
+        lefts.append(left)
+        tops.append(top)
+        rights.append(right)
+        bottoms.append(bottom)
+    fonts = dict.fromkeys([font for piece, _ in placed.line.places for font in piece.fonts])
+    box = (min(lefts), min(tops), max(rights), max(bottoms))
+    return Line(placed.line.text, box, tuple(words), ", ".join(fonts), placed.line.style.size_px)

@@ -11,13 +11,16 @@ Fonts are looked for in this order, the same on every machine with the same font
 from __future__ import annotations
 
 import importlib.util
-import unicodedata
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from PIL import ImageFont
+
+from deepsynth.data.linebreak import grapheme_clusters
+from deepsynth.data.scripts import script_words
 
 #: (bold, italic) of the style names that a family's four faces go by; other weights and widths are not used.
 _FACES = {
@@ -31,7 +34,13 @@ _FACES = {
     "bold italic": (True, True),
     "bold oblique": (True, True),
 }
+_REMEMBERED_CLUSTERS = 50_000
 _SUFFIXES = (".ttf", ".otf", ".ttc", ".otc")
+#: Characters that show nothing: soft hyphen, joiners, direction marks and controls, variation selectors, fillers, tags.
+INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
 #: Tables of colour fonts, whose glyphs have no plain outline to draw in ink.
 _COLOUR_TABLES = ("COLR", "CBDT", "sbix", "SVG ")
 
@@ -158,7 +167,7 @@ class FontLibrary:
                 raise ValueError(f"font_dirs names {folder!r}, which is no folder with {', '.join(_SUFFIXES)} fonts")
             self._own += faces
         self._families: dict[str, dict[tuple[bool, bool], FontFile]] = {}
-        self._by_character: dict[tuple[str, bool, bool, str], FontFile | None] = {}
+        self._by_cluster: dict[tuple[tuple[str, ...], str, bool, bool, str], FontFile | None] = {}
 
     @property
     def system_faces(self) -> tuple[FontFile, ...]:
@@ -200,25 +209,90 @@ class FontLibrary:
             f"or one of the {len(known)} families here: {', '.join(known[:12])}{', …' if len(known) > 12 else ''}"
         )
 
-    def face_for(self, cluster: str, family: str, bold: bool, italic: bool) -> FontFile | None:
-        """Return the first face that has every character of a cluster, ``None`` when there is none."""
-        key = (family, bold, italic, cluster)
-        if key not in self._by_character:
-            wanted = {ord(character) for character in cluster if not is_ignorable(character)}
-            faces = self._candidates(family, bold, italic)
-            self._by_character[key] = next((face for face in faces if wanted <= coverage(face.path, face.index)), None)
-        return self._by_character[key]
+    def runs(self, text: str, family: str, bold: bool, italic: bool, region: str) -> list[tuple[str, FontFile | None]]:
+        """Split a word into runs of one face; ``None`` where no font has the character.
 
-    def _candidates(self, family: str, bold: bool, italic: bool) -> Iterator[FontFile]:
+        The word stays whole when one face has all of it, so that letters join.
+
+        Args:
+            text: without white space.
+            family: that is asked first.
+            bold: wanted.
+            italic: wanted.
+            region: of Chinese characters: SC, TC, HK, JP or KR.
+        """
+        needed = {ord(character) for character in text if not is_ignorable(character)}
+        own = self._own_faces(family, bold, italic)
+        for face in own:
+            if needed <= coverage(face.path, face.index):
+                return [(text, face)]
+        missing = next(
+            character for character in text if ord(character) in needed - coverage(own[0].path, own[0].index)
+        )
+        found = self._face_for((missing,), family, bold, italic, region)
+        if found and needed <= coverage(found.path, found.index):
+            return [(text, found)]
+        runs: list[tuple[str, FontFile | None]] = []
+        for cluster in grapheme_clusters(text):
+            letters = tuple(character for character in cluster if not is_ignorable(character))
+            whole = self._face_for(letters, family, bold, italic, region)
+            if whole or len(letters) < 2:
+                _append_run(runs, cluster, whole)
+                continue
+            for character in cluster:  # no one font has the letter and its mark: set them apart
+                if is_ignorable(character):
+                    _append_run(runs, character, runs[-1][1] if runs else own[0])
+                else:
+                    _append_run(runs, character, self._face_for((character,), family, bold, italic, region))
+        return runs
+
+    def _face_for(
+        self, letters: tuple[str, ...], family: str, bold: bool, italic: bool, region: str
+    ) -> FontFile | None:
+        """Return the first face that has all letters of a cluster; remembered, as clusters repeat."""
+        key = (letters, family, bold, italic, region)
+        if key not in self._by_cluster:
+            if len(self._by_cluster) >= _REMEMBERED_CLUSTERS:
+                self._by_cluster.clear()
+            needed = {ord(letter) for letter in letters}
+            faces = self._candidates(letters, family, bold, italic, region)
+            self._by_cluster[key] = next((face for face in faces if needed <= coverage(face.path, face.index)), None)
+        return self._by_cluster[key]
+
+    def _own_faces(self, family: str, bold: bool, italic: bool) -> list[FontFile]:
         own = self.family(family)
-        yield from (own[style] for style in ((bold, italic), (bold, False), (False, False)) if style in own)
+        return [own[style] for style in ((bold, italic), (bold, False), (False, False)) if style in own]
+
+    def _candidates(
+        self, letters: tuple[str, ...], family: str, bold: bool, italic: bool, region: str
+    ) -> Iterator[FontFile]:
+        yield from self._own_faces(family, bold, italic)
         for name in ("DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono"):
             faces = self.family(name)
             yield faces.get((bold, italic), faces[False, False])
-        yield from self._own
-        yield from self.system_faces
+        wanted = script_words(letters[0], region) if letters else ()
+        for folder in (self._own, self.system_faces):
+            yield from sorted(folder, key=lambda face: _rank(face, wanted, bold, italic))
+
+
+def _append_run(runs: list[tuple[str, FontFile | None]], text: str, face: FontFile | None) -> None:
+    """Add text to the last run when it has the same face, else as a new run."""
+    if runs and runs[-1][1] == face:
+        runs[-1] = (runs[-1][0] + text, face)
+    else:
+        runs.append((text, face))
+
+
+def _rank(face: FontFile, words: tuple[str, ...], bold: bool, italic: bool) -> tuple[int | str, ...]:
+    """Order fallback faces: made for the script, in the wanted style, plain rather than special, then by name."""
+    style = _FACES.get(face.style.lower())
+    name = face.family.lower()
+    made_for = min((place for place, word in enumerate(words) if word in name), default=len(words))
+    special = sum(word in name for word in ("mono", "serif", "looped", "unjoined", "display", "nastaliq", "kufi"))
+    upright = 0 if style == (bold, italic) else 1 if style == (False, False) else 2 if style else 3
+    return (made_for, special, upright, face.family, face.style, face.index)
 
 
 def is_ignorable(character: str) -> bool:
-    """Return whether a character needs no glyph: joiners, bidirectional marks, variation selectors, soft hyphens."""
-    return unicodedata.category(character) == "Cf" or 0xFE00 <= ord(character) <= 0xFE0F or character == "\u034f"
+    """Return whether a character shows nothing and needs no glyph, as joiners, direction marks and soft hyphens do."""
+    return INVISIBLE.match(character) is not None

@@ -8,33 +8,52 @@ pixels never depend on which libraries are installed. All others need HarfBuzz, 
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+import unicodedata
+from typing import Any, Literal, NamedTuple
 
 from PIL import ImageFont, features
 
-from deepsynth.data.fonts import FontFile, FontLibrary
+from deepsynth.data.bidi import has_override
+from deepsynth.data.fonts import INVISIBLE, FontFile, FontLibrary
+from deepsynth.data.scripts import font_package
 
-_CACHED_PIECES = 60_000
+Direction = Literal["ltr", "rtl"]
+
+#: Shaped words and fonts kept in memory; about 1.5 kB a word at 20 pixels.
+_CACHED_PIECES = 40_000
+_CACHED_FONTS = 512
+_REPLACEMENT = "\ufffd"
 
 #: What Pillow's basic layout cannot set: combining marks, right-to-left scripts, Indic and South-East Asian scripts,
-#: Hangul letters, Mongolian, joiners, variation selectors, and the scripts beyond the basic plane that are like them.
+#: Hangul letters, Mongolian, variation sequences, emoji sequences, and scripts like them beyond the basic plane.
 _NEEDS_SHAPING = re.compile(
     "[\u0300-\u036f\u0483-\u0489\u0590-\u109f\u1100-\u11ff\u135d-\u135f\u1700-\u18af\u1900-\u1cff\u1ab0-\u1aff"
-    "\u1dc0-\u1dff\u200c-\u200f\u202a-\u202e\u2060-\u206f\u20d0-\u20ff\u2cef-\u2cf1\u2d7f\u2de0-\u2dff\u302a-\u302f"
-    "\u3099\u309a\ua66f-\ua67d\ua69e\ua69f\ua6f0\ua6f1\ua800-\uabff\ud7b0-\ud7ff\ufb1d-\ufdff\ufe00-\ufe0f"
-    "\ufe20-\ufe2f\ufe70-\ufefe\U00010800-\U00011fff\U00016a00-\U00016fff\U0001bc00-\U0001bcff\U0001d165-\U0001d1ad"
-    "\U0001d242-\U0001d244\U0001da00-\U0001daff\U0001e000-\U0001efff\U0001f1e6-\U0001f1ff\U0001f3fb-\U0001f3ff"
-    "\U000e0000-\U000e0fff]"
+    "\u1dc0-\u1dff\u20d0-\u20ff\u2cef-\u2cf1\u2d7f\u2de0-\u2dff\u302a-\u302f\u3099\u309a\ua66f-\ua67d\ua69e\ua69f"
+    "\ua6f0\ua6f1\ua800-\uabff\ud7b0-\ud7ff\ufb1d-\ufdff\ufe20-\ufe2f\ufe70-\ufefe\U00010800-\U00011fff"
+    "\U00016a00-\U00016fff\U0001bc00-\U0001bcff\U0001d165-\U0001d1ad\U0001d242-\U0001d244\U0001da00-\U0001daff"
+    "\U0001e000-\U0001efff\U0001f1e6-\U0001f1ff\U0001f3fb-\U0001f3ff\U000e0000-\U000e0fff]"
 )
+#: Right-to-left and left-to-right override, and its end.
+_OVERRIDE: dict[Direction, str] = {"rtl": "\u202e", "ltr": "\u202d"}
+_POP = "\u202c"
 
 
 class Style(NamedTuple):
-    """How a run of text looks."""
+    """How a run of text looks.
+
+    Attributes:
+        family: of the font that is asked first.
+        size_px: of the em square.
+        bold: wanted.
+        italic: wanted.
+        region: whose forms of Chinese characters: SC, TC, HK, JP or KR.
+    """
 
     family: str
     size_px: float
     bold: bool = False
     italic: bool = False
+    region: str = "SC"
 
 
 class Blit(NamedTuple):
@@ -51,22 +70,26 @@ class Piece:
     Attributes:
         text: what it shows.
         advance: how far the pen moves, pixels.
-        left: of the ink, relative to the pen, pixels (at most 0).
-        right: of the ink or the advance, whichever is farther.
-        top: of the ink above the baseline, pixels (positive upwards).
-        bottom: of the ink below the baseline, pixels (positive downwards).
+        left: of the ink, relative to the pen, pixels; 0 without ink.
+        right: of the ink, relative to the pen, pixels.
+        top: of the ink above the baseline, pixels.
+        bottom: of the ink below the baseline, pixels.
         blits: the glyphs.
-        fonts: names of the fonts, first used first.
+        fonts: names of the fonts.
+        replaced: characters that were replaced because no font has them.
     """
 
-    __slots__ = ("advance", "blits", "bottom", "fonts", "left", "right", "text", "top")
+    __slots__ = ("advance", "blits", "bottom", "fonts", "left", "replaced", "right", "text", "top")
 
-    def __init__(self, text: str, advance: float, blits: tuple[Blit, ...], fonts: tuple[str, ...]) -> None:
+    def __init__(
+        self, text: str, advance: float, blits: tuple[Blit, ...], fonts: tuple[str, ...], replaced: int = 0
+    ) -> None:
         """Work out where the ink is."""
         self.text = text
         self.advance = advance
         self.blits = blits
         self.fonts = fonts
+        self.replaced = replaced
         self.left = min((blit.dx for blit in blits), default=0)
         self.right = max((blit.dx + blit.mask.size[0] for blit in blits), default=0)
         self.top = max((-blit.dy for blit in blits), default=0)
@@ -78,47 +101,115 @@ class Shaper:
 
     Args:
         library: where fonts are found.
+        replace_missing: draw U+FFFD, in the text too, for a character that no font has, instead of raising.
     """
 
-    def __init__(self, library: FontLibrary) -> None:
+    def __init__(self, library: FontLibrary, replace_missing: bool = False) -> None:
         """Start with empty caches."""
         self.library = library
+        self.replace_missing = replace_missing
         self._fonts: dict[tuple[str, int, float, bool], ImageFont.FreeTypeFont] = {}
-        self._pieces: dict[tuple[Style, str, str | None], Piece] = {}
+        self._pieces: dict[tuple[Style, str, Direction], Piece] = {}
 
-    def piece(self, text: str, style: Style, direction: str | None = None) -> Piece:
+    def piece(self, text: str, style: Style, direction: Direction = "ltr") -> Piece:
         """Return a shaped word.
+
+        Args:
+            text: without white space; the direction of all of it is the same.
+            style: of all of it.
+            direction: "rtl" lays it out from the right.
 
         Raises:
             ValueError: for a character that no font has.
+            ImportError: when the word needs shaping, and raqm or fribidi is missing.
         """
         key = (style, text, direction)
         piece = self._pieces.get(key)
         if piece is None:
             if len(self._pieces) >= _CACHED_PIECES:
                 self._pieces.clear()
-            piece = self._pieces[key] = self._shape(text, style, direction)
+            piece = self._pieces[key] = self.shape(text, style, direction)
         return piece
 
-    def _shape(self, text: str, style: Style, direction: str | None) -> Piece:
-        face = self.library.face_for(text, style.family, style.bold, style.italic)
-        if face is None:
-            raise ValueError(f"no font has all of {text!r}")
-        font = self.font(face, style.size_px, shaped=_NEEDS_SHAPING.search(text) is not None)
-        mask, (dx, dy) = font.getmask2(text, "L", anchor="ls")
-        blits = (Blit(mask, dx, dy),) if mask.size[0] and mask.size[1] else ()
-        return Piece(text, font.getlength(text), blits, (face.name,))
+    def shape(self, text: str, style: Style, direction: Direction = "ltr") -> Piece:
+        """Return a shaped word without remembering it; see :meth:`piece`."""
+        runs, replaced = self._runs(text, style)
+        blits: list[Blit] = []
+        pen = 0.0
+        # The glyphs of a right-to-left word start at its end.
+        for run, face in runs if direction == "ltr" else runs[::-1]:
+            font, drawn, options = self._prepare(run, face, style, direction)
+            if not drawn:
+                continue
+            mask, (dx, dy) = font.getmask2(drawn, "L", anchor="ls", **options)
+            if mask.size[0] and mask.size[1]:
+                blits.append(Blit(mask, round(pen) + dx, dy))
+            pen += font.getlength(drawn, **options)
+        shown = "".join(run for run, _ in runs)
+        return Piece(shown, pen, tuple(blits), tuple(dict.fromkeys(face.name for _, face in runs)), replaced)
+
+    def measure(self, text: str, style: Style, direction: Direction = "ltr") -> float:
+        """Return the advance of a word, pixels, without drawing or remembering it."""
+        total = 0.0
+        for run, face in self._runs(text, style)[0]:
+            font, drawn, options = self._prepare(run, face, style, direction)
+            total += font.getlength(drawn, **options) if drawn else 0.0
+        return total
+
+    def _runs(self, text: str, style: Style) -> tuple[list[tuple[str, FontFile]], int]:
+        runs: list[tuple[str, FontFile]] = []
+        replaced = 0
+        for run, face in self.library.runs(text, style.family, style.bold, style.italic, style.region):
+            if face is None:
+                if not self.replace_missing:
+                    raise ValueError(self._missing(run, style))
+                run, replaced = _REPLACEMENT * len(run), replaced + len(run)
+                face = self.library.runs(run, style.family, style.bold, style.italic, style.region)[0][1]
+                if face is None:
+                    raise ValueError(f"no font has {_REPLACEMENT} (U+FFFD), which replaces characters without a font")
+            runs.append((run, face))
+        return runs, replaced
+
+    def _missing(self, run: str, style: Style) -> str:
+        character = next(
+            (
+                c
+                for c in run
+                if self.library.runs(c, style.family, style.bold, style.italic, style.region)[0][1] is None
+            ),
+            run[0],
+        )
+        return (
+            f"no font has {describe(character)}: {font_package(character)}, name a folder with such a font in "
+            "font_dirs, or set on_missing_glyph to 'replace'"
+        )
+
+    def _prepare(
+        self, run: str, face: FontFile, style: Style, direction: Direction
+    ) -> tuple[ImageFont.FreeTypeFont, str, dict[str, Any]]:
+        """Return the font, the text to hand to it and the layout options."""
+        if direction == "ltr" and not _NEEDS_SHAPING.search(run):
+            return self.font(face, style.size_px, False), INVISIBLE.sub("", run), {}
+        if not features.check("raqm"):
+            raise ImportError(
+                f"{run[:20]!r} needs shaping, and Pillow finds no raqm with fribidi: apt install libfribidi0 (Debian, "
+                "Ubuntu), dnf install fribidi (Fedora), brew install fribidi (macOS), with Pillow from its wheel"
+            )
+        if has_override(run):
+            run = _OVERRIDE[direction] + run + _POP
+        return self.font(face, style.size_px, True), run, {"direction": direction}
 
     def font(self, face: FontFile, size_px: float, shaped: bool) -> ImageFont.FreeTypeFont:
-        """Return a face at a size, with the layout engine that the text needs.
-
-        Raises:
-            RuntimeError: when the text needs shaping and raqm or fribidi is missing.
-        """
+        """Return a face at a size, for HarfBuzz when it is shaped and for Pillow's own layout otherwise."""
         key = (face.path, face.index, size_px, shaped)
         if key not in self._fonts:
-            if shaped and not features.check("raqm"):
-                raise RuntimeError("raqm is missing")
+            if len(self._fonts) >= _CACHED_FONTS:
+                self._fonts.clear()
             engine = ImageFont.Layout.RAQM if shaped else ImageFont.Layout.BASIC
             self._fonts[key] = ImageFont.truetype(face.path, size_px, index=face.index, layout_engine=engine)
         return self._fonts[key]
+
+
+def describe(character: str) -> str:
+    """Return a character with its code point and name, for a message."""
+    return f"{character!r} (U+{ord(character):04X} {unicodedata.name(character, 'without a name')})"
