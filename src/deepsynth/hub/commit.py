@@ -1,0 +1,100 @@
+"""One attempt to put a snapshot on the Hub, as exactly one commit however often it is tried."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from deepsynth.hub.errors import Outcome, classify, client_errors
+from deepsynth.hub.spool import Snapshot
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+_IDENTITY = "Snapshot-Id: "
+
+
+def push_once(snapshot: Snapshot) -> Outcome:
+    """Try once to push a snapshot; safe to repeat after any failure, at any point.
+
+    Twice the same commit is impossible: each attempt names the parent that it has seen (the Hub answers 412 when another
+    commit came first), and a repeated attempt looks for its own id among the commits up to that parent.
+    """
+    from deepsynth.hub.client import failed_statuses
+
+    attempted = snapshot.attempted
+    snapshot.mark_attempted()
+    errors = client_errors()
+    try:
+        return _push(snapshot, attempted)
+    except errors as error:
+        return classify(error, failed_statuses[-1] if failed_statuses else None)
+
+
+def _push(snapshot: Snapshot, attempted: bool) -> Outcome:
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api = HfApi(library_name="deepsynth")
+    target = snapshot.target
+    where: dict[str, Any] = {"repo_id": target.repo_id, "repo_type": target.repo_type}
+    head, private = _branch_head(api, snapshot, where)
+    if target.private and not private:
+        return Outcome(
+            "refused", f"{target.repo_id} is public although private: true was asked for; make it private, or say private: false"
+        )
+    commit = _find_commit(api, snapshot, where, head) if attempted else None
+    if commit is None:
+        info = api.create_commit(
+            **where,
+            operations=[CommitOperationAdd(name, str(snapshot.path(name))) for name in snapshot.files],
+            commit_message=snapshot.message,
+            commit_description=_IDENTITY + snapshot.id,
+            revision=target.revision,
+            parent_commit=head,
+        )
+        commit = str(info.oid)
+    if snapshot.tag is not None:
+        _point_tag(api, where, snapshot.tag, commit)
+    return Outcome("delivered", f"{snapshot.message} is on {target.repo_id}@{target.revision}", commit)
+
+
+def _branch_head(api: HfApi, snapshot: Snapshot, where: dict[str, Any]) -> tuple[str, bool]:
+    """Return the newest commit of the branch and whether the repository is private; make both when missing."""
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    target = snapshot.target
+    try:
+        info = api.repo_info(**where, revision=target.revision)
+    except RevisionNotFoundError:
+        api.create_branch(**where, branch=target.revision, exist_ok=True)
+        info = api.repo_info(**where, revision=target.revision)
+    except RepositoryNotFoundError as error:
+        if error.response.status_code == 401:  # the Hub hides repositories from those it does not know
+            raise
+        api.create_repo(**where, private=target.private, exist_ok=True)
+        if target.revision != "main":
+            api.create_branch(**where, branch=target.revision, exist_ok=True)
+        info = api.repo_info(**where, revision=target.revision)
+    return str(info.sha), bool(info.private)
+
+
+def _find_commit(api: HfApi, snapshot: Snapshot, where: dict[str, Any], head: str) -> str | None:
+    """Return the commit that an earlier attempt made, when its reply was lost."""
+    for commit in api.list_repo_commits(**where, revision=head):
+        if _IDENTITY + snapshot.id in commit.message:
+            return str(commit.commit_id)
+    return None
+
+
+def _point_tag(api: HfApi, where: dict[str, Any], tag: str, commit: str) -> None:
+    """Make the tag point at the commit, moving it when it points elsewhere."""
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    found = {ref.name: ref.target_commit for ref in api.list_repo_refs(**where).tags}
+    if found.get(tag) == commit:
+        return
+    if tag in found:
+        try:
+            api.delete_tag(**where, tag=tag)
+        except RevisionNotFoundError:
+            pass  # an earlier attempt got this far
+    api.create_tag(**where, tag=tag, revision=commit)

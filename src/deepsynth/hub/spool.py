@@ -1,0 +1,284 @@
+"""The spool: what waits to be pushed, on disk, each snapshot written complete or not at all.
+
+One folder a target, ``RUN/hub_spool/OWNER--NAME@REVISION/``, so that two callbacks of a run never meet::
+
+    000007-1f0c…/snapshot.json   what the commit shall be, and the size of every file
+    000007-1f0c…/files/…         exactly the files of the commit
+    .staged-…/                   being written; whatever a killed process left here is swept away later
+    lock                         held by the one process that pushes from here
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+RepoType = Literal["model", "dataset"]
+
+#: Folder inside a run's folder.
+SPOOL_FOLDER = "hub_spool"
+
+_REPO_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_MARK = "snapshot.json"
+_ATTEMPTED = "attempted"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a snapshot goes.
+
+    Attributes:
+        repo_id: ``owner/name``.
+        revision: the branch; made from ``main`` when it is missing.
+        private: visibility of a repository that the push has to make. A push that expects a private repository and
+            finds a public one is refused.
+        repo_type: ``"model"`` or ``"dataset"``.
+    """
+
+    repo_id: str
+    revision: str = "main"
+    private: bool = True
+    repo_type: RepoType = "model"
+
+    def __post_init__(self) -> None:
+        """Refuse names that the Hub cannot have.
+
+        Raises:
+            ValueError: when ``repo_id`` is not ``owner/name``, or the branch is empty or holds blanks.
+        """
+        if not _REPO_ID.fullmatch(self.repo_id) or ".." in self.repo_id or "--" in self.repo_id:
+            raise ValueError(f"repo_id: found {self.repo_id!r}; expected 'owner/name' as on the Hub, e.g. 'alice/ocr-fa'")
+        if not self.revision or re.search(r"\s|\.\.|^/|/$", self.revision):
+            raise ValueError(f"revision: found {self.revision!r}; expected the name of a branch, e.g. 'main'")
+
+    @property
+    def folder_name(self) -> str:
+        """Name of the target's folder in a spool."""
+        kind = "" if self.repo_type == "model" else f"{self.repo_type}s--"
+        return f"{kind}{self.repo_id}@{self.revision}".replace("/", "--")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A complete, unchanging set of files that becomes one commit.
+
+    Attributes:
+        folder: its place in the spool.
+        id: unique; it stands in the commit's description, so that a commit whose reply was lost is recognised.
+        target: where it goes.
+        message: title of the commit.
+        tag: tag that shall point at the commit afterwards.
+        files: sizes in bytes by path in the repository.
+    """
+
+    folder: Path
+    id: str
+    target: Target
+    message: str
+    tag: str | None
+    files: dict[str, int]
+
+    def path(self, name: str) -> Path:
+        """Return the local path of a file of this snapshot."""
+        return self.folder / "files" / name
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(self.files.values())
+
+    @property
+    def attempted(self) -> bool:
+        """Whether a push was begun, so that its commit may be on the Hub already."""
+        return (self.folder / _ATTEMPTED).exists()
+
+    def mark_attempted(self) -> None:
+        """Note on disk that a push begins."""
+        (self.folder / _ATTEMPTED).touch()
+
+    @classmethod
+    def load(cls, folder: Path) -> Snapshot:
+        """Read a snapshot back.
+
+        Raises:
+            ValueError: when a file is missing or has another size than when it was written.
+        """
+        try:
+            fields = json.loads((folder / _MARK).read_text(encoding="utf-8"))
+            snapshot = cls(folder=folder, target=Target(**fields.pop("target")), **fields)
+        except (TypeError, KeyError, ValueError) as error:
+            raise ValueError(f"{folder / _MARK} is no snapshot of a push: {error}") from error
+        for name, size in snapshot.files.items():
+            found = snapshot.path(name).stat().st_size if snapshot.path(name).is_file() else None
+            if found != size:
+                raise ValueError(f"{snapshot.path(name)}: found {found} bytes, expected {size}; delete {folder}")
+        return snapshot
+
+
+class Spool:
+    """Snapshots of one target that wait to be pushed."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open (and make) the spool; it takes no lock and reads nothing."""
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock: IO[str] | None = None
+
+    @classmethod
+    def of_run(cls, run: Path, target: Target) -> Spool:
+        """Open the spool of a target in a run's folder."""
+        return cls(run / SPOOL_FOLDER / target.folder_name)
+
+    def lock(self) -> bool:
+        """Become the one process that pushes from here; return whether that was possible.
+
+        The lock goes away with the process, also when it is killed.
+        """
+        import fcntl
+
+        handle = open(self.folder / "lock", "w")  # noqa: SIM115 - it stays open as long as the lock is held
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.close()
+            return False
+        self._lock = handle
+        return True
+
+    def unlock(self) -> None:
+        """Let another process push from here."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def stage(self) -> Path:
+        """Return a new empty folder to write a snapshot's files into; `seal` or `discard` it."""
+        return Path(tempfile.mkdtemp(prefix=".staged-", dir=self.folder))
+
+    def discard(self, staged: Path) -> None:
+        """Remove a staged folder that is not to become a snapshot."""
+        shutil.rmtree(staged, ignore_errors=True)
+
+    def seal(
+        self, staged: Path, target: Target, message: str, *, allow: Sequence[str] | None = None, tag: str | None = None
+    ) -> Snapshot:
+        """Make a snapshot of a staged folder, in one step that a crash cannot cut in half.
+
+        Args:
+            staged: from `stage`; it is gone afterwards.
+            target: where the snapshot goes.
+            message: title of the commit.
+            allow: names (``fnmatch`` patterns of paths) that may be pushed; anything else is left out. ``None``: all.
+            tag: tag to set on the commit.
+
+        Raises:
+            ValueError: when nothing is left to push.
+            OSError: when the disk is full or read-only; nothing half-written is left behind as a snapshot.
+        """
+        from fnmatch import fnmatch
+
+        inner = Path(tempfile.mkdtemp(prefix=".staged-", dir=self.folder))
+        try:
+            files: dict[str, int] = {}
+            for path in sorted(p for p in staged.rglob("*") if p.is_file() and not p.is_symlink()):
+                name = path.relative_to(staged).as_posix()
+                if allow is not None and not any(fnmatch(name, pattern) for pattern in allow):
+                    continue
+                kept = inner / "files" / name
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, kept)
+                _sync(kept)
+                files[name] = kept.stat().st_size
+            if not files:
+                raise ValueError(f"nothing to push to {target.repo_id}: no file of {staged} is on the list {allow}")
+            identity = uuid.uuid4().hex
+            snapshot = Snapshot(
+                self.folder / f"{self._next_number():06d}-{identity}", identity, target, message, tag, files
+            )
+            fields = asdict(snapshot)
+            del fields["folder"]
+            (inner / _MARK).write_text(json.dumps(fields, indent=1), encoding="utf-8")
+            _sync(inner / _MARK)
+            for folder in (p for p in inner.rglob("*") if p.is_dir()):
+                _sync(folder)
+            _sync(inner)
+            os.replace(inner, snapshot.folder)
+            _sync(self.folder)
+        finally:
+            shutil.rmtree(inner, ignore_errors=True)
+            shutil.rmtree(staged, ignore_errors=True)
+        return snapshot
+
+    def pending(self) -> list[Snapshot]:
+        """Return the complete snapshots, oldest first.
+
+        Raises:
+            ValueError: for a snapshot that was damaged after it was written.
+        """
+        return [Snapshot.load(path) for path in self._folders()]
+
+    def is_empty(self) -> bool:
+        """Whether nothing waits."""
+        return not self._folders()
+
+    def remove(self, snapshot: Snapshot) -> None:
+        """Forget a snapshot that was delivered."""
+        _remove_whole(snapshot.folder)
+
+    def remove_older(self, snapshot: Snapshot) -> None:
+        """Forget the snapshots that this one replaces."""
+        for folder in self._folders():
+            if folder.name < snapshot.folder.name:
+                _remove_whole(folder)
+
+    def sweep(self) -> None:
+        """Remove what a killed process left half-written; only for the holder of the lock."""
+        for path in self.folder.glob(".staged-*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _folders(self) -> list[Path]:
+        return sorted(self.folder.glob("[0-9]*-*"))
+
+    def _next_number(self) -> int:
+        return 1 + max((int(path.name.split("-")[0]) for path in self._folders()), default=0)
+
+
+def spools_of(run: Path) -> list[Spool]:
+    """Return the spools in a run's folder, one a target.
+
+    Raises:
+        FileNotFoundError: when the folder holds no spool.
+    """
+    root = run if run.name == SPOOL_FOLDER else run / SPOOL_FOLDER
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"{run} holds no folder {SPOOL_FOLDER!r}: expected the folder of a run with a HubCheckpoint callback"
+        )
+    return [Spool(path) for path in sorted(root.iterdir()) if path.is_dir()]
+
+
+def _remove_whole(folder: Path) -> None:
+    """Remove a folder so that a process killed in the middle leaves it whole or gone."""
+    doomed = folder.with_name(f".staged-gone-{folder.name}")
+    try:
+        os.replace(folder, doomed)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
