@@ -216,6 +216,25 @@ def _rank(rank: int, store: str, cases: list[list[Pairs]], results: Any) -> None
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.parametrize("share", [1, 3])
+def test_figures_are_those_of_both_shares(share: int) -> None:
+    pairs = [("abd", "abc"), ("x y", "x y z w"), ("the same text", "the same text")]
+    other = TextMetrics()
+    if share < len(pairs):
+        other.update(*zip(*pairs[share:], strict=True))
+    rows = other.rows[0] if other.rows else torch.tensor([])  # as torchmetrics sends it for no rows
+
+    def gathered(state: torch.Tensor, group: Any) -> list[torch.Tensor]:
+        return [state, rows]
+
+    metrics = TextMetrics(dist_sync_fn=gathered, distributed_available_fn=lambda: True)
+    for prediction, target in pairs[:share]:
+        metrics.update([prediction], [target])
+    result = {name: value.item() for name, value in metrics.compute().items()}
+    assert result == measured(*map(list, zip(*pairs, strict=True)))
+
+
+@pytest.mark.slow
 def test_figures_are_those_of_all_processes(tmp_path: Path) -> None:
     pairs = [("abd", "abc"), ("x y", "x y z w"), ("the same text", "the same text")]
     cases: list[list[Pairs]] = [[pairs[:1], pairs[1:]], [pairs, []]]  # the second: a process without a document
