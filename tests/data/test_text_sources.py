@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from jsonargparse import ArgumentParser
 
-from deepsynth.data.source import RowSource, has_printable, text_id
+from deepsynth.data.source import RowSource, Source, has_printable, text_id
 from deepsynth.data.text_sources import CsvSource, JsonlSource, ParquetSource, TextFolderSource
 from deepsynth.types import Document
 
@@ -250,3 +251,24 @@ def test_text_folder_mistakes(tmp_path: Path) -> None:
 def test_printable() -> None:
     assert all(map(has_printable, ["a", "维", "़", "!", " . "]))
     assert not any(map(has_printable, ["", " \n", "\u200d\u2028", "\x00\x07", "\ufeff"]))
+
+
+@pytest.mark.parametrize("path", ["rows.jsonl", ["a.jsonl", "b.jsonl"]])
+def test_arguments_survive_the_command_line(path: str | list[str]) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--source", type=Source)
+    options = {"path": path, "target_field": None}
+    given = parser.parse_object({"source": {"class_path": "JsonlSource", "init_args": options}})
+    written = parser.dump(given, skip_none=False)
+    source = parser.instantiate(parser.parse_string(written)).source
+    assert source == JsonlSource(
+        [Path(one) for one in path] if isinstance(path, list) else Path(path), target_field=None
+    )
+
+
+def test_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    (tmp_path / "a.txt").write_text("text")
+    assert len(list(JsonlSource(Path("~/rows.jsonl")))) == 2
+    assert len(list(TextFolderSource(Path("~")))) == 1

@@ -69,7 +69,7 @@ class ImageSource(RowSource):
         Raises:
             ValueError: when a file is missing or a line is no JSON object.
         """
-        path = Path(self.path)
+        path = Path(self.path).expanduser()
         if path.is_dir() and not any(path.glob("*.jsonl")):
             yield from self._folder_rows(path)
             return

@@ -166,7 +166,7 @@ def list_files(path: Path | Iterable[Path], suffix: str) -> list[Path]:
     """
     if not isinstance(path, (str, Path)):
         return [file for one in path for file in list_files(one, suffix)]
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.is_dir():
         files = sorted(file for file in path.glob(f"*{suffix}") if file.is_file())
         if not files:

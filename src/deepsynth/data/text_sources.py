@@ -39,7 +39,7 @@ class JsonlSource(RowSource):
         source_field: name of the collection, optional under its default name.
     """
 
-    path: Path | list[Path]
+    path: list[Path] | Path
     text_field: str = DEFAULT_TEXT_FIELD
     target_field: str | None = DEFAULT_TARGET_FIELD
     id_field: str = DEFAULT_ID_FIELD
@@ -91,7 +91,7 @@ class CsvSource(RowSource):
         source_field: name of the collection, optional under its default name.
     """
 
-    path: Path | list[Path]
+    path: list[Path] | Path
     delimiter: str = ","
     text_field: str = DEFAULT_TEXT_FIELD
     target_field: str | None = DEFAULT_TARGET_FIELD
@@ -160,7 +160,7 @@ class ParquetSource(RowSource):
         source_field: name of the collection, optional under its default name.
     """
 
-    path: Path | list[Path]
+    path: list[Path] | Path
     text_field: str = DEFAULT_TEXT_FIELD
     target_field: str | None = DEFAULT_TARGET_FIELD
     id_field: str = DEFAULT_ID_FIELD
@@ -212,13 +212,14 @@ class TextFolderSource(Source):
         Raises:
             ValueError: when there is no such folder or file, or a file is empty or not UTF-8.
         """
-        if not self.path.is_dir():
-            found = "a file" if self.path.exists() else "nothing"
-            raise ValueError(f"{self.path}: a folder is expected, found {found}")
-        found_files = (file for file in self.path.glob(self.pattern) if file.is_file())
-        files = {file.relative_to(self.path).as_posix(): file for file in found_files}
+        folder = Path(self.path).expanduser()
+        if not folder.is_dir():
+            found = "a file" if folder.exists() else "nothing"
+            raise ValueError(f"{folder}: a folder is expected, found {found}")
+        found_files = (file for file in folder.glob(self.pattern) if file.is_file())
+        files = {file.relative_to(folder).as_posix(): file for file in found_files}
         if not files:
-            raise ValueError(f"{self.path}: no file matches {self.pattern!r} in this folder")
+            raise ValueError(f"{folder}: no file matches {self.pattern!r} in this folder")
         for name in sorted(files):
             text = unix_line_ends("".join(line for _, line in decoded_lines(files[name])))
             if not has_printable(text):
