@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CEILING := .venv-ceiling
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -19,11 +20,19 @@ quickstart: $(VENV)/.installed  ## fine-tune the built-in model on pages of Pyth
 	@rm -rf runs/quickstart
 	$(BIN)/deepsynth fit --config configs/quickstart.yaml
 	$(BIN)/deepsynth validate --config configs/quickstart.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
-	$(BIN)/deepsynth predict --config configs/quickstart.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
-	@$(BIN)/python -m deepsynth where runs/quickstart
+	$(BIN)/deepsynth predict --config configs/quickstart.yaml --data.predict_split=test --ckpt_path runs/quickstart/checkpoints/last.ckpt
+	@echo "All of it is in runs/quickstart: config.yaml, metrics.csv, tensorboard/, checkpoints/, adapter/ and predictions.jsonl"
 
 test: $(VENV)/.installed  ## run the default tests (no network, no GPU)
 	$(BIN)/python -m pytest
+
+$(CEILING)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(CEILING)
+	$(CEILING)/bin/python -m pip install -q -e '.[dev]' transformers==5.17.0 datasets==4.8.5
+	@touch $@
+
+test-ceiling: $(CEILING)/.installed  ## the same tests with the newest versions that Unsloth takes
+	$(CEILING)/bin/python -m pytest
 
 check: $(VENV)/.installed  ## lint, types, tests: what CI runs
 	$(BIN)/ruff check .
@@ -32,6 +41,6 @@ check: $(VENV)/.installed  ## lint, types, tests: what CI runs
 	$(BIN)/python -m pytest
 
 clean:  ## remove the environment and caches; runs/ stays
-	rm -rf $(VENV) .venv-ceiling .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf $(VENV) $(CEILING) .pytest_cache .mypy_cache .ruff_cache build dist
 
-.PHONY: help install quickstart test check clean
+.PHONY: help install quickstart test test-ceiling check clean

@@ -50,6 +50,7 @@ class TextImageDataModule(LightningDataModule):
         max_train_documents: use only so many training documents (the first by hash), to try things out.
         max_eval_documents: use only so many documents for each of validation and test (the first by hash): they are
             read by generation, which takes its time.
+        predict_split: what ``predict`` reads: every document of the source, or one split of it.
         max_pages: most pages of a document that is summarised; more are an error.
         batch_size: samples per step and device.
         eval_batch_size: samples per generation; by default ``batch_size``.
@@ -78,6 +79,7 @@ class TextImageDataModule(LightningDataModule):
         test_fraction: float = 0.05,
         max_train_documents: int | None = None,
         max_eval_documents: int | None = None,
+        predict_split: Literal["all", "train", "val", "test"] = "all",
         max_pages: int = 8,
         batch_size: int = 1,
         eval_batch_size: int | None = None,
@@ -112,6 +114,7 @@ class TextImageDataModule(LightningDataModule):
         self.test_fraction = 0.0 if test_source is not None else test_fraction
         self.max_train_documents = max_train_documents
         self.max_eval_documents = max_eval_documents
+        self.predict_split = predict_split
         self.max_pages = max_pages
         self.renderer = renderer
         self.augmenter = augmenter
@@ -159,13 +162,15 @@ class TextImageDataModule(LightningDataModule):
         return "test" if place < self.val_fraction + self.test_fraction else "train"
 
     def documents(self, split: Split | Literal["predict"]) -> list[Document]:
-        """Return the documents of a split, or all of the source for ``predict``.
+        """Return the documents of a split; for ``predict``, of ``predict_split``.
 
         Raises:
             ValueError: when the split is empty, with its size and the key that changes it.
         """
         if split == "predict":
-            return self.read(self.source, need_text=False)
+            if self.predict_split == "all":
+                return self.read(self.source, need_text=False)
+            split = self.predict_split
         own = {"val": self.val_source, "test": self.test_source}.get(split)
         documents = self.read(own or self.source, need_text=True)
         total = len(documents)
@@ -194,7 +199,7 @@ class TextImageDataModule(LightningDataModule):
             "predict": ("predict",),
         }
         for split in splits[stage]:
-            if split in self.datasets or (split == "val" and self.val_source is None and not self.val_fraction):
+            if split in self.datasets or (split == "val" and not self.holds_out_validation):
                 continue
             dataset = PageDataset(self.documents(split), self.pipeline())
             if not len(dataset):
@@ -213,6 +218,11 @@ class TextImageDataModule(LightningDataModule):
     def _default_renderer(self) -> Renderer:
         side = self.processor.layout.base_size if isinstance(self.processor, OcrProcessor) else 1024
         return TextRenderer(page_width_px=side, page_height_px=side)
+
+    @property
+    def holds_out_validation(self) -> bool:
+        """Whether there will be validation documents."""
+        return self.val_source is not None or self.val_fraction > 0
 
     @property
     def task(self) -> Task:

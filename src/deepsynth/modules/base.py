@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from deepsynth import __version__
@@ -356,13 +357,13 @@ class DeepSynthModule(LightningModule, ABC):
         """Stop a run whose adapters do not train, after its first backward pass.
 
         Raises:
-            RuntimeError: with the names of the adapters that got no gradient.
+            MisconfigurationException: with the names of the adapters that got no gradient.
         """
         if self.global_step > 0:
             return
         dead = untrained_adapters(self.model)
         if dead:
-            raise RuntimeError(
+            raise MisconfigurationException(
                 f"{len(dead)} LoRA B matrices got no gradient in the first step, so these adapters would train nothing: "
                 + ", ".join(dead[:4])
                 + (", …" if len(dead) > 4 else "")

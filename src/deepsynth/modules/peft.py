@@ -41,7 +41,10 @@ class PeftModule(DeepSynthModule):
             init=True if init == "default" else init,
             base_model_name=h["model_name"],
         )
-        return get_peft_model(base, config)
+        base.name_or_path = h["model_name"]  # peft copies it into the adapter: a name, not a path of this machine
+        model = get_peft_model(base, config)
+        # from_pretrained leaves eval mode, in which gradient checkpointing would be skipped in silence.
+        return model.train()
 
     def _load_base(self) -> Any:
         from transformers import AutoConfig, AutoModelForImageTextToText

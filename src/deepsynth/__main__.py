@@ -1,0 +1,57 @@
+"""The command ``deepsynth``: answers what needs no library at once, then hands over to :mod:`deepsynth.cli`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from deepsynth import __version__
+
+#: Every subcommand with what it does; a test compares it with what the parsers really have.
+SUBCOMMANDS: dict[str, str] = {
+    "fit": "fine-tune a model",
+    "validate": "loss and metrics on the validation documents",
+    "test": "loss and metrics on the test documents",
+    "predict": "read every document of the source and write predictions.jsonl",
+}
+
+
+def overview() -> str:
+    """Return the help of the bare command."""
+    width = max(map(len, SUBCOMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {what}" for name, what in SUBCOMMANDS.items())
+    return (
+        f"deepsynth {__version__}: render text as pages and fine-tune vision-language OCR models on them\n\n"
+        f"usage: deepsynth SUBCOMMAND [--config FILE ...] [--KEY=VALUE ...]\n\n{rows}\n\n"
+        "  deepsynth SUBCOMMAND --help    the options of one\n"
+        "  --debug                        with any of them: show the traceback of an error\n"
+        "  --version                      print the version\n"
+    )
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        args: without the program's name; by default ``sys.argv``.
+
+    Returns:
+        The exit code: 0, 1 for a run that failed on what it was given, 2 for arguments that cannot be used.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    if not args or args[0] in ("-h", "--help"):
+        sys.stdout.write(overview())
+        return 0
+    if args[0] == "--version":
+        sys.stdout.write(f"deepsynth {__version__}\n")
+        return 0
+    if args[0] not in SUBCOMMANDS:
+        sys.stderr.write(f"deepsynth: {args[0]!r} is no subcommand; there are {', '.join(SUBCOMMANDS)}\n")
+        return 2
+    from deepsynth.cli import run
+
+    return run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,7 @@
+"""What is logged and written beside the run; a module works without any of them."""
+
+from deepsynth.callbacks.adapter_checkpoint import AdapterCheckpoint
+from deepsynth.callbacks.prediction_writer import PredictionWriter
+from deepsynth.callbacks.throughput import Throughput
+
+__all__ = ["AdapterCheckpoint", "PredictionWriter", "Throughput"]

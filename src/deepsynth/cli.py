@@ -1,0 +1,273 @@
+"""DeepSynthCLI: LightningCLI with links between what must agree, a run folder, and errors of one line."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+import deepsynth.callbacks
+from deepsynth.callbacks import AdapterCheckpoint, PredictionWriter, Throughput
+from deepsynth.cli_errors import explain, one_line
+from deepsynth.data import Augmenter, Processor, Renderer, Source, TextImageDataModule
+from deepsynth.modules import DeepSynthModule
+from deepsynth.run_folder import MetricsCsv, choose_run_folder
+
+#: What a user's mistake raises, here and in the libraries below; anything else is a bug and shows its traceback.
+USER_ERRORS = (ValueError, OSError, ImportError, MisconfigurationException)
+
+#: Warnings between the libraries below, which no user can act on.
+KNOWN_NOISE = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # lightning about torch
+    r"`is_gradient_checkpointing` is deprecated",  # peft about transformers
+    r"The .* does not have many workers",  # rendering in the main process is a choice: data.num_workers
+)
+
+
+class ParserError(Exception):
+    """Arguments or a configuration that cannot be used."""
+
+
+class DeepSynthArgumentParser(LightningArgumentParser):
+    """Says what is wrong in one line, without the usage text."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise :class:`ParserError`, which :func:`run` turns into a line and exit code 2."""
+        raise ParserError(message) from ex
+
+
+class RunConfig(SaveConfigCallback):
+    """Keeps the merged configuration beside the run's checkpoints; an earlier one stays."""
+
+    def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Write ``config.yaml``, or ``config-2.yaml``, … for a resumed fit; other stages write into a new folder alone."""
+        folder = Path(trainer.default_root_dir)
+        file, number = folder / "config.yaml", 2
+        if file.exists() and stage != "fit":
+            return
+        while file.exists():
+            file, number = folder / f"config-{number}.yaml", number + 1
+        folder.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, str(file), skip_none=False, overwrite=False, multifile=False)
+
+
+class DeepSynthCLI(LightningCLI):
+    """``deepsynth fit | validate | test | predict``."""
+
+    def __init__(self, args: Sequence[str] | None = None) -> None:
+        super().__init__(
+            DeepSynthModule,
+            TextImageDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            # What a checkpoint knows is merged by _parse_ckpt_path below, so that the command line wins.
+            load_from_checkpoint_support=False,
+            save_config_callback=RunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            seed_everything_default=0,
+            parser_class=DeepSynthArgumentParser,
+            trainer_defaults={"default_root_dir": "runs", "log_every_n_steps": 10, "enable_model_summary": False},
+            args=list(args) if args is not None else None,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return the Trainer's methods that are subcommands, with the arguments that the CLI fills."""
+        loaders = {"model", "dataloaders", "datamodule"}
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
+            "validate": loaders,
+            "test": loaders,
+            "predict": loaders,
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Link what must agree, and name the run."""
+        parser.set_defaults(
+            {"model": {"class_path": "deepsynth.modules.PeftModule"}, "data": {"class_path": "TextImageDataModule"}}
+        )
+        parser.link_arguments("model.init_args.model_name", "data.init_args.model_name")
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+        parser.add_argument(
+            "--run_name",
+            type=str | None,
+            default=None,
+            help="Name of the folder below trainer.default_root_dir; by default the stem of the first config.",
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse ``args``; Lightning's own warns whenever they are passed from Python."""
+        self.config = parser.parse_args(args)
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def _parse_ckpt_path(self) -> None:
+        """Merge what a checkpoint knows into the configuration: the adapter's shape is the checkpoint's; what the command
+        left at its default is taken from it; anything else is the command's, and the log says so.
+        """
+        config = self.config[self.config.subcommand]
+        path = config.get("ckpt_path")
+        if not path:
+            return
+        stored = read_checkpoint(path)["hyper_parameters"]
+        init = config.model.init_args
+        defaults = self._parser(self.config.subcommand).get_defaults().model
+        defaults = getattr(defaults, "init_args", None) or {}
+        for key, value in stored.items():
+            if key not in init or init[key] == value:
+                continue
+            if key in DeepSynthModule.ADAPTER_KEYS:
+                rank_zero_info(f"model.{key}: {value!r} as in the checkpoint, not {init[key]!r}")
+                init[key] = value
+            elif key in defaults and init[key] == defaults[key]:
+                init[key] = value
+                rank_zero_info(f"model.{key}: {value!r} as in the checkpoint")
+            else:
+                rank_zero_info(f"model.{key}: {init[key]!r} as asked for, not {value!r} as in the checkpoint")
+
+    # ------------------------------------------------------------------ the run folder
+
+    def run_name(self) -> str:
+        """Return ``--run_name``, or the stem of the first config, or the subcommand."""
+        config = self.config[self.subcommand]
+        if config.get("run_name"):
+            return str(config.run_name)
+        files = config.get("config") or []
+        return Path(str(files[0])).stem if files else str(self.subcommand)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the trainer with its run folder, loggers and default callbacks, each unless the user gave one."""
+        trainer = self._get(self.config_init, "trainer")
+        folder = choose_run_folder(
+            Path(trainer["default_root_dir"]),
+            self.run_name(),
+            self._get(self.config, "ckpt_path"),
+        )
+        kwargs["default_root_dir"] = str(folder)
+        # A run of a few batches to try things out leaves nothing behind, as Lightning's users expect.
+        trial = bool(trainer.get("fast_dev_run"))
+        if trainer.get("logger") in (None, True) and not trial:
+            kwargs["logger"] = [MetricsCsv(folder), TensorBoardLogger(folder, name="tensorboard", version="")]
+        if trainer.get("precision") is None and self._needs_loss_scaling():
+            kwargs["precision"] = "16-mixed"
+        given = trainer.get("callbacks") or []
+        given = given if isinstance(given, list) else [given]
+        defaults = [] if trial else self.default_callbacks(folder, checkpoints=trainer.get("enable_checkpointing") is not False)
+        extra = [c for c in defaults if not any(isinstance(own, type(c)) for own in given)]
+        kwargs["callbacks"] = [*given, *extra]
+        return super().instantiate_trainer(**kwargs)
+
+    def default_callbacks(self, folder: Path, *, checkpoints: bool) -> list[Callback]:
+        """Return the callbacks of the subcommand."""
+        if self.subcommand == "predict":
+            return [PredictionWriter(str(folder / "predictions.jsonl"))]
+        if self.subcommand != "fit":
+            return []
+        callbacks: list[Callback] = [Throughput(), LearningRateMonitor("step"), TQDMProgressBar()]
+        if checkpoints:
+            # The first saves when an epoch or the run ends, in whatever way; the second when the CER has fallen.
+            last = ModelCheckpoint(
+                folder / "checkpoints",
+                filename="last",
+                save_on_train_epoch_end=True,
+                save_on_exception=True,
+                enable_version_counter=False,
+            )
+            callbacks += [AdapterCheckpoint(str(folder / "adapter")), last]
+            if self.model.hparams["generate_samples"] and self.datamodule.holds_out_validation:
+                callbacks.append(
+                    ModelCheckpoint(
+                        folder / "checkpoints",
+                        filename="best",
+                        monitor="val/cer",
+                        mode="min",
+                        save_on_train_epoch_end=False,
+                        enable_version_counter=False,
+                    )
+                )
+        return callbacks
+
+    def _needs_loss_scaling(self) -> bool:
+        """Whether the weights will be float16: a GPU without bfloat16, or by request."""
+        dtype = self.model.hparams["dtype"]
+        no_bf16 = torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
+        return dtype == "float16" or (dtype == "auto" and no_bf16)
+
+    def after_fit(self) -> None:
+        """Say where the run's files are."""
+        rank_zero_info(f"run folder: {self.trainer.default_root_dir}")
+
+
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """Load a checkpoint's dictionary on the CPU, without running code from it.
+
+    Raises:
+        ValueError: for a file that is missing, cut, or no checkpoint of DeepSynth.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"--ckpt_path is {path!r}, and there is no such file")
+    try:
+        checkpoint = torch.load(file, weights_only=True, map_location="cpu")
+    except Exception as error:  # noqa: BLE001  torch.load raises half a dozen types for a cut or foreign file
+        raise ValueError(f"--ckpt_path {path!r} is cut or no checkpoint: {one_line(str(error), 120)}") from error
+    if not isinstance(checkpoint, dict) or "deepsynth" not in checkpoint:
+        raise ValueError(f"--ckpt_path {path!r} was not written by DeepSynth: it has no 'deepsynth' entry")
+    return checkpoint
+
+
+def known_names() -> tuple[list[str], list[str]]:
+    """Return the short names of all classes of the package that a configuration may name, and of their options."""
+    bases = (DeepSynthModule, TextImageDataModule, Source, Renderer, Augmenter, Processor)
+    classes = [c for base in bases for c in _leaves(base)]
+    classes += [vars(deepsynth.callbacks)[name] for name in deepsynth.callbacks.__all__]
+    options = {name for c in (*classes, Trainer) for name in inspect.signature(c).parameters}
+    return sorted(c.__name__ for c in classes), sorted(options)
+
+
+def _leaves(base: type) -> list[type]:
+    """Return a class and its subclasses, abstract ones left out."""
+    found = [] if inspect.isabstract(base) else [base]
+    return found + [leaf for sub in base.__subclasses__() for leaf in _leaves(sub)]
+
+
+def run(args: Sequence[str]) -> int:
+    """Run a subcommand; see :func:`deepsynth.__main__.main` for the exit codes."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("deepsynth").setLevel(logging.INFO)
+    for message in KNOWN_NOISE:
+        warnings.filterwarnings("ignore", message=message)
+    debug = "--debug" in args
+    args = [arg for arg in args if arg != "--debug"]
+    try:
+        DeepSynthCLI(args)
+    except ParserError as error:
+        if debug:
+            traceback.print_exc()
+        sys.stderr.write(f"deepsynth: {explain(str(error), args, *known_names())}\n")
+        return 2
+    except USER_ERRORS as error:
+        if debug:
+            traceback.print_exc()
+        sys.stderr.write(f"deepsynth: {one_line(str(error)) or type(error).__name__}\n")
+        return 1
+    except SystemExit as stop:
+        return int(stop.code) if isinstance(stop.code, int) else 1
+    return 0
+
+
+__all__ = ["DeepSynthCLI", "known_names", "read_checkpoint", "run"]

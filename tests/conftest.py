@@ -1,0 +1,47 @@
+"""What several test files share: a small text file, a module and data that train in seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+# No test may reach a network; a forgotten download fails at once.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+TEXTS = [
+    "The quick brown fox jumps over the lazy dog.",
+    "Pack my box with five dozen liquor jugs.",
+    "How vexingly quick daft zebras jump!",
+    "Sphinx of black quartz, judge my vow.",
+    "The five boxing wizards jump quickly.",
+    "Jackdaws love my big sphinx of quartz.",
+    "Waltz, bad nymph, for quick jigs vex.",
+    "Glib jocks quiz nymph to vex dwarf.",
+]
+
+
+@pytest.fixture(autouse=True)
+def _quiet_argv(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LightningCLI warns when pytest's own arguments stand in sys.argv."""
+    monkeypatch.setattr("sys.argv", ["deepsynth"])
+
+
+@pytest.fixture
+def jsonl(tmp_path: Path) -> Path:
+    """Eight short English documents without targets."""
+    path = tmp_path / "docs.jsonl"
+    path.write_text("".join(json.dumps({"id": f"d{i}", "text": text}) + "\n" for i, text in enumerate(TEXTS)))
+    return path
+
+
+@pytest.fixture
+def summaries(tmp_path: Path) -> Path:
+    """Eight documents with targets."""
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"id": f"d{i}", "text": text, "target": text.split()[0]} for i, text in enumerate(TEXTS)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

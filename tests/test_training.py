@@ -1,0 +1,132 @@
+"""That training trains: the right weights, the right text, the same again, and on from where it stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from deepsynth.types import Batch
+from tests.training import make_data, make_module, make_trainer
+
+
+class Losses(Callback):
+    """Remembers the training losses and the order of the samples."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.ids: list[str] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        self.losses.append(float(outputs["loss"]))
+        self.ids += batch.ids
+
+
+def fit(folder: Path, module: Any, data: Any, ckpt_path: str | None = None, **kwargs: Any) -> Losses:
+    losses = Losses()
+    trainer = make_trainer(folder, callbacks=[losses], **kwargs)
+    trainer.fit(module, data, ckpt_path=ckpt_path)
+    if ckpt_path is None:
+        trainer.save_checkpoint(folder / "end.ckpt")
+    return losses
+
+
+def test_one_batch_is_learned_until_generation_equals_the_targets(tmp_path: Path, jsonl: Path) -> None:
+    data = make_data(jsonl, max_train_documents=2, batch_size=2)
+    module = make_module(
+        lr=1e-2, lora_rank=64, lora_mlp=True, lora_experts="all", lora_vision=True, lora_projector=True
+    )
+    make_trainer(tmp_path, max_steps=150).fit(module, data)
+    module.eval()
+    batch = next(iter(data.train_dataloader()))
+    generations = module.generate(batch)
+    assert generations is not None
+    assert [g.text for g in generations] == batch.targets
+    assert [g.stop for g in generations] == ["eos", "eos"]
+
+
+def test_the_base_stays_bit_identical_and_every_adapter_moves(tmp_path: Path, jsonl: Path) -> None:
+    data = make_data(jsonl)
+    module = make_module(lora_mlp=True, lora_experts="all", lora_vision=True, lora_projector=True)
+    module.configure_model()
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    make_trainer(tmp_path, max_steps=3).fit(module, data)
+    for name, parameter in module.named_parameters():
+        if "lora_" in name:
+            assert not torch.equal(parameter, before[name]), f"{name} did not train"
+        else:
+            assert torch.equal(parameter, before[name]), f"{name} of the frozen base changed"
+
+
+def test_an_adapter_without_a_gradient_stops_the_run_with_its_name(tmp_path: Path, jsonl: Path) -> None:
+    module = make_module()
+    module.configure_model()
+    attention = module.model.get_base_model().model.language_model.layers[0].self_attn
+    attention.o_proj.scaling["default"] = 0.0  # the adapter is there, and its output is thrown away
+    with pytest.raises(MisconfigurationException, match=r"1 LoRA B matrices got no gradient.*layers\.0\.self_attn\.o_proj"):
+        make_trainer(tmp_path, max_steps=1).fit(module, make_data(jsonl))
+
+
+def test_resuming_in_the_middle_of_an_epoch_equals_no_interruption(tmp_path: Path, jsonl: Path) -> None:
+    settings = {"lora_dropout": 0.1, "schedule": "cosine", "warmup_steps": 2}
+    whole = fit(tmp_path / "whole", make_module(**settings), make_data(jsonl, num_workers=2), max_steps=7)
+    first = Losses()
+    trainer = make_trainer(tmp_path / "first", callbacks=[first, StopAfter(3)], max_steps=7)
+    trainer.fit(make_module(**settings), make_data(jsonl, num_workers=2))
+    trainer.save_checkpoint(tmp_path / "middle.ckpt")
+    rest = fit(
+        tmp_path / "rest",
+        make_module(seed=99, **settings),
+        make_data(jsonl, num_workers=2),
+        ckpt_path=str(tmp_path / "middle.ckpt"),
+        max_steps=7,
+    )
+    assert first.ids + rest.ids == whole.ids
+    assert first.losses + rest.losses == pytest.approx(whole.losses, abs=1e-6)
+
+
+class StopAfter(Callback):
+    """Ends a run in the middle of an epoch."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        trainer.should_stop = trainer.global_step >= self.steps
+
+
+def test_workers_do_not_change_a_batch(tmp_path: Path, jsonl: Path) -> None:
+    from deepsynth.data import PageAugmenter
+
+    batches = []
+    for workers in (0, 2):
+        data = make_data(jsonl, num_workers=workers, augmenter=PageAugmenter(preset="scan"))
+        data.setup("fit")
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(1)
+        batches.append(list(loader))
+    for one, other in zip(*batches, strict=True):
+        assert one.ids == other.ids
+        assert one.inputs.keys() == other.inputs.keys()
+        assert all(torch.equal(one.inputs[name], other.inputs[name]) for name in one.inputs)
+
+
+def test_an_epoch_changes_order_and_augmentation_but_not_the_text(jsonl: Path) -> None:
+    from deepsynth.data import PageAugmenter
+
+    data = make_data(jsonl, batch_size=8, augmenter=PageAugmenter(preset="scan"))
+    data.setup("fit")
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(0)
+    first = next(iter(loader))
+    loader.sampler.set_epoch(1)
+    second = next(iter(loader))
+    assert first.ids != second.ids
+    assert sorted(first.ids) == sorted(second.ids)
+    again = second.ids.index(first.ids[0])
+    assert first.targets[0] == second.targets[again]
+    assert not torch.equal(first.inputs["pixel_values"][0], second.inputs["pixel_values"][again])

@@ -1,0 +1,39 @@
+"""Builders for training tests: small pages, a small model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+
+from deepsynth import PeftModule, TextImageDataModule
+from deepsynth.data import JsonlSource, TextRenderer
+
+PAGE = {"page_width_px": 384, "page_height_px": 384, "margin_px": 10, "font_size_px": 14}
+
+
+def make_data(path: Path, **kwargs: Any) -> TextImageDataModule:
+    settings: dict[str, Any] = {"batch_size": 2, "val_fraction": 0.0, "test_fraction": 0.0, **kwargs}
+    return TextImageDataModule(JsonlSource(str(path)), TextRenderer(**PAGE), **settings)
+
+
+def make_module(seed: int = 0, lr: float = 2e-3, **kwargs: Any) -> PeftModule:
+    seed_everything(seed)
+    settings: dict[str, Any] = {"max_new_tokens": 24, "schedule": "constant", **kwargs}
+    return PeftModule(optimizer=lambda params: torch.optim.AdamW(params, lr=lr), **settings)
+
+
+def make_trainer(folder: Path, **kwargs: Any) -> Trainer:
+    settings: dict[str, Any] = {
+        "default_root_dir": folder,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        **kwargs,
+    }
+    return Trainer(**settings)
