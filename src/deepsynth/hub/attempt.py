@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -61,10 +62,8 @@ def run_attempt(
                 except subprocess.TimeoutExpired:
                     if time.monotonic() > limit or (cancelled is not None and cancelled()):
                         process.kill()
-                        try:
+                        with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the kernel: left behind
                             process.wait(timeout=5)
-                        except subprocess.TimeoutExpired:
-                            pass  # stuck in the kernel; nobody waits for it any longer
                         return Outcome("retry", "the Hub did not finish in time")
             reply = process.stdout.read()
         complaints.seek(0)

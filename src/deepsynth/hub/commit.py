@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from deepsynth.hub.errors import Outcome, classify, client_errors
@@ -16,8 +17,8 @@ _IDENTITY = "Snapshot-Id: "
 def push_once(snapshot: Snapshot) -> Outcome:
     """Try once to push a snapshot; safe to repeat after any failure, at any point.
 
-    Twice the same commit is impossible: each attempt names the parent that it has seen (the Hub answers 412 when another
-    commit came first), and a repeated attempt looks for its own id among the commits up to that parent.
+    Twice the same commit is impossible: each attempt names the parent that it has seen (the Hub answers 412 when
+    another commit came first), and a repeated attempt looks for its own id among the commits up to that parent.
     """
     from deepsynth.hub.client import failed_statuses
 
@@ -39,7 +40,8 @@ def _push(snapshot: Snapshot, attempted: bool) -> Outcome:
     head, private = _branch_head(api, snapshot, where)
     if target.private and not private:
         return Outcome(
-            "refused", f"{target.repo_id} is public although private: true was asked for; make it private, or say private: false"
+            "refused",
+            f"{target.repo_id} is public although private: true was asked for; make it private, or say private: false",
         )
     commit = _find_commit(api, snapshot, where, head) if attempted else None
     if commit is None:
@@ -93,8 +95,6 @@ def _point_tag(api: HfApi, where: dict[str, Any], tag: str, commit: str) -> None
     if found.get(tag) == commit:
         return
     if tag in found:
-        try:
+        with contextlib.suppress(RevisionNotFoundError):  # somebody else deleted it
             api.delete_tag(**where, tag=tag)
-        except RevisionNotFoundError:
-            pass  # an earlier attempt got this far
     api.create_tag(**where, tag=tag, revision=commit)

@@ -55,7 +55,9 @@ def client_errors() -> tuple[type[Exception], ...]:
     from huggingface_hub.errors import HfHubHTTPError
 
     own = ("huggingface_hub", "builtins")
-    base = tuple(c for c in HfHubHTTPError.__mro__ if c.__module__.split(".")[0] not in own and issubclass(c, Exception))
+    base = tuple(
+        c for c in HfHubHTTPError.__mro__ if c.__module__.split(".")[0] not in own and issubclass(c, Exception)
+    )
     return (*base, HfHubHTTPError, OSError, RuntimeError, ValueError)
 
 
@@ -66,7 +68,7 @@ def classify(error: BaseException, last_status: int | None = None) -> Outcome:
         error: what the client raised.
         last_status: HTTP status of the last failed reply, for errors that hide it (a reply that should have been JSON).
     """
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     for cause in _chain(error):
         if isinstance(cause, OfflineModeIsEnabled):

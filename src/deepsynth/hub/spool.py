@@ -55,7 +55,9 @@ class Target:
             ValueError: when ``repo_id`` is not ``owner/name``, or the branch is empty or holds blanks.
         """
         if not _REPO_ID.fullmatch(self.repo_id) or ".." in self.repo_id or "--" in self.repo_id:
-            raise ValueError(f"repo_id: found {self.repo_id!r}; expected 'owner/name' as on the Hub, e.g. 'alice/ocr-fa'")
+            raise ValueError(
+                f"repo_id: found {self.repo_id!r}; expected 'owner/name' as on the Hub, e.g. 'alice/ocr-fa'"
+            )
         if not self.revision or re.search(r"\s|\.\.|^/|/$", self.revision):
             raise ValueError(f"revision: found {self.revision!r}; expected the name of a branch, e.g. 'main'")
 

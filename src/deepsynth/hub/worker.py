@@ -37,8 +37,8 @@ class Backoff:
 class PushWorker:
     """One daemon thread that pushes the newest snapshot of a spool, as often as it takes.
 
-    A snapshot that a newer one overtakes is dropped: the Hub gets the newest state, not every state. Nothing here raises
-    because of the Hub. What is not delivered stays in the spool.
+    A snapshot that a newer one overtakes is dropped: the Hub gets the newest state, not every state. Nothing here
+    raises because of the Hub. What is not delivered stays in the spool.
     """
 
     def __init__(
@@ -158,6 +158,7 @@ def resume(run: Path, deadline_s: float = 600.0, *, backoff: Backoff | None = No
     Args:
         run: the run's folder (or its ``hub_spool``).
         deadline_s: how long to try, in seconds.
+        backoff: waits between the attempts.
 
     Returns:
         One line a target.
