@@ -34,6 +34,7 @@ _NO_SENTENCE = re.compile(r">>>|::|->|^\w+\(|\.\.\. ")
 _DOCTEST_LINE = re.compile(r"\s*(>>>|\.\.\.( |$))")
 #: Share of letters among the visible characters; tables, grammars and rulers are below it, prose is near 0.95.
 _MIN_LETTERS = 0.75
+_DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,8 @@ def _topic_sections() -> Iterator[tuple[str, str, str]]:
 
 def _docstrings() -> Iterator[tuple[str, str, str]]:
     library = _library()
-    for path in library.rglob("*.py"):
+    for path in _modules(library):
         parts = path.relative_to(library).with_suffix("").parts
-        if _LEFT_OUT.intersection(parts):
-            continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escape sequences in the library are not the user's concern
             try:
@@ -136,21 +135,28 @@ def _docstrings() -> Iterator[tuple[str, str, str]]:
             yield f"stdlib/{name}" + (f"-{counts[name]}" if counts[name] > 1 else ""), "", _clean(docstring)
 
 
+def _modules(folder: Path) -> Iterator[Path]:
+    """Yield the Python files below a folder without entering what is left out: site-packages can be huge."""
+    for path in folder.iterdir():
+        if path.stem in _LEFT_OUT:
+            continue
+        if path.is_dir():
+            yield from _modules(path)
+        elif path.suffix == ".py":
+            yield path
+
+
 def _docstrings_of(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
     """Yield ``(qualified name, docstring)`` of a module, class or function and of what it defines."""
-    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+    if isinstance(node, (ast.Module, *_DEFINITIONS)):
         docstring = ast.get_docstring(node)
         if docstring:
             yield name, docstring
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.expr):
-            continue  # an expression holds no definition
-        own = (
-            getattr(child, "name", None)
-            if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
-            else None
-        )
-        yield from _docstrings_of(child, f"{name}.{own}" if own else name)
+    for block in ("body", "orelse", "handlers", "finalbody"):  # where statements are; a lambda's body is no list
+        statements = getattr(node, block, None)
+        for statement in statements if isinstance(statements, list) else ():
+            own = getattr(statement, "name", None) if isinstance(statement, _DEFINITIONS) else None
+            yield from _docstrings_of(statement, f"{name}.{own}" if own else name)
 
 
 def _library() -> Path:
