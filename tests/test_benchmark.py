@@ -1,0 +1,96 @@
+import json
+
+import pytest
+
+from deepsynth import benchmark
+from deepsynth.benchmark import Cell, run_cells
+from deepsynth.benchmark_data import Excerpts, benchmark_data
+
+
+def cells(log, failing=()):
+    def measure(name):
+        log.append(name)
+        if name in failing:
+            raise RuntimeError(name)
+        return {"pages_per_s": float(len(log))}
+
+    return [Cell(name, lambda name=name: measure(name)) for name in ("render/1", "render/2", "loader/1")]
+
+
+def test_cells_run_in_order_and_are_reported(tmp_path):
+    log, reported = [], []
+    output = tmp_path / "runs" / "data.json"
+    results = run_cells(cells(log), output=output, report=lambda name, result: reported.append((name, result)))
+    assert log == ["render/1", "render/2", "loader/1"] == list(results)
+    assert reported == list(results.items())
+    written = json.loads(output.read_text())
+    assert written["cells"] == results
+    assert written["environment"]["python"]
+
+
+def test_only_the_named_cells_run():
+    log = []
+    run_cells(cells(log), only=["render"])
+    assert log == ["render/1", "render/2"]
+    with pytest.raises(ValueError, match="only names 'rendre', which begins no cell; the cells are render/1, render/2"):
+        run_cells(cells(log), only=["loader", "rendre"])
+
+
+def test_a_stopped_run_goes_on_where_it_was(tmp_path):
+    output = tmp_path / "data.json"
+    log, reported = [], []
+    with pytest.raises(RuntimeError):
+        run_cells(cells(log, failing=["loader/1"]), output=output)
+    results = run_cells(cells(log), output=output, resume=True, report=lambda name, result: reported.append(name))
+    assert log == ["render/1", "render/2", "loader/1", "loader/1"]
+    assert reported == list(results) == ["render/1", "render/2", "loader/1"]
+    assert json.loads(output.read_text())["cells"] == results
+    run_cells(cells(log), output=output)
+    assert len(log) == 7, "without resume everything is measured again"
+
+
+def test_results_of_another_environment_are_not_mixed_in(tmp_path, monkeypatch):
+    output = tmp_path / "data.json"
+    run_cells(cells([]), output=output)
+    monkeypatch.setattr(benchmark, "_processor", lambda: "another")
+    with pytest.raises(ValueError, match=r"was measured elsewhere: processor was .*, is another"):
+        run_cells(cells([]), output=output, resume=True)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"cells": {}}'])
+def test_a_file_of_something_else_is_refused(tmp_path, content):
+    output = tmp_path / "data.json"
+    output.write_text(content)
+    with pytest.raises(ValueError, match="is no file of benchmark results"):
+        run_cells(cells([]), output=output, resume=True)
+
+
+def test_resume_needs_a_file():
+    with pytest.raises(ValueError, match="resume needs output"):
+        run_cells(cells([]), resume=True)
+
+
+def test_excerpts_are_of_equal_length_and_end_at_white_space():
+    documents = list(Excerpts(300, 30))
+    assert len({document.id for document in documents}) == len(documents) == 30
+    assert all(250 < len(document.text) <= 300 for document in documents)
+    words = " ".join(document.text for document in documents)
+    assert words.startswith(documents[0].text + " " + documents[1].text)
+
+
+def test_the_data_benchmark_prints_and_returns_every_figure(tmp_path):
+    lines = []
+    only = ["render/512", "preset/scan", "processor/none", "loader/1"]
+    results = benchmark_data(num_pages=10, max_workers=1, only=only, output=tmp_path / "d.json", report=lines.append)
+    assert list(results) == ["render/512", "render/512/again", "processor/none", "preset/scan", "loader/1"]
+    for name, result in results.items():
+        assert result["pages_per_s"] > 0
+        assert result["pages_per_s_per_core"] > 0
+        assert ("ratio" in result) == (not name.startswith("loader"))
+    assert lines[0].split() == ["cell", "pages/s", "per", "core", "draw.text", "ratio"]
+    assert [line.split()[0] for line in lines[1:]] == list(results)
+
+
+def test_too_few_pages_are_refused():
+    with pytest.raises(ValueError, match="num_pages is 3; allowed: 10 or more"):
+        benchmark_data(num_pages=3)
