@@ -61,7 +61,7 @@ AFTER, BEFORE = {"when": "after"}, {"when": "before"}
 HANG = {"action": "hang", "seconds": 2.5}
 #: A part of all cases: every route once, every kind of fault at least once, both ways of uploading.
 SOME = [
-    ("xet", "/revision/", {"status": 503, **BEFORE, **HTML}),
+    ("xet", "/revision/", {"action": "drop", "when": "mid_response"}),
     ("xet", "repos/create", {"status": 409, **AFTER}),
     ("lfs", "branch/", {"action": "drop", **AFTER}),
     ("xet", "validate-yaml", {"status": 401, **BEFORE, **HTML}),
@@ -70,7 +70,7 @@ SOME = [
     ("lfs", "/commit/", {**HANG, **AFTER}),
     ("xet", "/commit/", {"status": 412, **BEFORE}),
     ("lfs", "/commits/", {"status": 500, "drain": False}),
-    ("xet", "/refs", {"action": "drop", "when": "mid_response"}),
+    ("xet", "/refs", {"status": 503, **BEFORE, **HTML}),
     ("lfs", "/tag/", {"status": 500, **AFTER}),
     ("xet", "xet-write-token", {"status": 403, **BEFORE}),
     ("xet", "__cas__/v1/xorbs", {"action": "drop", "when": "mid_request"}),

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from deepsynth.hub.errors import Outcome, redact
+from deepsynth.hub.errors import Outcome
+from deepsynth.hub.privacy import redact
 from deepsynth.hub.spool import Snapshot
 
 #: Slowest uplink that is still waited for, in bytes per second; a safety net behind the time-outs of each request.

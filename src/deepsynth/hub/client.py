@@ -42,8 +42,15 @@ def use_timeouts(timeout_s: float = REQUEST_TIMEOUT_S) -> None:
             response.headers["Retry-After"] = str(round(min(asked, _LONGEST_INNER_WAIT_S)))
             response.headers.pop("ratelimit", None)
 
+    def limit(request: Any) -> None:
+        # Some calls ask for no time-out at all, whatever the client's own is.
+        asked = request.extensions.get("timeout") or {}
+        phases = ("connect", "read", "write", "pool")
+        request.extensions["timeout"] = {phase: min(asked.get(phase) or timeout_s, timeout_s) for phase in phases}
+
     def factory() -> Any:
-        hooks = {**template.event_hooks, "response": [*template.event_hooks["response"], note]}
+        own = template.event_hooks
+        hooks = {"request": [*own["request"], limit], "response": [*own["response"], note]}
         return type(template)(event_hooks=hooks, follow_redirects=True, timeout=timeout_s)
 
     set_client_factory(factory)

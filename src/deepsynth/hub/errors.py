@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
+from deepsynth.hub.privacy import redact
+
 #: Client errors that pass: time-out, conflict, a commit in between, too early, rate limit.
 RETRIED_STATUSES = frozenset({408, 409, 412, 425, 429})
 
@@ -18,9 +20,6 @@ MAX_RETRY_AFTER_S = 300.0
 
 #: Header under which `deepsynth.hub.client` keeps what the Hub asked for.
 ASKED_WAIT = "X-Asked-Retry-After"
-
-_TOKEN = re.compile(r"\b(?:hf|xet|api)_[A-Za-z0-9_-]{20,}")
-_URL_QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +37,6 @@ class Outcome:
     message: str = ""
     commit: str | None = None
     retry_after_s: float | None = None
-
-
-def redact(text: str) -> str:
-    """Return the text without access tokens and without the signatures of URLs."""
-    return _TOKEN.sub("<token>", _URL_QUERY.sub(r"\1", text))
 
 
 def client_errors() -> tuple[type[Exception], ...]:
