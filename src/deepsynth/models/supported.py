@@ -1,0 +1,82 @@
+"""What DeepSynth supports: one table of models, their classes, their resolutions, and what LoRA makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deepsynth.models.tokens import MODES, Family
+
+#: Parts of the decoder that LoRA may adapt, by the names of ``deepsynth.models.lora``; vision stays as it is.
+LORA_SCOPES: tuple[str, ...] = ("attention", "mlp", "experts=shared", "experts=routed")
+
+#: Trainable parameters at rank 16 in the published decoder, which both versions have. Routed experts are adapted as
+#: peft's ``target_parameters`` does it on the fused tensors.
+_PUBLISHED_LORA = {"attention": 1_966_080, "mlp": 390_144, "experts=shared": 1_622_016, "experts=routed": 59_113_472}
+
+
+@dataclass(frozen=True)
+class SupportedModel:
+    """One model.
+
+    Attributes:
+        name: what a user types: a Hub repository, or a name that the package carries.
+        family: ``model_type`` of its configuration, and whose arrangement of image tokens it has.
+        model_class: in transformers or in ``deepsynth.models.deepseek_ocr``.
+        processor_class: of its processor.
+        lora_parameters: trainable parameters at rank 16, by scope.
+    """
+
+    name: str
+    family: Family
+    model_class: str
+    processor_class: str
+    lora_parameters: Mapping[str, int]
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """Return the names of its resolutions."""
+        return tuple(MODES[self.family])
+
+
+SUPPORTED: tuple[SupportedModel, ...] = (
+    SupportedModel(
+        "deepseek-ai/DeepSeek-OCR",
+        "deepseek_ocr",
+        "DeepseekOcrForConditionalGeneration",
+        "DeepseekOcrProcessor",
+        _PUBLISHED_LORA,
+    ),
+    SupportedModel(
+        "deepseek-community/DeepSeek-OCR-2",
+        "deepseek_ocr2",
+        "DeepseekOcr2ForConditionalGeneration",
+        "DeepseekOcr2Processor",
+        _PUBLISHED_LORA,
+    ),
+    SupportedModel(
+        "deepsynth/tiny-random",
+        "deepseek_ocr2",
+        "DeepseekOcr2ForConditionalGeneration",
+        "DeepseekOcr2Processor",
+        {"attention": 65_536, "mlp": 18_432, "experts=shared": 27_648, "experts=routed": 135_168},
+    ),
+)
+
+
+def family_of(config: Any) -> Family:
+    """Return the family of a configuration.
+
+    Args:
+        config: what ``AutoConfig.from_pretrained`` returned.
+
+    Raises:
+        ValueError: for another model, listing those that are supported.
+    """
+    found = getattr(config, "model_type", None)
+    for model in SUPPORTED:
+        if model.family == found:
+            return model.family
+    listed = ", ".join(f"{model.name} ({model.family})" for model in SUPPORTED)
+    raise ValueError(f"the model is of type {found!r}, which DeepSynth does not train; supported: {listed}")
