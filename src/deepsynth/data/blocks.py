@@ -12,6 +12,8 @@ from deepsynth.data.shaping import Style
 #: Distance between a table's rules and its text, and thickness of rules, in units of the font size.
 _CELL_PADDING = 0.35
 _RULE = 0.07
+#: Most of the column that one word may claim for its cell.
+_WORD_SHARE = 0.3
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def _table_rows(table: Table, typesetter: Typesetter, width: int) -> Iterator[Ro
         total = sum(columns)
         rules = [(0, 0, total, rule), (0, height - rule, total, height)]
         rules += [(left, 0, left + rule, height) for left in (*lefts, total - rule)]
-        space = table.space_before_px if number == 0 else 0
+        space = table.space_before_px if number == 0 else -rule  # neighbours share the rule between them
         yield Row(lines, height, space, number == 0 and len(table.rows) > 1, tuple(rules))
 
 
@@ -107,7 +109,8 @@ def _column_widths(table: Table, typesetter: Typesetter, width: int, padding: in
     smallest: list[float] = []
     for cells in zip(*table.rows, strict=True):
         natural.append(max(typesetter.natural_width(cell) for cell in cells) + 2 * padding + 1)
-        smallest.append(2 * padding + 3 * cells[0].runs[0][1].size_px)
+        words = max(typesetter.longest_word(cell) for cell in cells)
+        smallest.append(2 * padding + 1 + min(words, _WORD_SHARE * width))
     if sum(natural) <= width:
         return [int(column) + 1 if sum(natural) + len(natural) <= width else int(column) for column in natural]
     floors = [min(pair) for pair in zip(natural, smallest, strict=True)]

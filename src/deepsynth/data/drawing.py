@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from deepsynth.data.pages import PlacedLine, Sheet, sheet_text
 from deepsynth.data.typography import Colour
-from deepsynth.types import Line, Page, Word
+from deepsynth.types import Box, Line, Page, Word
 
 
 def draw_page(
@@ -57,16 +57,14 @@ def draw_page(
 def _record(placed: PlacedLine) -> Line:
     """Return the line with the boxes of its ink; a word without ink has an empty box at its place."""
     words: list[Word] = []
-    lefts, tops, rights, bottoms = [], [], [], []
+    boxes: list[Box] = []
+    baseline = placed.baseline
     for piece, x in placed.line.places:
         pen = placed.x + round(x)
-        left, top = float(pen + piece.left), float(placed.baseline - piece.top)
-        right, bottom = float(pen + piece.right), float(placed.baseline + piece.bottom)
-        words.append(Word(piece.text, (left, top, right, bottom)))
-        lefts.append(left)
-        tops.append(top)
-        rights.append(right)
-        bottoms.append(bottom)
+        box = (pen + piece.left, baseline - piece.top, pen + piece.right, baseline + piece.bottom)
+        boxes.append(box)
+        words.append(Word(piece.text, box))
+    lefts, tops, rights, bottoms = zip(*boxes, strict=True)
     fonts = dict.fromkeys([font for piece, _ in placed.line.places for font in piece.fonts])
-    box = (min(lefts), min(tops), max(rights), max(bottoms))
-    return Line(placed.line.text, box, tuple(words), ", ".join(fonts), placed.line.style.size_px)
+    whole = (min(lefts), min(tops), max(rights), max(bottoms))
+    return Line(placed.line.text, whole, tuple(words), ", ".join(fonts), placed.line.style.size_px)

@@ -167,6 +167,7 @@ class FontLibrary:
                 raise ValueError(f"font_dirs names {folder!r}, which is no folder with {', '.join(_SUFFIXES)} fonts")
             self._own += faces
         self._families: dict[str, dict[tuple[bool, bool], FontFile]] = {}
+        self._ranked: dict[tuple[tuple[str, ...], bool, bool], list[FontFile]] = {}
         self._by_cluster: dict[tuple[tuple[str, ...], str, bool, bool, str], FontFile | None] = {}
 
     @property
@@ -270,9 +271,14 @@ class FontLibrary:
         for name in ("DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono"):
             faces = self.family(name)
             yield faces.get((bold, italic), faces[False, False])
-        wanted = script_words(letters[0], region) if letters else ()
-        for folder in (self._own, self.system_faces):
-            yield from sorted(folder, key=lambda face: _rank(face, wanted, bold, italic))
+        key = (script_words(letters[0], region) if letters else (), bold, italic)
+        if key not in self._ranked:
+            self._ranked[key] = [
+                face
+                for folder in (self._own, self.system_faces)
+                for face in sorted(folder, key=lambda face: _rank(face, *key))
+            ]
+        yield from self._ranked[key]
 
 
 def _append_run(runs: list[tuple[str, FontFile | None]], text: str, face: FontFile | None) -> None:

@@ -13,6 +13,7 @@ are kept whole too. Whatever is wider than a line is broken between grapheme clu
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from functools import lru_cache
 from typing import Literal
@@ -24,6 +25,11 @@ _NO_BREAK_BEFORE = frozenset(
 )
 _BREAK_AFTER = frozenset("-‐–—\u00ad\u058a\u0f0b\u1361/")
 _GLUE = frozenset("\u00a0\u202f\u2007\u2060\u2011\ufeff\u200d\u0f0c")
+#: Without one of these there is no break: the marks above, and whatever may be as wide as an ideograph.
+_MAY_BREAK = re.compile(
+    "[-‐–—/\u00ad\u058a\u0f0b\u1361\u200b\u231a-\u27bf\u2b00-\u2bff\u2e80-\ua4cf\ua960-\ua97f\uf900-\ufaff"
+    "\ufe10-\ufe6f\uff00-\uffef\U00016fe0-\U00018fff\U0001aff0-\U0001b2ff\U0001f000-\U0003ffff]"
+)
 _ZERO_WIDTH_JOINER = "\u200d"
 
 
@@ -44,7 +50,7 @@ def grapheme_clusters(text: str) -> list[str]:
 
 def segments(text: str) -> list[str]:
     """Split a text without white space into pieces between which a line may end."""
-    if text.isascii() and not any(mark in text for mark in "-/"):
+    if _MAY_BREAK.search(text) is None:
         return [text]
     parts: list[str] = []
     before: str | None = None

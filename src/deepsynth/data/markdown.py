@@ -48,6 +48,7 @@ class _Reader:
         self._marker = ""
         self._heading = 0
         self._tight = False
+        self._opens_list = False
         self._cells: list[list[Paragraph]] = []
 
     def blocks(self, tokens: Sequence[Token]) -> list[Block]:
@@ -59,12 +60,13 @@ class _Reader:
     def _read(self, token: Token) -> None:
         kind = token.type
         if kind == "heading_open":
-            self._heading = int(token.tag[1])
+            self._heading, self._tight = int(token.tag[1]), False
         elif kind == "heading_close":
             self._heading = 0
         elif kind in ("bullet_list_open", "ordered_list_open"):
             self._lists.append(int(token.attrs.get("start", 1)) if kind == "ordered_list_open" else None)
             self._depth += 1
+            self._opens_list = self._depth == 1
         elif kind in ("bullet_list_close", "ordered_list_close"):
             self._lists.pop()
             self._depth -= 1
@@ -78,7 +80,8 @@ class _Reader:
         elif kind == "blockquote_close":
             self._depth -= 1
         elif kind == "paragraph_open":
-            self._tight = token.hidden
+            self._tight = token.hidden and not self._opens_list
+            self._opens_list = False
         elif kind in ("fence", "code_block"):
             self._add_code(token.content)
         elif kind == "html_block":

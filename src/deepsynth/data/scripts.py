@@ -53,7 +53,7 @@ def script_words(character: str, region: str) -> tuple[str, ...]:
     if word == "cjk":
         return (f"cjk {region.lower()}", "cjk")
     words = [word, *word.split()[-1:]]
-    if len(names) > 1:
+    if names[1:2] and names[1] not in ("LETTER", "SIGN", "VOWEL", "DIGIT", "SYMBOL"):
         words.insert(0, f"{names[0]} {names[1]}".lower())
     return (*dict.fromkeys(words), "noto sans symbols", "noto sans math")
 

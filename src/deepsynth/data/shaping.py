@@ -14,7 +14,8 @@ from typing import Any, Literal, NamedTuple
 from PIL import ImageFont, features
 
 from deepsynth.data.bidi import has_override
-from deepsynth.data.fonts import INVISIBLE, FontFile, FontLibrary
+from deepsynth.data.fonts import FontFile, FontLibrary, is_ignorable
+from deepsynth.data.linebreak import segments
 from deepsynth.data.scripts import font_package
 
 Direction = Literal["ltr", "rtl"]
@@ -76,10 +77,11 @@ class Piece:
         bottom: of the ink below the baseline, pixels.
         blits: the glyphs.
         fonts: names of the fonts.
+        room: that it takes on a line, the larger of advance and right, pixels.
         replaced: characters that were replaced because no font has them.
     """
 
-    __slots__ = ("advance", "blits", "bottom", "fonts", "left", "replaced", "right", "text", "top")
+    __slots__ = ("advance", "blits", "bottom", "fonts", "left", "replaced", "right", "room", "text", "top")
 
     def __init__(
         self, text: str, advance: float, blits: tuple[Blit, ...], fonts: tuple[str, ...], replaced: int = 0
@@ -90,10 +92,20 @@ class Piece:
         self.blits = blits
         self.fonts = fonts
         self.replaced = replaced
-        self.left = min((blit.dx for blit in blits), default=0)
-        self.right = max((blit.dx + blit.mask.size[0] for blit in blits), default=0)
-        self.top = max((-blit.dy for blit in blits), default=0)
-        self.bottom = max((blit.dy + blit.mask.size[1] for blit in blits), default=0)
+        self.left = self.right = self.top = self.bottom = 0
+        if blits:
+            self.left = min([dx for _, dx, _ in blits])
+            self.right = max([dx + mask.size[0] for mask, dx, _ in blits])
+            self.top = max([-dy for _, _, dy in blits])
+            self.bottom = max([dy + mask.size[1] for mask, _, dy in blits])
+        self.room = max(advance, self.right)
+
+
+class _Glyph(NamedTuple):
+    """One character of Pillow's basic layout; the mask is ``None`` without ink."""
+
+    blit: Blit | None
+    advance: float
 
 
 class Shaper:
@@ -109,7 +121,27 @@ class Shaper:
         self.library = library
         self.replace_missing = replace_missing
         self._fonts: dict[tuple[str, int, float, bool], ImageFont.FreeTypeFont] = {}
+        self._glyphs: dict[tuple[FontFile, float], dict[str, _Glyph]] = {}
         self._pieces: dict[tuple[Style, str, Direction], Piece] = {}
+        self._words: dict[Style, dict[str, tuple[Piece, ...]]] = {}
+        self._word_count = 0
+
+    def words(self, style: Style) -> dict[str, tuple[Piece, ...]]:
+        """Return the words that are remembered in a style, for a quick look; :meth:`word` makes those that are not."""
+        if self._word_count > _CACHED_PIECES:
+            self._words.clear()
+            self._word_count = 0
+        return self._words.setdefault(style, {})
+
+    def word(self, token: str, style: Style) -> tuple[Piece, ...]:
+        """Return the pieces of a left-to-right word, between which a line may end; see :meth:`piece`."""
+        parts = segments(token)
+        if len(parts) > 1:
+            return tuple([self.piece(part, style) for part in parts])
+        pieces = (self.shape(token, style),)
+        self._words.setdefault(style, {})[token] = pieces
+        self._word_count += 1
+        return pieces
 
     def piece(self, text: str, style: Style, direction: Direction = "ltr") -> Piece:
         """Return a shaped word.
@@ -138,22 +170,55 @@ class Shaper:
         pen = 0.0
         # The glyphs of a right-to-left word start at its end.
         for run, face in runs if direction == "ltr" else runs[::-1]:
-            font, drawn, options = self._prepare(run, face, style, direction)
-            if not drawn:
-                continue
-            mask, (dx, dy) = font.getmask2(drawn, "L", anchor="ls", **options)
-            if mask.size[0] and mask.size[1]:
+            if direction == "ltr" and not _NEEDS_SHAPING.search(run):
+                pen = self._set_glyphs(run, face, style.size_px, pen, blits)
+            else:
+                font, drawn = self._shaped(run, face, style, direction)
+                mask, (dx, dy) = font.getmask2(drawn, "L", anchor="ls", direction=direction)
+                if mask.size[0] and mask.size[1]:
+                    blits.append(Blit(mask, round(pen) + dx, dy))
+                pen += font.getlength(drawn, direction=direction)
+        shown = text if not replaced else "".join([run for run, _ in runs])
+        return Piece(shown, pen, tuple(blits), tuple(dict.fromkeys([face.name for _, face in runs])), replaced)
+
+    def _set_glyphs(self, run: str, face: FontFile, size_px: float, pen: float, blits: list[Blit]) -> float:
+        """Add the glyphs of a run that needs no shaping, and return where the pen is then.
+
+        Pillow's own layout gives hinted glyphs whole pixels and no visible kerning, so its result is put together from
+        single characters, each rasterised once.
+        """
+        key = (face, size_px)
+        glyphs = self._glyphs.get(key)
+        if glyphs is None:
+            if len(self._glyphs) >= _CACHED_FONTS:
+                self._glyphs.clear()
+            glyphs = self._glyphs[key] = {}
+        for character in run:
+            glyph = glyphs.get(character)
+            if glyph is None:
+                glyph = glyphs[character] = self._glyph(character, face, size_px)
+            if glyph.blit:
+                mask, dx, dy = glyph.blit
                 blits.append(Blit(mask, round(pen) + dx, dy))
-            pen += font.getlength(drawn, **options)
-        shown = "".join(run for run, _ in runs)
-        return Piece(shown, pen, tuple(blits), tuple(dict.fromkeys(face.name for _, face in runs)), replaced)
+            pen += glyph.advance
+        return pen
+
+    def _glyph(self, character: str, face: FontFile, size_px: float) -> _Glyph:
+        if is_ignorable(character):
+            return _Glyph(None, 0.0)
+        font = self.font(face, size_px, shaped=False)
+        mask, (dx, dy) = font.getmask2(character, "L", anchor="ls")
+        return _Glyph(Blit(mask, dx, dy) if mask.size[0] and mask.size[1] else None, font.getlength(character))
 
     def measure(self, text: str, style: Style, direction: Direction = "ltr") -> float:
         """Return the advance of a word, pixels, without drawing or remembering it."""
         total = 0.0
         for run, face in self._runs(text, style)[0]:
-            font, drawn, options = self._prepare(run, face, style, direction)
-            total += font.getlength(drawn, **options) if drawn else 0.0
+            if direction == "ltr" and not _NEEDS_SHAPING.search(run):
+                total = self._set_glyphs(run, face, style.size_px, total, [])
+            else:
+                font, drawn = self._shaped(run, face, style, direction)
+                total += font.getlength(drawn, direction=direction)
         return total
 
     def _runs(self, text: str, style: Style) -> tuple[list[tuple[str, FontFile]], int]:
@@ -184,12 +249,10 @@ class Shaper:
             "font_dirs, or set on_missing_glyph to 'replace'"
         )
 
-    def _prepare(
+    def _shaped(
         self, run: str, face: FontFile, style: Style, direction: Direction
-    ) -> tuple[ImageFont.FreeTypeFont, str, dict[str, Any]]:
-        """Return the font, the text to hand to it and the layout options."""
-        if direction == "ltr" and not _NEEDS_SHAPING.search(run):
-            return self.font(face, style.size_px, False), INVISIBLE.sub("", run), {}
+    ) -> tuple[ImageFont.FreeTypeFont, str]:
+        """Return the font for HarfBuzz, and the text to hand to it."""
         if not features.check("raqm"):
             raise ImportError(
                 f"{run[:20]!r} needs shaping, and Pillow finds no raqm with fribidi: apt install libfribidi0 (Debian, "
@@ -197,7 +260,7 @@ class Shaper:
             )
         if has_override(run):
             run = _OVERRIDE[direction] + run + _POP
-        return self.font(face, style.size_px, True), run, {"direction": direction}
+        return self.font(face, style.size_px, shaped=True), run
 
     def font(self, face: FontFile, size_px: float, shaped: bool) -> ImageFont.FreeTypeFont:
         """Return a face at a size, for HarfBuzz when it is shaped and for Pillow's own layout otherwise."""

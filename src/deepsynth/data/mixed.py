@@ -1,0 +1,133 @@
+"""Lines of text in several styles or directions: bold words, right-to-left scripts, endless words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from deepsynth.data.bidi import visual_order
+from deepsynth.data.linebreak import segments
+from deepsynth.data.longwords import LONGEST_WORD, Span, break_word
+from deepsynth.data.shaping import Piece, Shaper, Style
+from deepsynth.data.spaces import SPACES, TOKENS, gap_width
+
+
+class Item(NamedTuple):
+    """A piece on a line, and the white space before it, with their embedding levels."""
+
+    piece: Piece
+    level: int
+    gap: str
+    gap_level: int
+    gap_px: float
+
+
+class _Unit(NamedTuple):
+    """Spans that no break may part, and the white space before them."""
+
+    gap: str
+    gap_level: int
+    spans: list[Span]
+
+
+def fill_mixed(
+    shaper: Shaper,
+    runs: Sequence[tuple[str, Style]],
+    text: str,
+    levels: bytes,
+    space: float,
+    width: int,
+) -> Iterator[tuple[list[Item], str]]:
+    """Yield the items of every line in reading order, and what joins it to the next one.
+
+    Args:
+        shaper: for the words.
+        runs: text and its style.
+        text: of all runs.
+        levels: embedding level of every character.
+        space: width of a space, pixels.
+        width: of the column, pixels.
+
+    Raises:
+        ValueError: for a character without a font, or one that is wider than the column.
+    """
+    items: list[Item] = []
+    x = 0.0
+    for gap, gap_level, spans in _units(runs, text, levels):
+        gap_px = gap_width(gap, x, space, runs[0][1].size_px) if gap else 0.0
+        pieces: list[Piece] = []
+        room = width + 1.0
+        if sum([len(span.text) for span in spans]) <= LONGEST_WORD:
+            pieces = [shaper.piece(span.text, span.style, span.direction) for span in spans]
+            room = sum([piece.room for piece in pieces])
+        if items and x + gap_px + room > width:
+            yield items, " " if gap else ""
+            items, x, gap, gap_px = [], 0.0, "", 0.0
+        if not items:  # an indentation never pushes a word out of the column
+            gap_px = max(0.0, min(gap_px, width / 2, width - room))
+        if room <= width:
+            for piece, span in zip(pieces, spans, strict=True):
+                items.append(Item(piece, span.level, gap, gap_level, gap_px))
+                x += gap_px + piece.advance
+                gap, gap_px = "", 0.0
+            continue
+        for span in spans:
+            for piece in break_word(shaper, span, width):
+                if items:
+                    yield items, ""
+                items, x = [Item(piece, span.level, gap, gap_level, 0.0)], piece.advance
+                gap = ""
+    yield items, "\n"
+
+
+def in_visual_order(
+    items: Sequence[Item], stretch: float, base: int, width: int, offset: int
+) -> list[tuple[Piece, float]]:
+    """Return the items' places, in reading order.
+
+    Args:
+        items: of a line, in reading order.
+        stretch: added to every gap but an indentation, pixels.
+        base: embedding level of the paragraph; an odd one is set against the right side.
+        width: of the column, pixels.
+        offset: of the column's left side, pixels.
+    """
+    if not items:
+        return []
+    widths: list[float] = []
+    levels: list[int] = []
+    for number, item in enumerate(items):
+        widths += (item.gap_px + (stretch if item.gap and number else 0.0), item.piece.advance)
+        # White space at the start of a right-to-left paragraph is on the right, whatever follows it.
+        levels += (item.gap_level if number else base, item.level)
+    x = width - sum(widths) if base else 0.0
+    starts = [0.0] * len(widths)
+    for position in visual_order(levels):
+        starts[position] = x
+        x += widths[position]
+    places = [(item.piece, starts[2 * number + 1]) for number, item in enumerate(items)]
+    left = min([start + min(piece.left, 0) for piece, start in places])
+    right = max([start + max(piece.right, 0) for piece, start in places])
+    shift = offset - left if left < 0 else min(0.0, width - right) + offset
+    return [(piece, start + shift) for piece, start in places]
+
+
+def _units(runs: Sequence[tuple[str, Style]], text: str, levels: bytes) -> Iterator[_Unit]:
+    styles = [style for run, style in runs for _ in run]
+    gap, gap_level = "", 0
+    for match in TOKENS.finditer(text):
+        token, start = match.group(), match.start()
+        if token[0] in SPACES:
+            gap, gap_level = token, levels[start]
+            continue
+        for segment in segments(token):
+            spans: list[Span] = []
+            end = start + len(segment)
+            while start < end:
+                stop = start + 1
+                while stop < end and levels[stop] == levels[start] and styles[stop] is styles[start]:
+                    stop += 1
+                spans.append(Span(text[start:stop], styles[start], levels[start]))
+                start = stop
+            yield _Unit(gap, gap_level, spans)
+            gap = ""
