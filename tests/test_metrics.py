@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torchmetrics.functional.text import bleu_score, char_error_rate, word_error_rate
 from torchmetrics.functional.text.rouge import rouge_score
 
-from deepsynth.metrics import METRICS, TextMetrics, bootstrap_interval, join_pages, summarize, summarize_groups
+from deepsynth.metrics import METRICS, CorpusMetrics, bootstrap_interval, join_pages, summarize, summarize_groups
 from deepsynth.text_normalization import NORMALIZATION_PROFILES, normalize, tokens, words
 from deepsynth.text_scores import SCORE_COLUMNS, ends_in_loop, score_table
 
@@ -59,7 +59,7 @@ short_texts = st.text(alphabet="ab c.", max_size=30)
 
 def measured(predictions: list[str], targets: list[str], **options: Any) -> dict[str, float]:
     """Return the metrics as numbers."""
-    metrics = TextMetrics(**options)
+    metrics = CorpusMetrics(**options)
     metrics.update(predictions, targets)
     return {name: value.item() for name, value in metrics.compute().items()}
 
@@ -172,7 +172,7 @@ documents = st.lists(st.tuples(short_texts, short_texts), min_size=1, max_size=8
 @settings(max_examples=60, deadline=None)
 def test_figures_do_not_depend_on_the_batches(pairs: list[tuple[str, str]], cuts: list[int]) -> None:
     predictions, targets = map(list, zip(*pairs, strict=True))
-    metrics = TextMetrics()
+    metrics = CorpusMetrics()
     for start, end in pairwise(
         [0, *sorted(cuts), len(pairs)] if max(cuts, default=0) <= len(pairs) else [0, len(pairs)]
     ):
@@ -189,7 +189,7 @@ def test_figures_do_not_depend_on_the_order(pairs: list[tuple[str, str]], random
 
 
 def test_reset_and_lengths() -> None:
-    metrics = TextMetrics()
+    metrics = CorpusMetrics()
     metrics.update(["a"], ["b"])
     metrics.reset()
     metrics.update(["a"], ["a"])
@@ -207,7 +207,7 @@ def _rank(rank: int, store: str, cases: list[list[Pairs]], results: Any) -> None
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     figures = []
     for shares in cases:
-        metrics = TextMetrics()
+        metrics = CorpusMetrics()
         for prediction, target in shares[rank]:
             metrics.update([prediction], [target])
         figures.append({name: value.item() for name, value in metrics.compute().items()})
@@ -219,7 +219,7 @@ def _rank(rank: int, store: str, cases: list[list[Pairs]], results: Any) -> None
 @pytest.mark.parametrize("share", [1, 3])
 def test_figures_are_those_of_both_shares(share: int) -> None:
     pairs = [("abd", "abc"), ("x y", "x y z w"), ("the same text", "the same text")]
-    other = TextMetrics()
+    other = CorpusMetrics()
     if share < len(pairs):
         other.update(*zip(*pairs[share:], strict=True))
     rows = other.rows[0] if other.rows else torch.tensor([])  # as torchmetrics sends it for no rows
@@ -227,7 +227,7 @@ def test_figures_are_those_of_both_shares(share: int) -> None:
     def gathered(state: torch.Tensor, group: Any) -> list[torch.Tensor]:
         return [state, rows]
 
-    metrics = TextMetrics(dist_sync_fn=gathered, distributed_available_fn=lambda: True)
+    metrics = CorpusMetrics(dist_sync_fn=gathered, distributed_available_fn=lambda: True)
     for prediction, target in pairs[:share]:
         metrics.update([prediction], [target])
     result = {name: value.item() for name, value in metrics.compute().items()}
@@ -291,7 +291,7 @@ def test_profiles() -> None:
     assert normalize("عَلِيّ كتـاب ٤٢", "arabic") == normalize("علی کتاب ۴۲", "arabic")
     assert normalize("Straße, ２", "nfkc+case+punctuation") == "strasse 2"
     with pytest.raises(ValueError, match="'lower' is unknown; the profiles are none, whitespace"):
-        TextMetrics(profile="none+lower")
+        CorpusMetrics(profile="none+lower")
 
 
 @pytest.mark.parametrize("profile", NORMALIZATION_PROFILES)

@@ -49,11 +49,11 @@ METRICS = (
 )
 
 
-class TextMetrics(Metric):  # type: ignore[misc]  # torchmetrics is untyped to mypy
+class CorpusMetrics(Metric):  # type: ignore[misc]  # torchmetrics is untyped to mypy
     """Compute every metric of ``METRICS`` over all documents of all processes.
 
     Example:
-        >>> metrics = TextMetrics()
+        >>> metrics = CorpusMetrics()
         >>> metrics.update(["a cat"], ["a bat"])
         >>> round(metrics.compute()["cer"].item(), 2)
         0.2

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from deepsynth import __version__
 from deepsynth.generation import Generation, generate
-from deepsynth.metrics import TextMetrics, join_pages
+from deepsynth.metrics import CorpusMetrics, join_pages
 from deepsynth.models.lora import Experts, LoraScope, untrained_adapters
 from deepsynth.models.names import resolve_model_name
 from deepsynth.modules.adapter import adapter_state, check_adapter_keys, write_adapter
@@ -301,7 +301,7 @@ class DeepSynthModule(LightningModule, ABC):
         ids, pages = [row["document_id"] for row in rows], [row["page"] for row in rows]
         predictions = join_pages(ids, pages, [row["prediction"] for row in rows])
         targets = join_pages(ids, pages, [row["target"] for row in rows])
-        metrics = TextMetrics(sync_on_compute=False)
+        metrics = CorpusMetrics(sync_on_compute=False)
         metrics.update(list(predictions.values()), list(targets.values()))
         return {name: float(value) for name, value in metrics.compute().items()}
 
