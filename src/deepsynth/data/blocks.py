@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from deepsynth.data.layout import Paragraph, SetLine, Typesetter
-from deepsynth.data.pages import Row, row_of
+from deepsynth.data.pages import Place, Row, row_of
 from deepsynth.data.shaping import Style
 
 #: Distance between a table's rules and its text, and thickness of rules, in units of the font size.
@@ -54,25 +54,39 @@ def block_text(block: Block) -> str:
     return f"{block.marker} " + "".join(text for text, _ in block.runs)
 
 
-def block_rows(blocks: Iterable[Block], typesetter: Typesetter, width: int) -> Iterator[Row]:
-    """Yield the rows of blocks in a column, pixels.
+def block_rows(blocks: Sequence[Block], typesetter: Typesetter, width: int, start: Place = (0, 0)) -> Iterator[Row]:
+    """Yield the rows of blocks.
+
+    Args:
+        blocks: of a document.
+        typesetter: for their lines.
+        width: of the column, pixels.
+        start: the row to begin with.
 
     Raises:
         ValueError: for a character without a font, or one that is wider than the column.
     """
-    for block in blocks:
-        if isinstance(block, Paragraph):
-            space = block.space_before_px
-            for line in typesetter.lines(block, width):
-                yield row_of(line, space, block.keep_with_next)
-                space = 0
-        elif isinstance(block, Table):
-            yield from _table_rows(block, typesetter, width)
-        else:
-            thickness = max(1, round(block.style.size_px * _RULE))
-            height = round(block.style.size_px)
-            middle = height // 2
-            yield Row([], height, block.space_before_px, rules=((0, middle, width, middle + thickness),))
+    first, skip = start
+    for place in range(first, len(blocks)):
+        for number, row in enumerate(_rows(blocks[place], typesetter, width)):
+            if place > first or number >= skip:
+                row.place = (place, number)
+                yield row
+
+
+def _rows(block: Block, typesetter: Typesetter, width: int) -> Iterator[Row]:
+    if isinstance(block, Paragraph):
+        space = block.space_before_px
+        for line in typesetter.lines(block, width):
+            yield row_of(line, space, block.keep_with_next)
+            space = 0
+    elif isinstance(block, Table):
+        yield from _table_rows(block, typesetter, width)
+    else:
+        thickness = max(1, round(block.style.size_px * _RULE))
+        height = round(block.style.size_px)
+        middle = height // 2
+        yield Row([], height, block.space_before_px, rules=((0, middle, width, middle + thickness),))
 
 
 def _table_rows(table: Table, typesetter: Typesetter, width: int) -> Iterator[Row]:

@@ -29,6 +29,10 @@ class Frame:
         return self.bottom - self.top
 
 
+#: Where a row comes from: the number of its block, and its number within it.
+Place = tuple[int, int]
+
+
 @dataclass(slots=True)
 class Row:
     """What stays together on a page: a line of text, or the cells of one row of a table.
@@ -39,6 +43,7 @@ class Row:
         space_before: above it, unless it begins a column, pixels.
         keep_with_next: do not end a column with it.
         rules: black boxes relative to the row.
+        place: where it comes from.
     """
 
     lines: list[tuple[SetLine, int, int]]
@@ -46,6 +51,7 @@ class Row:
     space_before: int = 0
     keep_with_next: bool = False
     rules: tuple[Box, ...] = ()
+    place: Place = (0, 0)
 
     @property
     def is_blank(self) -> bool:
@@ -64,11 +70,17 @@ class PlacedLine:
 
 @dataclass(slots=True)
 class Sheet:
-    """What one page shows, before it is drawn."""
+    """What one page shows, before it is drawn.
+
+    Attributes:
+        lines: in reading order.
+        rules: boxes in the colour of the text.
+        start: the row that it begins with.
+    """
 
     lines: list[PlacedLine] = field(default_factory=list)
     rules: list[Box] = field(default_factory=list)
-    bottom: int = 0
+    start: Place = (0, 0)
 
 
 def row_of(line: SetLine, space_before: int = 0, keep_with_next: bool = False) -> Row:
@@ -90,7 +102,7 @@ def paginate(rows: Iterable[Row], frame: Frame, max_pages: int | None = None) ->
     Raises:
         ValueError: when a row is taller than a column.
     """
-    sheets = [Sheet(bottom=frame.top)]
+    sheets = [Sheet()]
     column, y = 0, frame.top
     for row in rows:
         blank = row.is_blank
@@ -107,7 +119,7 @@ def paginate(rows: Iterable[Row], frame: Frame, max_pages: int | None = None) ->
             if column == len(frame.lefts):
                 if len(sheets) == max_pages:
                     return sheets, True
-                sheets.append(Sheet(bottom=frame.top))
+                sheets.append(Sheet())
                 column = 0
             top = y
         if row.height > frame.height:
@@ -116,11 +128,12 @@ def paginate(rows: Iterable[Row], frame: Frame, max_pages: int | None = None) ->
                 f"{what} is {row.height} pixels high, more than the {frame.height} pixels between the margins; take a "
                 "smaller font_size_px or margin_px, or a higher page"
             )
+        if not sheets[-1].lines and not sheets[-1].rules:
+            sheets[-1].start = row.place
         left = frame.lefts[column]
         sheets[-1].lines += _placed(row, left, top)
         sheets[-1].rules += [(x0 + left, y0 + top, x1 + left, y1 + top) for x0, y0, x1, y1 in row.rules]
         y = top + row.height
-        sheets[-1].bottom = max(sheets[-1].bottom, y)
     return sheets, False
 
 

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from deepsynth.data.blocks import Block, block_rows, block_text, plain_blocks, visible_characters
 from deepsynth.data.cleaning import clean_text, fold_whitespace
+from deepsynth.data.composition import Composition, Markup, Overflow, Plan
 from deepsynth.data.drawing import draw_page
 from deepsynth.data.fonts import FontLibrary
 from deepsynth.data.layout import Typesetter
-from deepsynth.data.markdown import markdown_blocks
-from deepsynth.data.pages import Sheet, paginate, sheet_text
+from deepsynth.data.pages import Sheet, sheet_text
 from deepsynth.data.scripts import region_of
 from deepsynth.data.shaping import Shaper, Style
 from deepsynth.data.typography import (
-    SIZE_STEP_PX,
     Look,
     PageShape,
     check_between,
@@ -31,7 +30,6 @@ from deepsynth.data.typography import (
     page_size,
     parse_colour,
     quantise,
-    size_for_budget,
 )
 from deepsynth.models.tokens import Family
 from deepsynth.types import Document, Page
@@ -119,8 +117,8 @@ class TextRenderer(Renderer):
     on_missing_glyph: Literal["error", "replace"] = "error"
     ink: tuple[str, ...] = ("black",)
     paper: tuple[str, ...] = ("white",)
-    markup: Literal["plain", "markdown"] = "plain"
-    on_overflow: Literal["error", "paginate", "shrink", "truncate"] = "paginate"
+    markup: Markup = "plain"
+    on_overflow: Overflow = "paginate"
     max_pages: int | None = None
     min_font_size_px: float = 6.0
 
@@ -200,62 +198,82 @@ class TextRenderer(Renderer):
                 beyond ``max_pages`` that may not be cut.
             ImportError: when the text needs shaping, and raqm or fribidi is missing.
         """
-        # Always as many draws, so that one option's range leaves the others' values alone.
-        draws = rng.random(_DRAWS)
-        try:
-            return self._pages(document, draws)
-        except ValueError as error:
-            raise ValueError(f"document {document.id!r}: {error}") from error
+        job = self._job(document, rng)
+        with _naming(document):
+            plan, sheets = job.composition.compose()
+            _remember(job.key, plan)
+            return [self._draw(job, plan, sheet, number) for number, sheet in enumerate(sheets)]
 
-    def _pages(self, document: Document, draws: np.ndarray) -> list[Page]:
-        text, removed = clean_text(document.text)
+    def count_pages(self, document: Document, rng: np.random.Generator) -> int:
+        """Return how many pages the document takes, without drawing them.
+
+        Raises:
+            ValueError: as drawing would.
+        """
+        job = self._job(document, rng)
+        with _naming(document):
+            return len(self._plan(job).starts)
+
+    def page(self, document: Document, rng: np.random.Generator, number: int) -> Page:
+        """Return one page, equal to ``self(document, rng)[number]``; where it begins is remembered from the last time.
+
+        Raises:
+            ValueError: as drawing all pages would.
+            IndexError: when the document has no such page.
+        """
+        job = self._job(document, rng)
+        with _naming(document):
+            plan = self._plan(job)
+            if not 0 <= number < len(plan.starts):
+                raise IndexError(f"document {document.id!r} has {len(plan.starts)} pages, and no page {number}")
+            return self._draw(job, plan, job.composition.sheet(plan, number), number)
+
+    def _plan(self, job: _Job) -> Plan:
+        plan = _PLANS.get(job.key)
+        if plan is None:
+            plan = job.composition.compose()[0]
+            _remember(job.key, plan)
+        return plan
+
+    def _job(self, document: Document, rng: np.random.Generator) -> _Job:
+        # Always as many numbers, so that one option's range leaves the values of the others alone.
+        draws = rng.random(_DRAWS)
+        with _naming(document):
+            text, removed = clean_text(document.text)
         look = self._look(draws)
         shaper = _shaper(self.font_dirs, self.system_fonts, self.on_missing_glyph == "replace")
-        typesetter = Typesetter(shaper, look.leading, look.justify)
-        frame = make_frame(*self.page_size_px, look.margin_px, look.columns, self.column_gap_px)
-        body = Style(look.family, look.font_size_px, region=region_of(text, document.language))
+        density = look.characters_per_token
+        composition = Composition(
+            text=text,
+            style=Style(look.family, look.font_size_px, region=region_of(text, document.language)),
+            typesetter=Typesetter(shaper, look.leading, look.justify),
+            frame=make_frame(*self.page_size_px, look.margin_px, look.columns, self.column_gap_px),
+            markup=self.markup,
+            on_overflow=self.on_overflow,
+            max_pages=self.max_pages if self.max_pages is not None or self.on_overflow == "paginate" else 1,
+            min_font_size_px=self.min_font_size_px,
+            characters_per_page=None if density is None else density * (self.image_tokens or 0),
+            size_bounds_px=self.font_size_px if isinstance(self.font_size_px, tuple) else _BUDGET_SIZES_PX,
+        )
+        return _Job(look, composition, removed, (self, hash(text), len(text), document.language, tuple(draws)))
 
-        def lay_out(size_px: float, max_pages: int | None = self._page_limit) -> tuple[list[Sheet], bool]:
-            blocks = _blocks(text, body._replace(size_px=size_px), self.markup)
-            return paginate(block_rows(blocks, typesetter, frame.width), frame, max_pages)
-
-        size = look.font_size_px
-        if look.characters_per_token is not None:
-            characters = look.characters_per_token * (self.image_tokens or 0)
-            size = size_for_budget(lambda size_px: lay_out(size_px, 3)[0], frame, characters, self._size_bounds)
-        sheets, more = lay_out(size)
-        if more and self.on_overflow == "shrink":
-            size, sheets, more = _shrink(lay_out, size, self.min_font_size_px)
-        if more and self.on_overflow != "truncate":
-            raise ValueError(
-                f"its {len(text)} characters take more than {self._page_limit} page(s) at a font size of {size:g} "
-                "pixels; take a larger max_pages or page, a smaller font_size_px, or on_overflow 'shrink' or 'truncate'"
-            )
-        stats = {"font_size_px": size, "characters_removed": float(removed), "characters_cut": 0.0}
-        if more:
-            whole = visible_characters([block_text(block) for block in _blocks(text, body, self.markup)])
-            shown = visible_characters([placed.line.text for sheet in sheets for placed in sheet.lines])
-            stats["characters_cut"] = float(whole - shown)
-        return self._draw(sheets, look, stats)
-
-    def _draw(self, sheets: Sequence[Sheet], look: Look, stats: dict[str, float]) -> list[Page]:
-        """Draw the sheets; what was counted for the document stands on its first page."""
-        pages: list[Page] = []
+    def _draw(self, job: _Job, plan: Plan, sheet: Sheet, number: int) -> Page:
+        """Draw a sheet; what was counted for the whole document stands on its first page."""
         tokens = self.image_tokens
-        for number, sheet in enumerate(sheets):
-            characters = len(fold_whitespace(sheet_text(sheet)))
-            counted = dict(stats) if number == 0 else {"font_size_px": stats["font_size_px"]}
-            counted["characters"] = float(characters)
-            counted["characters_replaced"] = float(
-                sum(piece.replaced for placed in sheet.lines for piece, _ in placed.line.places)
-            )
-            if tokens:
-                counted["image_tokens"] = float(tokens)
-                counted["characters_per_image_token"] = characters / tokens
-            if number and sheets[number - 1].lines and sheets[number - 1].lines[-1].line.joiner == "":
-                counted["continues_word"] = 1.0
-            pages.append(draw_page(sheet, self.page_size_px, look.ink, look.paper, number, counted))
-        return pages
+        characters = len(fold_whitespace(sheet_text(sheet)))
+        replaced = sum([piece.replaced for placed in sheet.lines for piece, _ in placed.line.places])
+        stats = {
+            "font_size_px": plan.font_size_px,
+            "characters": float(characters),
+            "characters_replaced": float(replaced),
+            "characters_removed": float(job.removed if number == 0 else 0),
+            "characters_cut": float(plan.characters_cut if number == 0 else 0),
+            "continues_word": float(plan.continues[number]),
+        }
+        if tokens:
+            stats["image_tokens"] = float(tokens)
+            stats["characters_per_image_token"] = characters / tokens
+        return draw_page(sheet, self.page_size_px, job.look.ink, job.look.paper, number, stats)
 
     def _look(self, draws: np.ndarray) -> Look:
         """Return a document's look from numbers in [0, 1)."""
@@ -273,41 +291,40 @@ class TextRenderer(Renderer):
             characters_per_token=None if budget is None else _between(budget, draws[8]),
         )
 
-    @property
-    def _page_limit(self) -> int | None:
-        return self.max_pages if self.max_pages is not None or self.on_overflow == "paginate" else 1
 
-    @property
-    def _size_bounds(self) -> tuple[float, float]:
-        return self.font_size_px if isinstance(self.font_size_px, tuple) else _BUDGET_SIZES_PX
+class _Job(NamedTuple):
+    """A document on its way through the renderer, and what it is remembered by."""
+
+    look: Look
+    composition: Composition
+    removed: int
+    key: tuple[Any, ...]
+
+
+#: Where the pages of documents begin, in this process alone; about 100 bytes a page.
+_PLANS: OrderedDict[tuple[Any, ...], Plan] = OrderedDict()
+_REMEMBERED_PLANS = 20_000
+
+
+def _remember(key: tuple[Any, ...], plan: Plan) -> None:
+    _PLANS[key] = plan
+    if len(_PLANS) > _REMEMBERED_PLANS:
+        _PLANS.popitem(last=False)
+
+
+@contextmanager
+def _naming(document: Document) -> Iterator[None]:
+    """Say which document an error is about."""
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        raise type(error)(f"document {document.id!r}: {error}") from error
 
 
 @lru_cache(maxsize=8)
 def _shaper(font_dirs: tuple[str, ...], system_fonts: bool, replace_missing: bool) -> Shaper:
     """Return the process's one shaper for these fonts: caches never travel between processes."""
     return Shaper(FontLibrary(font_dirs, system_fonts), replace_missing)
-
-
-def _blocks(text: str, style: Style, markup: str) -> Sequence[Block]:
-    return markdown_blocks(text, style) if markup == "markdown" else plain_blocks(text, style)
-
-
-def _shrink(
-    lay_out: Callable[[float], tuple[list[Sheet], bool]], size_px: float, min_size_px: float
-) -> tuple[float, list[Sheet], bool]:
-    """Return the largest font size below one at which the text fits, or the smallest, and what it gives."""
-    low, high = 0, max(0, math.ceil((size_px - min_size_px) / SIZE_STEP_PX))
-    sizes = [min_size_px + step * SIZE_STEP_PX for step in range(high)] or [min_size_px]
-    best = (sizes[0], *lay_out(sizes[0]))
-    low, high = 1, len(sizes) - 1
-    while low <= high and not best[2]:
-        middle = (low + high) // 2
-        tried = (sizes[middle], *lay_out(sizes[middle]))
-        if tried[2]:
-            high = middle - 1
-        else:
-            best, low = tried, middle + 1
-    return best
 
 
 def _between(value: float | tuple[float, float], draw: float) -> float:
