@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from deepsynth.data.layout import Paragraph, SetLine, Typesetter
@@ -40,9 +40,10 @@ class HorizontalRule:
 Block = Paragraph | Table | HorizontalRule
 
 
-def plain_blocks(text: str, style: Style) -> list[Paragraph]:
-    """Return the lines of a plain text, drawn literally."""
-    return [Paragraph(((line, style),)) for line in text.split("\n")]
+def plain_blocks(text: str, style: Style, first: int = 0) -> Iterator[Paragraph]:
+    """Yield the lines of a plain text, drawn literally, from number ``first`` on."""
+    for line in text.split("\n")[first:]:
+        yield Paragraph(((line, style),))
 
 
 def block_text(block: Block) -> str:
@@ -54,11 +55,11 @@ def block_text(block: Block) -> str:
     return f"{block.marker} " + "".join(text for text, _ in block.runs)
 
 
-def block_rows(blocks: Sequence[Block], typesetter: Typesetter, width: int, start: Place = (0, 0)) -> Iterator[Row]:
+def block_rows(blocks: Iterable[Block], typesetter: Typesetter, width: int, start: Place = (0, 0)) -> Iterator[Row]:
     """Yield the rows of blocks.
 
     Args:
-        blocks: of a document.
+        blocks: of a document, from that of ``start`` on.
         typesetter: for their lines.
         width: of the column, pixels.
         start: the row to begin with.
@@ -67,8 +68,8 @@ def block_rows(blocks: Sequence[Block], typesetter: Typesetter, width: int, star
         ValueError: for a character without a font, or one that is wider than the column.
     """
     first, skip = start
-    for place in range(first, len(blocks)):
-        for number, row in enumerate(_rows(blocks[place], typesetter, width)):
+    for place, block in enumerate(blocks, first):
+        for number, row in enumerate(_rows(block, typesetter, width)):
             if place > first or number >= skip:
                 row.place = (place, number)
                 yield row

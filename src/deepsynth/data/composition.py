@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -92,12 +92,14 @@ class Composition:
         return self._lay_out(plan.font_size_px, 1, plan.starts[number])[0][0]
 
     def _lay_out(self, size_px: float, max_pages: int | None, start: Place = (0, 0)) -> tuple[list[Sheet], bool]:
-        rows = block_rows(self._blocks(size_px), self.typesetter, self.frame.width, start)
+        rows = block_rows(self._blocks(size_px, start[0]), self.typesetter, self.frame.width, start)
         return paginate(rows, self.frame, max_pages)
 
-    def _blocks(self, size_px: float) -> Sequence[Block]:
+    def _blocks(self, size_px: float, first: int = 0) -> Iterable[Block]:
         style = self.style._replace(size_px=size_px)
-        return markdown_blocks(self.text, style) if self.markup == "markdown" else plain_blocks(self.text, style)
+        if self.markup == "markdown":
+            return markdown_blocks(self.text, style)[first:]
+        return plain_blocks(self.text, style, first)
 
     def _characters(self) -> int:
         return visible_characters([block_text(block) for block in self._blocks(self.style.size_px)])

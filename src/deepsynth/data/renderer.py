@@ -239,13 +239,13 @@ class TextRenderer(Renderer):
         # Always as many numbers, so that one option's range leaves the values of the others alone.
         draws = rng.random(_DRAWS)
         with _naming(document):
-            text, removed = clean_text(document.text)
+            text, removed, region = _prepared(document.text, document.language)
         look = self._look(draws)
         shaper = _shaper(self.font_dirs, self.system_fonts, self.on_missing_glyph == "replace")
         density = look.characters_per_token
         composition = Composition(
             text=text,
-            style=Style(look.family, look.font_size_px, region=region_of(text, document.language)),
+            style=Style(look.family, look.font_size_px, region=region),
             typesetter=Typesetter(shaper, look.leading, look.justify),
             frame=make_frame(*self.page_size_px, look.margin_px, look.columns, self.column_gap_px),
             markup=self.markup,
@@ -319,6 +319,13 @@ def _naming(document: Document) -> Iterator[None]:
         yield
     except (ValueError, ImportError) as error:
         raise type(error)(f"document {document.id!r}: {error}") from error
+
+
+@lru_cache(maxsize=16)
+def _prepared(text: str, language: str | None) -> tuple[str, int, str]:
+    """Return a text cleaned, with what was removed and its region: the pages of a book are asked for one by one."""
+    cleaned, removed = clean_text(text)
+    return cleaned, removed, region_of(cleaned, language)
 
 
 @lru_cache(maxsize=8)
