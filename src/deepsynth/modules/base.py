@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -136,6 +137,9 @@ class DeepSynthModule(LightningModule, ABC):
         self._generation_cut = False
         self._generated = 0
         self._random_state: dict[str, Any] | None = None
+        self._partial_gradients: dict[str, torch.Tensor] = {}
+        #: Called with "generation" when it begins and with ``None`` when it is over; see :class:`VramMonitor`.
+        self.phase_listeners: list[Callable[[str | None], None]] = []
 
     # ------------------------------------------------------------------ weights
 
@@ -219,13 +223,20 @@ class DeepSynthModule(LightningModule, ABC):
 
     def generate(self, batch: Batch, deadline: float | None = None) -> list[Generation] | None:
         """Write the text of each sample of a batch; ``None`` when the deadline cut it short."""
-        return generate(
+        self._announce("generation")
+        generations = generate(
             self.model,
             self.processor.tokenizer,
             batch,
             max_new_tokens=self.hparams["max_new_tokens"],
             deadline=deadline,
         )
+        self._announce(None)  # not after an exception, which is the generation's own
+        return generations
+
+    def _announce(self, phase: str | None) -> None:
+        for listener in self.phase_listeners:
+            listener(phase)
 
     def _evaluate(self, batch: Batch, batch_idx: int, limit: int | None) -> dict[str, Any]:
         self._see_prompt(batch)
@@ -382,7 +393,21 @@ class DeepSynthModule(LightningModule, ABC):
                 "cpu": torch.get_rng_state(),
                 "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             },
+            "partial_gradients": self._gradients_waiting_for_a_step(),
         }
+
+    def _gradients_waiting_for_a_step(self) -> dict[str, torch.Tensor]:
+        """Return what was accumulated since the last optimizer step, by parameter, averaged over ranks; else nothing.
+
+        Ranks accumulate apart and average at the step, so their mean gives every rank what the step would have seen.
+        """
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        if progress.is_last_batch or progress.current.ready % self.trainer.accumulate_grad_batches == 0:
+            return {}
+        waiting = {name: p.grad.detach() for name, p in self.named_parameters() if p.grad is not None}
+        if self.trainer.world_size == 1:
+            return waiting
+        return {name: self.trainer.strategy.reduce(g.clone(), reduce_op="mean") for name, g in waiting.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the adapter fits, key by key.
@@ -397,9 +422,14 @@ class DeepSynthModule(LightningModule, ABC):
         check_adapter_keys(self, checkpoint["state_dict"])
         self.prompt = own["prompt"]
         self._random_state = own["random_state"]
+        self._partial_gradients = own.get("partial_gradients", {})
 
     def on_train_start(self) -> None:
-        """Restore the random state of a resumed run: dropout goes on as if nothing had happened."""
+        """Restore what a resumed run had accumulated, and its random state: it goes on as if nothing had happened."""
+        for name, parameter in self.named_parameters():
+            if name in self._partial_gradients:
+                parameter.grad = self._partial_gradients[name].to(parameter)
+        self._partial_gradients = {}
         if self._random_state is None:
             return
         torch.set_rng_state(self._random_state["cpu"].cpu())
