@@ -32,51 +32,58 @@ def push_once(snapshot: Snapshot) -> Outcome:
 
 
 def _push(snapshot: Snapshot, attempted: bool) -> Outcome:
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     api = HfApi(library_name="deepsynth")
     target = snapshot.target
     where: dict[str, Any] = {"repo_id": target.repo_id, "repo_type": target.repo_type}
-    head, private = _branch_head(api, snapshot, where)
-    if target.private and not private:
+    info = _branch(api, snapshot, where)
+    head = str(info.sha)
+    if target.private and not info.private:
         return Outcome(
             "refused",
             f"{target.repo_id} is public although private: true was asked for; make it private, or say private: false",
         )
     commit = _find_commit(api, snapshot, where, head) if attempted else None
     if commit is None:
-        info = api.create_commit(
+        present = {sibling.rfilename for sibling in info.siblings or ()}
+        done = api.create_commit(
             **where,
-            operations=[CommitOperationAdd(name, str(snapshot.path(name))) for name in snapshot.files],
+            operations=[
+                *(CommitOperationAdd(name, str(snapshot.path(name))) for name in snapshot.files),
+                *(CommitOperationDelete(name) for name in snapshot.delete if name in present),
+            ],
             commit_message=snapshot.message,
             commit_description=_IDENTITY + snapshot.id,
             revision=target.revision,
             parent_commit=head,
         )
-        commit = str(info.oid)
+        commit = str(done.oid)
     if snapshot.tag is not None:
         _point_tag(api, where, snapshot.tag, commit)
     return Outcome("delivered", f"{snapshot.message} is on {target.repo_id}@{target.revision}", commit)
 
 
-def _branch_head(api: HfApi, snapshot: Snapshot, where: dict[str, Any]) -> tuple[str, bool]:
-    """Return the newest commit of the branch and whether the repository is private; make both when missing."""
+def _branch(api: HfApi, snapshot: Snapshot, where: dict[str, Any]) -> Any:
+    """Return what the Hub says about the branch; make repository and branch when missing."""
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     target = snapshot.target
+
+    def ask() -> Any:
+        return api.repo_info(**where, revision=target.revision)
+
     try:
-        info = api.repo_info(**where, revision=target.revision)
+        return ask()
     except RevisionNotFoundError:
         api.create_branch(**where, branch=target.revision, exist_ok=True)
-        info = api.repo_info(**where, revision=target.revision)
     except RepositoryNotFoundError as error:
         if error.response.status_code == 401:  # the Hub hides repositories from those it does not know
             raise
         api.create_repo(**where, private=target.private, exist_ok=True)
         if target.revision != "main":
             api.create_branch(**where, branch=target.revision, exist_ok=True)
-        info = api.repo_info(**where, revision=target.revision)
-    return str(info.sha), bool(info.private)
+    return ask()
 
 
 def _find_commit(api: HfApi, snapshot: Snapshot, where: dict[str, Any], head: str) -> str | None:

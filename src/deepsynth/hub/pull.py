@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -105,7 +106,7 @@ def pull(reference: str, folder: Path | None = None) -> Path:
 
 
 def _download(api: HfApi, wanted: Reference) -> Path:
-    info = _patiently(
+    info = patiently(
         wanted, lambda: api.repo_info(wanted.repo_id, revision=wanted.revision, timeout=_REQUEST_TIMEOUT_S)
     )
     names = {sibling.rfilename for sibling in info.siblings or ()}
@@ -113,17 +114,14 @@ def _download(api: HfApi, wanted: Reference) -> Path:
     if missing:
         found = ", ".join(sorted(names)[:8]) or "no files"
         raise ValueError(f"{wanted} holds no adapter: {', '.join(missing)} is missing among {found}")
-    files = [
-        # Named by commit, so that all files are of one state even if somebody pushes meanwhile.
-        _patiently(
-            wanted,
-            lambda name=name: api.hf_hub_download(  # type: ignore[misc]
-                wanted.repo_id, name, revision=info.sha, etag_timeout=_REQUEST_TIMEOUT_S
-            ),
-        )
-        for name in ADAPTER_FILES
-        if name in names
-    ]
+    # Named by commit, so that all files are of one state even if somebody pushes meanwhile; and one of them by the
+    # name that was asked for, which is how the cache learns where the name points.
+    asked = [(name, str(info.sha)) for name in ADAPTER_FILES if name in names] + [(_NEEDED[0], wanted.revision)]
+
+    def download(name: str, revision: str | None) -> str:
+        return str(api.hf_hub_download(wanted.repo_id, name, revision=revision, etag_timeout=_REQUEST_TIMEOUT_S))
+
+    files = [patiently(wanted, partial(download, *one)) for one in asked]
     log.info("%s is at commit %s", wanted, info.sha)
     return Path(files[0]).parent
 
@@ -142,8 +140,12 @@ def _from_cache(api: HfApi, wanted: Reference) -> Path | None:
     return Path(files[0]).parent
 
 
-def _patiently(wanted: Reference, call: Callable[[], T]) -> T:
+def patiently(wanted: object, call: Callable[[], T]) -> T:
     """Call the Hub, a few times if it stumbles.
+
+    Args:
+        wanted: what error messages name.
+        call: raises what huggingface_hub raises.
 
     Raises:
         ValueError: when trying again cannot help.

@@ -79,6 +79,7 @@ class Snapshot:
         message: title of the commit.
         tag: tag that shall point at the commit afterwards.
         files: sizes in bytes by path in the repository.
+        delete: paths that the commit removes from the repository, if they are there.
     """
 
     folder: Path
@@ -87,6 +88,7 @@ class Snapshot:
     message: str
     tag: str | None
     files: dict[str, int]
+    delete: tuple[str, ...] = ()
 
     def path(self, name: str) -> Path:
         """Return the local path of a file of this snapshot."""
@@ -115,7 +117,8 @@ class Snapshot:
         """
         try:
             fields = json.loads((folder / _MARK).read_text(encoding="utf-8"))
-            snapshot = cls(folder=folder, target=Target(**fields.pop("target")), **fields)
+            target, delete = Target(**fields.pop("target")), tuple(fields.pop("delete"))
+            snapshot = cls(folder=folder, target=target, delete=delete, **fields)
         except (TypeError, KeyError, ValueError) as error:
             raise ValueError(f"{folder / _MARK} is no snapshot of a push: {error}") from error
         for name, size in snapshot.files.items():
@@ -170,7 +173,14 @@ class Spool:
         shutil.rmtree(staged, ignore_errors=True)
 
     def seal(
-        self, staged: Path, target: Target, message: str, *, allow: Sequence[str] | None = None, tag: str | None = None
+        self,
+        staged: Path,
+        target: Target,
+        message: str,
+        *,
+        allow: Sequence[str] | None = None,
+        tag: str | None = None,
+        delete: Sequence[str] = (),
     ) -> Snapshot:
         """Make a snapshot of a staged folder, in one step that a crash cannot cut in half.
 
@@ -180,6 +190,7 @@ class Spool:
             message: title of the commit.
             allow: names (``fnmatch`` patterns of paths) that may be pushed; anything else is left out. ``None``: all.
             tag: tag to set on the commit.
+            delete: paths that the commit shall remove from the repository.
 
         Raises:
             ValueError: when nothing is left to push.
@@ -202,9 +213,8 @@ class Spool:
             if not files:
                 raise ValueError(f"nothing to push to {target.repo_id}: no file of {staged} is on the list {allow}")
             identity = uuid.uuid4().hex
-            snapshot = Snapshot(
-                self.folder / f"{self._next_number():06d}-{identity}", identity, target, message, tag, files
-            )
+            folder = self.folder / f"{self._next_number():06d}-{identity}"
+            snapshot = Snapshot(folder, identity, target, message, tag, files, tuple(delete))
             fields = asdict(snapshot)
             del fields["folder"]
             (inner / _MARK).write_text(json.dumps(fields, indent=1), encoding="utf-8")

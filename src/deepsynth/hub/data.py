@@ -1,0 +1,207 @@
+"""Rendered pages as a dataset on the Hub: parquet shards of images and texts, pushed one by one.
+
+A shard's name holds a hash of the documents and settings that it was made from. So a push that broke off, or is
+repeated, renders and sends only what is missing; a changed source replaces the shards that changed, and nothing is
+there twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from deepsynth.hub.privacy import clean_text, without_local_paths
+from deepsynth.hub.pull import patiently
+from deepsynth.hub.spool import Spool, Target
+from deepsynth.hub.worker import Backoff, PushWorker
+from deepsynth.types import Document, Page
+
+log = logging.getLogger(__name__)
+
+_SPLIT = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_SHARD = re.compile(r"data/(?P<split>\w+)-(?P<number>\d{5})-(?P<hash>[0-9a-f]{12})\.parquet")
+
+
+def push_data(
+    documents: Iterable[Document],
+    render: Callable[[Document], list[Page]],
+    target: Target,
+    work_folder: Path,
+    *,
+    split: str = "train",
+    recipe: Mapping[str, Any] | None = None,
+    documents_per_shard: int = 500,
+    deadline_s: float = 1800.0,
+    backoff: Backoff | None = None,
+) -> list[str]:
+    """Render documents and push their pages; a repeated call goes on where the last one stopped.
+
+    A row is one page, with the columns of `deepsynth.data.HubSource`: ``id``, ``image``, ``text``, ``target``,
+    ``language``, ``source``, and ``document_id`` and ``page``.
+
+    Args:
+        documents: the same ones, in the same order, at each call.
+        render: makes the pages of a document; called only for shards that are not on the Hub.
+        target: a dataset repository.
+        work_folder: where a shard waits until it is delivered.
+        split: ``train``, ``validation`` or ``test``, or another word.
+        recipe: what the pages depend on besides the documents (renderer, augmenter, seed); a change makes new shards,
+            and the dataset's card lists it.
+        documents_per_shard: more make fewer and larger commits.
+        deadline_s: how long to try to deliver one shard, in seconds.
+        backoff: waits between the attempts.
+
+    Returns:
+        The shards that were pushed now, by their paths in the repository.
+
+    Raises:
+        ValueError: for a bad split, no documents, or a document that cannot be a row.
+        ConnectionError: when the Hub cannot be asked what it has.
+        RuntimeError: when a shard could not be delivered; calling again goes on there.
+    """
+    if not _SPLIT.fullmatch(split):
+        raise ValueError(f"split: found {split!r}; expected a word such as 'train'")
+    if documents_per_shard < 1:
+        raise ValueError(f"documents_per_shard is {documents_per_shard}; it must be at least 1")
+    recipe = without_local_paths(dict(recipe or {}))
+    present = set(_files_on_hub(target))
+    spool = Spool.of_run(work_folder, target)
+    pushed: list[str] = []
+    wanted: set[str] = set()
+    for number, batch in enumerate(_batches(documents, documents_per_shard)):
+        name = f"data/{split}-{number:05d}-{_fingerprint(batch, recipe)}.parquet"
+        wanted.add(name)
+        if name in present:
+            continue
+        stale = [old for old in present if _same_place(old, split, number)]
+        staged = spool.stage()
+        try:
+            shard = staged / name
+            shard.parent.mkdir()
+            rows = [row for document in batch for row in _rows(document, render(document))]
+            _write_parquet(rows, shard)
+            splits = {found["split"] for found in map(_SHARD.fullmatch, present) if found} | {split}
+            (staged / "README.md").write_text(_card(target, splits, recipe), encoding="utf-8")
+            snapshot = spool.seal(staged, target, f"{split} shard {number}: {len(rows)} pages", delete=tuple(stale))
+        finally:
+            spool.discard(staged)
+        _deliver(spool, snapshot.message, deadline_s, backoff)
+        present = (present - set(stale)) | {name}
+        pushed.append(name)
+    if not wanted:
+        raise ValueError("there are no documents to push")
+    surplus = sorted(old for old in present - wanted if (m := _SHARD.fullmatch(old)) and m["split"] == split)
+    if surplus:  # the source has become shorter
+        staged = spool.stage()
+        (staged / "README.md").write_text(_card(target, {split}, recipe), encoding="utf-8")
+        spool.seal(staged, target, f"remove {len(surplus)} {split} shards", delete=tuple(surplus))
+        _deliver(spool, f"remove {len(surplus)} {split} shards", deadline_s, backoff)
+    return pushed
+
+
+def _deliver(spool: Spool, what: str, deadline_s: float, backoff: Backoff | None) -> None:
+    worker = PushWorker(spool, backoff=backoff)
+    if not worker.close(deadline_s):
+        reason = worker.last_outcome.message if worker.last_outcome is not None else "no attempt ended"
+        raise RuntimeError(f"{what}: not delivered ({reason}); the same command goes on from here")
+    log.info("pushed %s", what)
+
+
+def _files_on_hub(target: Target) -> list[str]:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    def ask() -> list[str]:
+        api = HfApi(library_name="deepsynth")
+        try:
+            info = api.repo_info(target.repo_id, repo_type=target.repo_type, revision=target.revision, timeout=20.0)
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            if error.response.status_code == 401:
+                raise
+            return []
+        return [sibling.rfilename for sibling in info.siblings or ()]
+
+    return patiently(target.repo_id, ask)
+
+
+def _batches(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
+    iterator = iter(documents)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _fingerprint(documents: list[Document], recipe: Mapping[str, Any]) -> str:
+    """Return what tells two shards apart without rendering them."""
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode())
+    for document in documents:
+        image = document.image if document.image is None or isinstance(document.image, Path) else "image"
+        fields = (document.id, document.text, document.target, document.language, document.source, str(image))
+        digest.update(json.dumps(fields).encode())
+    return digest.hexdigest()[:12]
+
+
+def _same_place(name: str, split: str, number: int) -> bool:
+    found = _SHARD.fullmatch(name)
+    return found is not None and found["split"] == split and int(found["number"]) == number
+
+
+def _rows(document: Document, pages: list[Page]) -> list[dict[str, Any]]:
+    if document.target is not None and len(pages) > 1:
+        raise ValueError(
+            f"document {document.id!r} has a target and {len(pages)} pages, but a row of the dataset is one page; "
+            "push the texts instead, or use larger pages"
+        )
+    return [
+        {
+            "id": document.id if len(pages) == 1 else f"{document.id}#{page.number}",
+            "image": {"bytes": _png(page), "path": None},
+            "text": page.text,
+            "target": document.target,
+            "language": document.language,
+            "source": document.source,
+            "document_id": document.id,
+            "page": page.number,
+        }
+        for page in pages
+    ]
+
+
+def _png(page: Page) -> bytes:
+    buffer = io.BytesIO()
+    page.image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
+    import pyarrow.parquet
+    from datasets import Dataset, Features, Image, Value
+
+    names = ("text", "target", "language", "source", "document_id")
+    features = Features(
+        {"id": Value("string"), "image": Image(), **{n: Value("string") for n in names}, "page": Value("int32")}
+    )
+    # The schema of the table tells the datasets library which column is the image.
+    table = Dataset.from_list(rows, features=features).data.table
+    pyarrow.parquet.write_table(table, path, row_group_size=100)
+
+
+def _card(target: Target, splits: set[str], recipe: Mapping[str, Any]) -> str:
+    import yaml
+
+    files = [{"split": name, "path": f"data/{name}-*.parquet"} for name in sorted(splits)]
+    metadata = {
+        "task_categories": ["image-to-text"],
+        "tags": ["ocr", "deepsynth"],
+        "configs": [{"config_name": "default", "data_files": files}],
+    }
+    lines = [f"- {key}: {value}" for key, value in recipe.items() if value is not None]
+    front = yaml.safe_dump(metadata, sort_keys=False)
+    body = f"# {target.repo_id.split('/')[-1]}\n\nPage images with the text that they show, rendered by DeepSynth.\n"
+    return f"---\n{front}---\n\n{body}" + (clean_text("\n## Recipe\n\n" + "\n".join(lines) + "\n") if lines else "")
