@@ -89,7 +89,7 @@ class CachedRenderer(Renderer):
         state = json.dumps(rng.bit_generator.state, sort_keys=True, default=str)
         for part in (document.text, document.language or "", state):
             key.update(hashlib.sha256(part.encode("utf-8", "surrogatepass")).digest())
-        return _Paths(Path(self.folder), key.hexdigest())
+        return _Paths(Path(self.folder).expanduser(), key.hexdigest())
 
     @cached_property
     def _context(self) -> bytes:
