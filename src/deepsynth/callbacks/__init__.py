@@ -3,5 +3,6 @@
 from deepsynth.callbacks.adapter_checkpoint import AdapterCheckpoint
 from deepsynth.callbacks.prediction_writer import PredictionWriter
 from deepsynth.callbacks.throughput import Throughput
+from deepsynth.callbacks.vram_monitor import VramMonitor
 
-__all__ = ["AdapterCheckpoint", "PredictionWriter", "Throughput"]
+__all__ = ["AdapterCheckpoint", "PredictionWriter", "Throughput", "VramMonitor"]

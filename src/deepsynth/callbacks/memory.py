@@ -1,0 +1,105 @@
+"""How much memory this process holds: on a GPU from PyTorch's allocator, else resident memory of the process."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Bytes at one moment.
+
+    Attributes:
+        allocated: in tensors; for a process, resident.
+        reserved: by the allocator, tensors among it; for a process, resident.
+        peak: the most that was allocated since the last ``restart_peak``.
+    """
+
+    allocated: int
+    reserved: int
+    peak: int
+
+
+class Memory(ABC):
+    """A memory that can run out."""
+
+    #: First part of the log keys.
+    key: str
+
+    @abstractmethod
+    def usage(self) -> Usage:
+        """Return what is held now."""
+
+    @abstractmethod
+    def restart_peak(self) -> None:
+        """Forget the peak."""
+
+    @abstractmethod
+    def limit(self) -> int:
+        """Return the bytes at which an allocation of this process would fail now."""
+
+
+class DeviceMemory(Memory):
+    """Memory of one GPU. Restarting the peak also restarts the one of ``torch.cuda.max_memory_allocated``.
+
+    Args:
+        device: a CUDA device.
+    """
+
+    key = "vram"
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def usage(self) -> Usage:
+        """Return the allocator's own counts; nothing waits for the device."""
+        # torch.cuda.memory_allocated and its kin each sort all of the allocator's statistics to read one of them.
+        stats = torch.cuda.memory_stats_as_nested_dict(self.device)
+        if not stats:  # CUDA was not used yet
+            return Usage(0, 0, 0)
+        allocated = stats["allocated_bytes"]["all"]
+        return Usage(allocated["current"], stats["reserved_bytes"]["all"]["current"], allocated["peak"])
+
+    def restart_peak(self) -> None:
+        """Start the peak at what is allocated now."""
+        torch.cuda.reset_peak_memory_stats(self.device)
+
+    def limit(self) -> int:
+        """Return what the driver has left and what the allocator already reserved."""
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return int(free) + self.usage().reserved
+
+
+class ProcessMemory(Memory):
+    """Resident memory of this process; its peak is the most that was seen when it was asked for."""
+
+    key = "ram"
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self._peak = 0
+
+    def usage(self) -> Usage:
+        """Return the resident memory, which the operating system does not divide further."""
+        resident = int(self._process.memory_info().rss)
+        self._peak = max(self._peak, resident)
+        return Usage(resident, resident, self._peak)
+
+    def restart_peak(self) -> None:
+        """Start the peak at what is resident now."""
+        self._peak = int(self._process.memory_info().rss)
+
+    def limit(self) -> int:
+        """Return what is resident and what the machine could still give without swapping."""
+        return int(self._process.memory_info().rss) + int(psutil.virtual_memory().available)
+
+
+def memory_of(device: torch.device) -> Memory:
+    """Return the memory that a run on ``device`` would exhaust first."""
+    return DeviceMemory(device) if device.type == "cuda" else ProcessMemory()

@@ -1,0 +1,87 @@
+"""An out-of-memory error in one line: in which phase, on which shapes, and what to change."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from deepsynth.types import Batch
+
+#: What the messages of CUDA's libraries and of the CPU's allocator have in common when memory runs out.
+_MESSAGES = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory ran out, of a GPU or of the machine."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)
+
+
+def shapes(batch: Any) -> str:
+    """Return the number of samples of a batch and the shapes of its inputs."""
+    if not isinstance(batch, Batch):
+        return ""
+    inputs = {name: t for name, t in batch.inputs.items() if name not in ("attention_mask", "labels")}
+    listed = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items())
+    return f"{len(batch)} sample{'s' if len(batch) > 1 else ''}: {listed}"
+
+
+def explain(
+    message: str, phase: str | None, shapes: str, held: str, trainer: Trainer, pl_module: LightningModule
+) -> str:
+    """Return the line.
+
+    Args:
+        message: of the error.
+        phase: in which it was raised, one of :data:`deepsynth.callbacks.vram_monitor.PHASES`, or between two.
+        shapes: of the batch, as :func:`shapes` returns them.
+        held: how much memory was in use.
+        trainer: of the run.
+        pl_module: of the run.
+    """
+    where = {
+        None: "between two batches",
+        "load": "while loading the model",
+        "step": f"in optimizer step {trainer.global_step + 1}",
+        "validation": "in the forward pass of validation",
+        "generation": "while generating text",
+    }.get(phase, f"in the {phase} pass of step {trainer.global_step + 1}")
+    rank = f" (rank {trainer.global_rank})" if trainer.world_size > 1 else ""
+    asked = re.search(r"tried to allocate ([\d.]+ ?\w+)", message, re.IGNORECASE)
+    more = f" and {asked.group(1)} more were asked for" if asked else ""
+    return (
+        f"out of memory {where} on {trainer.strategy.root_device}{rank}"
+        + (f", with {shapes}" if shapes and phase != "load" else "")
+        + f"; {held}{more}; {', or '.join(remedies(phase, trainer, pl_module))}"
+    )
+
+
+def remedies(phase: str | None, trainer: Trainer, pl_module: LightningModule) -> list[str]:
+    """Return what would take less memory in a phase and is not done yet, the cheapest first."""
+    settings: dict[str, Any] = dict(pl_module.hparams)
+    data: Any = getattr(trainer, "datamodule", None)
+    found = []
+    if phase in ("validation", "generation"):
+        size = getattr(data, "eval_batch_size", 1)
+        if size > 1:
+            found.append(f"set data.eval_batch_size to {size // 2} (now {size})")
+        if phase == "generation" and "max_new_tokens" in settings:
+            found.append(f"lower model.max_new_tokens (now {settings['max_new_tokens']})")
+    elif phase != "load":
+        size, accumulated = getattr(data, "batch_size", 1), trainer.accumulate_grad_batches
+        if size > 1:
+            found.append(
+                f"set data.batch_size to {size // 2} (now {size}) and trainer.accumulate_grad_batches to "
+                f"{accumulated * 2} (now {accumulated})"
+            )
+        if settings.get("gradient_checkpointing") is False:
+            found.append("set model.gradient_checkpointing=true")
+    if settings.get("dtype") == "float32":
+        found.append("set model.dtype=bfloat16")
+    if settings.get("quantization") == "none":
+        found.append("set model.quantization=nf4")
+    return [*found, "use smaller pages (data.mode)" if phase != "load" else "use a device with more memory"]

@@ -1,0 +1,205 @@
+"""How much memory each phase of a run takes, how much is left, and what to change when it runs out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from deepsynth.callbacks.memory import GIB, Memory, memory_of
+from deepsynth.callbacks.out_of_memory import explain, is_out_of_memory, shapes
+from deepsynth.modules import DeepSynthModule
+
+#: In the order of a run: weights, the three parts of a training step, and reading.
+PHASES = ("load", "forward", "backward", "step", "validation", "generation")
+
+
+class VramMonitor(Callback):
+    """Logs memory in GiB at every logging step and when the run ends, and prints a line with the peak of every phase.
+
+    Keys: ``vram/allocated_gib`` and ``vram/reserved_gib`` (after the step), ``vram/peak_gib`` and, for the phases that
+    ran, ``vram/peak_load_gib``, ``…forward…``, ``…backward…``, ``…step…``, ``…validation…`` and ``…generation…``;
+    ``vram/limit_gib``, at which an allocation would fail, other programs on the device taken into account; and
+    ``vram/headroom_gib``, the limit less the peak. With several ranks these are the largest
+    of any rank (the smallest limit and headroom), and ``vram/rank0/peak_gib``, … are those of every rank. On the CPU
+    the keys begin with ``ram/``: the resident memory of the process, seen where phases begin and end.
+
+    A run that runs out of memory ends with a line that says in which phase, on which shapes, and what to change.
+
+    Example::
+
+        callbacks+:
+          - class_path: VramMonitor
+    """
+
+    def __init__(self) -> None:
+        self._memory: Memory | None = None
+        self._phase: str | None = None
+        self._around: str | None = None
+        self._peaks: dict[str, int] = {}
+        self._peak = 0
+        self._batches = 0
+        self._shapes = ""
+
+    # ------------------------------------------------------------------ phases
+
+    def _enter(self, phase: str | None) -> None:
+        """Book the peak of the phase that ends, and begin another; ``None`` is the time between them."""
+        if self._memory is None:
+            return
+        self._book()
+        self._memory.restart_peak()
+        self._phase = phase
+
+    def _book(self) -> None:
+        assert self._memory is not None
+        peak = self._memory.usage().peak
+        self._peak = max(self._peak, peak)
+        if self._phase is not None:
+            self._peaks[self._phase] = max(self._peaks.get(self._phase, 0), peak)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin with loading, which comes next."""
+        self._memory = memory_of(trainer.strategy.root_device)
+        self._phase, self._peaks, self._peak, self._batches, self._shapes = "load", {}, 0, 0, ""
+        self._memory.restart_peak()
+        if isinstance(pl_module, DeepSynthModule) and self._on_generation not in pl_module.phase_listeners:
+            pl_module.phase_listeners.append(self._on_generation)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Stop listening."""
+        if isinstance(pl_module, DeepSynthModule) and self._on_generation in pl_module.phase_listeners:
+            pl_module.phase_listeners.remove(self._on_generation)
+
+    def _on_generation(self, phase: str | None) -> None:
+        """Follow the module into generation, and back to the phase around it."""
+        if phase is not None:
+            self._around = self._phase
+        self._enter(phase or self._around)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the loading."""
+        self._enter(None)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Begin the forward pass."""
+        self._shapes = shapes(batch)
+        self._enter("forward")
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
+        """Begin the backward pass."""
+        self._enter("backward")
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the backward pass; the optimizer steps next, or another batch is accumulated."""
+        self._enter("step")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """End the step, and log at logging steps."""
+        self._enter(None)
+        self._batches += 1
+        if self._batches % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set by a connector
+            pl_module.log_dict(self._over_ranks(trainer)[0])
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Begin the forward pass of validation; the module announces its generation."""
+        self._shapes = shapes(batch)
+        self._enter("validation")
+
+    on_test_batch_start = on_validation_batch_start
+
+    def on_predict_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Begin a batch that is only read."""
+        self._shapes = shapes(batch)
+        self._enter("generation")
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """End the batch."""
+        self._enter(None)
+
+    on_test_batch_end = on_validation_batch_end
+    on_predict_batch_end = on_validation_batch_end
+
+    # ------------------------------------------------------------------ figures
+
+    def figures(self) -> dict[str, float]:
+        """Return this rank's figures in GiB, by their names without the first part."""
+        assert self._memory is not None, "figures belong to a run"
+        self._book()
+        usage, limit = self._memory.usage(), self._memory.limit()
+        sizes = {"allocated": usage.allocated, "reserved": usage.reserved, "peak": self._peak}
+        sizes |= {f"peak_{phase}": self._peaks[phase] for phase in PHASES if phase in self._peaks}
+        sizes |= {"limit": limit, "headroom": limit - self._peak}
+        return {f"{name}_gib": size / GIB for name, size in sizes.items()}
+
+    def _over_ranks(self, trainer: Trainer) -> tuple[dict[str, float], list[dict[str, float]]]:
+        """Return what is logged, and the figures of every rank."""
+        assert self._memory is not None
+        key, ranks = self._memory.key, [self.figures()]
+        if trainer.world_size > 1:
+            gathered: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(gathered, ranks[0])
+            ranks = gathered
+        logged = {}
+        for name in ranks[0]:
+            tightest = min if name in ("limit_gib", "headroom_gib") else max
+            logged[f"{key}/{name}"] = tightest(figures.get(name, 0.0) for figures in ranks)
+            if len(ranks) > 1:
+                logged |= {f"{key}/rank{rank}/{name}": figures.get(name, 0.0) for rank, figures in enumerate(ranks)}
+        return logged, ranks
+
+    def _report(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give every logger the final figures, and print them in a line a rank."""
+        assert self._memory is not None
+        self._enter(None)
+        logged, ranks = self._over_ranks(trainer)
+        for logger in trainer.loggers:
+            logger.log_metrics(logged, trainer.global_step)
+        for rank, figures in enumerate(ranks):
+            name = self._memory.key.upper() + (f" of rank {rank}" if len(ranks) > 1 else "")
+            rank_zero_info(f"{name}: {one_row(figures)}")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report."""
+        self._report(trainer, pl_module)
+
+    on_test_end = on_train_end
+    on_predict_end = on_train_end
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report, when validation is all that was asked for."""
+        if trainer.state.fn == "validate":
+            self._report(trainer, pl_module)
+
+    # ------------------------------------------------------------------ out of memory
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Replace the text of an out-of-memory error by a line about this run; the error itself goes on."""
+        if self._memory is not None and is_out_of_memory(exception):
+            held = f"{self._memory.usage().allocated / GIB:.1f} GiB of {self._memory.limit() / GIB:.1f} were in use"
+            exception.args = (explain(str(exception), self._phase, self._shapes, held, trainer, pl_module),)
+
+
+def one_row(figures: dict[str, float]) -> str:
+    """Return figures in GiB as a row: ``peak 4.10 (load 2.00, forward 3.91, …), limit 79.2, headroom 75.1 GiB``."""
+    phases = ", ".join(f"{p} {figures[f'peak_{p}_gib']:.2f}" for p in PHASES if f"peak_{p}_gib" in figures)
+    return (
+        f"peak {figures['peak_gib']:.2f} GiB ({phases}), "
+        f"limit {figures['limit_gib']:.1f} GiB, headroom {figures['headroom_gib']:.1f} GiB"
+    )

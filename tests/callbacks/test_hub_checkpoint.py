@@ -1,0 +1,236 @@
+"""Whole runs with a Hub that works, fails, hangs: the training must not notice."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from deepsynth.callbacks.hub_checkpoint import HubCheckpoint
+from deepsynth.hub.worker import Backoff, resume
+from tests.local_hub import TOKEN, local_hub, run_python
+from tests.training import make_data, make_module, make_trainer
+
+QUICK = Backoff(0.05, 0.2)
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with local_hub(tmp_path_factory.mktemp("hub")) as process:
+        yield process
+
+
+@pytest.fixture(autouse=True)
+def talk_to(hub, monkeypatch):
+    hub.reset()
+    hub.clear_faults()
+    env = hub.env(hub.home / str(time.monotonic_ns()), token=TOKEN, redirect=False)
+    for key in set(os.environ) - set(env):
+        monkeypatch.delenv(key)
+    for key, value in env.items():
+        monkeypatch.setenv(key, value)
+
+
+def fit(folder: Path, jsonl: Path, *callbacks: Callback, steps: int = 4, **kwargs: Any):
+    module = make_module(generate_samples=2)
+    data = make_data(jsonl, **({"val_fraction": 0.5} if kwargs else {}))
+    trainer = make_trainer(folder, callbacks=list(callbacks), max_steps=steps, max_epochs=-1, **kwargs)
+    trainer.fit(module, data)
+    return module, trainer
+
+
+def weights(module) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def titles(hub, revision: str = "main") -> list[str]:
+    return [commit["title"] for commit in hub.repo("alice/ocr").commits(revision)][:-1]
+
+
+def test_a_run_ends_on_the_hub_with_the_weights_it_would_have_had(hub, tmp_path, jsonl, caplog):
+    caplog.set_level(logging.DEBUG)
+    alone, _ = fit(tmp_path / "alone", jsonl)
+    callback = HubCheckpoint("alice/ocr", every=2, tag="step-{step}", license="mit", languages=["en"])
+    pushed, _ = fit(tmp_path / "run", jsonl, callback)
+    assert same(weights(alone), weights(pushed))
+    assert titles(hub)[0] == "Step 4"
+    assert hub.repo("alice/ocr").meta["private"]
+    # peft alone can read it
+    from peft import PeftModel
+
+    from deepsynth.models.names import resolve_model_name
+
+    plain = make_module()
+    plain.configure_model()
+    base = plain.model.unload()
+    loaded = PeftModel.from_pretrained(base, hub.repo("alice/ocr").checkout(tmp_path / "peft", "step-4"))
+    ours = {n.split("base_model.")[-1]: p for n, p in pushed.model.named_parameters() if "lora_" in n}
+    theirs = {n.split("base_model.")[-1]: p for n, p in loaded.named_parameters() if "lora_" in n}
+    assert same(ours, theirs)
+    card = (tmp_path / "peft" / "README.md").read_text()
+    assert "JsonlSource" in card
+    assert "license: mit" in card
+    assert "optimizer.class | AdamW" in card
+    for place in ("/tmp", str(tmp_path), str(Path.home()), resolve_model_name("deepsynth/tiny-random")):
+        assert place not in card
+        assert place not in (tmp_path / "peft" / "adapter_config.json").read_text()
+        assert place not in (tmp_path / "peft" / "deepsynth.json").read_text()
+    assert TOKEN not in caplog.text
+    assert "deepsynth hub resume" not in caplog.text
+    run_files = [p for p in (tmp_path / "run").rglob("*") if p.is_file()]
+    assert not any(TOKEN.encode() in p.read_bytes() for p in run_files)
+
+
+@pytest.mark.parametrize("path", ["/", "__cas__"])
+def test_a_hub_that_hangs_for_ever(hub, tmp_path, jsonl, caplog, path):
+    hub.fault(path=path, action="hang", seconds=600, times=-1)
+    begin = time.monotonic()
+    module, trainer = fit(tmp_path, jsonl, HubCheckpoint("alice/ocr", deadline_s=2))
+    assert time.monotonic() - begin < 120, "the Hub would have held it up for ten minutes"
+    assert trainer.state.finished
+    assert "deepsynth hub resume" in caplog.text
+    hub.clear_faults()
+    resume(tmp_path, 60, backoff=QUICK)
+    assert titles(hub) == ["Step 4"]
+
+
+class Breaks(Callback):
+    def __init__(self, error: BaseException, step: int = 3) -> None:
+        self.error, self.step = error, step
+
+    def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            raise self.error
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_the_error_that_ended_a_run_is_the_error_that_is_raised(hub, tmp_path, jsonl, works):
+    if not works:
+        hub.fault(path="/", status=500, times=-1)
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        fit(
+            tmp_path,
+            jsonl,
+            HubCheckpoint("alice/ocr", every=2, deadline_s=20 if works else 1),
+            Breaks(ZeroDivisionError("mine")),
+        )
+    if not works:
+        hub.clear_faults()
+        resume(tmp_path, 60, backoff=QUICK)
+    assert titles(hub) == ["Step 2"], "what was whole is delivered; the state that broke is not"
+
+
+def test_ctrl_c_delivers_the_state_it_stopped_in(hub, tmp_path, jsonl):
+    with pytest.raises(SystemExit):
+        fit(tmp_path, jsonl, HubCheckpoint("alice/ocr", deadline_s=30), Breaks(KeyboardInterrupt()))
+    assert titles(hub) == ["Step 3"]
+
+
+class Scores(Callback):
+    """Logs given values of val/cer."""
+
+    def __init__(self, values: list[float]) -> None:
+        self.values = iter(values)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        trainer.callback_metrics["val/cer"] = torch.tensor(next(self.values))
+
+
+def test_best_only_pushes_what_is_better(hub, tmp_path, jsonl):
+    callback = HubCheckpoint("alice/ocr", best_only=True, tag="best", revision="best-branch")
+    scores = Scores([0.5, 0.7, float("nan"), 0.3])
+    fit(tmp_path, jsonl, scores, callback, val_check_interval=1, check_val_every_n_epoch=None)
+    assert titles(hub, "best-branch")[0] == "Step 4, val/cer 0.3000"
+    assert not any("0.7" in title or "nan" in title for title in titles(hub, "best-branch"))
+    assert hub.repo("alice/ocr").resolve("best") == hub.repo("alice/ocr").resolve("best-branch")
+    assert callback.state_dict()["best"] == pytest.approx(0.3)
+
+
+def test_a_full_disk_does_not_end_the_run(hub, tmp_path, jsonl, caplog, monkeypatch):
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("deepsynth.hub.spool.os.fsync", full)
+    _, trainer = fit(tmp_path, jsonl, HubCheckpoint("alice/ocr", every=2))
+    assert trainer.state.finished
+    assert "step 4 could not be written" in caplog.text
+
+
+def test_optimizer_state_goes_up_only_if_asked(hub, tmp_path, jsonl):
+    fit(tmp_path, jsonl, HubCheckpoint("alice/ocr", optimizer_state=True, deadline_s=60), steps=2)
+    file = hub.repo("alice/ocr").checkout(tmp_path / "checkout") / "optimizer.pt"
+    assert torch.load(file, weights_only=True)["step"] == 2
+
+
+def test_a_trial_run_pushes_nothing(hub, tmp_path, jsonl):
+    fit(tmp_path, jsonl, HubCheckpoint("alice/ocr"), fast_dev_run=True)
+    assert hub.log() == []
+    assert not (tmp_path / "hub_spool").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"repo_id": "ocr"}, "repo_id: found 'ocr'"),
+        ({"every": 0}, "every is 0"),
+        ({"every": 2, "best_only": True}, "leave out HubCheckpoint.every"),
+        ({"mode": "less"}, "mode is 'less'"),
+        ({"deadline_s": -1}, "deadline_s is -1"),
+        ({"tag": "{loss}"}, "only {step} and {epoch}"),
+        ({"tag": "a b"}, "a word without blanks"),
+        ({"revision": "a b"}, "revision: found 'a b'"),
+    ],
+)
+def test_mistakes_are_named(settings, complaint):
+    with pytest.raises(ValueError, match=complaint.replace("{", r"\{")):
+        HubCheckpoint(**{"repo_id": "alice/ocr", **settings})
+
+
+WHOLE_RUNS = [
+    {"path": "/", "status": 503, "times": 3},
+    {"path": "/", "status": 503, "times": -1},
+    {"path": "/", "probability": 0.3, "seed": 1, "status": 500, "times": -1},
+    {"path": "/", "probability": 0.3, "seed": 2, "action": "drop", "when": "after", "times": -1},
+    {"path": "/commit/", "action": "drop", "when": "after", "times": 2},
+    {"path": "/commit/", "status": 412, "times": 2},
+    {"path": "/commit/", "action": "hang", "seconds": 600, "when": "after", "times": -1},
+    {"path": "/revision/", "status": 401, "times": -1},
+    {"path": "/commit/", "status": 403, "times": -1},
+    {"path": "repos/create", "status": 429, "retry_after": 1, "times": 2},
+    {"path": "__cas__", "status": 503, "times": -1},
+    {"path": "/", "action": "throttle", "bytes_per_sec": 300_000, "times": -1},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", WHOLE_RUNS, ids=lambda f: "-".join(map(str, f.values())).replace("/", ""))
+def test_whole_runs_through_faults(hub, tmp_path, jsonl, monkeypatch, fault):
+    monkeypatch.setattr("deepsynth.hub.worker.Backoff", lambda: QUICK)
+    alone, _ = fit(tmp_path / "alone", jsonl, steps=8)
+    hub.fault(**fault)
+    module, trainer = fit(tmp_path / "run", jsonl, HubCheckpoint("alice/ocr", every=2, deadline_s=20), steps=8)
+    assert trainer.state.finished
+    assert same(weights(alone), weights(module))
+    hub.clear_faults()
+    resume(tmp_path / "run", 60, backoff=QUICK)
+    hub.wait_idle(quiet=0.2)
+    assert titles(hub)[0] == "Step 8"
+    assert len(set(titles(hub))) == len(titles(hub)), "nothing twice"
+    checkout = hub.repo("alice/ocr").checkout(tmp_path / "checkout")
+    from safetensors.torch import load_file
+
+    stored = load_file(checkout / "adapter_model.safetensors")
+    ours = {n.replace(".default", ""): p for n, p in module.model.named_parameters() if "lora_" in n}
+    assert same(stored, {name: ours[name].detach() for name in stored})
+    assert len(stored) == len(ours)
+    assert run_python(hub, "print('alive')").returncode == 0

@@ -1,0 +1,276 @@
+"""Memory by phase, the line at the end, and the line when memory runs out."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+
+from deepsynth.callbacks import VramMonitor, vram_monitor
+from deepsynth.callbacks.memory import GIB, DeviceMemory, Memory, ProcessMemory, Usage, memory_of
+from deepsynth.callbacks.out_of_memory import is_out_of_memory, shapes
+from deepsynth.types import Batch
+from tests.training import make_data, make_module, make_trainer
+
+
+class ScriptedMemory(Memory):
+    """A memory whose peak the test sets, in GiB."""
+
+    key = "vram"
+
+    def __init__(self) -> None:
+        self.allocated = self.peak = 0.0
+
+    def usage(self) -> Usage:
+        return Usage(int(self.allocated * GIB), int((self.allocated + 1) * GIB), int(self.peak * GIB))
+
+    def restart_peak(self) -> None:
+        self.peak = self.allocated
+
+    def limit(self) -> int:
+        return 80 * GIB
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is printed."""
+    printed: list[str] = []
+    monkeypatch.setattr(vram_monitor, "rank_zero_info", printed.append)
+    return printed
+
+
+def fake_trainer(**kwargs: Any) -> Any:
+    settings = {"root_device": torch.device("cuda", 0)}
+    return SimpleNamespace(
+        **{
+            "world_size": 1,
+            "global_rank": 0,
+            "global_step": 6,
+            "log_every_n_steps": 1,
+            "accumulate_grad_batches": 1,
+            "loggers": [],
+            "strategy": SimpleNamespace(**settings),
+            "datamodule": SimpleNamespace(batch_size=4, eval_batch_size=8),
+            **kwargs,
+        }
+    )
+
+
+def fake_module(**hparams: Any) -> Any:
+    logged: dict[str, float] = {}
+    return SimpleNamespace(hparams=hparams, log_dict=logged.update, logged=logged)
+
+
+def fake_batch() -> Batch:
+    inputs = {"input_ids": torch.zeros(2, 7), "labels": torch.zeros(2, 7), "pixel_values": torch.zeros(2, 3, 4, 4)}
+    return Batch(inputs, {}, ["", ""], ["a", "b"], ["a", "b"], [0, 0], [None, None], [None, None], "<image>")
+
+
+def monitor_with(memory: Memory, trainer: Any, monkeypatch: pytest.MonkeyPatch) -> VramMonitor:
+    monkeypatch.setattr(vram_monitor, "memory_of", lambda device: memory)
+    monitor = VramMonitor()
+    monitor.setup(trainer, fake_module(), "fit")
+    return monitor
+
+
+def test_each_phase_gets_its_own_peak(monkeypatch: pytest.MonkeyPatch, lines: list[str]) -> None:
+    memory, trainer, module, batch = ScriptedMemory(), fake_trainer(), fake_module(), fake_batch()
+    monitor = monitor_with(memory, trainer, monkeypatch)
+    memory.allocated, memory.peak = 6, 9
+    monitor.on_validation_batch_start(trainer, module, batch, 0)
+    memory.peak = 10
+    monitor._on_generation("generation")
+    memory.peak = 30
+    monitor._on_generation(None)
+    memory.peak = 11
+    monitor.on_validation_batch_end(trainer, module, None, batch, 0)
+    monitor.on_train_start(trainer, module)
+    for forward, backward, step in ((20, 40, 25), (22, 38, 26)):
+        monitor.on_train_batch_start(trainer, module, batch, 0)
+        memory.peak = forward
+        monitor.on_before_backward(trainer, module, torch.zeros(()))
+        memory.peak = backward
+        monitor.on_after_backward(trainer, module)
+        memory.peak = step
+        monitor.on_train_batch_end(trainer, module, None, batch, 0)
+    expected = {"load": 9, "forward": 22, "backward": 40, "step": 26, "validation": 11, "generation": 30}
+    totals = {"peak": 40, "allocated": 6, "reserved": 7, "limit": 80, "headroom": 40}
+    assert module.logged == {
+        **{f"vram/{name}_gib": size for name, size in totals.items()},
+        **{f"vram/peak_{phase}_gib": size for phase, size in expected.items()},
+    }
+    monitor.on_train_end(trainer, module)
+    assert lines == [
+        "VRAM: peak 40.00 GiB (load 9.00, forward 22.00, backward 40.00, step 26.00, validation 11.00, "
+        "generation 30.00), limit 80.0 GiB, headroom 40.0 GiB"
+    ]
+
+
+def test_of_several_ranks_the_fullest_counts_and_each_is_named(
+    monkeypatch: pytest.MonkeyPatch, lines: list[str]
+) -> None:
+    def gather(into: list[Any], own: dict[str, float]) -> None:
+        into[:] = [own, {name: value + 1 for name, value in own.items()}]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    memory, trainer, module = ScriptedMemory(), fake_trainer(world_size=2), fake_module()
+    memory.allocated = memory.peak = 10
+    monitor = monitor_with(memory, trainer, monkeypatch)
+    monitor.on_train_batch_end(trainer, module, None, fake_batch(), 0)
+    assert module.logged["vram/peak_gib"] == module.logged["vram/rank1/peak_gib"] == 11
+    assert module.logged["vram/rank0/peak_gib"] == 10
+    assert module.logged["vram/headroom_gib"] == 70
+    monitor.on_train_end(trainer, module)
+    assert [line.partition(":")[0] for line in lines] == ["VRAM of rank 0", "VRAM of rank 1"]
+
+
+def test_the_allocator_is_read_for_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    stats = {
+        "allocated_bytes": {"all": {"current": 5, "peak": 9}},
+        "reserved_bytes": {"all": {"current": 12, "peak": 14}},
+    }
+    restarted: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "memory_stats_as_nested_dict", lambda device: stats)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 200))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", restarted.append)
+    memory = memory_of(torch.device("cuda", 1))
+    assert isinstance(memory, DeviceMemory)
+    assert memory.usage() == Usage(allocated=5, reserved=12, peak=9)
+    assert memory.limit() == 112
+    memory.restart_peak()
+    assert restarted == [torch.device("cuda", 1)]
+    stats.clear()
+    assert memory.usage() == Usage(0, 0, 0)
+
+
+def test_the_process_memory_grows_with_a_tensor() -> None:
+    memory = memory_of(torch.device("cpu"))
+    assert isinstance(memory, ProcessMemory)
+    memory.restart_peak()
+    before = memory.usage().allocated
+    held = torch.ones(64 * 2**20 // 4)
+    assert memory.usage().allocated - before > 48 * 2**20
+    del held
+    assert memory.usage().peak - before > 48 * 2**20
+    assert memory.limit() > memory.usage().allocated
+
+
+def test_a_run_on_the_cpu_logs_resident_memory(tmp_path: Path, jsonl: Path, lines: list[str]) -> None:
+    monitor, module = VramMonitor(), make_module(max_new_tokens=4, generate_samples=1)
+    data = make_data(jsonl, val_fraction=0.3, batch_size=1, max_eval_documents=1)
+    trainer = make_trainer(
+        tmp_path,
+        callbacks=[monitor],
+        logger=CSVLogger(tmp_path, name="", version=""),
+        max_steps=2,
+        val_check_interval=1,
+        log_every_n_steps=2,
+    )
+    trainer.fit(module, data)
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["ram/peak_gib"]]
+    assert len(rows) == 2  # at the logging step, and at the end
+    phases = {name for name in rows[-1] if name.startswith("ram/peak_") and name != "ram/peak_gib"}
+    assert phases == {f"ram/peak_{phase}_gib" for phase in vram_monitor.PHASES}
+    assert 0.1 < float(rows[-1]["ram/peak_load_gib"]) <= float(rows[-1]["ram/peak_gib"])
+    assert len(lines) == 1
+    assert lines[0].startswith("RAM: peak ")
+    assert module.phase_listeners == []
+
+
+CUDA_MESSAGE = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB of which …\nSee …"
+
+
+@pytest.mark.parametrize(
+    ("phase", "expected"),
+    [
+        ("load", "while loading the model on cuda:0; 70.0 GiB of 80.0 were in use and 2.00 GiB more were asked for; "
+                 "set model.quantization=nf4, or use a device with more memory"),
+        ("forward", "in the forward pass of step 7 on cuda:0, with 2 samples: input_ids (2, 7), pixel_values "
+                    "(2, 3, 4, 4); 70.0 GiB of 80.0 were in use and 2.00 GiB more were asked for; set data.batch_size "
+                    "to 2 (now 4) and trainer.accumulate_grad_batches to 2 (now 1), or set "
+                    "model.gradient_checkpointing=true, or set model.quantization=nf4, or use smaller pages "
+                    "(data.mode)"),
+        ("generation", "while generating text on cuda:0, with 2 samples: input_ids (2, 7), pixel_values (2, 3, 4, 4); "
+                       "70.0 GiB of 80.0 were in use and 2.00 GiB more were asked for; set data.eval_batch_size to 4 "
+                       "(now 8), or lower model.max_new_tokens (now 512), or set model.quantization=nf4, or use "
+                       "smaller pages (data.mode)"),
+    ],
+)  # fmt: skip
+def test_out_of_memory_becomes_a_line_with_the_phase_the_shapes_and_a_way_out(
+    phase: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, trainer = ScriptedMemory(), fake_trainer()
+    memory.allocated = 70
+    module = fake_module(gradient_checkpointing=False, quantization="none", max_new_tokens=512, dtype="auto")
+    monitor = monitor_with(memory, trainer, monkeypatch)
+    monitor._shapes = shapes(fake_batch())
+    monitor._enter(phase)
+    error = torch.OutOfMemoryError(CUDA_MESSAGE)
+    monitor.on_exception(trainer, module, error)
+    assert str(error) == f"out of memory {expected}"
+
+
+def test_what_is_done_already_is_not_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = fake_trainer(datamodule=SimpleNamespace(batch_size=1, eval_batch_size=1))
+    module = fake_module(gradient_checkpointing=True, quantization="nf4", dtype="auto")
+    monitor = monitor_with(ScriptedMemory(), trainer, monkeypatch)
+    monitor._enter("backward")
+    error = torch.OutOfMemoryError(CUDA_MESSAGE)
+    monitor.on_exception(trainer, module, error)
+    assert str(error).endswith("asked for; use smaller pages (data.mode)")
+
+
+@pytest.mark.parametrize(
+    ("error", "memory_ran_out"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (MemoryError(), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_other_errors_keep_their_text(error: BaseException, memory_ran_out: bool) -> None:
+    assert is_out_of_memory(error) is memory_ran_out
+
+
+def test_a_real_run_ends_with_the_line_and_its_own_error(tmp_path: Path, jsonl: Path) -> None:
+    module = make_module(generate_samples=0)
+    failing = torch.OutOfMemoryError(CUDA_MESSAGE)
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise failing
+
+    module.configure_model()
+    module.model.forward = fail
+    trainer = make_trainer(tmp_path, callbacks=[VramMonitor()], max_steps=1)
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        trainer.fit(module, make_data(jsonl))
+    assert caught.value is failing
+    message = str(caught.value)
+    assert message.startswith("out of memory in the forward pass of step 1 on cpu, with 2 samples: input_ids (2, ")
+    assert "\n" not in message
+
+
+@pytest.mark.benchmark(group="VramMonitor: hooks of one step")
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_cost_of_a_step(benchmark: Any, device: str) -> None:
+    """To be compared with the time of a training step."""
+    trainer = fake_trainer(strategy=SimpleNamespace(root_device=torch.device(device)), log_every_n_steps=10)
+    monitor, module, batch = VramMonitor(), fake_module(), fake_batch()
+    monitor.setup(trainer, module, "fit")
+
+    def step() -> None:
+        monitor.on_train_batch_start(trainer, module, batch, 0)
+        monitor.on_before_backward(trainer, module, torch.zeros(()))
+        monitor.on_after_backward(trainer, module)
+        monitor.on_train_batch_end(trainer, module, None, batch, 0)
+
+    benchmark(step)
