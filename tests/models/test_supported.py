@@ -13,7 +13,7 @@ from deepsynth.models.deepseek_ocr import DeepseekOcrConfig
 from deepsynth.models.deepseek_ocr.configuration import TEXT
 from deepsynth.models.lora import LoraScope, lora_config
 from deepsynth.models.names import resolve_model_name
-from deepsynth.models.supported import LORA_SCOPES, SUPPORTED, SupportedModel, family_of
+from deepsynth.models.supported import LORA_SCOPES, SUPPORTED, SupportedModel, family_of, lora_parameters
 
 SCOPES = {
     "attention": LoraScope(),
@@ -34,7 +34,7 @@ def _config(supported: SupportedModel) -> Any:
 
 @pytest.mark.parametrize("supported", SUPPORTED, ids=lambda supported: supported.name)
 def test_classes_and_lora_parameters(supported: SupportedModel) -> None:
-    """What peft trains at rank 16, all of it in the decoder."""
+    """What peft trains at rank 16, all of it in the decoder, is what the table and the formula say."""
     from peft import get_peft_model
 
     assert tuple(SCOPES) == LORA_SCOPES
@@ -46,12 +46,21 @@ def test_classes_and_lora_parameters(supported: SupportedModel) -> None:
             model = AutoModelForImageTextToText.from_config(config)
             assert type(model).__name__ == supported.model_class
             adapter = lora_config(
-                model, scope, rank=16, alpha=32, dropout=0.0, rslora=False, dora=False, init=True, base_model_name="base"
+                model,
+                scope,
+                rank=16,
+                alpha=32,
+                dropout=0.0,
+                rslora=False,
+                dora=False,
+                init=True,
+                base_model_name="base",
             )
             trained = [(n, p.numel()) for n, p in get_peft_model(model, adapter).named_parameters() if p.requires_grad]
         assert all(".language_model.layers." in parameter for parameter, _ in trained)
         found[name] = sum(size for _, size in trained)
-    assert found == supported.lora_parameters
+    assert found == lora_parameters(config)
+    assert supported.lora_parameters in ({}, found)
 
 
 def test_modes_are_listed() -> None:

@@ -184,7 +184,7 @@ def _refuse(source: str, wrong: dict[str, Any]) -> None:
         if keys
     ]
     if clauses:
-        raise ValueError(f"{source}: the checkpoint does not fit DeepSeek-OCR as its config.json describes it: {'; '.join(clauses)}")
+        raise ValueError(f"{source}: the weights do not fit the config.json: {'; '.join(clauses)}")
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:

@@ -4,9 +4,11 @@ The published file says ``model_type: deepseek_vl_v2``, as DeepSeek-VL2 and the 
 :func:`is_deepseek_ocr` therefore looks at ``architectures``, ``projector_config`` and ``vision_config`` as well.
 """
 
+# mypy: disallow-subclassing-any=False
+
 from __future__ import annotations
 
-from copy import deepcopy
+import json
 from typing import Any, ClassVar
 
 from transformers import CLIPVisionConfig, PreTrainedConfig
@@ -33,13 +35,14 @@ class DeepseekOcrVisionConfig(PreTrainedConfig):
         "encoder_config": CLIPVisionConfig,
     }
 
-    sam_config: dict[str, Any] | PreTrainedConfig | None = None
-    encoder_config: dict[str, Any] | PreTrainedConfig | None = None
+    sam_config: Any = None
+    encoder_config: Any = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Build the two configurations from their dictionaries."""
         if not isinstance(self.sam_config, PreTrainedConfig):
-            self.sam_config = DeepseekOcr2SamVisionConfig(**{"downsample_channels": [512, 1024], **(self.sam_config or {})})
+            sam = {"downsample_channels": [512, 1024], **(self.sam_config or {})}
+            self.sam_config = DeepseekOcr2SamVisionConfig(**sam)
         if not isinstance(self.encoder_config, PreTrainedConfig):
             self.encoder_config = CLIPVisionConfig(**{**CLIP_LARGE, **(self.encoder_config or {})})
         super().__post_init__(**kwargs)
@@ -53,8 +56,8 @@ class DeepseekOcrConfig(PreTrainedConfig):
         text_config: of the decoder; the class is DeepSeek-OCR-2's, whose decoder is the same.
         image_token_id: the token that stands once for every image feature.
         router_aux_loss_coef: weight of the experts' balance loss while training; 0 leaves it out.
-        published: the ``config.json`` that the model was loaded from, when that was in the published format; it is
-            what writing that format gives back.
+        published: the ``config.json`` that the model was loaded from, as JSON text, when that was in the published
+            format; it is what writing that format gives back.
         tie_word_embeddings: never in published models.
     """
 
@@ -64,11 +67,11 @@ class DeepseekOcrConfig(PreTrainedConfig):
         "text_config": DeepseekOcr2TextConfig,
     }
 
-    vision_config: dict[str, Any] | PreTrainedConfig | None = None
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    vision_config: Any = None
+    text_config: Any = None
     image_token_id: int = 128815
     router_aux_loss_coef: float = 0.0
-    published: dict[str, Any] | None = None
+    published: str | None = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -93,7 +96,9 @@ class DeepseekOcrConfig(PreTrainedConfig):
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return a folder's configuration in native terms, and the arguments that were not used."""
         config_dict, unused = super().get_config_dict(*args, **kwargs)
-        return from_published(config_dict) if config_dict.get("model_type") == PUBLISHED_MODEL_TYPE else config_dict, unused
+        if config_dict.get("model_type") == PUBLISHED_MODEL_TYPE:
+            config_dict = from_published(config_dict)
+        return config_dict, unused
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -118,7 +123,7 @@ class DeepseekOcrConfig(PreTrainedConfig):
         A configuration that came from that format is given back as it was, with the data type of the weights.
         """
         if self.published is not None:
-            kept = deepcopy(self.published)
+            kept: dict[str, Any] = json.loads(self.published)
             if _architecture(DeepseekOcrConfig.from_dict(kept)) == _architecture(self):
                 dtype = str(self.dtype).removeprefix("torch.") if self.dtype is not None else None
                 for part in (kept, kept.get("language_config", {})):

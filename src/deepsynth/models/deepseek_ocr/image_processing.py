@@ -5,10 +5,12 @@
 Every output can be joined along its first dimension with those of other samples.
 """
 
+# mypy: disallow-subclassing-any=False
+
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -19,7 +21,7 @@ from transformers.processing_utils import ImagesKwargs
 from deepsynth.models.tokens import ImageLayout
 
 
-class DeepseekOcrImageProcessorKwargs(ImagesKwargs, total=False):
+class DeepseekOcrImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
     """What a call may change; the attributes of :class:`DeepseekOcrImageProcessor` say what each is."""
 
     crop_to_patches: bool
@@ -44,16 +46,16 @@ class DeepseekOcrImageProcessor(BaseImageProcessor):
     """
 
     valid_kwargs = DeepseekOcrImageProcessorKwargs
-    model_input_names = ["pixel_values", "pixel_values_local", "num_local_patches", "patches_grid"]
+    model_input_names: ClassVar[list[str]] = ["pixel_values", "pixel_values_local", "num_local_patches", "patches_grid"]
     resample = Image.Resampling.BICUBIC
-    size = {"height": 1024, "width": 1024}
+    size: ClassVar[dict[str, int]] = {"height": 1024, "width": 1024}
     crop_to_patches = True
     tile_size = 640
     min_patches = 2
     max_patches = 9
     stretch = False
-    image_mean = [0.5, 0.5, 0.5]
-    image_std = [0.5, 0.5, 0.5]
+    image_mean: ClassVar[list[float]] = [0.5, 0.5, 0.5]
+    image_std: ClassVar[list[float]] = [0.5, 0.5, 0.5]
 
     def __init__(self, **kwargs: Any) -> None:
         """Take the class's defaults for what is not given."""
@@ -67,7 +69,7 @@ class DeepseekOcrImageProcessor(BaseImageProcessor):
         array = np.asarray(image)
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
             raise ValueError(
-                f"an image came as an array {array.shape} of {array.dtype}; want a PIL image, or uint8 of (height, width, 3)"
+                f"an image came as an array {array.shape} of {array.dtype}; want PIL, or uint8 (height, width, 3)"
             )
         return rgb_page(Image.fromarray(array))
 
@@ -85,8 +87,11 @@ class DeepseekOcrImageProcessor(BaseImageProcessor):
         return_tensors: Any = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Return ``pixel_values`` (V, 3, S, S), ``num_local_patches`` (V,), ``patches_grid`` (V, 2) and, with tiles,
-        ``pixel_values_local`` (N, 3, S', S')."""
+        """Return the views of all images.
+
+        ``pixel_values`` (V, 3, S, S), ``num_local_patches`` (V,), ``patches_grid`` (V, 2), columns first, and, if there
+        are tiles, ``pixel_values_local`` (N, 3, S', S').
+        """
         if size.height != size.width:
             raise ValueError(f"size is {size.height} x {size.width}; the global view is a square")
         # Grids alone are asked for, so the encoder's patches do not matter.
@@ -94,7 +99,10 @@ class DeepseekOcrImageProcessor(BaseImageProcessor):
             "deepseek_ocr", size.height, tile_size if crop_to_patches else None, min_patches, max_patches, patch_size=1
         )
         background = tuple(int(mean * 255) for mean in image_mean)
-        views, tiles, counts, grids = [], [], [], []
+        views: list[Any] = []
+        tiles: list[Any] = []
+        counts: list[int] = []
+        grids: list[list[int]] = []
         for image in images:
             columns, rows = layout.tile_grid(*image.size)
             cut = _tiles(image, columns, rows, tile_size) if (columns, rows) != (1, 1) else []
@@ -121,8 +129,8 @@ def _global_view(image: Image.Image, side: int, stretch: bool, background: tuple
     short, long = sorted(image.size)
     if round(short * side / long) < 1:
         raise ValueError(
-            f"an image of {image.width} x {image.height} pixels is too long for a view of {side} x {side}: its short side "
-            "would vanish; cut it into pages"
+            f"an image of {image.width} x {image.height} pixels is too long for a view of {side} x {side}: "
+            "its short side would vanish; cut it into pages"
         )
     if stretch:
         return image.resize((side, side), Image.Resampling.BICUBIC)
@@ -142,7 +150,7 @@ def _tiles(image: Image.Image, columns: int, rows: int, side: int) -> list[Image
 def _normalized(view: Image.Image, mean: list[float], std: list[float]) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Return (3, height, width) in float32."""
     scaled = np.asarray(view, dtype=np.float32) / np.float32(255)
-    normal: np.ndarray[Any, np.dtype[np.float32]] = (scaled - np.float32(mean)) / np.float32(std)
+    normal = (scaled - np.array(mean, np.float32)) / np.array(std, np.float32)
     return normal.transpose(2, 0, 1)
 
 
@@ -177,7 +185,7 @@ def rgb_page(image: Image.Image) -> Image.Image:
     except (OSError, SyntaxError, UnidentifiedImageError) as error:
         raise ValueError(f"{name}: cannot be decoded ({error}); the file is cut or damaged") from error
     if upright.mode in ("I", "F"):
-        raise ValueError(f"{name}: has 32-bit values (mode {upright.mode}) of unknown range; convert it to 8 bits first")
+        raise ValueError(f"{name}: has 32-bit values (mode {upright.mode}) of unknown range; convert it to 8 bits")
     if upright.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(upright).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
     if upright.has_transparency_data:

@@ -11,11 +11,13 @@ Vision is frozen by ``requires_grad`` alone (:meth:`DeepseekOcrForConditionalGen
 trained too.
 """
 
+# mypy: disallow-subclassing-any=False
+
 from __future__ import annotations
 
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -57,7 +59,11 @@ class DeepseekOcrPreTrainedModel(DeepseekOcr2PreTrainedModel):
     config: DeepseekOcrConfig
     config_class = DeepseekOcrConfig
     _supports_flex_attn = False
-    _no_split_modules = ["DeepseekOcr2SamVisionLayer", "CLIPEncoderLayer", "DeepseekOcr2TextDecoderLayer"]
+    _no_split_modules: ClassVar[list[str]] = [
+        "DeepseekOcr2SamVisionLayer",
+        "CLIPEncoderLayer",
+        "DeepseekOcr2TextDecoderLayer",
+    ]
 
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:
@@ -137,35 +143,41 @@ class DeepseekOcrModel(DeepseekOcrPreTrainedModel):
             ValueError: when tiles, counts and grids do not fit together.
         """
         views = self.multi_modal_projector(self.vision_tower(pixel_values).last_hidden_state)
-        tiles_of = [0] * len(views)
-        if num_local_patches is not None:
-            tiles_of = [int(count) for count in num_local_patches]
-        grids = [(1, 1)] * len(views) if patches_grid is None else [(int(c), int(r)) for c, r in patches_grid]
+        tiles_of = [0] * len(views) if num_local_patches is None else [int(n) for n in num_local_patches.tolist()]
+        grids = [(1, 1)] * len(views) if patches_grid is None else [(int(c), int(r)) for c, r in patches_grid.tolist()]
         present = 0 if pixel_values_local is None else len(pixel_values_local)
-        fits = [tiles == (0 if grid == (1, 1) else grid[0] * grid[1]) for tiles, grid in zip(tiles_of, grids, strict=False)]
-        if not len(views) == len(tiles_of) == len(grids) or sum(tiles_of) != present or not all(fits):
+        needed = [0 if grid == (1, 1) else grid[0] * grid[1] for grid in grids]
+        if len(views) != len(grids) or tiles_of != needed or sum(needed) != present:
             raise ValueError(
-                f"{len(views)} views with num_local_patches {tiles_of} and patches_grid {grids} do not fit "
-                f"{present} tiles in pixel_values_local; each image needs one count and one (columns, rows), (1, 1) for no tiles"
+                f"{len(views)} views with num_local_patches {tiles_of} and patches_grid {grids} do not fit {present} "
+                "tiles in pixel_values_local; each image needs one count and one (columns, rows), (1, 1) for no tiles"
             )
-        tiles: tuple[torch.Tensor | None, ...] = (None,) * len(views)
+        features = list(self._view_features(views))
         if pixel_values_local is not None and present:
             projected = self.multi_modal_projector(self.vision_tower(pixel_values_local).last_hidden_state)
-            tiles = projected.split(tiles_of)
-        features = []
-        for view, tile, (columns, rows) in zip(views, tiles, grids, strict=True):
-            parts = [self._rows(view[None], 1, 1), self.view_separator[None]]
-            if tile is not None and len(tile):
-                parts.insert(0, self._rows(tile, columns, rows))
-            features.append(torch.cat(parts))
+            for index, (tiles, (columns, rows)) in enumerate(zip(projected.split(tiles_of), grids, strict=True)):
+                if len(tiles):
+                    features[index] = torch.cat([self._tile_features(tiles, columns, rows), features[index]])
         return BaseModelOutputWithPooling(last_hidden_state=views, pooler_output=features)
 
-    def _rows(self, tiles: torch.Tensor, columns: int, rows: int) -> torch.Tensor:
-        """Join tiles (columns*rows, n*n, H) to one picture, end each row with the newline: (n*rows*(n*columns+1), H)."""
+    def _view_features(self, views: torch.Tensor) -> torch.Tensor:
+        """End each row of views (V, n*n, H) with the newline, and each view with the separator: (V, n*(n+1)+1, H).
+
+        All views at once, because a loop would launch thousands of kernels for a large batch.
+        """
+        count, features, width = views.shape
+        side = round(features**0.5)
+        newline = self.image_newline.to(views.dtype).expand(count, side, 1, width)
+        rows = torch.cat([views.view(count, side, side, width), newline], dim=2).flatten(1, 2)
+        return torch.cat([rows, self.view_separator.to(views.dtype).expand(count, 1, width)], dim=1)
+
+    def _tile_features(self, tiles: torch.Tensor, columns: int, rows: int) -> torch.Tensor:
+        """Join tiles (columns*rows, n*n, H) and end each row with the newline: (n*rows*(n*columns+1), H)."""
         side, width = round(tiles.shape[1] ** 0.5), tiles.shape[-1]
-        picture = tiles.view(rows, columns, side, side, width).transpose(1, 2).reshape(rows * side, columns * side, width)
-        newline = self.image_newline.expand(rows * side, 1, width)
-        return torch.cat([picture, newline.to(picture.dtype)], dim=1).flatten(0, 1)
+        grid = tiles.view(rows, columns, side, side, width).transpose(1, 2)
+        picture = grid.reshape(rows * side, columns * side, width)
+        newline = self.image_newline.to(tiles.dtype).expand(rows * side, 1, width)
+        return torch.cat([picture, newline], dim=1).flatten(0, 1)
 
     def _insert(self, inputs_embeds: torch.Tensor, input_ids: torch.Tensor | None, image: torch.Tensor) -> torch.Tensor:
         """Put image features (tokens, H) where the image tokens are."""
@@ -221,7 +233,7 @@ class DeepseekOcrModel(DeepseekOcrPreTrainedModel):
             features = self.get_image_features(pixel_values, pixel_values_local, num_local_patches, patches_grid)
             image = torch.cat(features.pooler_output)
             inputs_embeds = self._insert(inputs_embeds, input_ids, image)
-        elif past_key_values is None and input_ids is not None and bool((input_ids == self.config.image_token_id).any()):
+        elif past_key_values is None and input_ids is not None and (input_ids == self.config.image_token_id).any():
             raise ValueError(
                 f"the prompts hold image tokens (id {self.config.image_token_id}) but there is no pixel_values; "
                 "pass what the image processor returned"
@@ -246,7 +258,7 @@ class DeepseekOcrModel(DeepseekOcrPreTrainedModel):
 class DeepseekOcrForConditionalGeneration(DeepseekOcrPreTrainedModel, GenerationMixin):
     """DeepSeek-OCR: images and text in, text out."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
 
     def __init__(self, config: DeepseekOcrConfig) -> None:
         """Create the model with initial weights."""

@@ -1,5 +1,7 @@
 """Images and prompts in, model inputs out."""
 
+# mypy: disallow-subclassing-any=False
+
 from __future__ import annotations
 
 import json
@@ -19,7 +21,7 @@ _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "r
 
 
 class DeepseekOcrProcessor(ProcessorMixin):
-    """DeepSeek-OCR's processor: ``processor(images=[page], text="<image>\\nFree OCR.")``.
+    r"""DeepSeek-OCR's processor: ``processor(images=[page], text="<image>\nFree OCR.")``.
 
     A prompt has no roles: it begins with the tokenizer's first token, its ends are stripped, and ``<image>`` stands for
     one image each, in order.
@@ -54,7 +56,7 @@ class DeepseekOcrProcessor(ProcessorMixin):
             raise ValueError(f"the tokenizer has no {self.image_token} token; it is not DeepSeek-OCR's")
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         images: Any = None,
         text: str | list[str] | None = None,
@@ -149,7 +151,9 @@ class DeepseekOcrProcessor(ProcessorMixin):
             "processor_class": PUBLISHED_CLASS,
             "sft_format": "deepseek",
         }
-        (path / "processor_config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (path / "processor_config.json").write_text(
+            json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
 
 def _additional_tokens(source: Any, hub: dict[str, Any]) -> dict[str, list[str]]:

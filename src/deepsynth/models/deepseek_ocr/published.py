@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def from_published(config: dict[str, Any]) -> dict[str, Any]:
     expected = (clip["width"] + sam["downsample_channels"][-1], text["hidden_size"])
     if (projector.get("input_dim"), projector.get("n_embed")) != expected:
         raise ValueError(
-            f"projector_config maps {projector.get('input_dim')} to {projector.get('n_embed')}, but the encoders and the "
+            f"projector_config maps {projector.get('input_dim')} to {projector.get('n_embed')}, but encoders and "
             f"decoder need {expected[0]} to {expected[1]}"
         )
     native = {
@@ -151,7 +152,7 @@ def from_published(config: dict[str, Any]) -> dict[str, Any]:
             },
         },
         "image_token_id": config.get("image_token_id", _IMAGE_TOKEN_ID),
-        "published": {key: value for key, value in config.items() if key != "_commit_hash"},
+        "published": json.dumps({key: value for key, value in config.items() if key != "_commit_hash"}),
     }
     for kept in ("torch_dtype", "dtype", "_commit_hash"):
         if config.get(kept) is not None:
@@ -166,7 +167,9 @@ def _text_fields(config: dict[str, Any]) -> dict[str, Any]:
     for theirs in [*_TEXT, "first_k_dense_replace", *_TEXT_DEFAULTS, *_FIXED]:
         values = [part[theirs] for part in (config, inner) if theirs in part]
         if len(values) == 2 and values[0] != values[1]:
-            raise ValueError(f"config.json says {theirs} {values[0]!r}, its language_config says {values[1]!r}; make them equal")
+            raise ValueError(
+                f"config.json says {theirs} {values[0]!r}, its language_config says {values[1]!r}; make them equal"
+            )
         if theirs in _FIXED:
             if values and values[0] not in _FIXED[theirs]:
                 raise ValueError(f"config.json says {theirs} {values[0]!r}; DeepSeek-OCR has {_FIXED[theirs][0]!r}")
@@ -199,13 +202,15 @@ def to_published(config: DeepseekOcrConfig) -> dict[str, Any]:
         "v_head_dim": 0,
     }
     theta = text.rope_parameters["rope_theta"]
-    for name, value in {"rms_norm_eps": text.rms_norm_eps, "rope_theta": theta, "pad_token_id": text.pad_token_id}.items():
+    for name, value in {
+        "rms_norm_eps": text.rms_norm_eps,
+        "rope_theta": theta,
+        "pad_token_id": text.pad_token_id,
+    }.items():
         if value != _TEXT_DEFAULTS[name]:
             fields[name] = value
     dtype = str(config.dtype).removeprefix("torch.") if config.dtype is not None else "float32"
-    literals = {
-        theirs: getattr(sam, ours) for theirs, ours, literal in _SAM_LITERALS if getattr(sam, ours) != literal
-    }
+    literals = {theirs: getattr(sam, ours) for theirs, ours, literal in _SAM_LITERALS if getattr(sam, ours) != literal}
     published: dict[str, Any] = {
         "architectures": [ARCHITECTURE],
         "candidate_resolutions": [[1024, 1024]],

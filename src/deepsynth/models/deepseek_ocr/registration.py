@@ -1,5 +1,7 @@
 """Make transformers' Auto classes know DeepSeek-OCR."""
 
+# mypy: disallow-subclassing-any=False
+
 from __future__ import annotations
 
 from typing import Any
@@ -50,7 +52,7 @@ def register() -> None:
     May be called again. Of a later transformers that has these names itself, DeepSeek-OCR's are replaced and
     ``deepseek_vl_v2`` is asked for what is not DeepSeek-OCR.
     """
-    known = CONFIG_MAPPING[PUBLISHED_MODEL_TYPE] if PUBLISHED_MODEL_TYPE in CONFIG_MAPPING else None
+    known = CONFIG_MAPPING.get(PUBLISHED_MODEL_TYPE, None)
     if known is not PublishedDeepseekConfig:
         PublishedDeepseekConfig.others = known
     AutoConfig.register(PUBLISHED_MODEL_TYPE, PublishedDeepseekConfig, exist_ok=True)

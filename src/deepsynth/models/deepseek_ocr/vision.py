@@ -1,12 +1,14 @@
 """The two encoders of DeepSeek-OCR in a row: SAM reads the pixels, CLIP reads SAM's map.
 
-    X  views (pages or tiles)      C  channels of SAM's map, the width of CLIP
-    S  side of a view, pixels      n  features along a side: S / 64 at the published patch size
+X  views (pages or tiles)      C  channels of SAM's map, the width of CLIP
+S  side of a view, pixels      n  features along a side: S / 64 at the published patch size
 """
+
+# mypy: disallow-subclassing-any=False
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -67,7 +69,7 @@ class DeepseekOcrVisionEncoder(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_attention_backend = True
-    _no_split_modules = ["CLIPEncoderLayer"]
+    _no_split_modules: ClassVar[list[str]] = ["CLIPEncoderLayer"]
 
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:
@@ -92,7 +94,8 @@ class DeepseekOcrVisionEncoder(PreTrainedModel):
         hidden_states = self.pre_layrnorm(self.embeddings(feature_map))
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask=None)
-        return hidden_states[:, 1:]
+        features: torch.Tensor = hidden_states[:, 1:]
+        return features
 
 
 class DeepseekOcrVisionModel(DeepseekOcr2PreTrainedModel):
@@ -102,7 +105,7 @@ class DeepseekOcrVisionModel(DeepseekOcr2PreTrainedModel):
     config_class = DeepseekOcrVisionConfig
     main_input_name = "pixel_values"
     _supports_flex_attn = False
-    _no_split_modules = ["DeepseekOcr2SamVisionLayer", "CLIPEncoderLayer"]
+    _no_split_modules: ClassVar[list[str]] = ["DeepseekOcr2SamVisionLayer", "CLIPEncoderLayer"]
 
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:
@@ -118,7 +121,8 @@ class DeepseekOcrVisionModel(DeepseekOcr2PreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Module:
         """Return SAM's patch embedding."""
-        return self.sam_encoder.patch_embed
+        embedding: nn.Module = self.sam_encoder.patch_embed
+        return embedding
 
     def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutput:
         """Return (X, n*n, 2C), CLIP's features before SAM's, of views (X, 3, S, S)."""

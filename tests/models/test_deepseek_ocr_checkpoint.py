@@ -1,0 +1,277 @@
+"""The published checkpoint and configuration: in, out, and refused when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from deepsynth.models.deepseek_ocr import DeepseekOcrConfig, DeepseekOcrForConditionalGeneration, tiny_config
+from deepsynth.models.deepseek_ocr.checkpoint import published_state
+from deepsynth.models.deepseek_ocr.registration import register
+
+
+@pytest.fixture
+def folder(tmp_path: Path, reference: Path) -> Path:
+    """A copy of the published checkpoint, to be damaged."""
+    return Path(shutil.copytree(reference / "model", tmp_path / "model"))
+
+
+def _edit(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    content = json.loads(file.read_text(encoding="utf-8"))
+    change(content)
+    file.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _shard(folder: Path) -> list[str]:
+    """Split the weights into two files with an index."""
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    keys = sorted(state)
+    parts = keys[: len(keys) // 2], keys[len(keys) // 2 :]
+    for name, part in zip(names, parts, strict=True):
+        save_file({key: state[key] for key in part}, folder / name, metadata={"format": "pt"})
+    weight_map = {key: name for name, part in zip(names, parts, strict=True) for key in part}
+    index = {"metadata": {"total_size": sum(t.nbytes for t in state.values())}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return names
+
+
+def test_auto_classes_load_the_published_folder(reference: Path) -> None:
+    """One call each, native classes, nothing of the published code."""
+    folder = reference / "model"
+    assert type(AutoConfig.from_pretrained(folder)).__module__ == "deepsynth.models.deepseek_ocr.configuration"
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    assert isinstance(model, DeepseekOcrForConditionalGeneration)
+    assert AutoProcessor.from_pretrained(folder).image_processor.size.height == 1024
+    register()  # again, as a second import in another order would
+
+
+def test_full_size_keys_and_shapes(reference: Path) -> None:
+    """On the meta device: 2,710 keys, 3,336,106,240 parameters."""
+    expected = json.loads((reference / "fullsize_keys.json").read_text())
+    with torch.device("meta"):
+        model = DeepseekOcrForConditionalGeneration(DeepseekOcrConfig())
+    found = {key: list(tensor.shape) for key, tensor in published_state(model).items()}
+    assert found == expected["tensors"]
+    assert sum(parameter.numel() for parameter in model.parameters()) == expected["total_params"] == 3_336_106_240
+
+
+@pytest.mark.parametrize("through_native", [False, True], ids=["direct", "by way of native"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_published_out_as_it_came_in(through_native: bool, dtype: torch.dtype, folder: Path, tmp_path: Path) -> None:
+    """The same keys, bits and configuration, also after a stop in the native format."""
+    original = {key: tensor.to(dtype) for key, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(original, folder / "model.safetensors", metadata={"format": "pt"})
+    name = str(dtype).removeprefix("torch.")
+    _edit(folder / "config.json", lambda c: (c.update(torch_dtype=name), c["language_config"].update(torch_dtype=name)))
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    assert model.dtype == dtype
+    if through_native:
+        model.save_pretrained(tmp_path / "native")
+        assert "model.language_model.layers.1.mlp.experts.gate_up_proj" in load_file(
+            tmp_path / "native/model.safetensors"
+        )
+        model = AutoModelForImageTextToText.from_pretrained(tmp_path / "native")
+    model.save_pretrained(tmp_path / "out", format="published")
+    found = load_file(tmp_path / "out/model.safetensors")
+    assert found.keys() == original.keys()
+    assert all(torch.equal(found[key], tensor) and found[key].dtype == dtype for key, tensor in original.items())
+    configs = [json.loads((place / "config.json").read_text()) for place in (tmp_path / "out", folder)]
+    assert configs[0] == configs[1]
+    assert list(configs[0]) == list(configs[1])
+
+
+def test_published_in_shards(folder: Path, tmp_path: Path) -> None:
+    """Reads shards, writes shards."""
+    original = load_file(folder / "model.safetensors")
+    _shard(folder)
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    model.save_pretrained(tmp_path / "out", format="published", max_shard_size="1MB")
+    index = json.loads((tmp_path / "out/model.safetensors.index.json").read_text())
+    assert index["weight_map"].keys() == original.keys()
+    assert len(set(index["weight_map"].values())) > 1
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_a_model_made_here_is_published_too(tmp_path: Path) -> None:
+    """Without a published configuration to give back, one is written."""
+    torch.manual_seed(0)
+    model = DeepseekOcrForConditionalGeneration(tiny_config(page_size=128, patch_size=8)).eval()
+    model.save_pretrained(tmp_path, format="published")
+    assert json.loads((tmp_path / "config.json").read_text())["vision_config"]["width"]["sam_vit_b"]["patch_size"] == 8
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path).eval()
+    ids = torch.tensor([[0] + [3] * 21 + [7, 8]])
+    views = torch.rand(1, 3, 128, 128)
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids, pixel_values=views).logits, again(ids, pixel_values=views).logits)
+
+
+def test_another_format_is_refused(tiny_model: Any, tmp_path: Path) -> None:
+    """A typo does not write the native one."""
+    with pytest.raises(ValueError, match="format is 'publised'; want 'native' or 'published'"):
+        tiny_model.save_pretrained(tmp_path, format="publised")
+
+
+def test_keys_that_do_not_fit_are_listed(folder: Path) -> None:
+    """Missing, unexpected and misshaped, at once."""
+    state = load_file(folder / "model.safetensors")
+    del state["model.layers.2.mlp.experts.5.up_proj.weight"], state["model.view_seperator"]
+    state["model.layers.9.norm.weight"] = torch.zeros(3)
+    state["model.projector.layers.bias"] = torch.zeros(7)
+    state["model.vision_model.embeddings.position_ids"] = torch.arange(17)[None]  # computed, so it may be there
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError) as caught:
+        AutoModelForImageTextToText.from_pretrained(folder)
+    text = str(caught.value)
+    assert "2 missing (model.layers.2.mlp.experts.5.up_proj.weight, model.view_seperator)" in text
+    assert "1 unexpected (model.layers.9.norm.weight)" in text
+    assert "1 misshaped (model.projector.layers.bias (7,) (want (72,)))" in text
+
+
+def test_state_dict_without_a_folder_is_checked_too(reference: Path) -> None:
+    """What transformers itself reports is enough when no file can be looked at."""
+    state = load_file(reference / "model/model.safetensors")
+    del state["lm_head.weight"]
+    config = AutoConfig.from_pretrained(reference / "model")
+    with pytest.raises(ValueError, match=r"1 missing \(lm_head.weight\)"):
+        DeepseekOcrForConditionalGeneration.from_pretrained(None, config=config, state_dict=state)
+
+
+def test_missing_shard_is_named(folder: Path) -> None:
+    """By its file name."""
+    (folder / _shard(folder)[1]).unlink()
+    with pytest.raises(ValueError, match=r"model-00002-of-00002.safetensors is missing"):
+        AutoModelForImageTextToText.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 1000, 3_000_000])
+def test_cut_file_is_named(kept: int, folder: Path) -> None:
+    """Wherever it ends."""
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=r"model.safetensors: is no complete safetensors file .*download it again"):
+        AutoModelForImageTextToText.from_pretrained(folder)
+
+
+def test_broken_index_is_named(folder: Path) -> None:
+    """An index that is no JSON."""
+    _shard(folder)
+    (folder / "model.safetensors.index.json").write_text("{")
+    with pytest.raises(ValueError, match=r"index.json: is no index of weight files"):
+        AutoModelForImageTextToText.from_pretrained(folder)
+
+
+def _second(config: dict[str, Any]) -> None:
+    config["architectures"] = ["DeepseekOCR2ForCausalLM"]
+    width = config["vision_config"]["width"]
+    width["qwen2-0-5b"] = {"dim": 896}
+    del width["clip-l-14-224"]
+
+
+def _vl2(config: dict[str, Any]) -> None:
+    config["architectures"] = ["DeepseekVLV2ForCausalLM"]
+    config["vision_config"] = {"model_type": "vision", "model_name": "siglip_so400m_patch14_384"}
+    config["projector_config"] = {"model_type": "mlp_projector", "projector_type": "downsample_mlp_gelu"}
+
+
+DECEPTIVE: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
+    (_second, r"DeepSeek-OCR-2 in its original format .*deepseek-community/DeepSeek-OCR-2"),
+    (lambda c: (_second(c), c.pop("architectures")), r"DeepSeek-OCR-2 in its original format"),
+    (lambda c: (_second(c), c.update(architectures=["DeepseekOCRForCausalLM"])), r"DeepSeek-OCR-2 in its original"),
+    (_vl2, r"it is DeepseekVLV2ForCausalLM, not DeepSeek-OCR: .*projector_type is 'downsample_mlp_gelu'"),
+    (lambda c: (_vl2(c), c.update(architectures=["DeepseekOCRForCausalLM"])), r"not DeepSeek-OCR: .*no encoders"),
+    (lambda c: c.update(architectures=["JanusForCausalLM"]), r"it is JanusForCausalLM, not DeepSeek-OCR"),
+    (lambda c: c.pop("vision_config"), r"not DeepSeek-OCR: vision_config.width has no encoders"),
+    (lambda c: c.pop("projector_config"), r"projector_type is None, want 'linear'"),
+    (lambda c: c.update(use_mla=True), r"says use_mla True, its language_config says False"),
+    (
+        lambda c: (c.update(use_mla=True), c["language_config"].update(use_mla=True)),
+        r"use_mla True; DeepSeek-OCR has F",
+    ),
+    (lambda c: c.update(scoring_func="sigmoid"), r"scoring_func 'sigmoid'; DeepSeek-OCR has 'softmax'"),
+    (lambda c: c.update(norm_topk_prob=True), r"norm_topk_prob True; DeepSeek-OCR has False"),
+    (lambda c: c.update(hidden_size=80), r"hidden_size 80, its language_config says 72"),
+    (lambda c: (c.pop("n_routed_experts"), c["language_config"].pop("n_routed_experts")), r"has no n_routed_experts"),
+    (lambda c: c["projector_config"].update(n_embed=64), r"maps 128 to 64, but .* need 128 to 72"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), DECEPTIVE, ids=[str(number) for number in range(len(DECEPTIVE))])
+def test_other_models_configurations_are_refused(change: Callable[..., Any], message: str, folder: Path) -> None:
+    """The type that several models share is not enough; model, configuration and processor all say so."""
+    _edit(folder / "config.json", change)
+    for load in (AutoConfig, AutoModelForImageTextToText, AutoProcessor, DeepseekOcrForConditionalGeneration):
+        with pytest.raises(ValueError, match=message):
+            load.from_pretrained(folder)
+
+
+def test_missing_text_fields_come_from_the_other_place(folder: Path, reference: Path) -> None:
+    """The top level or language_config may be silent, and architectures may be absent."""
+    whole = AutoConfig.from_pretrained(reference / "model").text_config.to_dict()
+
+    def change(config: dict[str, Any]) -> None:
+        del config["architectures"], config["hidden_size"], config["language_config"]["vocab_size"]
+
+    _edit(folder / "config.json", change)
+    assert AutoConfig.from_pretrained(folder).text_config.to_dict() == whole
+
+
+def test_other_types_are_refused_by_the_class(folder: Path) -> None:
+    """A Llama folder is not read as if it were DeepSeek-OCR."""
+    _edit(folder / "config.json", lambda c: c.update(model_type="llama"))
+    with pytest.raises(ValueError, match="model_type 'llama'; DeepseekOcrConfig reads 'deepseek_ocr'"):
+        DeepseekOcrForConditionalGeneration.from_pretrained(folder)
+
+
+def test_a_later_transformers_keeps_its_own_deepseek_vl2(monkeypatch: pytest.MonkeyPatch, reference: Path) -> None:
+    """Should transformers learn deepseek_vl_v2, other models of that type are its own, DeepSeek-OCR stays ours."""
+    from transformers import PreTrainedConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    from deepsynth.models.deepseek_ocr.registration import PublishedDeepseekConfig
+
+    class Later(PreTrainedConfig):
+        model_type = "deepseek_vl_v2"
+
+    monkeypatch.setitem(CONFIG_MAPPING._extra_content, "deepseek_vl_v2", Later)
+    monkeypatch.setattr(PublishedDeepseekConfig, "others", None)
+    register()
+    config = json.loads((reference / "model/config.json").read_text())
+    assert isinstance(CONFIG_MAPPING["deepseek_vl_v2"].from_dict(dict(config)), DeepseekOcrConfig)
+    _vl2(config)
+    assert isinstance(CONFIG_MAPPING["deepseek_vl_v2"].from_dict(config), Later)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import deepsynth.models, transformers.modeling_utils",
+        "import transformers, deepsynth.models",
+        "from deepsynth.models.deepseek_ocr import DeepseekOcrConfig",
+        "import deepsynth.models.tokens, transformers.models.auto.configuration_auto",
+    ],
+)
+def test_registered_in_any_order_without_training_libraries(first: str, reference: Path) -> None:
+    """Models alone need transformers and torch, and do not care who imports what first."""
+    code = f"""
+import sys
+{first}
+from transformers import AutoConfig
+print(type(AutoConfig.from_pretrained({str(reference / "model")!r})).__name__)
+print({{"peft", "lightning", "torchvision", "unsloth"}} & set(sys.modules))
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.split() == ["DeepseekOcrConfig", "set()"]
