@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torchmetrics.functional.text import bleu_score, char_error_rate, word_error_rate
 from torchmetrics.functional.text.rouge import rouge_score
 
-from deepsynth.metrics import METRICS, CorpusMetrics, bootstrap_interval, join_pages, summarize, summarize_groups
+from deepsynth.metrics import METRICS, CorpusMetrics, bootstrap_intervals, join_pages, summarize, summarize_groups
 from deepsynth.text_normalization import NORMALIZATION_PROFILES, normalize, tokens, words
 from deepsynth.text_scores import SCORE_COLUMNS, ends_in_loop, score_table
 
@@ -314,31 +314,30 @@ def test_groups() -> None:
 
 def test_bootstrap() -> None:
     table = score_table(["a"] * 30 + ["b"] * 10, ["a"] * 40)
-    lower, upper = bootstrap_interval(table, "cer")
+    lower, upper = bootstrap_intervals(table)["cer"]
     # the standard error of a share of 1/4 of 40 is 0.068; percentile bounds lie about 1.96 of them away
     assert lower == pytest.approx(0.25 - 1.96 * 0.0685, abs=0.03)
     assert upper == pytest.approx(0.25 + 1.96 * 0.0685, abs=0.03)
-    assert bootstrap_interval(table, "cer") == (lower, upper)
-    assert bootstrap_interval(table, "cer", seed=1, resamples=50) != bootstrap_interval(table, "cer", resamples=50)
-    narrow = bootstrap_interval(table, "cer", confidence=0.5)
+    assert bootstrap_intervals(table)["cer"] == (lower, upper)
+    assert bootstrap_intervals(table, seed=1, resamples=50) != bootstrap_intervals(table, resamples=50)
+    narrow = bootstrap_intervals(table, confidence=0.5)["cer"]
     assert lower < narrow[0] < narrow[1] < upper
-    for metric in METRICS:
-        low, high = bootstrap_interval(table, metric, resamples=20)
-        assert low <= high
-    assert np.isnan(bootstrap_interval(table[:0])).all()
+    bounds = bootstrap_intervals(table, resamples=20)
+    assert set(bounds) == set(METRICS)
+    assert all(low <= high for low, high in bounds.values())
+    assert all(np.isnan(pair).all() for pair in bootstrap_intervals(table[:0]).values())
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metric": "f1"}, "metric 'f1' is unknown; the metrics are cer, wer"),
         ({"confidence": 95}, "confidence: a number between 0 and 1 is expected, found 95"),
         ({"resamples": 0}, "resamples: at least 1 is expected, found 0"),
     ],
 )
 def test_bootstrap_mistakes(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        bootstrap_interval(score_table(["a"], ["a"]), **options)
+        bootstrap_intervals(score_table(["a"], ["a"]), **options)
 
 
 def test_pages_are_joined_by_document() -> None:

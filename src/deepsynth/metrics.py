@@ -142,38 +142,35 @@ def summarize_groups(table: ScoreTable, groups: Sequence[str | None]) -> dict[st
     return {group: summarize(table[members[group]]) for group in sorted(members)}
 
 
-def bootstrap_interval(
-    table: ScoreTable, metric: str = "cer", confidence: float = 0.95, resamples: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """Return percentile bootstrap bounds of a metric: documents are drawn with replacement (Efron 1979).
+def bootstrap_intervals(
+    table: ScoreTable, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Return percentile bootstrap bounds of every metric: documents are drawn with replacement (Efron 1979).
 
     Args:
         table: (L, C) scores.
-        metric: one of ``METRICS``.
         confidence: probability between the bounds, in (0, 1).
         resamples: number of drawn tables.
         seed: of the drawing; the same seed gives the same bounds.
 
     Returns:
-        The lower and the upper bound; NaN for an empty table.
+        The lower and the upper bound by metric; NaN for an empty table.
 
     Raises:
         ValueError: for an argument out of its range.
     """
-    if metric not in METRICS:
-        raise ValueError(f"metric {metric!r} is unknown; the metrics are {', '.join(METRICS)}")
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence: a number between 0 and 1 is expected, found {confidence}")
     if resamples < 1:
         raise ValueError(f"resamples: at least 1 is expected, found {resamples}")
     if not len(table):
-        return float("nan"), float("nan")
+        return dict.fromkeys(METRICS, (float("nan"), float("nan")))
     rng = np.random.default_rng(seed)
-    drawn = (rng.integers(len(table), size=len(table)) for _ in range(resamples))
-    values = [summarize(table[rows])[metric] for rows in drawn]
+    drawn = [summarize(table[rng.integers(len(table), size=len(table))]) for _ in range(resamples)]
     tail = (1.0 - confidence) / 2.0
-    lower, upper = np.quantile(values, [tail, 1.0 - tail])
-    return float(lower), float(upper)
+    values = np.array([[figures[metric] for metric in METRICS] for figures in drawn])
+    lower, upper = np.quantile(values, [tail, 1.0 - tail], axis=0)
+    return {metric: (float(lower[i]), float(upper[i])) for i, metric in enumerate(METRICS)}
 
 
 def join_pages(ids: Sequence[str], pages: Sequence[int], texts: Sequence[str]) -> dict[str, str]:

@@ -83,21 +83,21 @@ class ProcessMemory(Memory):
 
     def __init__(self) -> None:
         self._process = psutil.Process()
-        self._peak = 0
+        self._resident = self._peak = 0
 
     def usage(self) -> Usage:
         """Return the resident memory, which the operating system does not divide further."""
-        resident = int(self._process.memory_info().rss)
-        self._peak = max(self._peak, resident)
-        return Usage(resident, resident, self._peak)
+        self._resident = int(self._process.memory_info().rss)
+        self._peak = max(self._peak, self._resident)
+        return Usage(self._resident, self._resident, self._peak)
 
     def restart_peak(self) -> None:
-        """Start the peak at what is resident now."""
-        self._peak = int(self._process.memory_info().rss)
+        """Start the peak at what was resident when it was last asked for."""
+        self._peak = self._resident
 
     def limit(self) -> int:
         """Return what is resident and what the machine could still give without swapping."""
-        return int(self._process.memory_info().rss) + int(psutil.virtual_memory().available)
+        return self.usage().allocated + int(psutil.virtual_memory().available)
 
 
 def memory_of(device: torch.device) -> Memory:

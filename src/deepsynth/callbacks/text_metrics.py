@@ -1,0 +1,129 @@
+"""Metrics of generated text under normalisation profiles, by language or source, with bounds of confidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from deepsynth.callbacks.rows import gather_rows
+from deepsynth.metrics import METRICS, bootstrap_intervals, join_pages, summarize, summarize_groups
+from deepsynth.text_normalization import NORMALIZATION_PROFILES, normalize
+from deepsynth.text_scores import score_table
+
+
+class TextMetrics(Callback):
+    """Logs, for what validation and test generated, how much of the error is of which kind, for whom, and how sure.
+
+    Keys: ``val/cer/PROFILE``, its bounds ``val/cer/PROFILE/low`` and ``…/high``, and for each group
+    ``val/cer/PROFILE/language=fa`` or ``…/source=NAME``; the same with ``test/`` and the other metrics. The module's
+    own ``val/cer`` and its kin stay as they are (profile ``none``). A document counts once, its pages joined; the
+    figures are those of all ranks' documents together, not a mean of means. Each key can be monitored::
+
+        callbacks+:
+          - class_path: TextMetrics
+            init_args: {profiles: [none, arabic], by: [language]}
+          - class_path: EarlyStopping
+            init_args: {monitor: val/cer/arabic, patience: 3}
+
+    Args:
+        profiles: of :data:`deepsynth.text_normalization.NORMALIZATION_PROFILES`; joined by ``+`` to apply several.
+        metrics: of :data:`deepsynth.metrics.METRICS`.
+        by: ``language`` and ``source`` give figures for each of them that the data names.
+        confidence: probability that a bootstrap over documents gives for the bounds; ``null`` for no bounds.
+        resamples: of the bootstrap.
+
+    Raises:
+        ValueError: for an unknown profile or metric, or a number out of range.
+    """
+
+    def __init__(
+        self,
+        profiles: Sequence[str] = tuple(NORMALIZATION_PROFILES),
+        metrics: Sequence[str] = ("cer", "wer"),
+        by: Sequence[Literal["language", "source"]] = ("language", "source"),
+        confidence: float | None = 0.95,
+        resamples: int = 1000,
+    ) -> None:
+        for profile in profiles:
+            normalize("", profile)  # names the ones that exist
+        for metric in metrics:
+            if metric not in METRICS:
+                raise ValueError(f"TextMetrics.metrics has {metric!r}; the metrics are {', '.join(METRICS)}")
+        for key in by:
+            if key not in ("language", "source"):
+                raise ValueError(f"TextMetrics.by has {key!r}; there are language and source")
+        if confidence is not None and not 0 < confidence < 1:
+            raise ValueError(f"TextMetrics.confidence is {confidence}; it must be above 0 and below 1, or null")
+        if resamples < 1:
+            raise ValueError(f"TextMetrics.resamples is {resamples}; it must be at least 1")
+        self.profiles = tuple(profiles)
+        self.metrics = tuple(metrics)
+        self.by = tuple(by)
+        self.confidence = confidence
+        self.resamples = resamples
+        self._rows: list[dict[str, Any]] = []
+
+    def figures(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+        """Return the figures of rows as validation and test steps return them, by key without the stage.
+
+        Rows without a known target are left out; without any row there is no figure.
+        """
+        rows = [row for row in rows if row["target"]]
+        if not rows:
+            return {}
+        ids, pages = [row["document_id"] for row in rows], [row["page"] for row in rows]
+        predictions = list(join_pages(ids, pages, [row["prediction"] for row in rows]).values())
+        targets = list(join_pages(ids, pages, [row["target"] for row in rows]).values())
+        first = {row["document_id"]: row for row in reversed(rows)}  # a document has one language and one source
+        documents = [first[name] for name in dict.fromkeys(ids)]
+        found: dict[str, float] = {}
+        for profile in self.profiles:
+            table = score_table(predictions, targets, profile)
+            total = summarize(table)
+            bounds = bootstrap_intervals(table, self.confidence, self.resamples) if self.confidence is not None else {}
+            groups = {
+                f"{key}={name}": figures
+                for key in self.by
+                for name, figures in summarize_groups(table, [row[key] for row in documents]).items()
+            }
+            for metric in self.metrics:
+                found[f"{metric}/{profile}"] = total[metric]
+                if metric in bounds:
+                    found[f"{metric}/{profile}/low"], found[f"{metric}/{profile}/high"] = bounds[metric]
+                found |= {f"{metric}/{profile}/{group}": figures[metric] for group, figures in groups.items()}
+        return found
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the last epoch's rows."""
+        self._rows = []
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep what the batch's step generated."""
+        self._rows += outputs["rows"]
+
+    on_test_batch_end = on_validation_batch_end
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log ``val/*``."""
+        self._log("val", trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log ``test/*``."""
+        self._log("test", trainer, pl_module)
+
+    def _log(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
+        figures = self.figures(gather_rows(trainer, self._rows))
+        # Every rank has the figures of all, so none needs to ask the others.
+        pl_module.log_dict({f"{stage}/{name}": value for name, value in figures.items()}, rank_zero_only=False)
