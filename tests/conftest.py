@@ -7,10 +7,13 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 # No test may reach a network; a forgotten download fails at once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Small models gain nothing from threads, and threads that wait for each other burn the cores of a busy machine.
+torch.set_num_threads(1)
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog.",

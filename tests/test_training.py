@@ -26,21 +26,10 @@ class Losses(Callback):
         self.ids += batch.ids
 
 
-def fit(folder: Path, module: Any, data: Any, ckpt_path: str | None = None, **kwargs: Any) -> Losses:
-    losses = Losses()
-    trainer = make_trainer(folder, callbacks=[losses], **kwargs)
-    trainer.fit(module, data, ckpt_path=ckpt_path)
-    if ckpt_path is None:
-        trainer.save_checkpoint(folder / "end.ckpt")
-    return losses
-
-
 def test_one_batch_is_learned_until_generation_equals_the_targets(tmp_path: Path, jsonl: Path) -> None:
     data = make_data(jsonl, max_train_documents=2, batch_size=2)
-    module = make_module(
-        lr=1e-2, lora_rank=64, lora_mlp=True, lora_experts="all", lora_vision=True, lora_projector=True
-    )
-    make_trainer(tmp_path, max_steps=150).fit(module, data)
+    module = make_module(lr=5e-3, lora_rank=64, lora_mlp=True, lora_experts="shared", lora_projector=True)
+    make_trainer(tmp_path, max_steps=40).fit(module, data)
     module.eval()
     batch = next(iter(data.train_dataloader()))
     generations = module.generate(batch)
@@ -71,32 +60,39 @@ def test_an_adapter_without_a_gradient_stops_the_run_with_its_name(tmp_path: Pat
         make_trainer(tmp_path, max_steps=1).fit(module, make_data(jsonl))
 
 
-def test_resuming_in_the_middle_of_an_epoch_equals_no_interruption(tmp_path: Path, jsonl: Path) -> None:
+@pytest.mark.parametrize("step", [3, 4, 6], ids=["middle", "end-of-epoch", "second-epoch"])
+def test_resuming_equals_no_interruption(tmp_path: Path, jsonl: Path, step: int) -> None:
     settings = {"lora_dropout": 0.1, "schedule": "cosine", "warmup_steps": 2}
-    whole = fit(tmp_path / "whole", make_module(**settings), make_data(jsonl, num_workers=2), max_steps=7)
-    first = Losses()
-    trainer = make_trainer(tmp_path / "first", callbacks=[first, StopAfter(3)], max_steps=7)
+    saved = tmp_path / "saved.ckpt"
+    whole = Losses()
+    trainer = make_trainer(tmp_path / "whole", callbacks=[whole, SaveAt(step, saved)], max_steps=7)
     trainer.fit(make_module(**settings), make_data(jsonl, num_workers=2))
-    trainer.save_checkpoint(tmp_path / "middle.ckpt")
-    rest = fit(
-        tmp_path / "rest",
-        make_module(seed=99, **settings),
-        make_data(jsonl, num_workers=2),
-        ckpt_path=str(tmp_path / "middle.ckpt"),
-        max_steps=7,
-    )
-    assert first.ids + rest.ids == whole.ids
-    assert first.losses + rest.losses == pytest.approx(whole.losses, abs=1e-6)
+    rest = Losses()
+    trainer = make_trainer(tmp_path / "rest", callbacks=[rest], max_steps=7)
+    trainer.fit(make_module(seed=99, **settings), make_data(jsonl), ckpt_path=str(saved), weights_only=True)
+    assert rest.ids == whole.ids[2 * step :]
+    assert rest.losses == pytest.approx(whole.losses[step:], abs=1e-6)
 
 
-class StopAfter(Callback):
-    """Ends a run in the middle of an epoch."""
+def test_a_run_that_reached_max_steps_goes_on_with_the_rest_of_its_epoch(tmp_path: Path, jsonl: Path) -> None:
+    first, rest = Losses(), Losses()
+    trainer = make_trainer(tmp_path, callbacks=[first], max_steps=3)
+    trainer.fit(make_module(), make_data(jsonl))
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    trainer = make_trainer(tmp_path, callbacks=[rest], max_steps=4)
+    trainer.fit(make_module(), make_data(jsonl), ckpt_path=str(tmp_path / "end.ckpt"), weights_only=True)
+    assert sorted(first.ids + rest.ids) == sorted(f"d{i}#0" for i in range(8))
 
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
+
+class SaveAt(Callback):
+    """Saves a checkpoint after a step, as ModelCheckpoint does."""
+
+    def __init__(self, step: int, path: Path) -> None:
+        self.step, self.path = step, path
 
     def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
-        trainer.should_stop = trainer.global_step >= self.steps
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
 
 
 def test_workers_do_not_change_a_batch(tmp_path: Path, jsonl: Path) -> None:

@@ -21,7 +21,7 @@ def make_data(path: Path, **kwargs: Any) -> TextImageDataModule:
 
 def make_module(seed: int = 0, lr: float = 2e-3, **kwargs: Any) -> PeftModule:
     seed_everything(seed)
-    settings: dict[str, Any] = {"max_new_tokens": 24, "schedule": "constant", **kwargs}
+    settings: dict[str, Any] = {"max_new_tokens": 48, "schedule": "constant", **kwargs}
     return PeftModule(optimizer=lambda params: torch.optim.AdamW(params, lr=lr), **settings)
 
 

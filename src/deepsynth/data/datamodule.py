@@ -266,6 +266,8 @@ class TextImageDataModule(LightningDataModule):
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=quiet_worker,
+            # A generator of its own: an iterator draws a seed, which must not move the random state that dropout uses.
+            generator=torch.Generator().manual_seed(self.seed),
             multiprocessing_context="spawn" if self.num_workers and torch.cuda.is_available() else None,
         )
 

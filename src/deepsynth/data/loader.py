@@ -77,8 +77,12 @@ class ResumableLoader(DataLoader[Batch]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         """Yield batches; after ``load_state_dict`` the rest of the interrupted epoch first."""
         self._samples_done = 0
-        if self._restored is not None and self._restored["epoch"] == self.sampler.epoch:
-            self._samples_done = min(self._restored["samples"] // self.sampler.num_replicas, len(self.sampler))
+        if self._restored is not None:
+            done = self._restored["samples"] // self.sampler.num_replicas
+            if done < len(self.sampler):
+                # A run that reached max_steps within an epoch counts as past it; the rest of that epoch comes first.
+                self.sampler.set_epoch(self._restored["epoch"])
+                self._samples_done = done
         self._restored = None
         self.sampler.start = self._samples_done
         for batch in super().__iter__():
@@ -90,5 +94,5 @@ class ResumableLoader(DataLoader[Batch]):
         return {"epoch": self.sampler.epoch, "samples": self._samples_done * self.sampler.num_replicas}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a saved place, when the epoch that is iterated next is the saved one."""
+        """Go on from a saved place; a saved epoch that was complete is not begun again."""
         self._restored = state
