@@ -14,6 +14,7 @@ from lightning.pytorch import Callback
 
 from deepsynth.callbacks.hub_checkpoint import HubCheckpoint
 from deepsynth.hub.worker import Backoff, resume
+from deepsynth.models.names import resolve_model_name
 from tests.local_hub import TOKEN, local_hub, run_python
 from tests.training import make_data, make_module, make_trainer
 
@@ -65,28 +66,30 @@ def test_a_run_ends_on_the_hub_with_the_weights_it_would_have_had(hub, tmp_path,
     assert same(weights(alone), weights(pushed))
     assert titles(hub)[0] == "Step 4"
     assert hub.repo("alice/ocr").meta["private"]
-    # peft alone can read it
-    from peft import PeftModel
-    from transformers import AutoModelForImageTextToText
-
-    from deepsynth.models.names import resolve_model_name
-
-    base = AutoModelForImageTextToText.from_pretrained(resolve_model_name("deepsynth/tiny-random"))
-    loaded = PeftModel.from_pretrained(base, hub.repo("alice/ocr").checkout(tmp_path / "peft", "step-4"))
-    ours = {name: p for name, p in pushed.model.named_parameters() if "lora_" in name}
-    assert same(ours, {name: p for name, p in loaded.named_parameters() if "lora_" in name})
-    card = (tmp_path / "peft" / "README.md").read_text()
+    folder = hub.repo("alice/ocr").checkout(tmp_path / "checkout", "step-4")
+    card = (folder / "README.md").read_text()
     assert "JsonlSource" in card
     assert "license: mit" in card
     assert "optimizer.class | AdamW" in card
     for place in ("/tmp", str(tmp_path), str(Path.home()), resolve_model_name("deepsynth/tiny-random")):
         assert place not in card
-        assert place not in (tmp_path / "peft" / "adapter_config.json").read_text()
-        assert place not in (tmp_path / "peft" / "deepsynth.json").read_text()
+        assert place not in (folder / "adapter_config.json").read_text()
+        assert place not in (folder / "deepsynth.json").read_text()
     assert TOKEN not in caplog.text
     assert "deepsynth hub resume" not in caplog.text
     run_files = [p for p in (tmp_path / "run").rglob("*") if p.is_file()]
     assert not any(TOKEN.encode() in p.read_bytes() for p in run_files)
+
+
+def test_peft_alone_reads_what_was_pushed(hub, tmp_path, jsonl):
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    pushed, _ = fit(tmp_path, jsonl, HubCheckpoint("alice/ocr"))
+    base = AutoModelForImageTextToText.from_pretrained(resolve_model_name("deepsynth/tiny-random"))
+    loaded = PeftModel.from_pretrained(base, hub.repo("alice/ocr").checkout(tmp_path / "checkout"))
+    ours = {name: p for name, p in pushed.model.named_parameters() if "lora_" in name}
+    assert same(ours, {name: p for name, p in loaded.named_parameters() if "lora_" in name})
 
 
 @pytest.mark.parametrize("path", ["/", "__cas__"])
@@ -135,23 +138,27 @@ def test_ctrl_c_delivers_the_state_it_stopped_in(hub, tmp_path, jsonl):
 
 
 class Scores(Callback):
-    """Logs given values of val/cer."""
+    """Logs given values."""
 
     def __init__(self, values: list[float]) -> None:
         self.values = iter(values)
 
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        trainer.callback_metrics["val/cer"] = torch.tensor(next(self.values))
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        pl_module.log("val/score", next(self.values))
 
 
 def test_best_only_pushes_what_is_better(hub, tmp_path, jsonl):
-    callback = HubCheckpoint("alice/ocr", best_only=True, tag="best", revision="best-branch")
+    callback = HubCheckpoint("alice/ocr", best_only=True, monitor="val/score", tag="best", revision="best-branch")
     scores = Scores([0.5, 0.7, float("nan"), 0.3])
     fit(tmp_path, jsonl, scores, callback, val_check_interval=1, check_val_every_n_epoch=None)
-    assert titles(hub, "best-branch")[0] == "Step 4, val/cer 0.3000"
-    assert not any("0.7" in title or "nan" in title for title in titles(hub, "best-branch"))
+    pushed = titles(hub, "best-branch")
+    assert pushed[0] == "Step 4, val/score 0.3000"
+    assert set(pushed) <= {"Step 4, val/score 0.3000", "Step 1, val/score 0.5000"}
     assert hub.repo("alice/ocr").resolve("best") == hub.repo("alice/ocr").resolve("best-branch")
     assert callback.state_dict()["best"] == pytest.approx(0.3)
+    card = hub.repo("alice/ocr").read("README.md", "best-branch").decode()
+    assert "val/score | 0.3" in card
+    assert "at most 24 tokens a sample" in card
 
 
 def test_a_full_disk_does_not_end_the_run(hub, tmp_path, jsonl, caplog, monkeypatch):

@@ -196,6 +196,11 @@ class HubCheckpoint(Callback):
     def _card(self, trainer: Trainer, pl_module: LightningModule) -> Card:
         hparams = dict(pl_module.hparams)
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        how = {
+            "documents": "held out by their ids; each counts once, its pages joined",
+            "read": f"greedily, at most {hparams.get('max_new_tokens')} tokens a sample",
+            "samples": hparams.get("generate_samples"),
+        }
         return Card(
             repo_id=self.target.repo_id,
             base_model=str(hparams.pop("model_name", "")),
@@ -205,11 +210,7 @@ class HubCheckpoint(Callback):
             languages=self.languages,
             recipe={"model": hparams, **describe_training(trainer)},
             metrics={key: value for key, value in sorted(metrics.items()) if math.isfinite(value)},
-            metric_settings={
-                "val/*": "documents that were held out, read greedily; a document counts once, its pages joined",
-                "samples that were read": hparams.get("generate_samples"),
-                "max_new_tokens": hparams.get("max_new_tokens"),
-            },
+            metric_settings=how if any(key.startswith("val/") for key in metrics) else {},
             step=trainer.global_step,
         )
 
