@@ -15,7 +15,8 @@ from deepsynth.hub.card import Card
 from deepsynth.hub.errors import asked_wait_s, classify
 from deepsynth.hub.privacy import clean_text, is_local_path, redact
 from deepsynth.hub.pull import Reference
-from deepsynth.hub.spool import Snapshot, Spool, Target
+from deepsynth.hub.snapshot import Snapshot, Target
+from deepsynth.hub.spool import Spool
 from tests.hub_server import validate_card
 from tests.local_hub import TOKEN
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from deepsynth.hub.data import push_data
-from deepsynth.hub.spool import Target
+from deepsynth.hub.snapshot import Target
 from tests.local_hub import local_hub, run_python
 
 PUSH = """
@@ -17,7 +17,7 @@ import json, sys
 from pathlib import Path
 from PIL import Image
 from deepsynth.hub.data import push_data
-from deepsynth.hub.spool import Target
+from deepsynth.hub.snapshot import Target
 from deepsynth.hub.worker import Backoff
 from deepsynth.types import Document, Page
 

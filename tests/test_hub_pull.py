@@ -7,7 +7,8 @@ import shutil
 
 import pytest
 
-from deepsynth.hub.spool import Spool, Target
+from deepsynth.hub.snapshot import Target
+from deepsynth.hub.spool import Spool
 from tests.local_hub import local_hub, run_python
 
 PUSH = """

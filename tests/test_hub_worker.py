@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from deepsynth.hub.errors import Outcome
-from deepsynth.hub.spool import Snapshot, Spool, Target
+from deepsynth.hub.snapshot import Snapshot, Target
+from deepsynth.hub.spool import Spool
 from deepsynth.hub.worker import Backoff, PushWorker, resume
 from tests.hub_server import HubProcess
 
@@ -258,7 +259,8 @@ def test_a_hub_that_hangs_for_ever_holds_nobody_up(hub, monkeypatch, tmp_path, c
 TRAINING = """
 import sys, time
 from pathlib import Path
-from deepsynth.hub.spool import Spool, Target
+from deepsynth.hub.snapshot import Target
+from deepsynth.hub.spool import Spool
 from deepsynth.hub.worker import PushWorker
 spool = Spool.of_run(Path(sys.argv[1]), Target(sys.argv[2]))
 worker = PushWorker(spool)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from deepsynth.hub.card import Card
 from deepsynth.hub.privacy import clean_json_files, without_local_paths
-from deepsynth.hub.spool import Snapshot, Spool, Target
+from deepsynth.hub.snapshot import Snapshot, Target
+from deepsynth.hub.spool import Spool
 
 #: What may be pushed. Anything else that lies in an adapter's folder stays here.
 ADAPTER_FILES = (

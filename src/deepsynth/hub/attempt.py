@@ -14,7 +14,7 @@ from pathlib import Path
 
 from deepsynth.hub.errors import Outcome
 from deepsynth.hub.privacy import redact
-from deepsynth.hub.spool import Snapshot
+from deepsynth.hub.snapshot import Snapshot
 
 #: Slowest uplink that is still waited for, in bytes per second; a safety net behind the time-outs of each request.
 _SLOWEST_UPLINK = 50_000

@@ -88,13 +88,13 @@ class Card:
         if self._base_on_hub:
             base = f"[{self._base_on_hub}](https://huggingface.co/{self._base_on_hub})"
         elif self.base_model.startswith(_BUILT_IN):
-            base = f"{self.base_model}, which DeepSynth carries"
+            base = f"{self.base_model}, a small model that DeepSynth carries"
         data = ", ".join(without_local_paths(list(self.datasets))) or "not named"
         license_ = self.license or "that of the base model"
         parts = [
             f"# {self.repo_id.split('/')[-1]}",
-            f"A LoRA adapter that reads page images, trained on {base} with DeepSynth {self.version}. "
-            f"State after {self.step} optimizer steps.",
+            f"A LoRA adapter for reading page images, made with DeepSynth {self.version}; its state after {self.step} "
+            "optimizer steps.",
             f"- **Base model**: {base}\n- **Data**: {data}\n- **License**: {license_}",
             "## Use",
             "```python\nfrom peft import PeftModel\n\n"

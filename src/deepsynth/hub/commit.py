@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from deepsynth.hub.errors import Outcome, classify, client_errors
-from deepsynth.hub.spool import Snapshot
+from deepsynth.hub.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -65,25 +65,33 @@ def _push(snapshot: Snapshot, attempted: bool) -> Outcome:
 
 
 def _branch(api: HfApi, snapshot: Snapshot, where: dict[str, Any]) -> Any:
-    """Return what the Hub says about the branch; make repository and branch when missing."""
+    """Return what the Hub says about the branch; make repository and branch when missing.
+
+    Raises:
+        ConnectionError: when the Hub says that it has made them, but does not show them yet.
+    """
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     target = snapshot.target
 
     def ask() -> Any:
-        return api.repo_info(**where, revision=target.revision)
+        try:
+            return api.repo_info(**where, revision=target.revision)
+        except (RevisionNotFoundError, RepositoryNotFoundError) as error:
+            if error.response.status_code == 401:  # the Hub hides repositories from those it does not know
+                raise
+            return None
 
-    try:
-        return ask()
-    except RevisionNotFoundError:
+    info = ask()
+    if info is not None:
+        return info
+    api.create_repo(**where, private=target.private, exist_ok=True)
+    if target.revision != "main":
         api.create_branch(**where, branch=target.revision, exist_ok=True)
-    except RepositoryNotFoundError as error:
-        if error.response.status_code == 401:  # the Hub hides repositories from those it does not know
-            raise
-        api.create_repo(**where, private=target.private, exist_ok=True)
-        if target.revision != "main":
-            api.create_branch(**where, branch=target.revision, exist_ok=True)
-    return ask()
+    info = ask()
+    if info is None:
+        raise ConnectionError(f"{target.repo_id}@{target.revision} was made but is not there yet")
+    return info
 
 
 def _find_commit(api: HfApi, snapshot: Snapshot, where: dict[str, Any], head: str) -> str | None:

@@ -19,7 +19,8 @@ from typing import Any
 
 from deepsynth.hub.privacy import clean_text, without_local_paths
 from deepsynth.hub.pull import patiently
-from deepsynth.hub.spool import Spool, Target
+from deepsynth.hub.snapshot import Target
+from deepsynth.hub.spool import Spool
 from deepsynth.hub.worker import Backoff, PushWorker
 from deepsynth.types import Document, Page
 

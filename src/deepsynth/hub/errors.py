@@ -113,11 +113,11 @@ def asked_wait_s(headers: Any) -> float | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error and what caused it, outermost first."""
+    """Yield the error and what it was raised from, outermost first; not what merely was being handled meanwhile."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause
-        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+        cause = cause.__cause__
 
 
 def _first_line(error: BaseException) -> str:

@@ -26,7 +26,7 @@ def main() -> None:
 
     from deepsynth.hub.client import use_timeouts
     from deepsynth.hub.commit import push_once
-    from deepsynth.hub.spool import Snapshot
+    from deepsynth.hub.snapshot import Snapshot
 
     use_timeouts(job["request_timeout_s"])
     outcome = push_once(Snapshot.load(Path(job["folder"])))

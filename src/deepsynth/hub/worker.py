@@ -12,7 +12,8 @@ from pathlib import Path
 from deepsynth.hub.attempt import run_attempt
 from deepsynth.hub.client import REQUEST_TIMEOUT_S
 from deepsynth.hub.errors import Outcome
-from deepsynth.hub.spool import Snapshot, Spool, Target, spools_of
+from deepsynth.hub.snapshot import Snapshot, Target
+from deepsynth.hub.spool import Spool, spools_of
 
 log = logging.getLogger(__name__)
 
