@@ -85,7 +85,7 @@ def test_each_gives_an_image_of_the_same_size_and_leaves_its_input(degradation, 
 @pytest.mark.parametrize("degradation", ALL, ids=lambda degradation: degradation.__name__)
 @pytest.mark.parametrize("value", [-0.1, 1.5, float("nan"), "often", True, None])
 def test_a_probability_beyond_0_to_1_is_refused(degradation, value):
-    message = rf"{degradation.key}\.probability is {re.escape(repr(value))}; allowed: 0 to 1 .*'{degradation.key}\.prob"
+    message = rf"^augmenter option {degradation.key}\.probability is {re.escape(repr(value))}; allowed: 0 to 1$"
     with pytest.raises(ValueError, match=message) as caught:
         degradation(probability=value)
     assert "\n" not in str(caught.value)
@@ -105,9 +105,7 @@ def test_a_wrong_range_is_refused_and_named(degradation, name):
     pair = isinstance(default, tuple) or default is None
     wrong = [(2.0, 1.0), (-1.0, 0.5), (0.1, 1e6), (0.1,), 0.5, "ab", (0.5, float("nan"))] if pair else [-1.0, 1e6, "a"]
     for value in wrong:
-        with pytest.raises(
-            ValueError, match=rf"{degradation.key}\.{name} is .*; allowed: .*'{degradation.key}\.{name}'"
-        ):
+        with pytest.raises(ValueError, match=rf"^augmenter option {degradation.key}\.{name} is .*; allowed: [^\n]*$"):
             degradation(**{name: value})
 
 

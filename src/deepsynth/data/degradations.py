@@ -56,10 +56,7 @@ def check_number(degradation: Degradation, name: str, low: float, high: float) -
     """Raise ValueError unless the option is a number within ``low`` to ``high``."""
     value = getattr(degradation, name)
     if not _is_number(value) or not low <= value <= high:
-        raise ValueError(
-            f"{degradation.key}.{name} is {value!r}; allowed: {low:g} to {high:g} (augmenter option "
-            f"'{degradation.key}.{name}')"
-        )
+        raise ValueError(f"augmenter option {degradation.key}.{name} is {value!r}; allowed: {low:g} to {high:g}")
 
 
 def check_range(degradation: Degradation, name: str, low: float, high: float) -> None:
@@ -68,8 +65,8 @@ def check_range(degradation: Degradation, name: str, low: float, high: float) ->
     pair = isinstance(value, (tuple, list)) and len(value) == 2 and all(map(_is_number, value))
     if not pair or not low <= value[0] <= value[1] <= high:
         raise ValueError(
-            f"{degradation.key}.{name} is {value!r}; allowed: a range [from, to] with from <= to within {low:g} to "
-            f"{high:g} (augmenter option '{degradation.key}.{name}')"
+            f"augmenter option {degradation.key}.{name} is {value!r}; allowed: [from, to] with from <= to, within "
+            f"{low:g} to {high:g}"
         )
 
 

@@ -81,7 +81,7 @@ class UnevenLight(Degradation):
 
 @dataclass(frozen=True)
 class ColourCast(Degradation):
-    """Tint the page by light that is not white.
+    """Tint the page by light that is not white: yellowish as a lamp's, or bluish as the sky's.
 
     Attributes:
         strength: range of how much the weakest channel loses, 0 to 0.5.
@@ -98,7 +98,8 @@ class ColourCast(Degradation):
     def __call__(self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator) -> tuple[ImageArray, BoxArray]:
         """Return the tinted page, in colour; boxes stay."""
         strength = draw(rng, self.strength)
-        losses = strength * rng.permutation([0.0, rng.random(), 1.0])
+        warm, green = rng.random() < 0.6, rng.uniform(0.2, 0.6)  # lamps and skies lie between yellow and blue
+        losses = strength * np.array([0.0, green, 1.0] if warm else [1.0, green, 0.0])
         gains = np.arange(256)[:, None] * (1 - losses)
         table = np.rint(gains).astype(np.uint8).reshape(1, 256, 3)
         return as_uint8(cv2.LUT(to_rgb(image), table)), boxes

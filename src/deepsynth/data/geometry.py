@@ -108,14 +108,15 @@ def outline(boxes: BoxArray, samples: int) -> Points:
 
 
 def fit(points: Points, width: int, height: int) -> Homography:
-    """Return the least shrinking and shifting that brings all points inside the page, one pixel from its edge."""
+    """Return the least shrinking and shifting that brings all points inside the page, a pixel from its edge."""
+    margin = min(_MARGIN_PX, width / 4, height / 4)
     low, high = points.min(axis=0), points.max(axis=0)
-    room = np.array([width, height]) - 2 * _MARGIN_PX
+    room = np.array([width, height]) - 2 * margin
     scale = float(min(1.0, (room / np.maximum(high - low, 1e-9)).min()))
     # Shrink about the middle of the page, so that a page that fits but for its size stays centred.
     centre = np.array([width, height]) / 2
     low, high = centre + (low - centre) * scale, centre + (high - centre) * scale
-    shift = np.maximum(_MARGIN_PX - low, 0.0) + np.minimum(centre * 2 - _MARGIN_PX - high, 0.0)
+    shift = np.maximum(margin - low, 0.0) + np.minimum(centre * 2 - margin - high, 0.0)
     matrix = np.diag([scale, scale, 1.0])
     matrix[:2, 2] = centre * (1 - scale) + shift
     return Homography(matrix)
