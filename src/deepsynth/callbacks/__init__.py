@@ -2,8 +2,9 @@
 
 from deepsynth.callbacks.adapter_checkpoint import AdapterCheckpoint
 from deepsynth.callbacks.prediction_writer import PredictionWriter
+from deepsynth.callbacks.sample_gallery import SampleGallery
 from deepsynth.callbacks.text_metrics import TextMetrics
 from deepsynth.callbacks.throughput import Throughput
 from deepsynth.callbacks.vram_monitor import VramMonitor
 
-__all__ = ["AdapterCheckpoint", "PredictionWriter", "TextMetrics", "Throughput", "VramMonitor"]
+__all__ = ["AdapterCheckpoint", "PredictionWriter", "SampleGallery", "TextMetrics", "Throughput", "VramMonitor"]

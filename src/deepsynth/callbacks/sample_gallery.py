@@ -1,0 +1,151 @@
+"""The same few validation samples, as they are read before, while and after training."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
+from PIL import Image
+
+from deepsynth.callbacks.gallery_page import GalleryEntry, Reading, corpus_cer, gallery_page
+from deepsynth.types import Batch
+
+
+class SampleGallery(Callback):
+    """Shows the first samples of the validation data with what was read first and what was read last.
+
+    After every validation ``gallery.html`` is written anew, self-contained: the pages as the model sees them, the
+    target, and both readings with their CER, wrong and missing characters marked. TensorBoard gets the pages and, at
+    every validation, the texts. What is read before the first step (Lightning's sanity check does so) is the "before".
+    With several ranks it is rank zero's samples; a resumed run keeps its first readings.
+
+    Example::
+
+        callbacks+:
+          - class_path: SampleGallery
+            init_args: {samples: 4}
+
+    Args:
+        samples: number of samples; validation must generate at least as many (``model.generate_samples``).
+        file: by default ``gallery.html`` in the trainer's root folder.
+
+    Raises:
+        ValueError: for fewer than one sample.
+    """
+
+    def __init__(self, samples: int = 8, file: str | None = None) -> None:
+        if samples < 1:
+            raise ValueError(f"SampleGallery.samples is {samples}; it must be at least 1")
+        self.samples = samples
+        self.file = file
+        self._first: dict[str, Reading] = {}
+        self._entries: dict[str, GalleryEntry] = {}
+        self._seen = 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so when there will be nothing to show."""
+        if pl_module.hparams.get("generate_samples") == 0:
+            rank_zero_warn("SampleGallery has nothing to show: validation reads nothing (model.generate_samples is 0)")
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with the first sample."""
+        self._seen = 0
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep what was read, and the pages when they are seen for the first time."""
+        rows = outputs["rows"][: self.samples - self._seen] if trainer.is_global_zero else []
+        self._seen += len(rows)
+        if any(row["id"] not in self._entries for row in rows):
+            pictures = pictures_of(batch, pl_module)
+        for position, row in enumerate(rows):
+            reading = Reading(trainer.global_step, row["prediction"])
+            first = self._first.setdefault(row["id"], reading)
+            if row["id"] in self._entries:
+                self._entries[row["id"]].latest = reading
+                continue
+            arrays = pictures[position]
+            entry = GalleryEntry(row["id"], row["target"], first, reading, [jpeg(array) for array in arrays])
+            self._entries[row["id"]] = entry
+            for writer in self._tensorboards(trainer):
+                for number, array in enumerate(arrays):
+                    tag = f"gallery/{entry.name}/page{number}"
+                    writer.add_image(tag, array, trainer.global_step, dataformats="HWC")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the page and TensorBoard's texts."""
+        if not trainer.is_global_zero or not self._seen:
+            return
+        entries = list(self._entries.values())
+        path = Path(self.file or Path(trainer.default_root_dir) / "gallery.html")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.new")
+        page = gallery_page(f"What {path.absolute().parent.name} reads", entries)
+        temporary.write_text(page, encoding="utf-8", errors="replace")
+        os.replace(temporary, path)
+        for writer in self._tensorboards(trainer):
+            for entry in entries:
+                writer.add_text(f"gallery/{entry.name}", _markdown(entry), trainer.global_step)
+
+    @staticmethod
+    def _tensorboards(trainer: Trainer) -> list[Any]:
+        return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the first readings: a resumed run cannot read them again."""
+        return {"first": {name: [reading.step, reading.prediction] for name, reading in self._first.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the first readings of the run that is resumed."""
+        self._first = {name: Reading(*reading) for name, reading in state_dict["first"].items()}
+
+
+def pictures_of(batch: Batch, pl_module: Any) -> list[list[np.ndarray[Any, np.dtype[np.uint8]]]]:
+    """Return, for each sample of a batch, its pages as the model sees them, (S, S, 3).
+
+    A sample of several pages gets its share of the views by its share of the image tokens; where pages take different
+    numbers of tokens that does not tell them apart, and there are no pictures.
+    """
+    views = batch.inputs["pixel_values"]
+    tokens = (batch.inputs["input_ids"] == pl_module.processor.image_token_id).sum(dim=1).tolist()
+    total, count = sum(tokens), len(views)
+    if count == len(batch):
+        shares = [1] * len(batch)
+    elif total and all(n * count % total == 0 for n in tokens):
+        shares = [n * count // total for n in tokens]
+    else:
+        return [[] for _ in tokens]
+    images = pl_module.processor.image_processor
+    mean, std = (torch.tensor(value or 0.5).view(-1, 1, 1) for value in (images.image_mean, images.image_std))
+    pixels = ((views.float().cpu() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
+    arrays = list(pixels.permute(0, 2, 3, 1).numpy())
+    return [[arrays.pop(0) for _ in range(share)] for share in shares]
+
+
+def jpeg(array: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
+    """Return a picture (S, S, 3) as a JPEG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "JPEG", quality=85, subsampling=0)
+    return buffer.getvalue()
+
+
+def _markdown(entry: GalleryEntry) -> str:
+    """Return target and latest reading for TensorBoard, as code so that nothing in them is taken for markup."""
+    cer = corpus_cer([entry.latest], [entry.target])
+    texts = {"target": entry.target, f"read (CER {cer:.1%})": entry.latest.prediction}
+    code = {title: "\n".join(f"    {line}" for line in text.splitlines()) for title, text in texts.items()}
+    return "\n\n".join(f"{title}:\n\n{lines}" for title, lines in code.items())

@@ -1,0 +1,187 @@
+"""The gallery: what differs, the page, its pictures, and the first reading that survives."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+
+from deepsynth.callbacks import SampleGallery
+from deepsynth.callbacks.gallery_page import GalleryEntry, Reading, differences, gallery_page, marked
+from deepsynth.callbacks.sample_gallery import jpeg, pictures_of
+from deepsynth.types import Batch
+from tests.training import make_data, make_module, make_trainer
+
+
+class Tags(HTMLParser):
+    """Collects open tags and addresses, and fails on a tag that closes another."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.text = ""
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def entry(name: str = "d1", prediction: str = "a cat", target: str = "a bat", step: int = 0) -> GalleryEntry:
+    reading = Reading(step, prediction)
+    return GalleryEntry(name, target, reading, reading, [jpeg(torch.zeros(8, 8, 3, dtype=torch.uint8).numpy())])
+
+
+@given(st.text("ab \n", max_size=30), st.text("ab \n", max_size=30))
+def test_the_parts_are_both_texts(prediction: str, target: str) -> None:
+    parts = list(differences(prediction, target))
+    assert "".join(read for read, _ in parts) == prediction
+    assert "".join(right for _, right in parts) == target
+
+
+def test_what_is_wrong_and_what_is_missing_is_marked() -> None:
+    assert marked("a quick cat", "a quick bat") == "a quick <del>c</del><ins>b</ins>at"
+    assert marked("one two", "one two three") == "one two<ins> three</ins>"
+    assert marked("one\ntwo", "one two") == "one<del>↵\n</del><ins> </ins>two"
+    assert marked("<b>&", "<b>&") == "&lt;b&gt;&amp;"
+    # One letter in common in the middle of two differences is chance.
+    assert marked("xxexx", "yyeyy") == "<del>xxexx</del><ins>yyeyy</ins>"
+
+
+def test_the_page_stands_alone_and_says_the_figures() -> None:
+    one = entry("d1", "a cat", "a bat")
+    two = entry("<d2>", "abcde", "fghij")
+    two.latest = Reading(40, "fghij")
+    page = gallery_page("What quickstart reads", [one, two])
+    tags = Tags(page)
+    assert all(address.startswith("data:image/jpeg;base64,") for address in tags.addresses)
+    assert "http" not in page
+    assert "2 samples, always the same. CER 60.0% at step 0, 10.0% at step 40." in tags.text
+    assert tags.text.count("Read at step 0 CER") == 2
+    assert "Read at step 40 CER 0.0%" in tags.text
+    assert "<d2>" in tags.text
+    assert "prefers-color-scheme: dark" in page
+
+
+def fake_module() -> Any:
+    images = SimpleNamespace(image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    return SimpleNamespace(processor=SimpleNamespace(image_token_id=9, image_processor=images), hparams={})
+
+
+def batch_of(image_tokens: list[int], views: int) -> Batch:
+    size = len(image_tokens)
+    ids = torch.zeros(size, 20, dtype=torch.long)
+    for position, count in enumerate(image_tokens):
+        ids[position, :count] = 9
+    pixels = torch.stack([torch.full((3, 4, 4), view / 5 * 2 - 1) for view in range(views)])
+    names, unknown = [f"d{i}" for i in range(size)], [None] * size
+    inputs = {"input_ids": ids, "pixel_values": pixels}
+    return Batch(inputs, {}, names, names, names, [0] * size, [*unknown], [*unknown], "<image>")
+
+
+@pytest.mark.parametrize(
+    ("image_tokens", "views", "shares"),
+    [
+        ([5, 5], 2, [[0], [1]]),
+        ([5, 9], 2, [[0], [1]]),  # one of them in tiles
+        ([4, 12, 8], 6, [[0], [1, 2, 3], [4, 5]]),
+        ([4, 13, 8], 6, [[], [], []]),
+    ],
+)
+def test_each_sample_gets_its_own_pages(image_tokens: list[int], views: int, shares: list[list[int]]) -> None:
+    pictures = pictures_of(batch_of(image_tokens, views), fake_module())
+    assert [[round(int(array[0, 0, 0]) / 51) for array in arrays] for arrays in pictures] == shares
+
+
+def row(name: str, prediction: str) -> dict[str, Any]:
+    return {"id": name, "prediction": prediction, "target": name}
+
+
+def validate(gallery: SampleGallery, trainer: Any, predictions: list[list[str]]) -> None:
+    gallery.on_validation_start(trainer, fake_module())
+    for number, batch in enumerate(predictions):
+        names = [f"d{number}{i}" for i in range(len(batch))]
+        rows = [row(name, prediction) for name, prediction in zip(names, batch, strict=True)]
+        inputs = batch_of([4] * len(batch), len(batch))
+        gallery.on_validation_batch_end(trainer, fake_module(), {"rows": rows}, inputs, 0)
+    gallery.on_validation_end(trainer, fake_module())
+
+
+def fake_trainer(folder: Path, step: int = 0, **kwargs: Any) -> Any:
+    return SimpleNamespace(
+        **{"is_global_zero": True, "default_root_dir": str(folder), "loggers": [], "global_step": step, **kwargs}
+    )
+
+
+def test_the_first_samples_are_shown_with_the_first_and_the_latest_reading(tmp_path: Path) -> None:
+    gallery = SampleGallery(samples=3)
+    validate(gallery, fake_trainer(tmp_path, 0), [["x", "y"], ["z", "too many"]])
+    validate(gallery, fake_trainer(tmp_path, 5), [["d00", "y"], ["middle", "q"]])
+    validate(gallery, fake_trainer(tmp_path, 9), [["d00", "d01"], ["d10", "q"]])
+    text = Tags((tmp_path / "gallery.html").read_text()).text
+    assert "3 samples, always the same. CER 100.0% at step 0, 0.0% at step 9." in text
+    assert "middle" not in text
+    assert [path.name for path in tmp_path.iterdir()] == ["gallery.html"]
+
+
+def test_a_resumed_run_keeps_its_first_readings(tmp_path: Path) -> None:
+    before = SampleGallery()
+    validate(before, fake_trainer(tmp_path, 0), [["x"]])
+    torch.save(before.state_dict(), tmp_path / "state")
+    after = SampleGallery()
+    after.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+    validate(after, fake_trainer(tmp_path, 7), [["d00"]])
+    assert "CER 100.0% at step 0, 0.0% at step 7." in Tags((tmp_path / "gallery.html").read_text()).text
+
+
+def test_other_ranks_write_nothing(tmp_path: Path) -> None:
+    validate(SampleGallery(), fake_trainer(tmp_path, is_global_zero=False), [["x"]])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_leaves_a_page_and_tensorboard_entries(tmp_path: Path, jsonl: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    steps = {"max_steps": 1, "val_check_interval": 1, "num_sanity_val_steps": 1}
+    trainer = make_trainer(tmp_path, callbacks=[SampleGallery(samples=1)], logger=logger, **steps)
+    trainer.fit(make_module(max_new_tokens=3, generate_samples=1), make_data(jsonl, val_fraction=0.3, batch_size=1))
+    page = (tmp_path / "gallery.html").read_text()
+    assert re.search(r"1 sample, always the same. CER <strong>[0-9.]+%</strong> at step 0, .* at step 1", page)
+    picture = Image.open(io.BytesIO(base64.b64decode(Tags(page).addresses[0].partition(",")[2])))
+    assert picture.size[0] == picture.size[1] > 100
+    assert picture.convert("L").getextrema() == pytest.approx((0, 255), abs=40)  # ink and paper, as before the model
+    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0, "images": 0}).Reload()
+    assert len(events.Tags()["images"]) == 1
+    (tag,) = events.Tags()["tensors"]
+    assert [event.step for event in events.Tensors(tag)] == [0, 1]
+
+
+def test_nothing_to_show_is_said() -> None:
+    with pytest.warns(UserWarning, match=r"SampleGallery has nothing to show: .*model\.generate_samples is 0"):
+        SampleGallery().on_fit_start(SimpleNamespace(), SimpleNamespace(hparams={"generate_samples": 0}))  # type: ignore[arg-type]
+
+
+def test_mistakes() -> None:
+    with pytest.raises(ValueError, match=r"SampleGallery\.samples is 0; it must be at least 1"):
+        SampleGallery(samples=0)
