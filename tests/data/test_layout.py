@@ -219,7 +219,8 @@ def test_a_line_higher_than_the_page_is_refused(typesetter):
 
 
 def test_markdown_becomes_blocks_that_show_no_markup():
-    text = "# Title\n\nsome **bold** and *it*\nalic\n\n1. one\n2. two\n\n- x\n\n```\n  code  here\n```\n\n|a|b|\n|-|-|\n|c|d|\n"
+    text = "# Title\n\nsome **bold** and *it*\nalic\n\n1. one\n2. two\n\n- x\n\n```\n  code  here\n```\n\n"
+    text += "|a|b|\n|-|-|\n|c|d|\n"
     blocks = markdown_blocks(text, STYLE)
     paragraphs = [block for block in blocks if isinstance(block, Paragraph)]
     shown = [("".join(text for text, _ in block.runs), block.marker) for block in paragraphs]

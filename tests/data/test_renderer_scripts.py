@@ -211,16 +211,16 @@ def test_no_text_of_a_real_corpus_is_lost(name):
         document = Document(name_of, text, language=language)
         source = fold_whitespace(clean_text(text)[0])
         try:
-            shown = fold_whitespace(join_pages(strict(document, np.random.default_rng(0))))
-            assert shown == source, name_of
-        except ValueError as error:
-            assert "no font has" in str(error)
+            pages = strict(document, np.random.default_rng(0))
+        except ValueError:
             pages = lenient(document, np.random.default_rng(0))
             shown = fold_whitespace(join_pages(pages))
             missing = {a for a, b in zip(source, shown, strict=True) if a != b}
             assert missing
             assert all(unicodedata.category(character) in ("So", "Cn") for character in missing), missing
             assert sum(page.stats["characters_replaced"] for page in pages) == sum(map(source.count, missing))
+        else:
+            assert fold_whitespace(join_pages(pages)) == source, name_of
 
 
 @pytest.mark.slow

@@ -15,7 +15,6 @@ from functools import cache
 _RIGHT_TO_LEFT = re.compile(
     "[\u0590-\u08ff\u200f\u202a-\u202e\u2066-\u2069\ufb1d-\ufdff\ufe70-\ufefe\U00010800-\U00010fff\U0001e800-\U0001efff]"
 )
-_OVERRIDES = re.compile("[\u202d\u202e]")
 _LIBRARIES = (
     "libfribidi.so.0",
     "libfribidi.so",
@@ -30,11 +29,6 @@ _PARAGRAPH_BY_FIRST_LETTER = 0x40  # FRIBIDI_PAR_ON
 def has_right_to_left(text: str) -> bool:
     """Return whether the text must be ordered before it is drawn."""
     return _RIGHT_TO_LEFT.search(text) is not None
-
-
-def has_override(text: str) -> bool:
-    """Return whether the text forces a direction upon letters of the other one (U+202D, U+202E)."""
-    return _OVERRIDES.search(text) is not None
 
 
 def embedding_levels(text: str) -> tuple[bytes, int]:

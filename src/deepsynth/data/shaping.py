@@ -13,7 +13,6 @@ from typing import Any, Literal, NamedTuple
 
 from PIL import ImageFont, features
 
-from deepsynth.data.bidi import has_override
 from deepsynth.data.fonts import FontFile, FontLibrary, is_ignorable
 from deepsynth.data.linebreak import segments
 from deepsynth.data.scripts import font_package
@@ -34,6 +33,8 @@ _NEEDS_SHAPING = re.compile(
     "\U00016a00-\U00016fff\U0001bc00-\U0001bcff\U0001d165-\U0001d1ad\U0001d242-\U0001d244\U0001da00-\U0001daff"
     "\U0001e000-\U0001efff\U0001f1e6-\U0001f1ff\U0001f3fb-\U0001f3ff\U000e0000-\U000e0fff]"
 )
+#: Letters and digits that run against a direction; the text has them only where it overrides their own.
+_AGAINST: dict[Direction, frozenset[str]] = {"rtl": frozenset({"L", "EN", "AN"}), "ltr": frozenset({"R", "AL"})}
 #: Right-to-left and left-to-right override, and its end.
 _OVERRIDE: dict[Direction, str] = {"rtl": "\u202e", "ltr": "\u202d"}
 _POP = "\u202c"
@@ -258,7 +259,7 @@ class Shaper:
                 f"{run[:20]!r} needs shaping, and Pillow finds no raqm with fribidi: apt install libfribidi0 (Debian, "
                 "Ubuntu), dnf install fribidi (Fedora), brew install fribidi (macOS), with Pillow from its wheel"
             )
-        if has_override(run):
+        if any(unicodedata.bidirectional(character) in _AGAINST[direction] for character in run):
             run = _OVERRIDE[direction] + run + _POP
         return self.font(face, style.size_px, shaped=True), run
 
