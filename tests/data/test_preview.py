@@ -1,0 +1,56 @@
+import csv
+
+import pytest
+from PIL import Image
+
+from deepsynth.data.dataset import Pipeline
+from deepsynth.data.preview import contact_sheet, format_table, write_preview
+from deepsynth.data.renderer import TextRenderer
+from deepsynth.models.tokens import MODES
+from deepsynth.types import Document
+
+RENDERER = TextRenderer(page_width_px=256, page_height_px=128, margin_px=8, font_size_px=12.0, system_fonts=False)
+DOCUMENTS = [Document("a/b", "words " * 100), Document("c", "one"), Document("never reached", "\ud800")]
+
+
+def test_pages_images_and_table_are_written(tmp_path):
+    pipeline = Pipeline(RENDERER, None, None)
+    count = pipeline.count_pages(DOCUMENTS[0]) + 1
+    layout = MODES["deepseek_ocr"]["tiny"]
+    reports = write_preview(DOCUMENTS, pipeline, tmp_path / "out", count, layout, lambda text: len(text.split()))
+    assert [report.document_id for report in reports] == ["a/b"] * (count - 1) + ["c"]
+    assert sum(report.text_tokens for report in reports[:-1]) == 100
+    first = reports[0]
+    assert first.image_tokens == layout.tokens(256, 128)
+    assert first.characters_per_image_token == round(first.characters / first.image_tokens, 2)
+    for report in reports:
+        with Image.open(tmp_path / "out" / report.file) as image:
+            assert image.size == (256, 128)
+    with (tmp_path / "out" / "pages.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["characters"] for row in rows] == [str(report.characters) for report in reports]
+    assert (tmp_path / "out" / "contact.png").is_file()
+    table = format_table(reports).split("\n")
+    assert len(table) == count + 2
+    assert table[1].startswith("a/b#0")
+    assert table[-1].startswith("mean")
+
+
+def test_without_a_model_there_are_no_token_counts(tmp_path):
+    (report,) = write_preview(DOCUMENTS, Pipeline(RENDERER, None, None), tmp_path, 1)
+    assert report.image_tokens is report.text_tokens is report.characters_per_image_token is None
+    assert " - " in format_table([report])
+
+
+def test_nothing_to_show_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no document"):
+        write_preview([], Pipeline(RENDERER, None, None), tmp_path)
+    with pytest.raises(ValueError, match="num is 0"):
+        write_preview(DOCUMENTS, Pipeline(RENDERER, None, None), tmp_path, 0)
+
+
+def test_a_contact_sheet_shows_all_images():
+    images = [Image.new("RGB", (10, 20), colour) for colour in ("red", "green", "blue", "white", "black")]
+    sheet = contact_sheet(images, columns=2)
+    colours = {colour for _, colour in sheet.getcolors()}
+    assert colours >= {image.getpixel((0, 0)) for image in images}
