@@ -28,6 +28,7 @@ from PIL import Image, PngImagePlugin, features
 
 from deepsynth.data.fonts import bundled_folder, system_folders
 from deepsynth.data.renderer import Renderer
+from deepsynth.models import tokens
 from deepsynth.types import Document, Line, Page, Word
 
 log = logging.getLogger("deepsynth")
@@ -137,8 +138,8 @@ def _versions() -> Iterator[str]:
 
 
 def _code(renderer: type[Renderer]) -> Iterator[str]:
-    """Yield the hash of every file that may have a part in drawing: this folder's and the renderer's own."""
-    files = {*Path(__file__).parent.glob("*.py"), Path(inspect.getfile(renderer))}
+    """Yield the hash of every file that may have a part in drawing: this folder's, the modes' and the renderer's."""
+    files = {*Path(__file__).parent.glob("*.py"), Path(tokens.__file__), Path(inspect.getfile(renderer))}
     for file in sorted(files, key=lambda file: file.name):
         yield f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}"
 
