@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.io import CheckpointIO
+
+from deepsynth.modules import DeepSynthModule
+from deepsynth.modules.adapter import replace_folder
 
 
 class AdapterCheckpoint(Callback):
-    """Writes ``<folder>`` whenever a checkpoint is saved: it always holds the adapter of the newest one.
+    """Writes the adapter as a plain peft folder beside each checkpoint, and the newest one as ``adapter``.
 
-    The folder loads with plain ``peft.PeftModel.from_pretrained(base, folder)``. It is replaced whole, so a run that
-    dies while writing leaves the previous one. The command line adds this callback by itself.
+    ``checkpoints/best.ckpt`` gets ``checkpoints/best-adapter/``, which goes when Lightning removes the checkpoint. All
+    of these folders load with plain ``peft.PeftModel.from_pretrained(base, folder)``. Each is put in its place when it
+    is complete, so a run that dies while writing, or a disk that fills up, leaves the previous one. The command line
+    adds this callback by itself.
 
     Example::
 
@@ -21,13 +29,70 @@ class AdapterCheckpoint(Callback):
             init_args: {folder: runs/mine/adapter}
 
     Args:
-        folder: by default ``adapter`` in the trainer's root folder.
+        folder: of the newest adapter; by default ``adapter`` in the trainer's root folder.
     """
 
     def __init__(self, folder: str | None = None) -> None:
         self.folder = folder
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Write the folder on rank zero."""
-        if trainer.is_global_zero:
-            pl_module.save_adapter(Path(self.folder or Path(trainer.default_root_dir) / "adapter"))
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Have the trainer write an adapter after each checkpoint.
+
+        Raises:
+            TypeError: for a module that has no adapter.
+        """
+        if not isinstance(pl_module, DeepSynthModule):
+            name = type(pl_module).__name__
+            raise TypeError(f"AdapterCheckpoint writes the adapter of a DeepSynthModule; {name} is none")
+        inner = trainer.strategy.checkpoint_io
+        if isinstance(inner, _WithAdapter):  # the trainer was used before
+            inner = inner.inner
+        newest = Path(self.folder or Path(trainer.default_root_dir) / "adapter")
+        trainer.strategy.checkpoint_io = _WithAdapter(inner, newest, pl_module.save_adapter)
+
+
+class _WithAdapter(CheckpointIO):
+    """Writes and removes adapters with the checkpoints of another CheckpointIO. Lightning calls it on rank zero."""
+
+    def __init__(self, inner: CheckpointIO, newest: Path, save_adapter: Callable[[Path], None]) -> None:
+        self.inner = inner
+        self.newest = newest
+        self.save_adapter = save_adapter
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        self.inner.save_checkpoint(checkpoint, path, storage_options)
+        if "://" in str(path):  # beside a file in a bucket there is no folder
+            _write(self.newest, self.save_adapter)
+            return
+        beside = _beside(path)
+        _write(beside, self.save_adapter)
+        _write(self.newest, lambda folder: shutil.copytree(beside, folder))
+
+    def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return self.inner.load_checkpoint(*args, **kwargs)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        self.inner.remove_checkpoint(path)
+        shutil.rmtree(_beside(path), ignore_errors=True)
+
+    def teardown(self) -> None:
+        self.inner.teardown()
+
+
+def _beside(path: Any) -> Path:
+    """Return the folder of the adapter that belongs to a checkpoint."""
+    file = Path(path)
+    return file.with_name(f"{file.stem}-adapter")
+
+
+def _write(folder: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` make a folder, and put it in its place when it is complete."""
+    complete = folder.with_name(f".{folder.name}.complete")
+    shutil.rmtree(complete, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        write(complete)
+    except BaseException:
+        shutil.rmtree(complete, ignore_errors=True)  # a disk that is full needs the room
+        raise
+    replace_folder(complete, folder)

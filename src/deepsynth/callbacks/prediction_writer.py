@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from deepsynth.callbacks.rows import gather_rows
 from deepsynth.metrics import join_pages
 
 
@@ -44,11 +44,13 @@ class PredictionWriter(Callback):
         return path.with_name(path.name + suffix)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start an empty partial file."""
+        """Start an empty partial file; that of a run that was interrupted is kept."""
         self._rows = []
         partial = self._partial(trainer)
         partial.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text("")
+        if partial.exists() and partial.stat().st_size:
+            keep_older(partial)
+        partial.touch()
 
     def on_predict_batch_end(
         self,
@@ -61,33 +63,28 @@ class PredictionWriter(Callback):
     ) -> None:
         """Append the batch's rows."""
         self._rows += outputs
-        with self._partial(trainer).open("a", encoding="utf-8") as file:
+        # Half a surrogate pair cannot be written as UTF-8; backslashreplace makes it JSON's own escape.
+        with self._partial(trainer).open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in outputs)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Join pages by document, over all ranks, and write the file on rank zero."""
-        rows = self._rows
-        if trainer.world_size > 1:
-            gathered: list[list[dict[str, Any]]] = [[] for _ in range(trainer.world_size)]
-            torch.distributed.all_gather_object(gathered, rows)
-            # A sampler deals samples out in turn: taking them back in turn restores the source's order.
-            longest = max(len(part) for part in gathered)
-            rows = [part[i] for i in range(longest) for part in gathered if i < len(part)]
-        partial = self._partial(trainer)
+        rows = gather_rows(trainer, self._rows)
         if trainer.is_global_zero:
             path = self._path(trainer)
             ids, pages = [row["document_id"] for row in rows], [row["page"] for row in rows]
             predictions = join_pages(ids, pages, [row["prediction"] for row in rows])
             targets = join_pages(ids, pages, [row["target"] for row in rows])
-            keep_older(path)
             temporary = path.with_name(path.name + ".new")
-            with temporary.open("w", encoding="utf-8") as file:
+            with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
                 for name, prediction in predictions.items():
                     row = {"id": name, "prediction": prediction, "target": targets[name]}
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            keep_older(path)
             os.replace(temporary, path)
             rank_zero_info(f"{len(predictions)} predictions in {path}")
-        partial.unlink()
+        trainer.strategy.barrier()  # no rank forgets what it read before all of it is in the file
+        self._partial(trainer).unlink()
 
 
 def keep_older(path: Path) -> None:

@@ -53,23 +53,36 @@ def write_adapter(model: Any, processor: Any, settings: str, folder: Path) -> No
         processor: a Hugging Face processor.
         settings: JSON text for ``deepsynth.json``.
         folder: is made, or replaced.
+
+    Raises:
+        OSError: when the disk is full or the folder cannot be written; what was there still is.
     """
     from peft import get_peft_model_state_dict
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     new = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    save_file({name: t.detach().cpu().contiguous() for name, t in state.items()}, new / "adapter_model.safetensors")
-    model.peft_config["default"].save_pretrained(str(new))
-    processor.save_pretrained(str(new))
-    (new / "deepsynth.json").write_text(settings)
+    try:
+        state = get_peft_model_state_dict(model, save_embedding_layers=False)
+        save_file({name: t.detach().cpu().contiguous() for name, t in state.items()}, new / "adapter_model.safetensors")
+        model.peft_config["default"].save_pretrained(str(new))
+        processor.save_pretrained(str(new))
+        (new / "deepsynth.json").write_text(settings)
+    except BaseException as error:
+        shutil.rmtree(new, ignore_errors=True)  # a disk that is full needs the room
+        if isinstance(error, SafetensorError):
+            raise OSError(f"the adapter could not be written to {folder}: {error}") from error
+        raise
+    replace_folder(new, folder)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Put a complete folder in the place of another one, or of none."""
+    old = folder.with_name(f".{folder.name}.old")
     if folder.exists():
-        old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         os.rename(folder, old)
-        os.rename(new, folder)
-        shutil.rmtree(old)
-    else:
-        os.rename(new, folder)
+    os.rename(new, folder)
+    shutil.rmtree(old, ignore_errors=True)

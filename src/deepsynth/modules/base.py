@@ -13,10 +13,12 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from deepsynth import __version__
+from deepsynth.checkpoint_io import AtomicCheckpointIO
 from deepsynth.generation import Generation, generate
 from deepsynth.metrics import CorpusMetrics, join_pages
 from deepsynth.models.lora import Experts, LoraScope, untrained_adapters
@@ -381,6 +383,11 @@ class DeepSynthModule(LightningModule, ABC):
             )
 
     # ------------------------------------------------------------------ checkpoints
+
+    def setup(self, stage: str) -> None:
+        """Have checkpoints written complete or not at all, unless the trainer was given another way."""
+        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the adapter alone, and add what an exact resumption needs."""

@@ -1,0 +1,119 @@
+"""Plain peft folders beside checkpoints, complete or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from safetensors.torch import load_file
+
+from deepsynth.callbacks import AdapterCheckpoint
+from deepsynth.callbacks.adapter_checkpoint import _WithAdapter, _write
+from deepsynth.models.names import resolve_model_name
+from tests.training import make_data, make_module, make_trainer
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.iterdir()}
+
+
+def test_each_checkpoint_has_its_adapter_beside_it_and_the_newest_is_the_run_s(tmp_path: Path, jsonl: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    newest_two = {"every_n_train_steps": 1, "monitor": "step", "mode": "max", "save_top_k": 2}
+    every = ModelCheckpoint(tmp_path / "checkpoints", filename="{step}", **newest_two)
+    module = make_module(lr=1e-2)
+    trainer = make_trainer(tmp_path, callbacks=[every, AdapterCheckpoint()], enable_checkpointing=True, max_steps=3)
+    trainer.fit(module, make_data(jsonl))
+    folder = tmp_path / "checkpoints"
+    assert files(folder) == {"step=2.ckpt", "step=2-adapter", "step=3.ckpt", "step=3-adapter"}
+    for step in (2, 3):
+        checkpoint = torch.load(folder / f"step={step}.ckpt", weights_only=True)["state_dict"]
+        adapter = load_file(folder / f"step={step}-adapter" / "adapter_model.safetensors")
+        assert len(adapter) == len(checkpoint) > 0
+        for name, tensor in adapter.items():
+            assert torch.equal(tensor, checkpoint[f"model.{name.removesuffix('.weight')}.default.weight"])
+    newest = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert all(torch.equal(newest[name], tensor) for name, tensor in adapter.items())
+    assert json.loads((tmp_path / "adapter" / "deepsynth.json").read_text())["step"] == 3
+    base = AutoModelForImageTextToText.from_pretrained(resolve_model_name("deepsynth/tiny-random"))
+    loaded = PeftModel.from_pretrained(base, str(folder / "step=2-adapter"))
+    assert sum(p.numel() for name, p in loaded.named_parameters() if "lora_" in name) == 49_152
+    assert files(tmp_path) == {"adapter", "checkpoints", "docs.jsonl"}
+
+
+class Recorder:
+    """A CheckpointIO that remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        self.calls.append(("save", path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None) -> dict[str, Any]:
+        self.calls.append(("load", path))
+        return {"loaded": True}
+
+    def remove_checkpoint(self, path: Any) -> None:
+        self.calls.append(("remove", path))
+
+    def teardown(self) -> None:
+        self.calls.append(("teardown",))
+
+
+def write_text(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "adapter_model.safetensors").write_text("weights")
+
+
+def test_what_the_trainer_writes_with_goes_on_working(tmp_path: Path) -> None:
+    inner: Any = Recorder()
+    both = _WithAdapter(inner, tmp_path / "adapter", write_text)
+    both.save_checkpoint({}, tmp_path / "a.ckpt")
+    assert both.load_checkpoint(tmp_path / "a.ckpt", map_location="cpu") == {"loaded": True}
+    assert (tmp_path / "a-adapter" / "adapter_model.safetensors").read_text() == "weights"
+    both.remove_checkpoint(tmp_path / "a.ckpt")
+    both.teardown()
+    assert [call[0] for call in inner.calls] == ["save", "load", "remove", "teardown"]
+    assert files(tmp_path) == {"adapter"}
+
+
+def test_a_bucket_gets_the_checkpoint_and_the_run_its_newest_adapter(tmp_path: Path) -> None:
+    inner: Any = Recorder()
+    _WithAdapter(inner, tmp_path / "adapter", write_text).save_checkpoint({}, "s3://bucket/last.ckpt")
+    assert inner.calls == [("save", "s3://bucket/last.ckpt")]
+    assert files(tmp_path) == {"adapter"}
+
+
+def test_a_failing_write_leaves_the_previous_folder_and_nothing_else(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        write_text(folder)
+        raise OSError(28, "No space left on device")
+
+    _write(tmp_path / "adapter", write_text)
+    with pytest.raises(OSError, match="No space left"):
+        _write(tmp_path / "adapter", fail)
+    assert files(tmp_path) == {"adapter"}
+    assert files(tmp_path / "adapter") == {"adapter_model.safetensors"}
+
+
+def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
+    for leftover in (".adapter.complete", ".adapter.old"):
+        (tmp_path / leftover).mkdir()
+        (tmp_path / leftover / "half").touch()
+    _write(tmp_path / "adapter", write_text)
+    assert files(tmp_path) == {"adapter"}
+    assert files(tmp_path / "adapter") == {"adapter_model.safetensors"}
+
+
+def test_another_kind_of_module_is_refused(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    with pytest.raises(TypeError, match="adapter of a DeepSynthModule; LightningModule is none"):
+        AdapterCheckpoint().on_fit_start(trainer, LightningModule())
