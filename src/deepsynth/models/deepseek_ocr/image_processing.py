@@ -150,7 +150,7 @@ def _tiles(image: Image.Image, columns: int, rows: int, side: int) -> list[Image
 def _normalized(view: Image.Image, mean: list[float], std: list[float]) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Return (3, height, width) in float32."""
     scaled = np.asarray(view, dtype=np.float32) / np.float32(255)
-    normal = (scaled - np.array(mean, np.float32)) / np.array(std, np.float32)
+    normal: np.ndarray[Any, Any] = (scaled - np.array(mean, np.float32)) / np.array(std, np.float32)
     return normal.transpose(2, 0, 1)
 
 

@@ -52,7 +52,8 @@ def register() -> None:
     May be called again. Of a later transformers that has these names itself, DeepSeek-OCR's are replaced and
     ``deepseek_vl_v2`` is asked for what is not DeepSeek-OCR.
     """
-    known = CONFIG_MAPPING.get(PUBLISHED_MODEL_TYPE, None)
+    # Its get() does not see what is registered.
+    known = CONFIG_MAPPING[PUBLISHED_MODEL_TYPE] if PUBLISHED_MODEL_TYPE in CONFIG_MAPPING else None  # noqa: SIM401
     if known is not PublishedDeepseekConfig:
         PublishedDeepseekConfig.others = known
     AutoConfig.register(PUBLISHED_MODEL_TYPE, PublishedDeepseekConfig, exist_ok=True)
