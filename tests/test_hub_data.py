@@ -83,17 +83,15 @@ def test_pages_come_back_as_they_were_rendered(hub, tmp_path):
         "train shard 0: 6 pages",
     ]
     rows = json.loads(run_python(hub, READ, "alice/pages").stdout)
+    # again: nothing is sent, nothing is rendered
+    before = hub.mark()
+    assert push(hub, "alice/pages", tmp_path) == {"pushed": [], "rendered": []}
+    assert hub.uploads(since=before) == []
     texts = {(i, n): "page two" if n else f"page one of {i}" for i in range(8) for n in (0, 1)}
     assert rows == [[f"d{i}#{n}", text, "en", "test", [i, n, 7]] for (i, n), text in texts.items()]
 
 
-def test_a_repeated_push_sends_and_renders_nothing(hub, tmp_path):
-    push(hub, "alice/again", tmp_path)
-    before = hub.mark()
-    assert push(hub, "alice/again", tmp_path) == {"pushed": [], "rendered": []}
-    assert hub.uploads(since=before) == []
-
-
+@pytest.mark.slow
 def test_a_changed_source_replaces_what_changed(hub, tmp_path):
     first = push(hub, "alice/grows", tmp_path, count=8)["pushed"]
     grown = push(hub, "alice/grows", tmp_path, count=10)
@@ -106,6 +104,7 @@ def test_a_changed_source_replaces_what_changed(hub, tmp_path):
     assert first[0] not in hub.repo("alice/grows", "dataset").files()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [
@@ -121,8 +120,7 @@ def test_what_broke_off_goes_on_where_it_stopped(hub, tmp_path, fault, request):
     first = push(hub, repo, tmp_path, deadline=4, check=False)
     hub.clear_faults()
     if isinstance(first, str):
-        assert first.startswith("RuntimeError: train shard 1: 6 pages: not delivered")
-        assert len(first.strip().splitlines()) <= 3
+        assert first.strip().splitlines()[-1].startswith("RuntimeError: train shard 1: 6 pages: not delivered")
         assert push(hub, repo, tmp_path)["rendered"] == ["d3", "d4", "d5", "d6", "d7"]
     hub.wait_idle(quiet=0.1)
     assert ids(hub, repo) == [f"d{i}#{n}" for i in range(8) for n in (0, 1)]

@@ -18,16 +18,19 @@ from deepsynth.hub.worker import resume
 print(resume(Path(sys.argv[1]), 60))
 """
 PULL = """
-import sys
+import json, sys, time
 from pathlib import Path
-from deepsynth.hub import pull
-pull.time.sleep = lambda seconds: None
-try:
-    folder = pull.pull(sys.argv[1], *map(Path, sys.argv[2:]))
-    print(folder)
-except (ValueError, OSError) as error:
-    sys.exit(f"{type(error).__name__}: {error}")
+from deepsynth.hub.pull import pull
+
+time.sleep = lambda seconds: None
+for reference in sys.argv[1:]:
+    try:
+        folder = pull(*[Path(part) if i else part for i, part in enumerate(reference.split(" "))])
+        print((folder / "adapter_model.safetensors").read_text(), "|", *sorted(p.name for p in folder.iterdir()))
+    except (ValueError, OSError) as error:
+        print(f"{type(error).__name__}: {error}")
 """
+ALL = "README.md adapter_config.json adapter_model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -51,63 +54,44 @@ def no_faults(hub):
     hub.clear_faults()
 
 
-def weights(done) -> bytes:
-    from pathlib import Path
-
-    return (Path(done.stdout.strip()) / "adapter_model.safetensors").read_bytes()
+def pulled(hub, *references: str, **settings) -> list[str]:
+    return run_python(hub, PULL, *references, **settings).stdout.splitlines()
 
 
 def test_each_revision_is_what_was_pushed_then(hub, tmp_path):
-    shutil.rmtree(hub.home / "hub", ignore_errors=True)
     first = hub.repo("alice/ocr").commits()[1]["oid"]
-    assert weights(run_python(hub, PULL, "hf://alice/ocr")) == b"weights of step 2"
-    assert weights(run_python(hub, PULL, "hf://alice/ocr@step-1")) == b"weights of step 1"
-    assert weights(run_python(hub, PULL, f"hf://alice/ocr@{first}")) == b"weights of step 1"
     folder = tmp_path / "pulled"
-    assert weights(run_python(hub, PULL, "hf://alice/ocr@main", folder)) == b"weights of step 2"
-    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
-    assert "is not empty" in run_python(hub, PULL, "hf://alice/ocr", folder, check=False).stderr
+    references = ["hf://alice/ocr", "hf://alice/ocr@step-1", f"hf://alice/ocr@{first}", f"hf://alice/ocr@main {folder}"]
+    *found, again = pulled(hub, *references, f"hf://alice/ocr {folder}")
+    assert found == [f"weights of step {step} | {ALL}" for step in (2, 1, 1, 2)]
+    assert again == f"FileExistsError: {folder} is not empty; give a folder that is new or empty"
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        {"path": "/revision/", "status": 503},
-        {"path": "adapter_model", "action": "drop", "when": "mid_response"},
-        {"path": "adapter_config", "status": 429, "retry_after": 1},
-    ],
-)
-def test_a_stumbling_hub_is_asked_again(hub, fault):
+def test_a_stumbling_hub_is_asked_again(hub):
     shutil.rmtree(hub.home / "hub", ignore_errors=True)
-    hub.fault(**fault)
-    assert weights(run_python(hub, PULL, "hf://alice/ocr@main")) == b"weights of step 2"
-    assert hub.faults()[0]["hits"] == 1
+    hub.fault(path="/revision/", status=503, times=2)
+    hub.fault(path="adapter_model", action="drop", when="mid_response")
+    hub.fault(path="adapter_config", status=429, retry_after=1)
+    assert pulled(hub, "hf://alice/ocr@main") == [f"weights of step 2 | {ALL}"]
+    assert all(fault["exhausted"] for fault in hub.faults())
 
 
 def test_without_a_hub_the_cache_must_do(hub):
-    run_python(hub, PULL, "hf://alice/ocr")
-    hub.fault(path="/revision/|/api/", status=503, times=-1)
-    done = run_python(hub, PULL, "hf://alice/ocr")
-    assert weights(done) == b"weights of step 2"
-    assert "as it was last downloaded" in done.stderr
-    assert weights(run_python(hub, PULL, "hf://alice/ocr", HF_HUB_OFFLINE="1")) == b"weights of step 2"
-    assert (
-        "ConnectionError: cannot reach hf://alice/other"
-        in run_python(hub, PULL, "hf://alice/other", check=False).stderr
-    )
+    pulled(hub, "hf://alice/ocr")
+    hub.fault(path="/api/", status=503, times=-1)
+    found, missing = pulled(hub, "hf://alice/ocr", "hf://alice/other")
+    assert found == f"weights of step 2 | {ALL}"
+    assert missing == "ConnectionError: cannot reach hf://alice/other: HTTP 503: Service Unavailable"
+    assert pulled(hub, "hf://alice/ocr", HF_HUB_OFFLINE="1") == [found]
 
 
 def test_what_cannot_be_pulled_is_one_line(hub):
-    for reference, complaint in (
-        ("hf://alice/nothing", "ValueError: cannot read hf://alice/nothing: HTTP 404"),
-        ("hf://alice/ocr@nowhere", "ValueError: cannot read hf://alice/ocr@nowhere: HTTP 404"),
-    ):
-        done = run_python(hub, PULL, reference, check=False)
-        assert done.returncode == 1
-        assert done.stderr.startswith(complaint)
-        assert len(done.stderr.strip().splitlines()) == 1
-    assert (
-        "holds no adapter: adapter_config.json"
-        in run_python(hub, PULL, f"hf://alice/ocr@{hub.repo('alice/ocr').commits()[-1]['oid']}", check=False).stderr
+    empty = hub.repo("alice/ocr").commits()[-1]["oid"]
+    no_repo, no_revision, no_adapter = pulled(
+        hub, "hf://alice/nothing", "hf://alice/ocr@nowhere", f"hf://alice/ocr@{empty}"
     )
-    assert "HTTP 401" in run_python(hub, PULL, "hf://alice/ocr", check=False, token=None, HF_HOME="/nonexistent").stderr
+    assert no_repo == "ValueError: cannot read hf://alice/nothing: HTTP 404: Repository not found"
+    assert no_revision.startswith("ValueError: cannot read hf://alice/ocr@nowhere: HTTP 404")
+    assert no_adapter.startswith(f"ValueError: hf://alice/ocr@{empty} holds no adapter: adapter_config.json, ")
+    (refused,) = pulled(hub, "hf://alice/ocr", token=None, HF_HOME="/nonexistent")
+    assert "HTTP 401" in refused

@@ -92,7 +92,7 @@ def test_peft_alone_reads_what_was_pushed(hub, tmp_path, jsonl):
     assert same(ours, {name: p for name, p in loaded.named_parameters() if "lora_" in name})
 
 
-@pytest.mark.parametrize("path", ["/", "__cas__"])
+@pytest.mark.parametrize("path", ["/", pytest.param("__cas__", marks=pytest.mark.slow)])
 def test_a_hub_that_hangs_for_ever(hub, tmp_path, jsonl, caplog, path):
     hub.fault(path=path, action="hang", seconds=600, times=-1)
     begin = time.monotonic()
@@ -114,7 +114,7 @@ class Breaks(Callback):
             raise self.error
 
 
-@pytest.mark.parametrize("works", [True, False])
+@pytest.mark.parametrize("works", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_error_that_ended_a_run_is_the_error_that_is_raised(hub, tmp_path, jsonl, works):
     if not works:
         hub.fault(path="/", status=500, times=-1)
@@ -171,6 +171,7 @@ def test_a_full_disk_does_not_end_the_run(hub, tmp_path, jsonl, caplog, monkeypa
     assert "step 4 could not be written" in caplog.text
 
 
+@pytest.mark.slow
 def test_optimizer_state_goes_up_only_if_asked(hub, tmp_path, jsonl):
     fit(tmp_path, jsonl, HubCheckpoint("alice/ocr", optimizer_state=True, deadline_s=60), steps=2)
     file = hub.repo("alice/ocr").checkout(tmp_path / "checkout") / "optimizer.pt"
