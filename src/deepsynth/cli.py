@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -23,7 +23,9 @@ import deepsynth.callbacks
 from deepsynth.callbacks import AdapterCheckpoint, PredictionWriter, Throughput
 from deepsynth.cli_errors import explain, one_line
 from deepsynth.data import Augmenter, Processor, Renderer, Source, TextImageDataModule
+from deepsynth.hub.pull import is_reference, resolve_checkpoint
 from deepsynth.modules import DeepSynthModule
+from deepsynth.modules.adapter import adapter_settings
 from deepsynth.run_folder import MetricsCsv, choose_run_folder
 
 #: What a user's mistake raises, here and in the libraries below; anything else is a bug and shows its traceback.
@@ -67,7 +69,7 @@ class RunConfig(SaveConfigCallback):
 class DeepSynthCLI(LightningCLI):
     """``deepsynth fit | validate | test | predict``."""
 
-    def __init__(self, args: Sequence[str] | None = None) -> None:
+    def __init__(self, args: Sequence[str] | None = None, *, run: bool = True) -> None:
         super().__init__(
             DeepSynthModule,
             TextImageDataModule,
@@ -82,6 +84,7 @@ class DeepSynthCLI(LightningCLI):
             parser_class=DeepSynthArgumentParser,
             trainer_defaults={"default_root_dir": "runs", "log_every_n_steps": 10, "enable_model_summary": False},
             args=list(args) if args is not None else None,
+            run=run,
         )
 
     @staticmethod
@@ -119,23 +122,30 @@ class DeepSynthCLI(LightningCLI):
         """Merge what a checkpoint knows into the configuration: the adapter's shape is the checkpoint's; what the command
         left at its default is taken from it; anything else is the command's, and the log says so.
         """
+        if not self.config.get("subcommand"):
+            return
         config = self.config[self.config.subcommand]
         path = config.get("ckpt_path")
         if not path:
             return
-        stored = read_checkpoint(path)["hyper_parameters"]
         init = config.model.init_args
-        defaults = self._parser(self.config.subcommand).get_defaults().model
-        defaults = getattr(defaults, "init_args", None) or {}
+        if is_reference(path) or Path(path).is_dir():
+            folder = resolve_checkpoint(path)
+            stored = adapter_settings(folder)
+            init["adapter"], config["ckpt_path"] = str(folder), None
+            rank_zero_info(f"starting from the weights of {path} alone, at step 0")
+        else:
+            stored = read_checkpoint(path)["hyper_parameters"]
+        defaults = inspect.signature(DeepSynthModule.__init__).parameters
         for key, value in stored.items():
-            if key not in init or init[key] == value:
+            if key not in init or key == "adapter" or init[key] == value:
                 continue
             if key in DeepSynthModule.ADAPTER_KEYS:
                 rank_zero_info(f"model.{key}: {value!r} as in the checkpoint, not {init[key]!r}")
                 init[key] = value
-            elif key in defaults and init[key] == defaults[key]:
-                init[key] = value
+            elif init[key] == defaults[key].default:
                 rank_zero_info(f"model.{key}: {value!r} as in the checkpoint")
+                init[key] = value
             else:
                 rank_zero_info(f"model.{key}: {init[key]!r} as asked for, not {value!r} as in the checkpoint")
 
@@ -143,10 +153,9 @@ class DeepSynthCLI(LightningCLI):
 
     def run_name(self) -> str:
         """Return ``--run_name``, or the stem of the first config, or the subcommand."""
-        config = self.config[self.subcommand]
-        if config.get("run_name"):
-            return str(config.run_name)
-        files = config.get("config") or []
+        if name := self._get(self.config, "run_name"):
+            return str(name)
+        files = self._get(self.config, "config") or []
         return Path(str(files[0])).stem if files else str(self.subcommand)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -168,6 +177,8 @@ class DeepSynthCLI(LightningCLI):
         given = given if isinstance(given, list) else [given]
         defaults = [] if trial else self.default_callbacks(folder, checkpoints=trainer.get("enable_checkpointing") is not False)
         extra = [c for c in defaults if not any(isinstance(own, type(c)) for own in given)]
+        if trainer.get("enable_progress_bar") is not False and not any(isinstance(own, ProgressBar) for own in given):
+            extra.append(TQDMProgressBar())
         kwargs["callbacks"] = [*given, *extra]
         return super().instantiate_trainer(**kwargs)
 
@@ -177,7 +188,7 @@ class DeepSynthCLI(LightningCLI):
             return [PredictionWriter(str(folder / "predictions.jsonl"))]
         if self.subcommand != "fit":
             return []
-        callbacks: list[Callback] = [Throughput(), LearningRateMonitor("step"), TQDMProgressBar()]
+        callbacks: list[Callback] = [Throughput(), LearningRateMonitor("step")]
         if checkpoints:
             # The first saves when an epoch or the run ends, in whatever way; the second when the CER has fallen.
             last = ModelCheckpoint(

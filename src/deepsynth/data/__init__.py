@@ -3,7 +3,10 @@
 from deepsynth.data.augmenter import Augmenter, PageAugmenter
 from deepsynth.data.collator import Collator
 from deepsynth.data.datamodule import TextImageDataModule
+from deepsynth.data.hub_source import HubSource
 from deepsynth.data.image_source import ImageSource
+from deepsynth.data.mixing import MixedSource
+from deepsynth.data.page_cache import CachedRenderer
 from deepsynth.data.processor import OcrProcessor, Processor
 from deepsynth.data.python_docs import PythonDocsSource
 from deepsynth.data.renderer import Renderer, TextRenderer
@@ -12,10 +15,13 @@ from deepsynth.data.text_sources import CsvSource, JsonlSource, ParquetSource, T
 
 __all__ = [
     "Augmenter",
+    "CachedRenderer",
     "Collator",
     "CsvSource",
+    "HubSource",
     "ImageSource",
     "JsonlSource",
+    "MixedSource",
     "OcrProcessor",
     "PageAugmenter",
     "ParquetSource",

@@ -60,21 +60,35 @@ class EpochSampler(DistributedSampler[Any]):
         return self.num_samples
 
 
-class ResumableLoader(DataLoader[Batch]):
-    """A DataLoader that remembers how many samples of the epoch it has handed out.
+class ResumableLoader:
+    """Batches of an epoch, and how many of its samples have been handed out.
 
     The place is counted in samples over all ranks, so a run may go on with another batch size or number of ranks.
     What workers have prefetched does not count: a restored loader makes it again.
+
+    It holds a DataLoader and is none itself: Lightning makes DataLoaders anew with samplers of its own, for prediction
+    and for several ranks, and knows nothing of (epoch, index).
+
+    Args:
+        dataset: gives the sample of (epoch, index).
+        sampler: gives the (epoch, index) of this rank.
+        kwargs: for torch's DataLoader.
     """
 
-    sampler: EpochSampler
+    #: Lightning looks for it wherever there is a sampler.
+    batch_sampler: None = None
 
     def __init__(self, dataset: Any, sampler: EpochSampler, **kwargs: Any) -> None:
-        super().__init__(dataset, sampler=sampler, **kwargs)
+        self.sampler = sampler
+        self._batches: DataLoader[Any] = DataLoader(dataset, sampler=sampler, **kwargs)
         self._samples_done = 0
         self._restored: dict[str, int] | None = None
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+    def __len__(self) -> int:
+        """Return the number of batches of a whole epoch."""
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
         """Yield batches; after ``load_state_dict`` the rest of the interrupted epoch first."""
         self._samples_done = 0
         if self._restored is not None:
@@ -85,7 +99,7 @@ class ResumableLoader(DataLoader[Batch]):
                 self._samples_done = done
         self._restored = None
         self.sampler.start = self._samples_done
-        for batch in super().__iter__():
+        for batch in self._batches:
             self._samples_done += len(batch)
             yield batch
 

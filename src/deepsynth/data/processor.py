@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from deepsynth.models.names import resolve_model_name
+from deepsynth.models.names import load_pretrained
 from deepsynth.models.tokens import ImageLayout, image_layout
 from deepsynth.types import Document, Page, Sample, Task
 
@@ -99,7 +99,7 @@ class OcrProcessor(Processor):
         """Load the Hugging Face processor (tokenizer and image processor) once per process."""
         from transformers import AutoProcessor
 
-        return AutoProcessor.from_pretrained(resolve_model_name(self.model_name))
+        return load_pretrained(AutoProcessor, self.model_name)
 
     @cached_property
     def layout(self) -> ImageLayout:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 #: Models that the package carries, by the name a user types.
-BUILTIN: dict[str, str] = {"deepsynth/tiny-random": "tiny_random"}
+BUILTIN: dict[str, str] = {"deepsynth/tiny": "tiny", "deepsynth/tiny-random": "tiny_random"}
 
 
 def resolve_model_name(model_name: str) -> str:
@@ -28,3 +29,25 @@ def resolve_model_name(model_name: str) -> str:
             f"(owner/name) or one of {', '.join(sorted(BUILTIN))}"
         )
     return model_name
+
+
+def load_pretrained(auto_class: Any, model_name: str, **kwargs: Any) -> Any:
+    """Return ``auto_class.from_pretrained`` of a model name.
+
+    Args:
+        auto_class: AutoConfig, AutoProcessor, AutoModelForImageTextToText.
+        model_name: a built-in model, a local folder or a Hub repository.
+        kwargs: for ``from_pretrained``.
+
+    Raises:
+        ValueError: when the files are not there or cannot be had, with the name.
+    """
+    import deepsynth.models  # noqa: F401  registers the native classes
+
+    try:
+        return auto_class.from_pretrained(resolve_model_name(model_name), **kwargs)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"model_name {model_name!r} cannot be loaded: {reason} (a local folder with the model's files works offline)"
+        ) from error

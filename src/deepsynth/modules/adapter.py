@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,73 @@ def check_adapter_keys(module: nn.Module, state: dict[str, torch.Tensor]) -> Non
         )
 
 
+# Adapter files name the decoder as the published checkpoints do. peft 0.21 passes every name through transformers' renaming
+# of published checkpoints, whose pattern for DeepSeek-OCR-2 also matches in "language_model.layers." and doubles it: a file
+# with the model's own names loads in plain peft with every key missing. Published names are what the renaming is made for.
+_OWN_NAME = re.compile(r"^(base_model\.model\.model\.)language_model\.")
+_PUBLISHED_NAME = re.compile(r"^(base_model\.model\.model\.)(?=(layers|embed_tokens|norm)\.)")
+
+
+def to_file_name(name: str) -> str:
+    """Return the name that a parameter of the adapter has in a file."""
+    return _OWN_NAME.sub(r"\1", name)
+
+
+def from_file_name(name: str) -> str:
+    """Return the name in the model of a parameter in an adapter file, whichever of the two namings the file has."""
+    return _PUBLISHED_NAME.sub(r"\1language_model.", name)
+
+
+def read_adapter(model: Any, folder: Path) -> None:
+    """Load the weights of a plain peft folder into the adapter that ``model`` has.
+
+    Raises:
+        ValueError: when the folder holds no adapter, or one that does not fit, with the keys.
+    """
+    from peft import get_peft_model_state_dict
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    file = folder / "adapter_model.safetensors"
+    try:
+        state = {from_file_name(name): tensor for name, tensor in load_file(file).items()}
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"model.adapter: {file} cannot be read as an adapter: {error}") from error
+    own = get_peft_model_state_dict(model, save_embedding_layers=False)
+    wrong = sorted(
+        {name for name in own.keys() | state.keys() if name not in own or name not in state}
+        | {name for name in own.keys() & state.keys() if own[name].shape != state[name].shape}
+    )
+    if wrong:
+        raise ValueError(
+            f"model.adapter: {folder} does not fit the model and its model.lora_* settings: {len(wrong)} keys are missing, "
+            f"unexpected or of another shape ({', '.join(wrong[:2])}{', …' if len(wrong) > 2 else ''})"
+        )
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in state.items():
+            parameters[re.sub(r"(lora_\w+?)(\.weight)?$", r"\1.default\2", name)].copy_(tensor)
+
+
+def adapter_settings(folder: Path) -> dict[str, Any]:
+    """Return the settings that an adapter folder was trained with, by the names of the module's arguments.
+
+    ``deepsynth.json`` says them all; for a folder that another program wrote, peft's configuration gives rank and alpha.
+
+    Raises:
+        ValueError: when the folder holds no adapter.
+    """
+    config = folder / "adapter_config.json"
+    if not config.is_file():
+        raise ValueError(f"{folder} holds no adapter: there is no adapter_config.json in it")
+    own = folder / "deepsynth.json"
+    if own.is_file():
+        settings: dict[str, Any] = json.loads(own.read_text(encoding="utf-8"))
+        return settings
+    peft = json.loads(config.read_text(encoding="utf-8"))
+    return {"lora_rank": peft["r"], "lora_alpha": peft["lora_alpha"], "rslora": peft["use_rslora"], "dora": peft["use_dora"]}
+
+
 def write_adapter(model: Any, processor: Any, settings: str, folder: Path) -> None:
     """Write adapter_model.safetensors, adapter_config.json, the processor and ``deepsynth.json`` into ``folder``.
 
@@ -66,8 +136,11 @@ def write_adapter(model: Any, processor: Any, settings: str, folder: Path) -> No
     new.mkdir(parents=True)
     try:
         state = get_peft_model_state_dict(model, save_embedding_layers=False)
-        save_file({name: t.detach().cpu().contiguous() for name, t in state.items()}, new / "adapter_model.safetensors")
-        model.peft_config["default"].save_pretrained(str(new))
+        tensors = {to_file_name(name): tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        save_file(tensors, new / "adapter_model.safetensors", metadata={"format": "pt"})
+        config = copy.copy(model.peft_config["default"])
+        config.inference_mode = True  # as peft's own save_pretrained: whoever loads it does not train it by accident
+        config.save_pretrained(str(new))
         processor.save_pretrained(str(new))
         (new / "deepsynth.json").write_text(settings)
     except BaseException as error:

@@ -22,8 +22,8 @@ from deepsynth.checkpoint_io import AtomicCheckpointIO
 from deepsynth.generation import Generation, generate
 from deepsynth.metrics import CorpusMetrics, join_pages
 from deepsynth.models.lora import Experts, LoraScope, untrained_adapters
-from deepsynth.models.names import resolve_model_name
-from deepsynth.modules.adapter import adapter_state, check_adapter_keys, write_adapter
+from deepsynth.models.names import load_pretrained
+from deepsynth.modules.adapter import adapter_state, check_adapter_keys, read_adapter, write_adapter
 from deepsynth.optim import Schedule, check_optimizer, make_schedule
 from deepsynth.types import Batch
 
@@ -44,6 +44,8 @@ class DeepSynthModule(LightningModule, ABC):
 
     Args:
         model_name: a built-in model, a local folder or a Hub repository.
+        adapter: start from the weights of this adapter: a plain peft folder. ``--ckpt_path`` of a folder or of
+            ``hf://owner/repo@revision`` sets it.
         weights: ``pretrained``, or ``random`` to make the architecture with random weights (for benchmarks).
         dtype: of the frozen weights; ``auto`` is bfloat16 where the GPU has it, else float16 on a GPU, float32 on the
             CPU. Adapters are float32.
@@ -90,6 +92,7 @@ class DeepSynthModule(LightningModule, ABC):
     def __init__(
         self,
         model_name: str = "deepsynth/tiny-random",
+        adapter: str | None = None,
         weights: Literal["pretrained", "random"] = "pretrained",
         dtype: Dtype = "auto",
         attn_implementation: Attention = "sdpa",
@@ -172,10 +175,10 @@ class DeepSynthModule(LightningModule, ABC):
             return
         from transformers import AutoProcessor
 
-        import deepsynth.models  # noqa: F401  registers the native classes
-
-        self.processor = AutoProcessor.from_pretrained(resolve_model_name(self.hparams["model_name"]))
+        self.processor = load_pretrained(AutoProcessor, self.hparams["model_name"])
         self.model = self.load_model()
+        if self.hparams["adapter"]:
+            read_adapter(self.model, Path(self.hparams["adapter"]))
         trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         total = sum(p.numel() for p in self.model.parameters())
         rank_zero_info(

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from deepsynth.models.lora import lora_config
-from deepsynth.models.names import resolve_model_name
+from deepsynth.models.names import load_pretrained
 from deepsynth.modules.base import DeepSynthModule
 
 
@@ -49,8 +49,8 @@ class PeftModule(DeepSynthModule):
     def _load_base(self) -> Any:
         from transformers import AutoConfig, AutoModelForImageTextToText
 
-        name = resolve_model_name(self.hparams["model_name"])
-        config = AutoConfig.from_pretrained(name)
+        name = self.hparams["model_name"]
+        config = load_pretrained(AutoConfig, name)
         kwargs: dict[str, Any] = {
             "dtype": self.resolved_dtype,
             "attn_implementation": self._attention(config),
@@ -60,9 +60,9 @@ class PeftModule(DeepSynthModule):
         if self.hparams["weights"] == "random":
             with torch.device(self.device):
                 model = AutoModelForImageTextToText.from_config(config, **kwargs)
-            rank_zero_info(f"{self.hparams['model_name']}: random weights (model.weights=random)")
+            rank_zero_info(f"{name}: random weights (model.weights=random)")
             return model
-        return AutoModelForImageTextToText.from_pretrained(name, config=config, **kwargs).to(self.device)
+        return load_pretrained(AutoModelForImageTextToText, name, config=config, **kwargs).to(self.device)
 
     def _attention(self, config: Any) -> str | dict[str, str]:
         """Return the implementation by part of the model: flash attention is for the decoder alone."""
