@@ -23,13 +23,14 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from deepsynth.data import TextImageDataModule
-    from deepsynth.modules import DeepSynthModule, PeftModule
+    from deepsynth.modules import DeepSynthModule, FullModule, PeftModule
 
-__all__ = ["DeepSynthModule", "PeftModule", "TextImageDataModule", "__version__"]
+__all__ = ["DeepSynthModule", "FullModule", "PeftModule", "TextImageDataModule", "__version__"]
 
 _HOMES = {
     "TextImageDataModule": "deepsynth.data",
     "DeepSynthModule": "deepsynth.modules",
+    "FullModule": "deepsynth.modules",
     "PeftModule": "deepsynth.modules",
 }
 

@@ -1,0 +1,53 @@
+"""Training of all weights, without adapters: for small models, and for making one from scratch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deepsynth import __version__
+from deepsynth.modules.peft import PeftModule
+
+
+class FullModule(PeftModule):
+    """Trains every weight of the model; the ``lora_*`` settings have no effect.
+
+    With ``weights=random`` the model starts from scratch. The weights are kept in float32 unless ``dtype`` says
+    otherwise: updates of a small learning rate vanish in bfloat16. A checkpoint holds all weights.
+
+    Example:
+        ::
+
+            model:
+              class_path: FullModule
+              init_args: {model_name: deepsynth/tiny, warmup_steps: 100}
+            trainer: {precision: bf16-mixed}
+    """
+
+    ADAPTER_KEYS: tuple[str, ...] = ()
+
+    @property
+    def resolved_dtype(self) -> torch.dtype:
+        """The dtype of the trained weights."""
+        return torch.float32 if self.hparams["dtype"] == "auto" else super().resolved_dtype
+
+    def load_model(self) -> Any:
+        """Return the model with all weights trainable, in training mode.
+
+        Raises:
+            ValueError: for a model that cannot be loaded, with the way out.
+        """
+        model = self._load_base()
+        if self.hparams["gradient_checkpointing"]:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return model.train()
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write a model folder: weights, configuration, processor and DeepSynth's own settings; there is no adapter."""
+        self.model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+        settings = {"deepsynth": __version__, "module": type(self).__name__, "prompt": self.prompt, "step": self.global_step}
+        (folder / "deepsynth.json").write_text(json.dumps({**settings, **dict(self.hparams)}, indent=2) + "\n")
