@@ -59,6 +59,8 @@ def test_groups_that_the_data_names_have_their_own_figures() -> None:
         "cer/none/source=news": 2 / 6,
     }
     assert "cer/none/language=fa" not in TextMetrics(profiles=["none"], by=[]).figures(rows)
+    alone = TextMetrics(profiles=["none"], confidence=None).figures(rows[1:2])
+    assert set(alone) == {"cer/none", "wer/none"}  # a group of all documents would say the same again
 
 
 def test_pages_are_joined_and_unknown_targets_left_out() -> None:

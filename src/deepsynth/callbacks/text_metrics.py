@@ -30,7 +30,7 @@ class TextMetrics(Callback):
     Args:
         profiles: of :data:`deepsynth.text_normalization.NORMALIZATION_PROFILES`; joined by ``+`` to apply several.
         metrics: of :data:`deepsynth.metrics.METRICS`.
-        by: ``language`` and ``source`` give figures for each of them that the data names.
+        by: ``language`` and ``source`` give figures for each of them that the data names, when there are several.
         confidence: probability that a bootstrap over documents gives for the bounds; ``null`` for no bounds.
         resamples: of the bootstrap.
 
@@ -83,11 +83,11 @@ class TextMetrics(Callback):
             table = score_table(predictions, targets, profile)
             total = summarize(table)
             bounds = bootstrap_intervals(table, self.confidence, self.resamples) if self.confidence is not None else {}
-            groups = {
-                f"{key}={name}": figures
-                for key in self.by
-                for name, figures in summarize_groups(table, [row[key] for row in documents]).items()
-            }
+            groups: dict[str, dict[str, float]] = {}
+            for key in self.by:
+                names = [row[key] for row in documents]
+                if len(set(names)) > 1:  # a group of all documents would say the same again
+                    groups |= {f"{key}={name}": each for name, each in summarize_groups(table, names).items()}
             for metric in self.metrics:
                 found[f"{metric}/{profile}"] = total[metric]
                 if metric in bounds:
