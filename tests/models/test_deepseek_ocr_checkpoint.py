@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from deepsynth.models.deepseek_ocr import DeepseekOcrConfig, DeepseekOcrForConditionalGeneration, tiny_config
 from deepsynth.models.deepseek_ocr.checkpoint import published_state
+from deepsynth.models.deepseek_ocr.configuration import TEXT
 from deepsynth.models.deepseek_ocr.registration import register
 
 
@@ -275,3 +276,44 @@ print({{"peft", "lightning", "torchvision", "unsloth"}} & set(sys.modules))
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert found.split() == ["DeepseekOcrConfig", "set()"]
+
+
+_PEAK = """
+import re, sys
+import torch, deepsynth.models
+from transformers import AutoModelForImageTextToText
+import transformers.models.deepseek_ocr2.modeling_deepseek_ocr2
+
+def kilobytes(key):
+    return int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read()).group(1))
+
+before = kilobytes("VmRSS")
+model = AutoModelForImageTextToText.from_pretrained(sys.argv[1])
+for parameter in model.parameters():  # what was not read yet is still in the file
+    parameter.view(-1)[::512].sum()
+print((kilobytes("VmHWM") - before) * 1024, {str(p.dtype) for p in model.parameters()})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_loading_needs_little_more_than_the_checkpoint(tmp_path: Path) -> None:
+    """A quarter of the published size, 12 layers, experts one by one in shards: at most 1.2 times its bytes."""
+    text = {**TEXT, "moe_intermediate_size": 224, "vocab_size": 32320}
+    config = DeepseekOcrConfig(
+        text_config=text, image_token_id=100, vision_config={"encoder_config": {"num_hidden_layers": 6}}
+    )
+    with torch.device("meta"):
+        model = DeepseekOcrForConditionalGeneration(config).to(torch.bfloat16)
+    model.to_empty(device="cpu")
+    for parameter in model.parameters():
+        parameter.data.fill_(0.01)
+    model.save_pretrained(tmp_path, format="published", max_shard_size="500MB")
+    size = sum(file.stat().st_size for file in tmp_path.glob("*.safetensors"))
+    assert size > 3_336_106_240 * 2 / 4
+    del model
+    command = [sys.executable, "-c", _PEAK, str(tmp_path)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    peak, dtypes = found.split(maxsplit=1)
+    assert "bfloat16" in dtypes
+    assert int(peak) < 1.2 * size

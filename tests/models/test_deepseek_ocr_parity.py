@@ -166,3 +166,43 @@ def test_balance_loss_is_apart_and_only_in_training(
     assert balanced.aux_loss.item() > 0.9 * 3
     torch.testing.assert_close(balanced.loss, plain.loss + 0.5 * balanced.aux_loss)
     assert model.eval()(**inputs).aux_loss is None
+
+
+def test_vision_is_frozen_when_loaded_and_trainable_when_new(tiny_model: Any, loader: Callable[..., Any]) -> None:
+    """By requires_grad alone; CLIP's patch embedding is never used and never trained."""
+    frozen = {name for name, parameter in tiny_model.named_parameters() if not parameter.requires_grad}
+    assert {name.split(".")[1] for name in frozen} == {
+        "vision_tower",
+        "multi_modal_projector",
+        "image_newline",
+        "view_separator",
+    }
+    assert not any("language_model" in name or "lm_head" in name for name in frozen)
+    unused = "model.vision_tower.vision_encoder.embeddings.patch_embedding.weight"
+    model = type(tiny_model)(tiny_model.config)
+    assert {name for name, parameter in model.named_parameters() if not parameter.requires_grad} == {unused}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_every_adapter_learns(
+    checkpointing: bool,
+    loader: Callable[..., Any],
+    tensors: Callable[[str], Tensors],
+    model_inputs: Callable[[Tensors], Tensors],
+) -> None:
+    """After one backward pass every LoRA B of the decoder has a gradient, though vision is frozen."""
+    from peft import get_peft_model
+
+    from deepsynth.models.lora import LoraScope, lora_config, untrained_adapters
+
+    model = loader()
+    model.requires_grad_(False)
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+        model.enable_input_require_grads()
+    scope = LoraScope(mlp=True, experts="all")
+    settings = {"rank": 4, "alpha": 8, "dropout": 0.0, "rslora": False, "dora": False, "init": True}
+    adapted = get_peft_model(model, lora_config(model, scope, base_model_name="base", **settings)).train()
+    batch = tensors("forward/gundam")
+    adapted(**model_inputs(batch), labels=batch["labels"]).loss.backward()
+    assert untrained_adapters(adapted) == []

@@ -18,11 +18,12 @@ from transformers.conversion_mapping import get_model_conversion_mapping, regist
 from transformers.core_model_loading import (
     Chunk,
     Concatenate,
-    MergeModulelist,
     WeightConverter,
     WeightRenaming,
     revert_weight_conversion,
 )
+
+from deepsynth.models.deepseek_ocr.merging import MergeExperts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -64,9 +65,9 @@ def register_conversion() -> None:
         WeightConverter(
             ["mlp.experts.*.gate_proj.weight", "mlp.experts.*.up_proj.weight"],
             "mlp.experts.gate_up_proj",
-            [MergeModulelist(dim=0), Concatenate(dim=1)],
+            [MergeExperts(dim=0), Concatenate(dim=1)],
         ),
-        WeightConverter("mlp.experts.*.down_proj.weight", "mlp.experts.down_proj", [MergeModulelist(dim=0)]),
+        WeightConverter("mlp.experts.*.down_proj.weight", "mlp.experts.down_proj", [MergeExperts(dim=0)]),
     ]
     register_checkpoint_conversion_mapping("deepseek_ocr", [*renamings, *experts], overwrite=True)
     # Under the encoder's own name, so that the decoder's q_proj, k_proj, v_proj are not fused on the way out.

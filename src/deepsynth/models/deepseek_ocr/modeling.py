@@ -7,8 +7,8 @@
 What is the model's own: CLIP fed by SAM's map (``vision.py``), one projector for both, a newline after every row of
 features, the tiles before the global view and the separator last. The decoder is DeepSeek-OCR-2's.
 
-Vision is frozen by ``requires_grad`` alone (:meth:`DeepseekOcrForConditionalGeneration.freeze_vision`), so it can be
-trained too.
+Loaded weights of vision are frozen, by ``requires_grad`` alone, so that gradients may flow into them when someone wants
+to train them (:meth:`DeepseekOcrPreTrainedModel.freeze_vision`). A model with random weights is trainable as a whole.
 """
 
 # mypy: disallow-subclassing-any=False
@@ -79,12 +79,20 @@ class DeepseekOcrPreTrainedModel(DeepseekOcr2PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load a native or a published checkpoint; see :func:`~deepsynth.models.deepseek_ocr.checkpoint.load_strictly`.
+        """Load a native or a published checkpoint, with vision frozen.
 
         Raises:
             ValueError: listing the keys that are missing, unexpected or of another shape, or naming the broken file.
         """
-        return load_strictly(super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
+        loaded = load_strictly(super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_vision()
+        return loaded
+
+    def freeze_vision(self, frozen: bool = True) -> None:
+        """Stop (or let) gradients change encoders, projector, newline and separator."""
+        for name, parameter in self.named_parameters():
+            if ".language_model." not in f".{name}" and not name.startswith("lm_head."):
+                parameter.requires_grad_(not frozen and not name.endswith("embeddings.patch_embedding.weight"))
 
     def save_pretrained(self, save_directory: str | PathLike[str], format: str = "native", **kwargs: Any) -> None:
         """Write the model.
@@ -274,13 +282,6 @@ class DeepseekOcrForConditionalGeneration(DeepseekOcrPreTrainedModel, Generation
     def get_image_features(self, pixel_values: torch.Tensor, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
         """Return the features of every image; see :meth:`DeepseekOcrModel.get_image_features`."""
         return self.model.get_image_features(pixel_values, *args, **kwargs)
-
-    def freeze_vision(self, frozen: bool = True) -> None:
-        """Stop (or let) gradients change encoders, projector, newline and separator."""
-        for name, parameter in self.model.named_parameters():
-            if not name.startswith("language_model."):
-                parameter.requires_grad_(not frozen)
-        self.model.vision_tower.vision_encoder.embeddings.patch_embedding.requires_grad_(False)
 
     def forward(
         self,

@@ -125,7 +125,8 @@ class DeepseekOcrVisionModel(DeepseekOcr2PreTrainedModel):
         return embedding
 
     def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutput:
-        """Return (X, n*n, 2C), CLIP's features before SAM's, of views (X, 3, S, S)."""
-        feature_map = self.sam_encoder(pixel_values).last_hidden_state
+        """Return (X, n*n, 2C), CLIP's features before SAM's, of views (X, 3, S, S) in any floating type."""
+        dtype = self.sam_encoder.patch_embed.projection.weight.dtype
+        feature_map = self.sam_encoder(pixel_values.to(dtype)).last_hidden_state
         clip = self.vision_encoder(feature_map)
         return BaseModelOutput(last_hidden_state=torch.cat([clip, feature_map.flatten(2).transpose(1, 2)], dim=-1))
