@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import sys
 from collections.abc import Sequence
 from functools import cache
 
@@ -23,6 +24,7 @@ _LIBRARIES = (
     "fribidi-0.dll",
     "fribidi.dll",
 )
+_UTF_32 = "utf-32-le" if sys.byteorder == "little" else "utf-32-be"
 _PARAGRAPH_BY_FIRST_LETTER = 0x40  # FRIBIDI_PAR_ON
 
 
@@ -40,7 +42,7 @@ def embedding_levels(text: str) -> tuple[bytes, int]:
         ImportError: when fribidi is not installed.
     """
     length = len(text)
-    characters = (ctypes.c_uint32 * length)(*map(ord, text))
+    characters = (ctypes.c_uint32 * length).from_buffer_copy(text.encode(_UTF_32))
     types = (ctypes.c_uint32 * length)()
     brackets = (ctypes.c_uint32 * length)()
     levels = (ctypes.c_int8 * length)()

@@ -57,7 +57,11 @@ def fill_mixed(
         gap_px = gap_width(gap, x, space, runs[0][1].size_px) if gap else 0.0
         pieces: list[Piece] = []
         room = width + 1.0
-        if sum([len(span.text) for span in spans]) <= LONGEST_WORD:
+        if len(spans) == 1 and len(spans[0].text) <= LONGEST_WORD:
+            span_text, style, level = spans[0]
+            pieces = [shaper.piece(span_text, style, "rtl" if level & 1 else "ltr")]
+            room = pieces[0].room
+        elif sum([len(span.text) for span in spans]) <= LONGEST_WORD:
             pieces = [shaper.piece(span.text, span.style, span.direction) for span in spans]
             room = sum([piece.room for piece in pieces])
         if items and x + gap_px + room > width:
@@ -113,7 +117,8 @@ def in_visual_order(
 
 
 def _units(runs: Sequence[tuple[str, Style]], text: str, levels: bytes) -> Iterator[_Unit]:
-    styles = [style for run, style in runs for _ in run]
+    styles = [style for run, style in runs for _ in run] if len(runs) > 1 else None
+    only = runs[0][1]
     gap, gap_level = "", 0
     for match in TOKENS.finditer(text):
         token, start = match.group(), match.start()
@@ -121,13 +126,18 @@ def _units(runs: Sequence[tuple[str, Style]], text: str, levels: bytes) -> Itera
             gap, gap_level = token, levels[start]
             continue
         for segment in segments(token):
-            spans: list[Span] = []
             end = start + len(segment)
+            if styles is None and levels.count(levels[start], start, end) == end - start:
+                yield _Unit(gap, gap_level, [Span(segment, only, levels[start])])
+                gap, start = "", end
+                continue
+            spans: list[Span] = []
             while start < end:
                 stop = start + 1
-                while stop < end and levels[stop] == levels[start] and styles[stop] is styles[start]:
+                style = styles[start] if styles else only
+                while stop < end and levels[stop] == levels[start] and (not styles or styles[stop] is style):
                     stop += 1
-                spans.append(Span(text[start:stop], styles[start], levels[start]))
+                spans.append(Span(text[start:stop], style, levels[start]))
                 start = stop
             yield _Unit(gap, gap_level, spans)
             gap = ""
