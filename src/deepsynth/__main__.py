@@ -13,6 +13,10 @@ SUBCOMMANDS: dict[str, str] = {
     "validate": "loss and metrics on the validation documents",
     "test": "loss and metrics on the test documents",
     "predict": "read every document of the source and write predictions.jsonl",
+    "render": "write the pages that training would see, to look at them first",
+    "export": "merge an adapter into its model, in either format, and verify the result",
+    "benchmark": "measure speed: benchmark data",
+    "hub": "Hugging Face Hub: hub resume, hub pull, hub push-data",
 }
 
 

@@ -21,7 +21,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 import deepsynth.callbacks
 from deepsynth.callbacks import AdapterCheckpoint, PredictionWriter, Throughput
-from deepsynth.cli_errors import explain, one_line
+from deepsynth.cli_errors import ParserError, explain, one_line
+from deepsynth.commands import COMMANDS
 from deepsynth.data import Augmenter, Processor, Renderer, Source, TextImageDataModule
 from deepsynth.hub.pull import is_reference, resolve_checkpoint
 from deepsynth.modules import DeepSynthModule
@@ -37,10 +38,6 @@ KNOWN_NOISE = (
     r"`is_gradient_checkpointing` is deprecated",  # peft about transformers
     r"The .* does not have many workers",  # rendering in the main process is a choice: data.num_workers
 )
-
-
-class ParserError(Exception):
-    """Arguments or a configuration that cannot be used."""
 
 
 class DeepSynthArgumentParser(LightningArgumentParser):
@@ -260,11 +257,14 @@ def run(args: Sequence[str]) -> int:
     """Run a subcommand; see :func:`deepsynth.__main__.main` for the exit codes."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("deepsynth").setLevel(logging.INFO)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())
     for message in KNOWN_NOISE:
         warnings.filterwarnings("ignore", message=message)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     try:
+        if args[0] in COMMANDS:
+            return COMMANDS[args[0]](args[1:])
         DeepSynthCLI(args)
     except ParserError as error:
         if debug:

@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
+class ParserError(Exception):
+    """Arguments or a configuration that cannot be used."""
+
+
 def one_line(message: str, limit: int = 600) -> str:
     """Return a message without line breaks and repeated spaces, cut at ``limit`` characters."""
     if "Original Traceback" in message:  # from a DataLoader worker: the last line is the worker's own error
