@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from deepsynth.callbacks import AdapterCheckpoint
 from deepsynth.callbacks.adapter_checkpoint import _WithAdapter, _write
 from deepsynth.models.names import resolve_model_name
+from tests.test_checkpoint_io import disk_with
 from tests.training import make_data, make_module, make_trainer
 
 
@@ -102,6 +103,17 @@ def test_a_failing_write_leaves_the_previous_folder_and_nothing_else(tmp_path: P
         _write(tmp_path / "adapter", fail)
     assert files(tmp_path) == {"adapter"}
     assert files(tmp_path / "adapter") == {"adapter_model.safetensors"}
+
+
+def test_a_full_disk_leaves_the_previous_adapter(tmp_path: Path) -> None:
+    module = make_module()
+    module.configure_model()
+    module.save_adapter(tmp_path / "adapter")
+    before = (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes()
+    with disk_with(50_000), pytest.raises(OSError, match="could not be written|File too large"):
+        _write(tmp_path / "adapter", module.save_adapter)
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes() == before
+    assert files(tmp_path) == {"adapter"}
 
 
 def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 SCRIPT = """
 import sys
 from pathlib import Path
+import torch
 from lightning.pytorch.loggers import CSVLogger
 from deepsynth.callbacks import AdapterCheckpoint, PredictionWriter, SampleGallery, TextMetrics, Throughput, VramMonitor
 from tests.training import make_data, make_module, make_trainer
@@ -34,6 +35,9 @@ trainer.fit(module, data)
 trainer.validate(module, data, verbose=False)
 progress = trainer.fit_loop.epoch_loop.batch_progress
 progress.current.ready, progress.is_last_batch = 1, False  # as in the middle of an accumulation
+for parameter in module.parameters():
+    if parameter.requires_grad:
+        parameter.grad = torch.full_like(parameter, float(trainer.global_rank))
 trainer.save_checkpoint(folder / "last.ckpt")
 if trainer.is_global_zero:
     (folder / "val_cer").write_text(str(float(trainer.callback_metrics["val/cer"])))
@@ -63,4 +67,5 @@ def test_two_ranks(tmp_path: Path, jsonl: Path) -> None:
     assert read == [f"d{i}" for i in range(8)]
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["deepsynth"]["partial_gradients"]
     assert len(saved) > 0
+    assert all((gradient == 0.5).all() for gradient in saved.values())  # what the step would have seen
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
