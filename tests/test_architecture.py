@@ -18,10 +18,11 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": {"text_scores", "text_normalization"},
     "models": {"types"},
     "optim": set(),
+    "checkpoint_io": set(),
     "data": {"types", "models.tokens", "models.names"},
     "generation": {"types"},
     "hub": {"types"},
-    "modules": {"types", "generation", "metrics", "models", "optim"},
+    "modules": {"types", "generation", "metrics", "models", "optim", "checkpoint_io"},
     "run_folder": set(),
     "callbacks": {"types", "metrics", "text_scores", "text_normalization", "hub", "modules"},
     "export": {"models", "types", "modules"},
@@ -36,8 +37,15 @@ FREE = {"cli", "commands", "__main__", "__init__"}
 def imports(path: Path, *, top_level: bool = False) -> set[str]:
     """Return the modules that a file imports; with ``top_level`` those outside of functions alone."""
     tree = ast.parse(path.read_text())
-    inner = {id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)} if top_level else set()
-    typing = {id(n) for i in ast.walk(tree) if isinstance(i, ast.If) and "TYPE_CHECKING" in ast.dump(i.test) for n in ast.walk(i)}
+    inner = (
+        {id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)} if top_level else set()
+    )
+    typing = {
+        id(n)
+        for i in ast.walk(tree)
+        if isinstance(i, ast.If) and "TYPE_CHECKING" in ast.dump(i.test)
+        for n in ast.walk(i)
+    }
     found: set[str] = set()
     for node in ast.walk(tree):
         if id(node) in inner or id(node) in typing:
@@ -65,14 +73,19 @@ def test_it_imports_only_what_its_layer_may(path: Path) -> None:
         if inside == name or inside == "__version__":
             continue
         parents = {".".join(inside.split(".")[:depth]) for depth in (1, 2, 3)}
-        assert parents & allowed or any(a.startswith(inside + ".") for a in allowed), f"{own} imports deepsynth.{inside}"
+        assert parents & allowed or any(a.startswith(inside + ".") for a in allowed), (
+            f"{own} imports deepsynth.{inside}"
+        )
 
 
 @pytest.mark.parametrize(
     ("libraries", "parts"),
     [
         ({"lightning", "torch"}, {"hub", "__main__"}),
-        ({"peft", "unsloth", "bitsandbytes", "datasets"}, {"data", "modules", "models", "hub", "callbacks", "__main__", "cli"}),
+        (
+            {"peft", "unsloth", "bitsandbytes", "datasets"},
+            {"data", "modules", "models", "hub", "callbacks", "__main__", "cli"},
+        ),
         ({"transformers"}, {"data", "hub", "__main__", "callbacks"}),
         ({"huggingface_hub"}, {"data", "modules", "models", "callbacks", "__main__", "cli"}),
         ({"torch", "transformers", "PIL"}, {"tokens"}),

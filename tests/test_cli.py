@@ -116,7 +116,9 @@ def test_resuming_goes_on_in_the_folder_and_keeps_the_metrics(
     assert main(["fit", "--config", config, "--trainer.max_steps=1", "--model.lora_rank=4"]) == 0
     run = tmp_path / "runs" / "tiny"
     last = str(run / "checkpoints" / "last.ckpt")
-    assert main(["fit", "--config", config, "--trainer.max_steps=3", "--ckpt_path", last, "--model.max_new_tokens=5"]) == 0
+    assert (
+        main(["fit", "--config", config, "--trainer.max_steps=3", "--ckpt_path", last, "--model.max_new_tokens=5"]) == 0
+    )
     said = caplog.text
     assert "model.lora_rank: 4 as in the checkpoint, not 16" in said
     assert "model.max_new_tokens: 5 as asked for, not 8 as in the checkpoint" in said
@@ -210,10 +212,14 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(
     capsys.readouterr()
     assert main(["validate", "--config", config, "--ckpt_path", str(path)]) == 1
     line = one_line_of(capsys)
-    assert {"cut": "cut or no checkpoint", "foreign": "not written by DeepSynth", "other-adapter": "1 missing"}[damage] in line
+    assert {"cut": "cut or no checkpoint", "foreign": "not written by DeepSynth", "other-adapter": "1 missing"}[
+        damage
+    ] in line
 
 
-def test_a_broken_line_in_a_config_names_file_and_line(config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_line_in_a_config_names_file_and_line(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "over.yaml").write_text("trainer:\n  max_stepz: 3\n")
     assert main(["fit", "--config", config, "--config", "over.yaml"]) == 2
     assert "over.yaml, line 2" in one_line_of(capsys)
@@ -223,7 +229,8 @@ def test_a_broken_line_in_a_config_names_file_and_line(config: str, tmp_path: Pa
 def test_the_bare_command_imports_no_library(argument: list[str]) -> None:
     code = (
         "import sys; from deepsynth.__main__ import main; code = main(sys.argv[1:]);"
-        "heavy = {'torch', 'lightning', 'transformers', 'numpy'} & set(sys.modules); assert not heavy, heavy; sys.exit(code)"
+        "heavy = {'torch', 'lightning', 'transformers', 'numpy'} & set(sys.modules);"
+        "assert not heavy, heavy; sys.exit(code)"
     )
     done = subprocess.run([sys.executable, "-c", code, *argument], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

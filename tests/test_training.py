@@ -56,7 +56,9 @@ def test_an_adapter_without_a_gradient_stops_the_run_with_its_name(tmp_path: Pat
     module.configure_model()
     attention = module.model.get_base_model().model.language_model.layers[0].self_attn
     attention.o_proj.scaling["default"] = 0.0  # the adapter is there, and its output is thrown away
-    with pytest.raises(MisconfigurationException, match=r"1 LoRA B matrices got no gradient.*layers\.0\.self_attn\.o_proj"):
+    with pytest.raises(
+        MisconfigurationException, match=r"1 LoRA B matrices got no gradient.*layers\.0\.self_attn\.o_proj"
+    ):
         make_trainer(tmp_path, max_steps=1).fit(module, make_data(jsonl))
 
 

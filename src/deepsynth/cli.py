@@ -52,7 +52,7 @@ class RunConfig(SaveConfigCallback):
     """Keeps the merged configuration beside the run's checkpoints; an earlier one stays."""
 
     def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Write ``config.yaml``, or ``config-2.yaml``, … for a resumed fit; other stages write into a new folder alone."""
+        """Write ``config.yaml``, or ``config-2.yaml``, … for a resumed fit; other stages only where there is none."""
         folder = Path(trainer.default_root_dir)
         file, number = folder / "config.yaml", 2
         if file.exists() and stage != "fit":
@@ -116,8 +116,10 @@ class DeepSynthCLI(LightningCLI):
     # ------------------------------------------------------------------ checkpoints
 
     def _parse_ckpt_path(self) -> None:
-        """Merge what a checkpoint knows into the configuration: the adapter's shape is the checkpoint's; what the command
-        left at its default is taken from it; anything else is the command's, and the log says so.
+        """Merge what a checkpoint knows into the configuration, and say what won.
+
+        The adapter's shape is the checkpoint's, and so is what the command left at its default; the rest is the
+        command's.
         """
         if not self.config.get("subcommand"):
             return
@@ -172,7 +174,11 @@ class DeepSynthCLI(LightningCLI):
             kwargs["precision"] = "16-mixed"
         given = trainer.get("callbacks") or []
         given = given if isinstance(given, list) else [given]
-        defaults = [] if trial else self.default_callbacks(folder, checkpoints=trainer.get("enable_checkpointing") is not False)
+        defaults = (
+            []
+            if trial
+            else self.default_callbacks(folder, checkpoints=trainer.get("enable_checkpointing") is not False)
+        )
         extra = [c for c in defaults if not any(isinstance(own, type(c)) for own in given)]
         if trainer.get("enable_progress_bar") is not False and not any(isinstance(own, ProgressBar) for own in given):
             extra.append(TQDMProgressBar())
@@ -231,7 +237,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         raise ValueError(f"--ckpt_path is {path!r}, and there is no such file")
     try:
         checkpoint = torch.load(file, weights_only=True, map_location="cpu")
-    except Exception as error:  # noqa: BLE001  torch.load raises half a dozen types for a cut or foreign file
+    except Exception as error:
         raise ValueError(f"--ckpt_path {path!r} is cut or no checkpoint: {one_line(str(error), 120)}") from error
     if not isinstance(checkpoint, dict) or "deepsynth" not in checkpoint:
         raise ValueError(f"--ckpt_path {path!r} was not written by DeepSynth: it has no 'deepsynth' entry")
@@ -249,15 +255,18 @@ def known_names() -> tuple[list[str], list[str]]:
 
 def _leaves(base: type) -> list[type]:
     """Return a class and its subclasses, abstract ones left out."""
-    found = [] if inspect.isabstract(base) else [base]
-    return found + [leaf for sub in base.__subclasses__() for leaf in _leaves(sub)]
+    found: list[type] = [] if inspect.isabstract(base) else [base]
+    subclasses: list[type] = base.__subclasses__()
+    return found + [leaf for subclass in subclasses for leaf in _leaves(subclass)]
 
 
 def run(args: Sequence[str]) -> int:
     """Run a subcommand; see :func:`deepsynth.__main__.main` for the exit codes."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("deepsynth").setLevel(logging.INFO)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "Tip:" not in record.getMessage()
+    )
     for message in KNOWN_NOISE:
         warnings.filterwarnings("ignore", message=message)
     debug = "--debug" in args

@@ -69,7 +69,11 @@ def _place(name: str, args: Sequence[str]) -> str:
     """Return " (FILE, line N)" or " (--key=value)" for the last place where the name stands, or nothing."""
     word = re.compile(rf"(?<![\w.]){re.escape(name)}(?!\w)")
     for arg in reversed(args):
-        if arg.startswith("--") and not arg.startswith("--config") and word.search(arg.replace(".", " ").replace("=", " ")):
+        if (
+            arg.startswith("--")
+            and not arg.startswith("--config")
+            and word.search(arg.replace(".", " ").replace("=", " "))
+        ):
             return f" ({arg})"
     for file in reversed(_config_files(args)):
         try:

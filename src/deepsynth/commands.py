@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import sys
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ def say(line: str) -> None:
     sys.stdout.write(line + "\n")
 
 
-class CommandParser(ArgumentParser):
+class CommandParser(ArgumentParser):  # type: ignore[misc]  # jsonargparse is not typed
     """Says what is wrong in one line, like the parser of the Trainer's subcommands."""
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
@@ -32,7 +31,9 @@ class CommandParser(ArgumentParser):
         raise ParserError(message) from ex
 
 
-def parse(function: Callable[..., Any], prog: str, args: Sequence[str], *, skip: set[str] | None = None) -> dict[str, Any]:
+def parse(
+    function: Callable[..., Any], prog: str, args: Sequence[str], *, skip: set[str] | None = None
+) -> dict[str, Any]:
     """Return a function's arguments, parsed by its signature; those without a default stand without their names.
 
     Args:
@@ -58,7 +59,9 @@ def choose(command: str, functions: dict[str, Callable[[list[str]], int]], args:
         say(f"usage: deepsynth {command} {{{','.join(functions)}}} [--help]")
         return 0
     if not args or args[0] not in functions:
-        raise ParserError(f"deepsynth {command} takes one of {', '.join(functions)}; found {args[0] if args else 'nothing'}")
+        raise ParserError(
+            f"deepsynth {command} takes one of {', '.join(functions)}; found {args[0] if args else 'nothing'}"
+        )
     return functions[args[0]](args[1:])
 
 
@@ -171,7 +174,7 @@ def push_pages(args: list[str]) -> int:
     cli = DeepSynthCLI(rest, run=False)
     pipeline = cli.datamodule.pipeline()
     stages = (pipeline.renderer, pipeline.augmenter)
-    recipe = {type(s).__name__: dataclasses.asdict(s) for s in stages if s is not None and dataclasses.is_dataclass(s)}
+    recipe: dict[str, Any] = {type(stage).__name__: repr(stage) for stage in stages if stage is not None}
     work_folder = Path(own.get("--work_folder", f"runs/push-data/{target.repo_id.replace('/', '--')}"))
     lines = push_data(
         cli.datamodule.source,

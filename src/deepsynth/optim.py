@@ -39,10 +39,12 @@ def make_schedule(optimizer: Optimizer, name: Schedule, warmup_steps: int, total
     from transformers import get_scheduler
 
     if name == "constant":
-        return get_scheduler("constant_with_warmup", optimizer, num_warmup_steps=warmup_steps)
+        constant: LRScheduler = get_scheduler("constant_with_warmup", optimizer, num_warmup_steps=warmup_steps)
+        return constant
     if total_steps is None:
         raise ValueError(
             f"model.schedule={name} needs the end of the run; set trainer.max_steps or trainer.max_epochs, or "
             "model.schedule=constant"
         )
-    return get_scheduler(name, optimizer, num_warmup_steps=warmup_steps, num_training_steps=total_steps)
+    decay: LRScheduler = get_scheduler(name, optimizer, num_warmup_steps=warmup_steps, num_training_steps=total_steps)
+    return decay

@@ -15,6 +15,7 @@ from deepsynth.data.augmenter import Augmenter
 from deepsynth.data.collator import Collator
 from deepsynth.data.dataset import PageDataset, Pipeline, stable_hash
 from deepsynth.data.loader import EpochSampler, ResumableLoader
+from deepsynth.data.mixing import original_id
 from deepsynth.data.processor import OcrProcessor, Processor
 from deepsynth.data.renderer import Renderer, TextRenderer
 from deepsynth.data.source import Source
@@ -103,7 +104,7 @@ class TextImageDataModule(LightningDataModule):
                 raise ValueError(f"data.{name} is {share}; it must be at least 0 and below 1")
         if val_fraction + test_fraction >= 1:
             raise ValueError(
-                f"data.val_fraction + data.test_fraction is {val_fraction + test_fraction:g}; nothing is left to train on"
+                f"data.val_fraction + data.test_fraction is {val_fraction + test_fraction:g}; it must be below 1"
             )
         if processor is not None and (mode, prompt, max_tokens) != (None, None, None):
             raise ValueError("data.mode, data.prompt and data.max_tokens belong to data.processor when one is given")
@@ -156,7 +157,7 @@ class TextImageDataModule(LightningDataModule):
 
     def split_of(self, document: Document) -> Split:
         """Return the split of a document, from its id alone."""
-        place = stable_hash(f"split:{document.id}") / 2**64
+        place = stable_hash(f"split:{original_id(document.id)}") / 2**64
         if place < self.val_fraction:
             return "val"
         return "test" if place < self.val_fraction + self.test_fraction else "train"

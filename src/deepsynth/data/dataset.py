@@ -66,9 +66,7 @@ class Pipeline:
         if self.augmenter is None:
             return pages
         return [
-            self.augmenter(
-                page, np.random.default_rng([self.seed, epoch, stable_hash(document.id), page.number])
-            )
+            self.augmenter(page, np.random.default_rng([self.seed, epoch, stable_hash(document.id), page.number]))
             for page in pages
         ]
 

@@ -43,7 +43,7 @@ class EpochSampler(DistributedSampler[Any]):
             self.total_size = size
             self.num_samples = len(range(rank, size, num_replicas))
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[tuple[int, int]]:
         """Yield this rank's (epoch, index) from ``start`` on, once; the next epoch starts at 0."""
         size = len(self.dataset)  # type: ignore[arg-type]
         if self.shuffle:

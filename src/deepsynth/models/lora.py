@@ -74,7 +74,7 @@ class LoraScope:
 
 
 def _linear_layers_below(model: nn.Module, part: str) -> str:
-    """Return an expression for all linear layers in ``model.<part>``; layer numbers become ``\\d+``.
+    """Return an expression for all linear layers in ``model.<part>``, whatever the layer's number.
 
     Whole paths, because leaf names are not unique: SAM's attention and its strided convolutions both have a ``proj``.
     """
@@ -114,8 +114,8 @@ def lora_config(
         )
     if parameters and dropout:
         raise ValueError(
-            f"model.lora_dropout is {dropout}, but adapters on routed experts have no dropout; set model.lora_dropout=0 "
-            "or model.lora_experts=shared"
+            f"model.lora_dropout is {dropout}, but adapters on routed experts have no dropout; "
+            "set model.lora_dropout=0 or model.lora_experts=shared"
         )
     if parameters and dora:
         raise ValueError("model.dora works on linear layers alone; set model.lora_experts=shared or model.dora=false")

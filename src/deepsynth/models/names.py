@@ -49,5 +49,5 @@ def load_pretrained(auto_class: Any, model_name: str, **kwargs: Any) -> Any:
     except OSError as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"model_name {model_name!r} cannot be loaded: {reason} (a local folder with the model's files works offline)"
+            f"model_name {model_name!r} cannot be loaded: {reason} (a folder with the model's files works offline)"
         ) from error

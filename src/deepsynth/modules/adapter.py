@@ -45,9 +45,10 @@ def check_adapter_keys(module: nn.Module, state: dict[str, torch.Tensor]) -> Non
         )
 
 
-# Adapter files name the decoder as the published checkpoints do. peft 0.21 passes every name through transformers' renaming
-# of published checkpoints, whose pattern for DeepSeek-OCR-2 also matches in "language_model.layers." and doubles it: a file
-# with the model's own names loads in plain peft with every key missing. Published names are what the renaming is made for.
+# Adapter files name the decoder as the published checkpoints do. peft 0.21 passes every name through transformers'
+# renaming of published checkpoints, whose pattern for DeepSeek-OCR-2 also matches in "language_model.layers." and
+# doubles it: a file with the model's own names loads in plain peft with every key missing. Published names are what
+# the renaming is made for.
 _OWN_NAME = re.compile(r"^(base_model\.model\.model\.)language_model\.")
 _PUBLISHED_NAME = re.compile(r"^(base_model\.model\.model\.)(?=(layers|embed_tokens|norm)\.)")
 
@@ -84,8 +85,8 @@ def read_adapter(model: Any, folder: Path) -> None:
     )
     if wrong:
         raise ValueError(
-            f"model.adapter: {folder} does not fit the model and its model.lora_* settings: {len(wrong)} keys are missing, "
-            f"unexpected or of another shape ({', '.join(wrong[:2])}{', …' if len(wrong) > 2 else ''})"
+            f"model.adapter: {folder} does not fit the model and its model.lora_* settings: {len(wrong)} keys are "
+            f"missing, unexpected or of another shape ({', '.join(wrong[:2])}{', …' if len(wrong) > 2 else ''})"
         )
     parameters = dict(model.named_parameters())
     with torch.no_grad():
@@ -96,7 +97,7 @@ def read_adapter(model: Any, folder: Path) -> None:
 def adapter_settings(folder: Path) -> dict[str, Any]:
     """Return the settings that an adapter folder was trained with, by the names of the module's arguments.
 
-    ``deepsynth.json`` says them all; for a folder that another program wrote, peft's configuration gives rank and alpha.
+    ``deepsynth.json`` says them all; for another program's folder, peft's configuration gives rank and alpha.
 
     Raises:
         ValueError: when the folder holds no adapter.
@@ -109,7 +110,12 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
         settings: dict[str, Any] = json.loads(own.read_text(encoding="utf-8"))
         return settings
     peft = json.loads(config.read_text(encoding="utf-8"))
-    return {"lora_rank": peft["r"], "lora_alpha": peft["lora_alpha"], "rslora": peft["use_rslora"], "dora": peft["use_dora"]}
+    return {
+        "lora_rank": peft["r"],
+        "lora_alpha": peft["lora_alpha"],
+        "rslora": peft["use_rslora"],
+        "dora": peft["use_dora"],
+    }
 
 
 def write_adapter(model: Any, processor: Any, settings: str, folder: Path) -> None:

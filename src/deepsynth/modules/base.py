@@ -16,6 +16,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 from deepsynth import __version__
 from deepsynth.checkpoint_io import AtomicCheckpointIO
@@ -77,7 +78,7 @@ class DeepSynthModule(LightningModule, ABC):
     """
 
     #: What a checkpoint says about the adapter must hold wherever it is loaded.
-    ADAPTER_KEYS = (
+    ADAPTER_KEYS: tuple[str, ...] = (
         "lora_rank",
         "lora_alpha",
         "lora_attention",
@@ -360,12 +361,15 @@ class DeepSynthModule(LightningModule, ABC):
 
     # ------------------------------------------------------------------ optimization and checks
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return the optimizer over the trainable parameters, and its schedule by steps."""
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
         total = self.trainer.estimated_stepping_batches
         schedule = make_schedule(
-            optimizer, self.hparams["schedule"], self.hparams["warmup_steps"], None if total == float("inf") else int(total)
+            optimizer,
+            self.hparams["schedule"],
+            self.hparams["warmup_steps"],
+            None if total == float("inf") else int(total),
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -380,7 +384,7 @@ class DeepSynthModule(LightningModule, ABC):
         dead = untrained_adapters(self.model)
         if dead:
             raise MisconfigurationException(
-                f"{len(dead)} LoRA B matrices got no gradient in the first step, so these adapters would train nothing: "
+                f"{len(dead)} LoRA B matrices got no gradient in the first step, so they would train nothing: "
                 + ", ".join(dead[:4])
                 + (", …" if len(dead) > 4 else "")
             )

@@ -40,7 +40,9 @@ class FullModule(PeftModule):
         Raises:
             ValueError: for a model that cannot be loaded, with the way out.
         """
-        model = self._load_base()
+        model = self._load_base().requires_grad_(True)
+        if hasattr(model, "freeze_vision"):
+            model.freeze_vision(False)  # loaded vision is frozen; one weight of it is never used, and stays so
         if self.hparams["gradient_checkpointing"]:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return model.train()
@@ -49,5 +51,10 @@ class FullModule(PeftModule):
         """Write a model folder: weights, configuration, processor and DeepSynth's own settings; there is no adapter."""
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
-        settings = {"deepsynth": __version__, "module": type(self).__name__, "prompt": self.prompt, "step": self.global_step}
+        settings = {
+            "deepsynth": __version__,
+            "module": type(self).__name__,
+            "prompt": self.prompt,
+            "step": self.global_step,
+        }
         (folder / "deepsynth.json").write_text(json.dumps({**settings, **dict(self.hparams)}, indent=2) + "\n")
