@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from deepsynth.data.fonts import FontLibrary, bundled_faces, bundled_folder, coverage, is_ignorable, read_faces
+from deepsynth.data.font_library import FontLibrary
+from deepsynth.data.fonts import bundled_faces, bundled_folder, coverage, is_ignorable, read_faces
 from deepsynth.data.scripts import font_package, region_of, script_words
 
 SANS = str(bundled_folder() / "DejaVuSans.ttf")
@@ -94,6 +95,7 @@ def test_a_folder_without_fonts_is_refused(tmp_path):
         ("漢字かな", None, "JP"),
         ("한국", None, "KR"),
         ("漢字", "ja", "JP"),
+        ("漢字かな", "en", "JP"),
         ("漢字", "zh-TW", "TC"),
         ("漢字", "zh_Hant", "TC"),
         ("漢字", "zh-CN", "SC"),

@@ -1,7 +1,7 @@
 import pytest
 
 from deepsynth.data.bidi import embedding_levels, has_right_to_left, visual_order
-from deepsynth.data.fonts import FontLibrary
+from deepsynth.data.font_library import FontLibrary
 from deepsynth.data.layout import Paragraph, Typesetter
 from deepsynth.data.linebreak import grapheme_clusters, segments
 from deepsynth.data.longwords import Span, break_word

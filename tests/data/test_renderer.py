@@ -333,6 +333,8 @@ def test_a_page_too_small_for_a_character_is_refused():
         ({"mode": "huge"}, "mode is 'huge'; deepseek_ocr has tiny"),
         ({"characters_per_token": 10.0}, "characters_per_token needs a mode"),
         ({"characters_per_token": 10.0, "mode": "tiny"}, "font_size_px is 11.0 and characters_per_token"),
+        ({"on_overflow": "wrap"}, "on_overflow is 'wrap'; it must be one of error"),
+        ({"page_shape": "a9", "page_width_px": None, "page_height_px": None}, "page_shape is 'a9'; it must be one of"),
         ({"page_shape": "a4"}, "page_shape is 'a4' and page_width_px"),
         ({"ink": ("blurple",)}, "'blurple' is no colour"),
         ({"ink": ("#eeeeee",)}, "ink '#eeeeee' on paper 'white' has a contrast of"),

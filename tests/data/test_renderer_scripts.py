@@ -14,7 +14,7 @@ from PIL import features
 from rapidfuzz.distance import Levenshtein
 
 from deepsynth.data.cleaning import clean_text, fold_whitespace
-from deepsynth.data.fonts import FontLibrary
+from deepsynth.data.font_library import FontLibrary
 from deepsynth.data.pages import join_pages
 from deepsynth.data.renderer import TextRenderer
 from deepsynth.types import Document

@@ -15,16 +15,15 @@ import numpy as np
 from deepsynth.data.cleaning import clean_text, fold_whitespace
 from deepsynth.data.composition import Composition, Markup, Overflow, Plan
 from deepsynth.data.drawing import draw_page
-from deepsynth.data.fonts import FontLibrary
+from deepsynth.data.font_library import FontLibrary
 from deepsynth.data.layout import Typesetter
 from deepsynth.data.pages import Sheet, sheet_text
+from deepsynth.data.renderer_options import check_options
 from deepsynth.data.scripts import region_of
 from deepsynth.data.shaping import Shaper, Style
 from deepsynth.data.typography import (
     Look,
     PageShape,
-    check_between,
-    check_contrast,
     make_frame,
     mode_layout,
     page_size,
@@ -131,52 +130,10 @@ class TextRenderer(Renderer):
         for field in fields(self):  # lists, as a YAML file or a hand gives them
             if isinstance(getattr(self, field.name), list):
                 object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
-        self._check_ranges()
-        size = self.page_size_px  # refuses an unknown mode
-        pixels = self.page_width_px is not None or self.page_height_px is not None
-        if self.page_shape is not None and pixels:
-            raise ValueError(
-                f"page_shape is {self.page_shape!r} and page_width_px or page_height_px is given too; give one of them"
-            )
-        if self.characters_per_token is not None and self.mode is None:
-            raise ValueError(
-                "characters_per_token needs a mode, whose vision tokens it counts; give mode, as in 'base'"
-            )
-        if self.characters_per_token is not None and isinstance(self.font_size_px, (int, float)):
-            raise ValueError(
-                f"font_size_px is {self.font_size_px} and characters_per_token is given too; give font_size_px as a "
-                "range of allowed sizes, or leave it out"
-            )
-        for margin in self.margin_px if isinstance(self.margin_px, tuple) else (self.margin_px,):
-            for columns in self.columns if isinstance(self.columns, tuple) else (self.columns,):
-                make_frame(*size, margin, columns, self.column_gap_px)
-        inks, papers = ([parse_colour(colour) for colour in colours] for colours in (self.ink, self.paper))
-        for ink, name in zip(inks, self.ink, strict=True):
-            for paper, paper_name in zip(papers, self.paper, strict=True):
-                check_contrast(ink, paper, name, paper_name)
+        check_options(self)
         library = _shaper(self.font_dirs, self.system_fonts, self.on_missing_glyph == "replace").library
         for name in self.fonts:
             library.family(name)
-
-    def _check_ranges(self) -> None:
-        for name, least, most in (
-            ("page_width_px", 16, 20_000),
-            ("page_height_px", 16, 20_000),
-            ("dpi", 10, 2400),
-            ("margin_px", 0, 10_000),
-            ("columns", 1, 8),
-            ("column_gap_px", 0, 10_000),
-            ("font_size_px", 1, 1000),
-            ("characters_per_token", 0.01, 1000),
-            ("leading", 0.5, 10),
-            ("justify", 0, 1),
-            ("max_pages", 1, 1_000_000),
-            ("min_font_size_px", 1, 1000),
-        ):
-            check_between(name, getattr(self, name), least, most)
-        for name in ("fonts", "ink", "paper"):
-            if isinstance(getattr(self, name), str) or not getattr(self, name):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be a list of at least one")
 
     @property
     def page_size_px(self) -> tuple[int, int]:
@@ -317,8 +274,10 @@ def _naming(document: Document) -> Iterator[None]:
     """Say which document an error is about."""
     try:
         yield
-    except (ValueError, ImportError) as error:
-        raise type(error)(f"document {document.id!r}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"document {document.id!r}: {error}") from error
+    except ImportError as error:
+        raise ImportError(f"document {document.id!r}: {error}") from error
 
 
 @lru_cache(maxsize=16)

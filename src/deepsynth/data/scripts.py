@@ -31,12 +31,14 @@ def region_of(text: str, language: str | None = None) -> str:
     """Return whose forms of Chinese characters a text wants: SC, TC, HK, JP or KR.
 
     Args:
-        text: kana make it Japanese and Hangul Korean, when the language is not known.
+        text: kana make it Japanese and Hangul Korean, when the language does not say.
         language: BCP-47 code.
     """
     if language:
         code = language.lower().replace("_", "-")
-        return _REGION_BY_LANGUAGE.get(code) or _REGION_BY_LANGUAGE.get(code.split("-")[0]) or "SC"
+        region = _REGION_BY_LANGUAGE.get(code) or _REGION_BY_LANGUAGE.get(code.split("-")[0])
+        if region:
+            return region
     if text.isascii():
         return "SC"
     if _KANA.search(text):

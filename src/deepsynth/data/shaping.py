@@ -13,7 +13,8 @@ from typing import Any, Literal, NamedTuple
 
 from PIL import ImageFont, features
 
-from deepsynth.data.fonts import FontFile, FontLibrary, is_ignorable
+from deepsynth.data.font_library import FontLibrary
+from deepsynth.data.fonts import FontFile, is_ignorable
 from deepsynth.data.linebreak import segments
 from deepsynth.data.scripts import font_package
 

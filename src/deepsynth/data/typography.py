@@ -110,8 +110,14 @@ def _luminance(colour: Colour) -> float:
 def page_size(
     layout: ImageLayout | None, width_px: int | None, height_px: int | None, shape: PageShape | None, dpi: float
 ) -> tuple[int, int]:
-    """Return width and height of a page in pixels: as given, from a shape of paper, from the mode, else 1024 square."""
+    """Return width and height of a page in pixels: as given, from a shape of paper, from the mode, else 1024 square.
+
+    Raises:
+        ValueError: for an unknown shape.
+    """
     if shape is not None:
+        if shape not in _PAGE_SHAPES_MM:
+            raise ValueError(f"page_shape is {shape!r}; it must be one of {', '.join(_PAGE_SHAPES_MM)}")
         width, height = _PAGE_SHAPES_MM[shape]
         return round(width / _MILLIMETRES_PER_INCH * dpi), round(height / _MILLIMETRES_PER_INCH * dpi)
     side = layout.base_size if layout else 1024
