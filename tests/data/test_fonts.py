@@ -24,8 +24,10 @@ def test_dejavu_comes_with_matplotlib():
 
 def test_coverage_is_of_the_file():
     covered = coverage(SANS, 0)
-    assert {ord("a"), ord("ß"), ord("ж"), ord("ع")} <= covered
+    assert covered.has_all(map(ord, "aßжع"))
     assert ord("漢") not in covered
+    assert 0x10FFFF not in covered
+    assert not covered.has_all(map(ord, "a漢"))
 
 
 def test_style_comes_from_the_family_or_its_upright_face(bundled):

@@ -109,13 +109,12 @@ class FontLibrary:
         needed = {ord(character) for character in text if not is_ignorable(character)}
         own = self._own_faces(family, bold, italic)
         for face in own:
-            if needed <= coverage(face.path, face.index):
+            if coverage(face.path, face.index).has_all(needed):
                 return [(text, face)]
-        missing = next(
-            character for character in text if ord(character) in needed - coverage(own[0].path, own[0].index)
-        )
+        first = coverage(own[0].path, own[0].index)
+        missing = next(character for character in text if ord(character) in needed and ord(character) not in first)
         found = self._face_for((missing,), family, bold, italic, region)
-        if found and needed <= coverage(found.path, found.index):
+        if found and coverage(found.path, found.index).has_all(needed):
             return [(text, found)]
         runs: list[tuple[str, FontFile | None]] = []
         for cluster in grapheme_clusters(text):
@@ -141,7 +140,9 @@ class FontLibrary:
                 self._by_cluster.clear()
             needed = {ord(letter) for letter in letters}
             faces = self._candidates(letters, family, bold, italic, region)
-            self._by_cluster[key] = next((face for face in faces if needed <= coverage(face.path, face.index)), None)
+            self._by_cluster[key] = next(
+                (face for face in faces if coverage(face.path, face.index).has_all(needed)), None
+            )
         return self._by_cluster[key]
 
     def _own_faces(self, family: str, bold: bool, italic: bool) -> list[FontFile]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -54,15 +55,42 @@ class FontFile:
         return self.family if self.style in ("Regular", "Book") else f"{self.family} {self.style}"
 
 
+class Coverage:
+    """A set of code points, one bit each: a system has hundreds of fonts, and some have 45,000 characters.
+
+    Args:
+        codes: the code points.
+    """
+
+    __slots__ = ("_bits",)
+
+    def __init__(self, codes: Iterable[int]) -> None:
+        """Set the bits."""
+        codes = list(codes)
+        bits = bytearray(max(codes, default=-1) // 8 + 1)
+        for code in codes:
+            bits[code >> 3] |= 1 << (code & 7)
+        self._bits = bytes(bits)
+
+    def __contains__(self, code: int) -> bool:
+        """Return whether a code point is in the set."""
+        place = code >> 3
+        return place < len(self._bits) and self._bits[place] >> (code & 7) & 1 == 1
+
+    def has_all(self, codes: Iterable[int]) -> bool:
+        """Return whether every code point is in the set."""
+        return all(code in self for code in codes)
+
+
 @cache
-def coverage(path: str, index: int) -> frozenset[int]:
+def coverage(path: str, index: int) -> Coverage:
     """Return the code points that a face has a drawable glyph for."""
     from fontTools.ttLib import TTFont
 
     with TTFont(path, fontNumber=index, lazy=True) as font:
         if any(table in font for table in _COLOUR_TABLES):
-            return frozenset()
-        return frozenset(font.getBestCmap() or ())
+            return Coverage(())
+        return Coverage(font.getBestCmap() or ())
 
 
 def bundled_folder() -> Path:
