@@ -94,7 +94,7 @@ class DeepseekOcrPreTrainedModel(DeepseekOcr2PreTrainedModel):
             if ".language_model." not in f".{name}" and not name.startswith("lm_head."):
                 parameter.requires_grad_(not frozen and not name.endswith("embeddings.patch_embedding.weight"))
 
-    def save_pretrained(self, save_directory: str | PathLike[str], format: str = "native", **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | PathLike[str], *, format: str = "native", **kwargs: Any) -> None:
         """Write the model.
 
         Args:
