@@ -36,7 +36,9 @@ def font(name: str) -> str:
 def passages(folder: Path, count: int, least: int, most: int, seed: int = 1) -> list[str]:
     """Return passages of books, begun at a word, in characters that the tokenizer has."""
     rng = random.Random(seed)
-    books = [" ".join(re.sub(r"\s+", " ", file.read_text(encoding="utf-8")).split()) for file in sorted(folder.glob("*.txt"))]
+    books = [
+        " ".join(re.sub(r"\s+", " ", file.read_text(encoding="utf-8")).split()) for file in sorted(folder.glob("*.txt"))
+    ]
     found: list[str] = []
     while len(found) < count:
         book = rng.choice(books)
@@ -62,9 +64,9 @@ def main() -> None:
     parser.add_argument("--model", default="deepsynth/tiny")
     args = parser.parse_args()
 
-    import deepsynth.models  # noqa: F401  registers the native classes
     from transformers import AutoModelForImageTextToText
 
+    import deepsynth.models  # noqa: F401  registers the native classes
     from deepsynth.models.names import resolve_model_name
 
     begun = time.perf_counter()
@@ -73,7 +75,13 @@ def main() -> None:
     processor = OcrProcessor(args.model)
 
     def renderer(*fonts: str, **options: object) -> TextRenderer:
-        base = {"page_width_px": SIDE, "page_height_px": SIDE, "margin_px": 10, "font_size_px": (10.0, 14.0), "on_overflow": "truncate"}
+        base = {
+            "page_width_px": SIDE,
+            "page_height_px": SIDE,
+            "margin_px": 10,
+            "font_size_px": (10.0, 14.0),
+            "on_overflow": "truncate",
+        }
         return TextRenderer(fonts=tuple(map(font, fonts)), **{**base, **options})  # type: ignore[arg-type]
 
     mix = renderer(*TRAINED)
@@ -83,7 +91,7 @@ def main() -> None:
         "prose 400": (renderer(*TRAINED, font_size_px=(10.0, 11.5), leading=1.2), None, (400, 400), plain),
         "shuffled letters 150-200": (mix, None, (150, 200), shuffled),
         "scan": (mix, PageAugmenter("scan"), (150, 200), plain),
-        "default layout, 60": (renderer("DejaVuSans", margin_px=48, font_size_px=20), None, (40, 60), plain),
+        "default layout 60": (renderer("DejaVuSans", margin_px=48, font_size_px=20), None, (40, 60), plain),
         "fax": (mix, PageAugmenter("fax"), (150, 200), plain),
         "photo": (mix, PageAugmenter("photo"), (150, 200), plain),
         "hard": (mix, PageAugmenter("hard"), (150, 200), plain),
@@ -97,7 +105,7 @@ def main() -> None:
         "white on black": (renderer(*TRAINED, ink=("white",), paper=("black",)), None, (150, 200), plain),
         "8 px": (renderer("DejaVuSans", "DejaVuSerif", font_size_px=8.0), None, (150, 200), plain),
         "7 px": (renderer("DejaVuSans", "DejaVuSerif", font_size_px=7.0), None, (150, 200), plain),
-        "two columns": (renderer("DejaVuSans", "DejaVuSerif", font_size_px=(9.0, 10.0), columns=2, column_gap_px=14), None, (150, 200), plain),
+        "two columns": (renderer("DejaVuSans", font_size_px=9.5, columns=2, column_gap_px=14), None, (150, 200), plain),
         "leading 1.0": (renderer(*TRAINED, leading=1.0), None, (150, 200), plain),
         "upper case": (mix, None, (150, 200), str.upper),
     }  # fmt: skip
@@ -111,18 +119,23 @@ def main() -> None:
             assert sample is not None
             samples.append(sample)
         begun, rows = time.perf_counter(), []
-        for start in range(0, len(samples), 12):
-            batch = Collator(processor.pad_token_id)(samples[start : start + 12])
+        for start in range(0, len(samples), 24):
+            batch = Collator(processor.pad_token_id)(samples[start : start + 24])
             generations = generate(model, processor.hf_processor.tokenizer, batch, max_new_tokens=int(most * 1.3) + 10)
             assert generations is not None
-            rows += [(sample.target, generation.text) for sample, generation in zip(samples[start : start + 12], generations, strict=True)]
+            rows += [
+                (sample.target, generation.text)
+                for sample, generation in zip(samples[start : start + 24], generations, strict=True)
+            ]
         seconds = (time.perf_counter() - begun) / len(samples)
-        edits = [Levenshtein.distance(target, text) for target, text in rows]
-        lengths = [len(target) for target, _ in rows]
-        median = statistics.median(edit / length for edit, length in zip(edits, lengths, strict=True))
-        worst = int(np.argmax([e / n for e, n in zip(edits, lengths, strict=True)]))
-        print(f"{name:26} {len(rows):3} pages, {np.mean(lengths):4.0f} chars  CER {sum(edits) / sum(lengths):.4f}  median {median:.4f}  {seconds:.2f} s/page")
-        print(f"    worst: {rows[worst][0][:110]!r}\n           {rows[worst][1][:110]!r}", flush=True)
+        rates = [Levenshtein.normalized_distance(*row) for row in rows]
+        edits, length = sum(Levenshtein.distance(*row) for row in rows), sum(len(target) for target, _ in rows)
+        worst = rows[int(np.argmax(rates))]
+        print(
+            f"{name:26} {len(rows):3} pages, {length / len(rows):4.0f} chars  CER {edits / length:.4f}  "
+            f"median {statistics.median(rates):.4f}  {seconds:.2f} s/page"
+        )
+        print(f"    worst: {worst[0][:110]!r}\n           {worst[1][:110]!r}", flush=True)
 
 
 if __name__ == "__main__":

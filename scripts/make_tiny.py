@@ -2,8 +2,7 @@
 
     python scripts/make_tiny.py [FOLDER [PAGE_PX]]
 
-``scripts/pretrain_tiny.py`` trains the weights from scratch. The sizes were chosen by measurement; the model card in the
-folder has the figures.
+``scripts/pretrain_tiny.py`` trains the weights from scratch; the model card in the folder has its figures.
 """
 
 from __future__ import annotations

@@ -1,12 +1,17 @@
 """Train ``deepsynth/tiny`` from scratch, through DeepSynth's own data module and modules.
 
-    python scripts/make_tiny.py
-    python scripts/pretrain_tiny.py --out runs/tiny --steps 20000 --devices 2 --workers 15
-    python scripts/pretrain_tiny.py --out runs/tiny --steps 40000 --ckpt runs/tiny/last.ckpt …   (goes on)
+The carried weights, on 2 NVIDIA H200 and 32 CPU cores (2,300 pages/s, about 10 minutes), CER 0.010 on unseen prose::
 
-What makes a small model learn to read within minutes are two auxiliary losses, whose heads are thrown away: every vision
-feature must name the characters that stand in its cell, and the decoder's second layer must say in which cell the next
-character stands. Without them the same model must find out both from the text alone.
+    python scripts/make_tiny.py
+    python scripts/pretrain_tiny.py --out runs/tiny --devices 2 --workers 14 --compile --lr 1.5e-3 --warmup 200 \\
+        --steps 4480 --decay 1140 --lengths 0:100,400:200,1500:350,4000:480
+
+A run goes on from ``--ckpt runs/tiny/last.ckpt``. It begins a new epoch of other texts, so give the lengths that it
+has reached (``--lengths 0:480``); ``--max-time`` counts all pieces together.
+
+What makes a small model learn to read within minutes are two auxiliary losses, whose heads are thrown away: every
+vision feature must name the characters that stand in its cell, and the decoder's second layer must say in which cell
+the next character stands.
 """
 
 from __future__ import annotations
@@ -164,14 +169,22 @@ class Curve(Callback):
             return
         rate = self.every * self.batch / (time.monotonic() - self.then)
         self.then = time.monotonic()
-        losses = {k.removeprefix("train/"): round(float(v), 4) for k, v in trainer.callback_metrics.items() if "train/" in k}
+        losses = {
+            k.removeprefix("train/"): round(float(v), 4) for k, v in trainer.callback_metrics.items() if "train/" in k
+        }
         self.write(trainer, pages_s=round(rate), **losses)
         if losses.get("cells", 0.0) > self.expected.get(trainer.global_step, float("inf")):
-            raise RuntimeError(f"step {trainer.global_step}: the cells' loss is {losses['cells']}; the model does not learn")
+            raise RuntimeError(
+                f"step {trainer.global_step}: the cells' loss is {losses['cells']}; the model does not learn"
+            )
 
     def on_validation_end(self, trainer: Trainer, module: Any) -> None:
         """Write the CER."""
-        metrics = {k: round(float(v), 4) for k, v in trainer.callback_metrics.items() if k in ("val/loss", "val/cer", "val/cer_median")}
+        metrics = {
+            k: round(float(v), 4)
+            for k, v in trainer.callback_metrics.items()
+            if k in ("val/loss", "val/cer", "val/cer_median")
+        }
         self.write(trainer, **metrics)
         self.then = time.monotonic()
 
@@ -210,7 +223,9 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")
     args.out.mkdir(parents=True, exist_ok=True)
     each = args.batch * args.devices
-    lengths = [(float(step) * each, float(most)) for step, most in (point.split(":") for point in args.lengths.split(","))]
+    lengths = [
+        (float(step) * each, float(most)) for step, most in (point.split(":") for point in args.lengths.split(","))
+    ]
     expected = {int(step): float(loss) for step, loss in (p.split(":") for p in args.expect.split(",") if p)}
     processor = PlaceProcessor(args.model)
     data = TinyData(
@@ -260,7 +275,13 @@ def main() -> None:
         use_distributed_sampler=False,
         callbacks=[
             curve,
-            ModelCheckpoint(args.out, filename="last", every_n_train_steps=args.val_every, save_on_exception=True, enable_version_counter=False),
+            ModelCheckpoint(
+                args.out,
+                filename="last",
+                every_n_train_steps=args.val_every,
+                save_on_exception=True,
+                enable_version_counter=False,
+            ),
         ],
     )
     trainer.fit(module, data, ckpt_path=args.ckpt)

@@ -44,7 +44,28 @@ _ACCENTED = "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÐÑÒÓÔÕÖØÙÚÛÜÝÞßàá�
 _ACCENTS = {"a": "àáâãäåæ", "c": "ç", "e": "èéêë", "i": "ìíîï", "n": "ñ", "o": "òóôõöøœ", "u": "ùúûü", "y": "ýÿ"}
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _CAPITALS = _LETTERS.upper()
-_ROMAN = ("I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "XII", "XIV", "XIX", "XX", "XXIV", "XL", "LX", "XC", "CXI")
+_ROMAN = (
+    "I",
+    "II",
+    "III",
+    "IV",
+    "V",
+    "VI",
+    "VII",
+    "VIII",
+    "IX",
+    "X",
+    "XI",
+    "XII",
+    "XIV",
+    "XIX",
+    "XX",
+    "XXIV",
+    "XL",
+    "LX",
+    "XC",
+    "CXI",
+)
 _TITLES = ("Mr.", "Mrs.", "Miss", "Dr.", "Sir", "Lady", "M.", "St.", "Colonel", "Captain")
 _SAID = ("said", "cried", "replied", "asked", "answered", "whispered", "returned", "continued")
 
@@ -156,7 +177,9 @@ class TextMaker:
             elif draw < 0.21:
                 word = word.capitalize()
             if open_quote and draw > 0.88:
-                word += rng.choice((",”", ".”", "!”", "?”", "”", "—”", "”", f",” {rng.choice(_SAID)} {self.pseudo().capitalize()}"))
+                word += rng.choice(
+                    (",”", ".”", "!”", "?”", "”", "—”", "”", f",” {rng.choice(_SAID)} {self.pseudo().capitalize()}")
+                )
                 open_quote = False
             elif not open_quote and 0.84 < draw < 0.88:
                 word, open_quote = "“" + word.capitalize(), True
@@ -198,7 +221,9 @@ class TextMaker:
     def noise(self, length: int) -> str:
         """Return random characters of all that we have."""
         rng = self.rng
-        alphabet = rng.choice((_LETTERS, _LETTERS + _CAPITALS, _LETTERS + _CAPITALS + _SYMBOLS, _SYMBOLS, _LETTERS + _ACCENTED))
+        alphabet = rng.choice(
+            (_LETTERS, _LETTERS + _CAPITALS, _LETTERS + _CAPITALS + _SYMBOLS, _SYMBOLS, _LETTERS + _ACCENTED)
+        )
         parts = []
         while length > 0:
             size = rng.randint(1, 11)
@@ -239,7 +264,18 @@ def layouts(side: int) -> Layouts:
         )  # fmt: skip
 
     small = make((10.0, 14.0), (4, 16))
-    return Layouts((small, small, small, small, small, make((9.0, 12.0), (4, 12)), make((13.0, 18.0), (4, 24)), make((16.0, 26.0), (6, 48))))
+    return Layouts(
+        (
+            small,
+            small,
+            small,
+            small,
+            small,
+            make((9.0, 12.0), (4, 12)),
+            make((13.0, 18.0), (4, 24)),
+            make((16.0, 26.0), (6, 48)),
+        )
+    )
 
 
 @dataclass(frozen=True)
@@ -299,7 +335,9 @@ class PlaceProcessor(OcrProcessor):
         if sample is None:
             return None
         side = self.layout.features(self.layout.base_size)
-        cells, places = locate(pages[0], sample.labels[sample.prompt_length :].tolist(), side, self.layout.base_size // side)
+        cells, places = locate(
+            pages[0], sample.labels[sample.prompt_length :].tolist(), side, self.layout.base_size // side
+        )
         images = {**sample.images, "cells": torch.from_numpy(cells)[None], "places": torch.from_numpy(places)[None]}
         return replace(sample, images=images)
 
