@@ -33,6 +33,7 @@ def test_each_checkpoint_has_its_adapter_beside_it_and_the_newest_is_the_run_s(t
     trainer.fit(module, make_data(jsonl))
     folder = tmp_path / "checkpoints"
     assert files(folder) == {"step=2.ckpt", "step=2-adapter", "step=3.ckpt", "step=3-adapter"}
+
     def loaded(adapter: Path) -> dict[str, torch.Tensor]:
         base = AutoModelForImageTextToText.from_pretrained(resolve_model_name("deepsynth/tiny-random"))
         return {f"model.{name}": p for name, p in PeftModel.from_pretrained(base, str(adapter)).named_parameters()}
