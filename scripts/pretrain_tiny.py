@@ -1,9 +1,9 @@
-"""Train ``deepsynth/tiny`` from scratch, through DeepSynth's own data module and modules.
+r"""Train ``deepsynth/tiny`` from scratch, through DeepSynth's own data module and modules.
 
 The carried weights, on 2 NVIDIA H200 and 32 CPU cores (2,300 pages/s, about 10 minutes), CER 0.010 on unseen prose::
 
     python scripts/make_tiny.py
-    python scripts/pretrain_tiny.py --out runs/tiny --devices 2 --workers 14 --compile --lr 1.5e-3 --warmup 200 \\
+    python scripts/pretrain_tiny.py --out runs/tiny --devices 2 --workers 14 --compile --lr 1.5e-3 --warmup 200 \
         --steps 4480 --decay 1140 --lengths 0:100,400:200,1500:350,4000:480
 
 A run goes on from ``--ckpt runs/tiny/last.ckpt``. It begins a new epoch of other texts, so give the lengths that it

@@ -38,8 +38,13 @@ class FullModule(PeftModule):
         """Return the model with all weights trainable, in training mode.
 
         Raises:
-            ValueError: for a model that cannot be loaded, with the way out.
+            ValueError: for a model that cannot be loaded, or an adapter to begin with, with the way out.
         """
+        if self.hparams.get("adapter"):
+            raise ValueError(
+                f"model.adapter is {self.hparams['adapter']!r}, but FullModule trains no adapter; merge it with "
+                "deepsynth export and give the merged model as model.model_name"
+            )
         model = self._load_base().requires_grad_(True)
         if hasattr(model, "freeze_vision"):
             model.freeze_vision(False)  # loaded vision is frozen; one weight of it is never used, and stays so
