@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -56,19 +57,27 @@ def run_attempt(
                 process.stdin.flush()
             except BrokenPipeError:
                 pass  # it died at once: the exit status says how
-            while True:
-                try:
-                    process.wait(timeout=0.25)
-                    break
-                except subprocess.TimeoutExpired:
-                    if time.monotonic() > limit or (cancelled is not None and cancelled()):
-                        process.kill()
-                        with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the kernel: left behind
-                            process.wait(timeout=5)
-                        return Outcome("retry", "the Hub did not finish in time")
-            reply = process.stdout.read()
+            # Waiting for the report, not for the process: that would wake this thread, and with it the training's
+            # interpreter lock, twenty times a second.
+            report = select.poll()  # not select(), which refuses file numbers above 1023
+            report.register(process.stdout, select.POLLIN)
+            while not report.poll(500):
+                if time.monotonic() > limit or (cancelled is not None and cancelled()):
+                    _stop(process)
+                    return Outcome("retry", "the Hub did not finish in time")
+            reply = process.stdout.readline()
+            try:
+                process.wait(timeout=5)  # it has nothing left to do
+            except subprocess.TimeoutExpired:
+                _stop(process)
         complaints.seek(0)
         return _outcome(process.returncode, reply, complaints.read())
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the kernel: left behind
+        process.wait(timeout=5)
 
 
 def _environment(request_timeout_s: float, use_xet: bool) -> dict[str, str]:
@@ -85,14 +94,14 @@ def _environment(request_timeout_s: float, use_xet: bool) -> dict[str, str]:
     return env
 
 
-def _outcome(code: int, reply: bytes, complaints: bytes) -> Outcome:
+def _outcome(code: int | None, reply: bytes, complaints: bytes) -> Outcome:
     try:
         return Outcome(**json.loads(reply))
     except (ValueError, TypeError):
         pass
     lines = [line for line in complaints.decode(errors="replace").splitlines() if line.strip()]
     last = redact(lines[-1].strip())[:300] if lines else "it said nothing"
-    if code < 0:  # killed from outside, for memory or at a shutdown
+    if code is not None and code < 0:  # killed from outside, for memory or at a shutdown
         last = f"killed by signal {-code}"
     # huggingface_hub also raises KeyError and the like, when a reply is not what it expects.
     return Outcome("retry", f"the push broke off: {last}")
