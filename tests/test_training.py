@@ -51,6 +51,17 @@ def test_the_base_stays_bit_identical_and_every_adapter_moves(tmp_path: Path, js
             assert torch.equal(parameter, before[name]), f"{name} of the frozen base changed"
 
 
+def test_bfloat16_weights_train_and_write_without_autocast(tmp_path: Path, jsonl: Path) -> None:
+    module = make_module(dtype="bfloat16", lora_experts="all", lora_projector=True, gradient_checkpointing=True)
+    losses = Losses()
+    data = make_data(jsonl)
+    make_trainer(tmp_path, max_steps=3, callbacks=[losses]).fit(module, data)
+    assert all(loss < 20 for loss in losses.losses)
+    assert {p.dtype for p in module.parameters() if not p.requires_grad} == {torch.bfloat16}
+    assert {p.dtype for p in module.parameters() if p.requires_grad} == {torch.float32}
+    assert module.generate(next(iter(data.train_dataloader()))) is not None
+
+
 def test_an_adapter_without_a_gradient_stops_the_run_with_its_name(tmp_path: Path, jsonl: Path) -> None:
     module = make_module()
     module.configure_model()

@@ -7,6 +7,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -206,7 +207,7 @@ class DeepSynthModule(LightningModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the mean loss over the batch's label tokens."""
         self._see_prompt(batch)
-        loss: torch.Tensor = self.model(**batch.inputs, use_cache=False).loss
+        loss: torch.Tensor = self.model(**in_dtype(batch, self.resolved_dtype).inputs, use_cache=False).loss
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
 
@@ -233,7 +234,7 @@ class DeepSynthModule(LightningModule, ABC):
         generations = generate(
             self.model,
             self.processor.tokenizer,
-            batch,
+            in_dtype(batch, self.resolved_dtype),
             max_new_tokens=self.hparams["max_new_tokens"],
             deadline=deadline,
         )
@@ -246,7 +247,7 @@ class DeepSynthModule(LightningModule, ABC):
 
     def _evaluate(self, batch: Batch, batch_idx: int, limit: int | None) -> dict[str, Any]:
         self._see_prompt(batch)
-        loss = self.model(**batch.inputs, use_cache=False).loss
+        loss = self.model(**in_dtype(batch, self.resolved_dtype).inputs, use_cache=False).loss
         tokens = int((batch.inputs["labels"] != -100).sum())
         self._losses.append((float(loss), tokens))
         rows: list[dict[str, Any]] = []
@@ -451,3 +452,17 @@ class DeepSynthModule(LightningModule, ABC):
         if torch.cuda.is_available() and len(states) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all([state.cpu() for state in states])
         self._random_state = None
+
+
+def in_dtype(batch: Batch, dtype: torch.dtype) -> Batch:
+    """Return the batch with its pixels in the dtype of the weights: without autocast nothing else casts them."""
+
+    cast: dict[int, torch.Tensor] = {}  # inputs and prompts share their pixels, and shall go on sharing them
+
+    def of(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        for tensor in tensors.values():
+            if tensor.is_floating_point() and id(tensor) not in cast:
+                cast[id(tensor)] = tensor.to(dtype)
+        return {name: cast.get(id(tensor), tensor) for name, tensor in tensors.items()}
+
+    return replace(batch, inputs=of(batch.inputs), prompts=of(batch.prompts))
