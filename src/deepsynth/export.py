@@ -12,7 +12,6 @@ greedy text before the merge and after reading back. The folder appears only whe
 from __future__ import annotations
 
 import gc
-import hashlib
 import shutil
 import sys
 from collections.abc import Sequence
@@ -20,20 +19,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from deepsynth.export_verification import (
+    adapted_weights,
+    answer_of,
+    check_answers,
+    check_weights,
+    probe_inputs,
+    some_keys,
+    weight_digests,
+)
+
 if TYPE_CHECKING:
     import torch
 
 Format = Literal["native", "published"]
 
-#: Mean and largest difference of a logit that rounding alone explains, per unit of the logits' standard deviation: the
-#: merged weight is rounded to the data type, the unmerged product is not. In 16 bits a router may decide a near tie the
-#: other way, which moves single logits far; there the mean is what tells.
-TOLERANCE: dict[str, tuple[float, float]] = {
-    "float32": (5e-5, 1e-3),
-    "float16": (2e-2, float("inf")),
-    "bfloat16": (1e-1, float("inf")),
-}
-NEW_TOKENS = 16
 _CARRIED = ("*.json", "*.py", "*.txt", "*.model", "LICENSE*")
 
 
@@ -117,12 +117,12 @@ def export_model(
             "its original format, use format=native"
         )
     processor = AutoProcessor.from_pretrained(source)
-    inputs = _probe(processor, device)
-    before = _digests(model)
+    inputs = probe_inputs(processor, device)
+    before = weight_digests(model)
     adapted = _with_adapter(model, adapter, base)
-    expected, allowed = _targets(adapted)
+    expected, allowed = adapted_weights(adapted)
     written = str(model.dtype).removeprefix("torch.")
-    unmerged = _answer(adapted, inputs)
+    unmerged = answer_of(adapted, inputs)
     merged = adapted.merge_and_unload(safe_merge=True)
     part = output.with_name(f".{output.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -131,10 +131,10 @@ def export_model(
         del merged, adapted, model
         gc.collect()
         again = AutoModelForImageTextToText.from_pretrained(part, dtype=kind).to(device).eval()
-        changed = {name for name, digest in _digests(again).items() if digest != before[name]}
-        _check_weights(changed, expected, allowed)
-        reloaded = _answer(again, _probe(AutoProcessor.from_pretrained(part), device))
-        measured = _check_answers(unmerged, reloaded, written)
+        changed = {name for name, digest in weight_digests(again).items() if digest != before[name]}
+        check_weights(changed, expected, allowed)
+        reloaded = answer_of(again, probe_inputs(AutoProcessor.from_pretrained(part), device))
+        measured = check_answers(unmerged, reloaded, written)
         if output.exists():
             output.rmdir()
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -178,13 +178,13 @@ def _with_adapter(model: Any, adapter: Path, base: str) -> Any:
     try:
         adapted = PeftModel.from_pretrained(model, str(adapter)).eval()
     except (ValueError, RuntimeError, KeyError) as error:
-        raise ValueError(f"{adapter} is no adapter of {base}: {error}. Its keys: {_some(shapes)}") from error
+        raise ValueError(f"{adapter} is no adapter of {base}: {error}. Its keys: {some_keys(shapes)}") from error
     own = dict(_adapter_shapes(get_peft_model_state_dict(adapted, save_embedding_layers=False)))
     foreign = sorted(key for key, shape in shapes.items() if own.get(key) != shape)
     absent = sorted(own.keys() - shapes.keys())
     if foreign or absent:
-        clauses = [f"{base} cannot serve {_some(foreign)}"] if foreign else []
-        clauses += [f"the file lacks {_some(absent)}"] if absent else []
+        clauses = [f"{base} cannot serve {some_keys(foreign)}"] if foreign else []
+        clauses += [f"the file lacks {some_keys(absent)}"] if absent else []
         raise ValueError(f"{adapter} is no adapter of {base}: {'; '.join(clauses)}")
     if not any(bool(tensor.any()) for key, tensor in stored.items() if ".lora_B" in key or "lora_" not in key):
         raise ValueError(f"{file} holds zeros alone: the adapter was not trained and would change nothing")
@@ -193,128 +193,6 @@ def _with_adapter(model: Any, adapter: Path, base: str) -> Any:
 
 def _adapter_shapes(state: dict[str, torch.Tensor]) -> list[tuple[str, tuple[int, ...]]]:
     return [(key, tuple(tensor.shape)) for key, tensor in state.items()]
-
-
-def _some(keys: Any) -> str:
-    listed = sorted(keys)
-    return f"{len(listed)} keys ({', '.join(listed[:6])}{', …' if len(listed) > 6 else ''})"
-
-
-def _targets(adapted: Any) -> tuple[set[str], set[str]]:
-    """Return the names of weights that the merge must change, and of all that it may change."""
-    from peft.tuners.lora.layer import LoraLayer, ParamWrapper
-    from peft.utils.other import AuxiliaryTrainingWrapper
-
-    must, may = set(), set()
-    for path, module in adapted.base_model.model.named_modules():
-        name = path.replace(".base_layer", "")
-        if isinstance(module, LoraLayer):
-            target = f"{name}.{module.parameter_name}" if isinstance(module, ParamWrapper) else f"{name}.weight"
-            may.add(target)
-            if any(bool(layer.weight.any()) for layer in module.lora_B.values()):
-                must.add(target)
-        elif isinstance(module, AuxiliaryTrainingWrapper):
-            inner = module.original_module if hasattr(module, "original_module") else module
-            may |= {f"{name}.{parameter}" for parameter, _ in inner.named_parameters()}
-    return must, may
-
-
-def _digests(model: Any) -> dict[str, str]:
-    """Return a hash of every weight, so that two models need not be in memory together."""
-    import torch
-
-    return {
-        name: hashlib.blake2b(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data).hexdigest()
-        for name, tensor in model.state_dict().items()
-    }
-
-
-def _probe(processor: Any, device: str) -> dict[str, Any]:
-    """Return the model inputs of a drawn page with the plain prompt, made by the processor's own settings."""
-    import torch
-    from PIL import Image, ImageDraw
-
-    from deepsynth.models.tokens import image_layout
-
-    page = Image.new("RGB", (600, 400), "white")
-    draw = ImageDraw.Draw(page)
-    for row in range(12):
-        draw.text(
-            (30, 20 + 30 * row), f"{row + 1}. The quick brown fox jumps over the lazy dog, 0123456789.", fill="black"
-        )
-    layout = image_layout(processor)
-    tokenizer = processor.tokenizer
-    image = [tokenizer.convert_tokens_to_ids("<image>")] * layout.tokens(*page.size)
-    ids = [tokenizer.bos_token_id, *image, *tokenizer.encode("\nFree OCR.", add_special_tokens=False)]
-    views = processor.image_processor(images=[page], return_tensors="pt", **layout.processor_kwargs())
-    inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long), **views}
-    return {name: tensor.to(device) for name, tensor in inputs.items()}
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model says of the probe page: logits (T, vocabulary), greedy tokens (n,), the logits at each of them."""
-
-    logits: torch.Tensor
-    tokens: torch.Tensor
-    steps: torch.Tensor
-
-
-def _answer(model: Any, inputs: dict[str, Any]) -> Answer:
-    """Run the probe page, and write greedily."""
-    import torch
-
-    views = {n: t.to(model.dtype) if t.is_floating_point() else t for n, t in inputs.items()}
-    with torch.inference_mode():
-        logits = model(**views).logits[0].float().cpu()
-        written = model.generate(
-            **views,
-            max_new_tokens=NEW_TOKENS,
-            do_sample=False,
-            num_beams=1,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
-    tokens = written.sequences[0, inputs["input_ids"].shape[1] :].cpu()
-    return Answer(logits, tokens, torch.cat(written.logits).float().cpu())
-
-
-def _check_weights(changed: set[str], expected: set[str], allowed: set[str]) -> None:
-    """Raise unless exactly the adapter's weights changed."""
-    if stray := changed - allowed:
-        raise ValueError(f"the merge changed weights that the adapter does not have: {_some(stray)}")
-    if missed := expected - changed:
-        raise ValueError(f"the merge left weights as they were that the adapter changes: {_some(missed)}")
-
-
-def _check_answers(unmerged: Answer, reloaded: Answer, dtype: str) -> tuple[float, float, int, int]:
-    """Return the mean and largest difference of the logits, the equal tokens and all tokens.
-
-    Raises:
-        ValueError: when they are more than rounding.
-    """
-    difference = (unmerged.logits - reloaded.logits).abs()
-    mean, largest = difference.mean().item(), difference.max().item()
-    scale = max(1.0, unmerged.logits.std().item())
-    mean_limit, limit = (scale * part for part in TOLERANCE[dtype])
-    if not (mean <= mean_limit and largest <= limit):
-        raise ValueError(
-            f"the merged model is not the unmerged one: logits differ by {mean:.1e} on average and {largest:.1e} at "
-            f"most, rounding to {dtype} explains {mean_limit:.1e} and {limit:.1e}"
-        )
-    before, after = unmerged.tokens.tolist(), reloaded.tokens.tolist()
-    same = next(
-        (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after))
-    )
-    if same < max(len(before), len(after)):
-        step = unmerged.steps[same]
-        gap = (step[before[same]] - step[after[same]]).item() if same < len(after) else float("inf")
-        if dtype == "float32" or gap > largest:
-            raise ValueError(
-                f"the merged model writes {after} where the unmerged one writes {before}; rounding to {dtype} does not "
-                f"explain a logit {gap:.1e} lower"
-            )
-    return mean, largest, same, len(before)
 
 
 def _write(model: Any, processor: Any, source: str, folder: Path, format: Format, max_shard_size: str) -> None:

@@ -1,0 +1,143 @@
+"""What proves that a merged model is the unmerged one: hashes of weights, and a probe page."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+#: Mean and largest difference of a logit that rounding alone explains, per unit of the logits' standard deviation: the
+#: merged weight is rounded to the data type, the unmerged product is not. In 16 bits a router may decide a near tie the
+#: other way, which moves single logits far; there the mean is what tells.
+TOLERANCE: dict[str, tuple[float, float]] = {
+    "float32": (5e-5, 1e-3),
+    "float16": (2e-2, float("inf")),
+    "bfloat16": (1e-1, float("inf")),
+}
+NEW_TOKENS = 16
+
+
+def adapted_weights(adapted: Any) -> tuple[set[str], set[str]]:
+    """Return the names of weights that the merge must change, and of all that it may change."""
+    from peft.tuners.lora.layer import LoraLayer, ParamWrapper
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    must, may = set(), set()
+    for path, module in adapted.base_model.model.named_modules():
+        name = path.replace(".base_layer", "")
+        if isinstance(module, LoraLayer):
+            target = f"{name}.{module.parameter_name}" if isinstance(module, ParamWrapper) else f"{name}.weight"
+            may.add(target)
+            if any(bool(layer.weight.any()) for layer in module.lora_B.values()):
+                must.add(target)
+        elif isinstance(module, AuxiliaryTrainingWrapper):
+            inner = module.original_module if hasattr(module, "original_module") else module
+            may |= {f"{name}.{parameter}" for parameter, _ in inner.named_parameters()}
+    return must, may
+
+
+def weight_digests(model: Any) -> dict[str, str]:
+    """Return a hash of every weight, so that two models need not be in memory together."""
+    import torch
+
+    return {
+        name: hashlib.blake2b(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data).hexdigest()
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def probe_inputs(processor: Any, device: str) -> dict[str, Any]:
+    """Return the model inputs of a drawn page with the plain prompt, made by the processor's own settings."""
+    import torch
+    from PIL import Image, ImageDraw
+
+    from deepsynth.models.tokens import image_layout
+
+    page = Image.new("RGB", (600, 400), "white")
+    draw = ImageDraw.Draw(page)
+    for row in range(12):
+        draw.text(
+            (30, 20 + 30 * row), f"{row + 1}. The quick brown fox jumps over the lazy dog, 0123456789.", fill="black"
+        )
+    layout = image_layout(processor)
+    tokenizer = processor.tokenizer
+    image = [tokenizer.convert_tokens_to_ids("<image>")] * layout.tokens(*page.size)
+    ids = [tokenizer.bos_token_id, *image, *tokenizer.encode("\nFree OCR.", add_special_tokens=False)]
+    views = processor.image_processor(images=[page], return_tensors="pt", **layout.processor_kwargs())
+    inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long), **views}
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says of the probe page: logits (T, vocabulary), greedy tokens (n,), the logits at each of them."""
+
+    logits: torch.Tensor
+    tokens: torch.Tensor
+    steps: torch.Tensor
+
+
+def answer_of(model: Any, inputs: dict[str, Any]) -> Answer:
+    """Run the probe page, and write greedily."""
+    import torch
+
+    views = {n: t.to(model.dtype) if t.is_floating_point() else t for n, t in inputs.items()}
+    with torch.inference_mode():
+        logits = model(**views).logits[0].float().cpu()
+        written = model.generate(
+            **views,
+            max_new_tokens=NEW_TOKENS,
+            do_sample=False,
+            num_beams=1,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    tokens = written.sequences[0, inputs["input_ids"].shape[1] :].cpu()
+    return Answer(logits, tokens, torch.cat(written.logits).float().cpu())
+
+
+def check_weights(changed: set[str], expected: set[str], allowed: set[str]) -> None:
+    """Raise unless exactly the adapter's weights changed."""
+    if stray := changed - allowed:
+        raise ValueError(f"the merge changed weights that the adapter does not have: {some_keys(stray)}")
+    if missed := expected - changed:
+        raise ValueError(f"the merge left weights as they were that the adapter changes: {some_keys(missed)}")
+
+
+def check_answers(unmerged: Answer, reloaded: Answer, dtype: str) -> tuple[float, float, int, int]:
+    """Return the mean and largest difference of the logits, the equal tokens and all tokens.
+
+    Raises:
+        ValueError: when they are more than rounding.
+    """
+    difference = (unmerged.logits - reloaded.logits).abs()
+    mean, largest = difference.mean().item(), difference.max().item()
+    scale = max(1.0, unmerged.logits.std().item())
+    mean_limit, limit = (scale * part for part in TOLERANCE[dtype])
+    if not (mean <= mean_limit and largest <= limit):
+        raise ValueError(
+            f"the merged model is not the unmerged one: logits differ by {mean:.1e} on average and {largest:.1e} at "
+            f"most, rounding to {dtype} explains {mean_limit:.1e} and {limit:.1e}"
+        )
+    before, after = unmerged.tokens.tolist(), reloaded.tokens.tolist()
+    same = next(
+        (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after))
+    )
+    if same < max(len(before), len(after)):
+        step = unmerged.steps[same]
+        gap = (step[before[same]] - step[after[same]]).item() if same < len(after) else float("inf")
+        if dtype == "float32" or gap > largest:
+            raise ValueError(
+                f"the merged model writes {after} where the unmerged one writes {before}; rounding to {dtype} does not "
+                f"explain a logit {gap:.1e} lower"
+            )
+    return mean, largest, same, len(before)
+
+
+def some_keys(keys: Any) -> str:
+    """Return how many keys there are, and the first of them."""
+    listed = sorted(keys)
+    return f"{len(listed)} keys ({', '.join(listed[:6])}{', …' if len(listed) > 6 else ''})"
