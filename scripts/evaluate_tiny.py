@@ -99,6 +99,8 @@ def main() -> None:
         "cmtt10": (renderer("cmtt10"), None, (150, 200), plain),
         "cmss10": (renderer("cmss10"), None, (150, 200), plain),
         "cmti10": (renderer("cmti10"), None, (150, 200), plain),
+        "cmti10 9 px": (renderer("cmti10", font_size_px=9.0), None, (100, 130), plain),
+        "STIX italic 9 px": (renderer("STIXGeneralItalic", font_size_px=9.0), None, (100, 130), plain),
         "STIX bold italic": (renderer("STIXGeneralBolIta"), None, (150, 200), plain),
         "STIX italic": (renderer("STIXGeneralItalic"), None, (150, 200), plain),
         "DejaVu Sans Display": (renderer("DejaVuSansDisplay"), None, (150, 200), plain),
