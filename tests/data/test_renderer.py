@@ -309,6 +309,7 @@ def test_a_line_of_combining_marks_alone_is_drawn_or_refused():
     text = "\u0301\u0302\u0303"
     if features.check("raqm"):
         assert_shows(render(text), text)
+        assert_shows(render(f"{text} x{text}", margin_px=0), f"{text} x{text}")
     else:
         with pytest.raises(ImportError, match="libfribidi0"):
             render(text)

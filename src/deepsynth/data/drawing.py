@@ -38,18 +38,21 @@ def draw_page(
     for placed in sheet.lines:
         if not placed.line.places:
             continue
-        baseline = placed.baseline
-        for piece, x in placed.line.places:
-            pen = placed.x + round(x)
-            for mask, dx, dy in piece.blits:
-                paint((pen + dx, baseline + dy), mask, colour)
         line = _record(placed)
+        if line.box[0] < 0 or line.box[2] > size[0]:  # marks that hang over the ends of a line, without a margin
+            placed.x += int(max(-line.box[0], 0) or size[0] - line.box[2])
+            line = _record(placed)
         left, top, right, bottom = line.box
         if left < 0 or top < 0 or right > size[0] or bottom > size[1]:
             raise ValueError(
                 f"the line {line.text[:30]!r} would reach {line.box} on a page of {size[0]} x {size[1]} pixels; take a "
                 "larger margin_px"
             )
+        baseline = placed.baseline
+        for piece, x in placed.line.places:
+            pen = placed.x + round(x)
+            for mask, dx, dy in piece.blits:
+                paint((pen + dx, baseline + dy), mask, colour)
         lines.append(line)
     return Page(image, sheet_text(sheet), tuple(lines), number, stats)
 
