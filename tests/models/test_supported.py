@@ -42,6 +42,9 @@ def test_classes_and_lora_parameters(supported: SupportedModel) -> None:
     assert family_of(config) == supported.family
     found = {}
     for name, scope in SCOPES.items():
+        if lora_parameters(config)[name] == 0:  # a decoder without experts
+            found[name] = 0
+            continue
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(config)
             assert type(model).__name__ == supported.model_class

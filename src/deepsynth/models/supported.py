@@ -40,17 +40,13 @@ class SupportedModel:
 #: The published decoder, the same in both versions. Routed experts are adapted as peft's ``target_parameters`` does it
 #: on the fused tensors.
 _PUBLISHED_LORA = {"attention": 1_966_080, "mlp": 390_144, "experts=shared": 1_622_016, "experts=routed": 59_113_472}
+_FIRST = ("DeepseekOcrForConditionalGeneration", "DeepseekOcrProcessor")
 _SECOND = ("DeepseekOcr2ForConditionalGeneration", "DeepseekOcr2Processor")
 
 SUPPORTED: tuple[SupportedModel, ...] = (
-    SupportedModel(
-        "deepseek-ai/DeepSeek-OCR",
-        "deepseek_ocr",
-        "DeepseekOcrForConditionalGeneration",
-        "DeepseekOcrProcessor",
-        _PUBLISHED_LORA,
-    ),
+    SupportedModel("deepseek-ai/DeepSeek-OCR", "deepseek_ocr", *_FIRST, _PUBLISHED_LORA),
     SupportedModel("deepseek-community/DeepSeek-OCR-2", "deepseek_ocr2", *_SECOND, _PUBLISHED_LORA),
+    SupportedModel("deepsynth/tiny", "deepseek_ocr", *_FIRST, {}),
     SupportedModel("deepsynth/tiny-random", "deepseek_ocr2", *_SECOND, {}),
 )
 
