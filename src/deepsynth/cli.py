@@ -20,7 +20,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 import deepsynth.callbacks
-from deepsynth.callbacks import AdapterCheckpoint, PredictionWriter, Throughput
+from deepsynth.callbacks import AdapterCheckpoint, PredictionWriter, SampleGallery, Throughput, VramMonitor
+from deepsynth.callbacks.out_of_memory import is_out_of_memory
 from deepsynth.cli_errors import ParserError, explain, one_line
 from deepsynth.commands import COMMANDS
 from deepsynth.data import Augmenter, Processor, Renderer, Source, TextImageDataModule
@@ -188,10 +189,13 @@ class DeepSynthCLI(LightningCLI):
     def default_callbacks(self, folder: Path, *, checkpoints: bool) -> list[Callback]:
         """Return the callbacks of the subcommand."""
         if self.subcommand == "predict":
-            return [PredictionWriter(str(folder / "predictions.jsonl"))]
+            return [VramMonitor(), PredictionWriter(str(folder / "predictions.jsonl"))]
         if self.subcommand != "fit":
-            return []
-        callbacks: list[Callback] = [Throughput(), LearningRateMonitor("step")]
+            return [VramMonitor()]
+        callbacks: list[Callback] = [VramMonitor(), Throughput(), LearningRateMonitor("step")]
+        reads = bool(self.model.hparams["generate_samples"]) and self.datamodule.holds_out_validation
+        if reads:
+            callbacks.append(SampleGallery())
         if checkpoints:
             # The first saves when an epoch or the run ends, in whatever way; the second when the CER has fallen.
             last = ModelCheckpoint(
@@ -202,7 +206,7 @@ class DeepSynthCLI(LightningCLI):
                 enable_version_counter=False,
             )
             callbacks += [AdapterCheckpoint(str(folder / "adapter")), last]
-            if self.model.hparams["generate_samples"] and self.datamodule.holds_out_validation:
+            if reads:
                 callbacks.append(
                     ModelCheckpoint(
                         folder / "checkpoints",
@@ -280,7 +284,9 @@ def run(args: Sequence[str]) -> int:
             traceback.print_exc()
         sys.stderr.write(f"deepsynth: {explain(str(error), args, *known_names())}\n")
         return 2
-    except USER_ERRORS as error:
+    except (*USER_ERRORS, RuntimeError, MemoryError) as error:
+        if not isinstance(error, USER_ERRORS) and not is_out_of_memory(error):
+            raise
         if debug:
             traceback.print_exc()
         sys.stderr.write(f"deepsynth: {one_line(str(error)) or type(error).__name__}\n")

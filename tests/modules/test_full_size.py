@@ -7,6 +7,7 @@ Prints samples/s and peak memory of a step; asserts nothing about them.
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import time
@@ -120,6 +121,8 @@ def test_a_full_size_model_trains_and_writes(
         max_new_tokens=8,
     )
     steps = Steps()
+    gc.collect()  # the model of the test before
+    torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     trainer = Trainer(
         max_steps=8, accelerator="gpu", devices=1, callbacks=[steps], logger=False, enable_checkpointing=False,

@@ -456,7 +456,6 @@ class DeepSynthModule(LightningModule, ABC):
 
 def in_dtype(batch: Batch, dtype: torch.dtype) -> Batch:
     """Return the batch with its pixels in the dtype of the weights: without autocast nothing else casts them."""
-
     cast: dict[int, torch.Tensor] = {}  # inputs and prompts share their pixels, and shall go on sharing them
 
     def of(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
