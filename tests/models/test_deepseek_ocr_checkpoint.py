@@ -119,6 +119,17 @@ def test_a_model_made_here_is_published_too(tmp_path: Path) -> None:
         torch.testing.assert_close(model(ids, pixel_values=views).logits, again(ids, pixel_values=views).logits)
 
 
+def test_what_the_published_format_cannot_say_is_refused(tmp_path: Path) -> None:
+    """Its code has four times the width as a literal; a model that differs is not written wrongly."""
+    config = tiny_config()
+    config.vision_config.sam_config.mlp_dim = 100
+    with torch.device("meta"):
+        model = DeepseekOcrForConditionalGeneration(config)
+    with pytest.raises(ValueError, match=r"cannot say vision_config.sam_config.mlp_dim 100; save .* native"):
+        model.save_pretrained(tmp_path / "out", format="published")
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_format_is_refused(tiny_model: Any, tmp_path: Path) -> None:
     """A typo does not write the native one."""
     with pytest.raises(ValueError, match="format is 'publised'; want 'native' or 'published'"):

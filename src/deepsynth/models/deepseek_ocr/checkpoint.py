@@ -110,12 +110,13 @@ def write_published(
         folder: where to.
         **kwargs: for ``save``.
     """
+    model.config.dtype = model.dtype
+    config = json.dumps(model.config.to_published(), indent=2, ensure_ascii=False)
     state = published_state(model, kwargs.pop("state_dict", None))
     push_to_hub = kwargs.pop("push_to_hub", False)
     if push_to_hub:
         raise ValueError("push_to_hub is not supported with format='published'; write the folder, then upload it")
     save(folder, state_dict=state, **{**kwargs, "save_original_format": False})
-    config = json.dumps(model.config.to_published(), indent=2, ensure_ascii=False)
     (Path(folder) / "config.json").write_text(config + "\n", encoding="utf-8")
 
 

@@ -121,6 +121,9 @@ class DeepseekOcrConfig(PreTrainedConfig):
         """Return the ``config.json`` of the published format.
 
         A configuration that came from that format is given back as it was, with the data type of the weights.
+
+        Raises:
+            ValueError: naming the fields that the published format has no place for.
         """
         if self.published is not None:
             kept: dict[str, Any] = json.loads(self.published)
@@ -130,21 +133,45 @@ class DeepseekOcrConfig(PreTrainedConfig):
                     if dtype is not None and "torch_dtype" in part:
                         part["torch_dtype"] = dtype
                 return kept
-        return to_published(self)
+        written = to_published(self)
+        again, own = _architecture(DeepseekOcrConfig.from_dict(written)), _architecture(self)
+        if lost := sorted(key for key in own.keys() | again.keys() if own.get(key) != again.get(key)):
+            raise ValueError(
+                f"the published format cannot say {', '.join(f'{key} {own.get(key)!r}' for key in lost)}; "
+                "save this model in the native format"
+            )
+        return written
+
+
+#: What only describes a file, or only matters to random weights.
+_NO_ARCHITECTURE = {
+    "dtype",
+    "transformers_version",
+    "_name_or_path",
+    "architectures",
+    "published",
+    "router_aux_loss_coef",
+    "initializer_range",
+    "initializer_factor",
+    "mlp_ratio",
+}
 
 
 def _architecture(config: DeepseekOcrConfig) -> dict[str, Any]:
-    """Return what decides the shapes and the arithmetic, without what only describes a file."""
-    ignored = {"dtype", "transformers_version", "_name_or_path", "architectures", "published", "router_aux_loss_coef"}
+    """Return what decides the shapes and the arithmetic, by dotted key."""
+    found: dict[str, Any] = {}
 
-    def kept(part: dict[str, Any]) -> dict[str, Any]:
-        return {
-            key: kept(value) if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
-            for key, value in part.items()
-            if key not in ignored
-        }
+    def visit(part: dict[str, Any], prefix: str) -> None:
+        for key, value in part.items():
+            if key in _NO_ARCHITECTURE:
+                continue
+            if isinstance(value, dict) and key.endswith("_config"):
+                visit(value, f"{prefix}{key}.")
+            else:
+                found[prefix + key] = list(value) if isinstance(value, tuple) else value
 
-    return kept(config.to_dict())
+    visit(config.to_dict(), "")
+    return found
 
 
 #: CLIP-L/14 as published: quick GELU, eps 1e-5, a grid of 16 x 16 positions and one for CLS.
