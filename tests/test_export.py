@@ -88,6 +88,7 @@ def test_merged_model_stands_alone(scope: str, format: Any, base: Path, tmp_path
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"rslora": True}, {"dora": True}], ids=lambda changes: next(iter(changes)))
 def test_variants_of_lora(changes: dict[str, bool], base: Path, tmp_path: Path) -> None:
     """Another scaling, or magnitudes of their own."""
@@ -95,7 +96,7 @@ def test_variants_of_lora(changes: dict[str, bool], base: Path, tmp_path: Path) 
     assert export_model(adapter, tmp_path / "out").changed == 16
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_sixteen_bits(dtype: Any, base: Path, tmp_path: Path) -> None:
     """Rounded once, by no more than rounding."""
     adapter = _adapter(str(base), tmp_path / "adapter", strength=0.05)
