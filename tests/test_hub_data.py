@@ -37,7 +37,7 @@ try:
         documents_per_shard=3, deadline_s=deadline, backoff=Backoff(0.05, 0.2),
     )
     print(json.dumps({"pushed": pushed, "rendered": rendered}))
-except (RuntimeError, ConnectionError, ValueError) as error:
+except (OSError, ValueError) as error:
     sys.exit(f"{type(error).__name__}: {error}")
 """
 READ = """
@@ -120,7 +120,7 @@ def test_what_broke_off_goes_on_where_it_stopped(hub, tmp_path, fault, request):
     first = push(hub, repo, tmp_path, deadline=4, check=False)
     hub.clear_faults()
     if isinstance(first, str):
-        assert first.strip().splitlines()[-1].startswith("RuntimeError: train shard 1: 6 pages: not delivered")
+        assert first.strip().splitlines()[-1].startswith("ConnectionError: train shard 1: 6 pages: not delivered")
         assert push(hub, repo, tmp_path)["rendered"] == ["d3", "d4", "d5", "d6", "d7"]
     hub.wait_idle(quiet=0.1)
     assert ids(hub, repo) == [f"d{i}#{n}" for i in range(8) for n in (0, 1)]

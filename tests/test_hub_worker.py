@@ -340,7 +340,7 @@ def test_nobody_logged_in(hub, monkeypatch, tmp_path, caplog):
     add_snapshot(spool, target)
     assert not PushWorker(spool, backoff=QUICK).close(60)
     assert "hf auth login" in caplog.text
-    with pytest.raises(RuntimeError, match="HTTP 401"):
+    with pytest.raises(ConnectionError, match="HTTP 401"):
         resume(tmp_path, 60, backoff=QUICK)
 
 
@@ -390,7 +390,7 @@ def test_one_pusher_a_spool(hub, tmp_path):
     target = new_target()
     spool = Spool.of_run(tmp_path, target)
     worker = PushWorker(spool)
-    with pytest.raises(RuntimeError, match="another run pushes from here"):
+    with pytest.raises(BlockingIOError, match="another run pushes from here"):
         PushWorker(Spool.of_run(tmp_path, target))
     worker.close(5)
     PushWorker(Spool.of_run(tmp_path, target)).close(5)

@@ -64,8 +64,8 @@ def push_data(
 
     Raises:
         ValueError: for a bad split, no documents, or a document that cannot be a row.
-        ConnectionError: when the Hub cannot be asked what it has.
-        RuntimeError: when a shard could not be delivered; calling again goes on there.
+        ConnectionError: when the Hub cannot be asked what it has, or a shard could not be delivered; calling again
+            goes on there.
     """
     if not _SPLIT.fullmatch(split):
         raise ValueError(f"split: found {split!r}; expected a word such as 'train'")
@@ -111,7 +111,7 @@ def _deliver(spool: Spool, what: str, deadline_s: float, backoff: Backoff | None
     worker = PushWorker(spool, backoff=backoff)
     if not worker.close(deadline_s):
         reason = worker.last_outcome.message if worker.last_outcome is not None else "no attempt ended"
-        raise RuntimeError(f"{what}: not delivered ({reason}); the same command goes on from here")
+        raise ConnectionError(f"{what}: not delivered ({reason}); the same command goes on from here")
     log.info("pushed %s", what)
 
 

@@ -48,10 +48,10 @@ class PushWorker:
         """Take the spool's lock and start; what an earlier run left in the spool is pushed first.
 
         Raises:
-            RuntimeError: when another process pushes from this spool.
+            BlockingIOError: when another process pushes from this spool.
         """
         if not spool.lock():
-            raise RuntimeError(f"{spool.folder}: another run pushes from here; give each run its own folder")
+            raise BlockingIOError(f"{spool.folder}: another run pushes from here; give each run its own folder")
         spool.sweep()
         self.spool = spool
         self.last_outcome: Outcome | None = None
@@ -166,7 +166,8 @@ def resume(run: Path, deadline_s: float = 600.0, *, backoff: Backoff | None = No
 
     Raises:
         FileNotFoundError: when the folder holds no spool.
-        RuntimeError: when something could not be delivered, or the run still pushes itself.
+        ConnectionError: when something could not be delivered.
+        BlockingIOError: when the run still pushes itself.
     """
     lines = []
     failed = []
@@ -183,7 +184,7 @@ def resume(run: Path, deadline_s: float = 600.0, *, backoff: Backoff | None = No
             reason = worker.last_outcome.message if worker.last_outcome is not None else "no attempt ended"
             failed.append(f"{_name(waiting[-1].target)}: {reason}")
     if failed:
-        raise RuntimeError("; ".join(failed))
+        raise ConnectionError("; ".join(failed))
     return lines
 
 
