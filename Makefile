@@ -24,7 +24,7 @@ quickstart: $(VENV)/.installed  ## fine-tune the built-in model on pages of Pyth
 	@echo "All of it is in runs/quickstart: config.yaml, metrics.csv, tensorboard/, checkpoints/, adapter/ and predictions.jsonl"
 
 test: $(VENV)/.installed  ## run the default tests (no network, no GPU)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --dist worksteal
 
 $(CEILING)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(CEILING)
@@ -32,13 +32,13 @@ $(CEILING)/.installed: pyproject.toml
 	@touch $@
 
 test-ceiling: $(CEILING)/.installed  ## the same tests with the newest versions that Unsloth takes
-	$(CEILING)/bin/python -m pytest
+	$(CEILING)/bin/python -m pytest -n logical --dist worksteal
 
 check: $(VENV)/.installed  ## lint, types, tests: what CI runs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --dist worksteal
 
 clean:  ## remove the environment and caches; runs/ stays
 	rm -rf $(VENV) $(CEILING) .pytest_cache .mypy_cache .ruff_cache build dist

@@ -18,6 +18,7 @@ from deepsynth.data.fonts import (
     SUFFIXES,
     FontFile,
     bundled_faces,
+    bundled_folder,
     coverage,
     folder_faces,
     is_ignorable,
@@ -77,6 +78,8 @@ class FontLibrary:
     def _find_family(self, name: str) -> dict[tuple[bool, bool], FontFile]:
         if name.lower().endswith(SUFFIXES):
             path = Path(name).expanduser()
+            if len(path.parts) == 1 and not path.exists():
+                path = bundled_folder() / name  # a file of matplotlib's wheel by its name alone, as cmti10.ttf
             if not path.is_file():
                 raise ValueError(f"fonts names the file {name!r}, which does not exist")
             return {(False, False): read_faces(path)[0]}

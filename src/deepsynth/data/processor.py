@@ -108,8 +108,13 @@ class OcrProcessor(Processor):
 
     @cached_property
     def token_budget(self) -> int:
-        """The most tokens that a sample may have."""
-        return self.max_tokens or int(self.hf_processor.tokenizer.model_max_length)
+        """The most tokens that a sample may have: ``max_tokens``, or the decoder's positions."""
+        if self.max_tokens:
+            return self.max_tokens
+        from transformers import AutoConfig
+
+        config = load_pretrained(AutoConfig, self.model_name)
+        return int(config.get_text_config().max_position_embeddings)
 
     @property
     def drops(self) -> bool:

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from deepsynth.models.lora import lora_config
 from deepsynth.models.names import load_pretrained
+from deepsynth.models.supported import family_of
 from deepsynth.modules.base import DeepSynthModule
 
 
@@ -51,6 +52,7 @@ class PeftModule(DeepSynthModule):
 
         name = self.hparams["model_name"]
         config = load_pretrained(AutoConfig, name)
+        family_of(config)  # refuses other architectures, with the list
         kwargs: dict[str, Any] = {
             "dtype": self.resolved_dtype,
             "attn_implementation": self._attention(config),
