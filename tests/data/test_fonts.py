@@ -118,3 +118,9 @@ def test_script_words_name_the_fonts_made_for_a_script():
 )
 def test_a_missing_character_names_a_package(character, package):
     assert package in font_package(character)
+
+
+def test_a_file_of_matplotlibs_wheel_is_found_by_its_name(bundled):
+    assert Path(bundled.family("cmti10.ttf")[False, False].path).name == "cmti10.ttf"
+    with pytest.raises(ValueError, match=r"cmti99\.ttf', which does not exist"):
+        bundled.family("cmti99.ttf")
