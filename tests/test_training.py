@@ -13,6 +13,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from deepsynth.types import Batch
 from tests.training import make_data, make_module, make_trainer
 
+#: Measured with these settings; a change means that pages, labels, model or optimizer compute something else.
+FIRST_LOSSES = [7.1488, 6.4548, 6.2012, 5.9844]
+
 
 class Losses(Callback):
     """Remembers the training losses and the order of the samples."""
@@ -71,6 +74,12 @@ def test_an_adapter_without_a_gradient_stops_the_run_with_its_name(tmp_path: Pat
         MisconfigurationException, match=r"1 LoRA B matrices got no gradient.*layers\.0\.self_attn\.o_proj"
     ):
         make_trainer(tmp_path, max_steps=1).fit(module, make_data(jsonl))
+
+
+def test_the_first_four_losses_are_what_they_were(tmp_path: Path, jsonl: Path) -> None:
+    losses = Losses()
+    make_trainer(tmp_path, max_steps=4, callbacks=[losses]).fit(make_module(), make_data(jsonl))
+    assert losses.losses == pytest.approx(FIRST_LOSSES, abs=2e-3)
 
 
 @pytest.mark.parametrize("step", [3, 4, 6], ids=["middle", "end-of-epoch", "second-epoch"])
