@@ -79,7 +79,9 @@ class FontLibrary:
         if name.lower().endswith(SUFFIXES):
             path = Path(name).expanduser()
             if len(path.parts) == 1 and not path.exists():
-                path = bundled_folder() / name  # a file of matplotlib's wheel by its name alone, as cmti10.ttf
+                path = (
+                    bundled_folder() / name
+                )  # a file of matplotlib's wheel by its name alone, as STIXGeneralItalic.ttf
             if not path.is_file():
                 raise ValueError(f"fonts names the file {name!r}, which does not exist")
             return {(False, False): read_faces(path)[0]}
