@@ -84,8 +84,8 @@ class TextRenderer(Renderer):
         characters_per_token: set the type so that a full page holds this many characters per vision token of ``mode``.
         leading: distance of baselines, in units of the font size.
         justify: share of documents whose lines are stretched to the width of the column.
-        fonts: families or font files (one of matplotlib's wheel by its name alone, as ``STIXGeneralItalic.ttf``); one is drawn;
-            what it lacks comes from DejaVu, ``font_dirs`` and the system.
+        fonts: families or font files (one of matplotlib's wheel by its name alone, as ``STIXGeneralItalic.ttf``); one
+            is drawn, and what it lacks comes from DejaVu, ``font_dirs`` and the system.
         font_dirs: folders with more fonts.
         system_fonts: also use the fonts that are installed.
         on_missing_glyph: for a character that no font has: refuse, or show (in the text too) and count U+FFFD.
