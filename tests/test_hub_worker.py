@@ -75,7 +75,6 @@ SOME = [
     ("xet", "xet-write-token", {"status": 403, **BEFORE}),
     ("xet", "__cas__/v1/xorbs", {"action": "drop", "when": "mid_request"}),
     ("xet", "__cas__/v2/shards", {**HANG, **BEFORE}),
-    ("lfs", "__lfs__/upload", {"action": "throttle", "bytes_per_sec": 400_000}),
     ("lfs", "__lfs__/part", {"action": "drop", **BEFORE}),
 ]
 
