@@ -186,7 +186,10 @@ def warm_processes(hub):
     def run_attempt(snapshot, *, request_timeout_s, use_xet, cancelled):
         receiver, sender = context.Pipe(duplex=False)
         xet = use_xet and "HF_HUB_DISABLE_XET" not in os.environ
-        process = context.Process(target=attempt_in_child, args=(sender, snapshot.folder, request_timeout_s, xet))
+        # The fork server keeps the address of the first Hub that it met; pytest-xdist may give a worker these tests in
+        # two parts, each with a Hub of its own.
+        job = (sender, snapshot.folder, request_timeout_s, xet, dict(os.environ))
+        process = context.Process(target=attempt_in_child, args=job)
         process.start()
         sender.close()
         try:
@@ -203,12 +206,15 @@ def warm_processes(hub):
     return run_attempt
 
 
-def attempt_in_child(sender, folder, request_timeout_s, xet):
+def attempt_in_child(sender, folder, request_timeout_s, xet, environ):
     from huggingface_hub import constants
 
     from deepsynth.hub.client import use_timeouts
     from deepsynth.hub.commit import push_once
 
+    os.environ.clear()
+    os.environ.update(environ)
+    constants.ENDPOINT = environ["HF_ENDPOINT"]
     constants.HF_HUB_DISABLE_XET = not xet
     os.environ.update(HF_XET_CLIENT_READ_TIMEOUT="3s", HF_XET_CLIENT_RETRY_MAX_ATTEMPTS="2")
     os.environ.update(HF_XET_CLIENT_RETRY_BASE_DELAY="1s")
