@@ -5,8 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-#: Models that the package carries, by the name a user types.
-BUILTIN: dict[str, str] = {"deepsynth/tiny": "tiny", "deepsynth/tiny-random": "tiny_random"}
+#: Models that the package carries, by the name a user types. The full-size ones are architecture and processor without
+#: weights, for measurements with ``weights: random``.
+BUILTIN: dict[str, str] = {
+    "deepsynth/tiny": "tiny",
+    "deepsynth/tiny-random": "tiny_random",
+    "deepsynth/full-size-ocr": "full_size_ocr",
+    "deepsynth/full-size-ocr-2": "full_size_ocr_2",
+}
 
 
 def resolve_model_name(model_name: str) -> str:
