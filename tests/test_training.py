@@ -55,7 +55,7 @@ def test_the_base_stays_bit_identical_and_every_adapter_moves(tmp_path: Path, js
 
 
 def test_bfloat16_weights_train_and_write_without_autocast(tmp_path: Path, jsonl: Path) -> None:
-    module = make_module(dtype="bfloat16", lora_experts="all", lora_projector=True, gradient_checkpointing=True)
+    module = make_module(dtype="bfloat16", lora_experts="all", lora_projector=True, activation_memory="full")
     losses = Losses()
     data = make_data(jsonl)
     make_trainer(tmp_path, max_steps=3, callbacks=[losses]).fit(module, data)

@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 Schedule = Literal["constant", "linear", "cosine"]
+
+
+class FusedAdamW(torch.optim.AdamW):
+    """AdamW in one kernel for all parameters on CUDA; elsewhere torch's default.
+
+    Args:
+        params: parameters, or groups of them.
+        lr: learning rate.
+        betas: decay of the mean and of the mean square of gradients.
+        eps: added to the root of the mean square.
+        weight_decay: decoupled.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]],
+        lr: float = 2e-4,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:
+        groups: list[Any] = list(params)
+        tensors = [p for group in groups for p in (group["params"] if isinstance(group, dict) else [group])]
+        fused = True if tensors and all(p.is_cuda and p.is_floating_point() for p in tensors) else None
+        super().__init__(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
+        # A fused optimizer takes the loss scaler's work over, and Lightning then refuses to clip gradients in float16.
+        self._step_supports_amp_scaling = False
 
 
 def check_optimizer(optimizer: Callable[[Iterable[torch.nn.Parameter]], Optimizer]) -> None:

@@ -166,11 +166,11 @@ def test_grouped_products_are_counted_where_pytorch_has_them() -> None:
     assert counter.get_total_flops() == 2 * 10 * 16 * 8
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_run_logs_all_of_it(checkpointing: bool, tmp_path: Path, jsonl: Path) -> None:
+@pytest.mark.parametrize("activations", ["none", "full"])
+def test_a_run_logs_all_of_it(activations: str, tmp_path: Path, jsonl: Path) -> None:
     callback = Throughput(warmup_steps=1, peak_tflops=1.0)
     trainer = make_trainer(tmp_path, callbacks=[callback], max_steps=2, log_every_n_steps=1)
-    trainer.fit(make_module(gradient_checkpointing=checkpointing), make_data(jsonl))
+    trainer.fit(make_module(activation_memory=activations), make_data(jsonl))
     metrics = trainer.callback_metrics
     assert 0 < metrics["train/mfu"] < 1
     assert metrics["train/tokens_per_s"] > metrics["train/samples_per_s"] > 0

@@ -194,7 +194,7 @@ CUDA_MESSAGE = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a tota
         ("forward", "in the forward pass of step 7 on cuda:0, with 2 samples: input_ids (2, 7), pixel_values "
                     "(2, 3, 4, 4); 70.0 GiB of 80.0 were in use and 2.00 GiB more were asked for; set data.batch_size "
                     "to 2 (now 4) and trainer.accumulate_grad_batches to 2 (now 1), or set "
-                    "model.gradient_checkpointing=true, or set model.quantization=nf4, or use smaller pages "
+                    "model.activation_memory=full, or set model.quantization=nf4, or use smaller pages "
                     "(data.mode)"),
         ("generation", "while generating text on cuda:0, with 2 samples: input_ids (2, 7), pixel_values (2, 3, 4, 4); "
                        "70.0 GiB of 80.0 were in use and 2.00 GiB more were asked for; set data.eval_batch_size to 4 "
@@ -207,7 +207,7 @@ def test_out_of_memory_becomes_a_line_with_the_phase_the_shapes_and_a_way_out(
 ) -> None:
     memory, trainer = ScriptedMemory(), fake_trainer()
     memory.allocated = 70
-    module = fake_module(gradient_checkpointing=False, quantization="none", max_new_tokens=512, dtype="auto")
+    module = fake_module(activation_memory="none", quantization="none", max_new_tokens=512, dtype="auto")
     monitor = monitor_with(memory, trainer, monkeypatch)
     monitor._shapes = shapes(fake_batch())
     monitor._enter(phase)
@@ -218,7 +218,7 @@ def test_out_of_memory_becomes_a_line_with_the_phase_the_shapes_and_a_way_out(
 
 def test_what_is_done_already_is_not_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = fake_trainer(datamodule=SimpleNamespace(batch_size=1, eval_batch_size=1))
-    module = fake_module(gradient_checkpointing=True, quantization="nf4", dtype="auto")
+    module = fake_module(activation_memory="full", quantization="nf4", dtype="auto")
     monitor = monitor_with(ScriptedMemory(), trainer, monkeypatch)
     monitor._enter("backward")
     error = torch.OutOfMemoryError(CUDA_MESSAGE)

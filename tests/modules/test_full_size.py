@@ -93,11 +93,11 @@ class Steps(Callback):
 
 @pytest.mark.parametrize("family", ["deepseek_ocr2", "deepseek_ocr"])
 @pytest.mark.parametrize(
-    ("batch_size", "experts", "checkpointing"),
-    [(2, "eager", True), (2, "grouped_mm", True), (8, "grouped_mm", True), (8, "grouped_mm", False)],
+    ("batch_size", "experts", "activations"),
+    [(2, "eager", "full"), (2, "grouped_mm", "full"), (8, "grouped_mm", "full"), (8, "grouped_mm", "none")],
 )
 def test_a_full_size_model_trains_and_writes(
-    tmp_path: Path, family: str, batch_size: int, experts: str, checkpointing: bool
+    tmp_path: Path, family: str, batch_size: int, experts: str, activations: str
 ) -> None:
     folder = full_size_folder(family, tmp_path / "model")
     # About 768 text tokens in either tokenizer, so T is about 1,025.
@@ -117,7 +117,7 @@ def test_a_full_size_model_trains_and_writes(
         str(folder),
         weights="random",
         experts_implementation=experts,
-        gradient_checkpointing=checkpointing,
+        activation_memory=activations,
         max_new_tokens=8,
     )
     steps = Steps()
@@ -133,7 +133,7 @@ def test_a_full_size_model_trains_and_writes(
     median = sorted(steps.times[2:])[len(steps.times[2:]) // 2]
     batch = next(iter(data.train_dataloader()))
     print(
-        f"\nRESULT {family} batch {batch_size} {experts} checkpointing={checkpointing}: "
+        f"\nRESULT {family} batch {batch_size} {experts} activations={activations}: "
         f"{batch_size / median:.2f} samples/s, peak {peak:.2f} GiB, T={batch.inputs['input_ids'].shape[1]}, "
         f"losses {[round(loss, 3) for loss in steps.losses]}"
     )

@@ -78,8 +78,8 @@ def remedies(phase: str | None, trainer: Trainer, pl_module: LightningModule) ->
                 f"set data.batch_size to {size // 2} (now {size}) and trainer.accumulate_grad_batches to "
                 f"{accumulated * 2} (now {accumulated})"
             )
-        if settings.get("gradient_checkpointing") is False:
-            found.append("set model.gradient_checkpointing=true")
+        if settings.get("activation_memory") in ("auto", "none", "selective"):
+            found.append("set model.activation_memory=full")
     if settings.get("dtype") == "float32":
         found.append("set model.dtype=bfloat16")
     if settings.get("quantization") == "none":

@@ -16,11 +16,15 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 from deepsynth import __version__
 from deepsynth.models.lora import Experts, LoraScope, untrained_adapters
+from deepsynth.models.linear_cross_entropy import Loss
 from deepsynth.models.names import load_pretrained
-from deepsynth.modules.adapter import read_adapter, write_adapter
+from deepsynth.modules.adapter import adapter_state, read_adapter, write_adapter
 from deepsynth.modules.checkpoint import CheckpointedModule
-from deepsynth.modules.evaluation import EvaluatedModule, in_dtype
-from deepsynth.optim import Schedule, check_optimizer, make_schedule
+from deepsynth.modules.evaluation import in_dtype
+from deepsynth.modules.training_engine import ActivationMemory, Compile, EngineModule
+from deepsynth.optim import FusedAdamW, Schedule, check_optimizer, make_schedule
+from deepsynth.parallel_ranks import mean_over_ranks
+from deepsynth.parallel_strategy import check_module, share_between_processes
 from deepsynth.types import Batch
 
 log = logging.getLogger("deepsynth")
@@ -29,7 +33,7 @@ Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
 
-class DeepSynthModule(EvaluatedModule, CheckpointedModule, ABC):
+class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
     """Fine-tunes a vision-language OCR model with LoRA, and reads with it.
 
     Log keys: ``train/loss``; ``val/loss`` and ``test/loss``; from generated text ``val/cer``, ``val/wer``,
@@ -47,7 +51,21 @@ class DeepSynthModule(EvaluatedModule, CheckpointedModule, ABC):
             CPU. Adapters are float32.
         attn_implementation: of the decoder; the vision encoder takes ``sdpa`` where the decoder takes flash attention.
         experts_implementation: transformers' name (``eager``, ``grouped_mm``, ``batched_mm``); by default its choice.
-        gradient_checkpointing: recompute activations in the backward pass: less memory, slower.
+        loss: ``chunked`` never holds the logits of more than a few hundred positions, ``liger`` is liger-kernel's for
+            CUDA, ``plain`` is the model's own; ``auto`` is ``liger`` where it can be, else ``chunked``.
+        activation_memory: what layers keep for the backward pass: all (``none``), outputs of matrix products
+            (``selective``), their inputs (``full``), or not even those on the GPU (``offload``): each smaller and
+            slower than the one before. ``auto`` tries one step and takes the first within the memory there is.
+        memory_budget_gib: for ``auto``: what a step may take. By default nine tenths of a GPU, and no limit on the CPU.
+        vision_cache: keep what frozen vision makes of a page: ``memory`` of this process, ``disk``
+            (``~/.cache/deepsynth/vision``) or a folder, for all processes and runs. It pays where the same pixels come
+            again: without an augmenter, or with ``data.augment_variants``.
+        vision_cache_gib: most that the cache holds.
+        vision_chunk: images that frozen vision encodes together; by default 4 on CUDA and 1 elsewhere.
+        compile: compile the layers of the ``decoder``, of ``vision`` or of ``all`` for training; it takes minutes at
+            the start.
+        cuda_graphs: replay compiled layers as CUDA graphs: for batches so small that launching kernels takes longer
+            than computing. Wants ``data.pad_to_multiple_of``: every length is recorded apart.
         lora_rank: r of the adapters.
         lora_alpha: scale of the adapters; by default twice the rank.
         lora_dropout: on the adapters' input.
@@ -59,7 +77,8 @@ class DeepSynthModule(EvaluatedModule, CheckpointedModule, ABC):
         rslora: scale by alpha / sqrt(r) instead of alpha / r.
         dora: weight-decomposed adapters.
         lora_init: peft's ``init_lora_weights``: ``default``, ``gaussian``, ``loftq``, ``pissa``, ``olora``, ….
-        optimizer: a callable of parameters, given as ``class_path`` and ``init_args``.
+        optimizer: a callable of parameters, given as ``class_path`` and ``init_args``; by default AdamW, fused on
+            CUDA.
         schedule: after the warm-up ``constant``, or ``linear`` or ``cosine`` decay to 0.
         warmup_steps: optimizer steps of linear warm-up.
         max_new_tokens: most tokens that are generated for one sample.
@@ -93,7 +112,14 @@ class DeepSynthModule(EvaluatedModule, CheckpointedModule, ABC):
         dtype: Dtype = "auto",
         attn_implementation: Attention = "sdpa",
         experts_implementation: str | None = None,
-        gradient_checkpointing: bool = False,
+        loss: Loss = "auto",
+        activation_memory: ActivationMemory = "auto",
+        memory_budget_gib: float | None = None,
+        vision_cache: str = "none",
+        vision_cache_gib: float = 4.0,
+        vision_chunk: int | None = None,
+        compile: Compile = "none",
+        cuda_graphs: bool = False,
         lora_rank: int = 16,
         lora_alpha: float | None = None,
         lora_dropout: float = 0.0,
@@ -105,7 +131,7 @@ class DeepSynthModule(EvaluatedModule, CheckpointedModule, ABC):
         rslora: bool = False,
         dora: bool = False,
         lora_init: str = "default",
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=2e-4),
+        optimizer: OptimizerCallable = lambda params: FusedAdamW(params, lr=2e-4),
         schedule: Schedule = "cosine",
         warmup_steps: int = 0,
         max_new_tokens: int = 512,
@@ -127,6 +153,7 @@ class DeepSynthModule(EvaluatedModule, CheckpointedModule, ABC):
             raise ValueError(f"model.generate_time_s is {generate_time_s}; it must be above 0 seconds")
         check_optimizer(optimizer)
         self.save_hyperparameters(ignore=["optimizer"])
+        self.check_engine(self.hparams)
         self.optimizer = optimizer
         self.model: Any = None
         self.processor: Any = None
@@ -160,6 +187,7 @@ class DeepSynthModule(EvaluatedModule, CheckpointedModule, ABC):
             return
         from transformers import AutoProcessor
 
+        check_module(self, self.resolved_dtype)
         self.processor = load_pretrained(AutoProcessor, self.hparams["model_name"])
         self.model = self.load_model()
         if self.hparams["adapter"]:
@@ -170,11 +198,18 @@ class DeepSynthModule(EvaluatedModule, CheckpointedModule, ABC):
             f"{self.hparams['model_name']}: {total - trainable:,} frozen parameters in "
             f"{str(self.resolved_dtype).removeprefix('torch.')}, {trainable:,} trainable ({trainable / total:.2%})"
         )
+        share_between_processes(self, self.model)
+        self.start_engine(self.model)
 
-    def save_adapter(self, folder: Path) -> None:
+    def save_adapter(self, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
         """Write the adapter as a plain peft folder, with the processor and DeepSynth's own settings beside it.
 
         The folder appears whole or not at all.
+
+        Args:
+            folder: is made, or replaced.
+            state: the trained weights, as :func:`adapter_state` returns them; sharded ones must be gathered by all
+                processes, before the one that writes comes here.
         """
         settings = {
             "deepsynth": __version__,
@@ -183,20 +218,21 @@ class DeepSynthModule(EvaluatedModule, CheckpointedModule, ABC):
             "step": self.global_step,
             **dict(self.hparams),
         }
-        write_adapter(self.model, self.processor, json.dumps(settings, indent=2) + "\n", folder)
+        state = adapter_state(self) if state is None else state
+        write_adapter(self.model, self.processor, json.dumps(settings, indent=2) + "\n", folder, state)
 
     # ------------------------------------------------------------------ steps
 
     def compute_loss(self, batch: Batch) -> torch.Tensor:
         """Return the mean loss over the batch's label tokens."""
-        loss: torch.Tensor = self.model(**in_dtype(batch, self.resolved_dtype).inputs, use_cache=False).loss
-        return loss
+        assert self.training_forward is not None, "configure_model was called"
+        return self.training_forward(in_dtype(batch, self.resolved_dtype).inputs)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Return the mean loss over the batch's label tokens."""
+        """Return the loss to train on; logged is the mean over the label tokens of all processes."""
         self._see_prompt(batch)
-        loss = self.compute_loss(batch)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
+        loss, mean = mean_over_ranks(self.compute_loss(batch), (batch.inputs["labels"] != -100).sum())
+        self.log("train/loss", mean, prog_bar=True, batch_size=len(batch))
         return loss
 
     # ------------------------------------------------------------------ optimization and checks

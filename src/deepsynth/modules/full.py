@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from deepsynth import __version__
+from deepsynth.modules.adapter import adapter_state
 from deepsynth.modules.peft import PeftModule
 
 
@@ -48,13 +49,13 @@ class FullModule(PeftModule):
         model = self._load_base().requires_grad_(True)
         if hasattr(model, "freeze_vision"):
             model.freeze_vision(False)  # loaded vision is frozen; one weight of it is never used, and stays so
-        if self.hparams["gradient_checkpointing"]:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return model.train()
 
-    def save_adapter(self, folder: Path) -> None:
+    def save_adapter(self, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
         """Write a model folder: weights, configuration, processor and DeepSynth's own settings; there is no adapter."""
-        self.model.save_pretrained(folder)
+        trained = adapter_state(self) if state is None else state
+        named = {name.removeprefix("model."): tensor for name, tensor in trained.items()}
+        self.model.save_pretrained(folder, state_dict={**self.model.state_dict(), **named})
         self.processor.save_pretrained(folder)
         settings = {
             "deepsynth": __version__,

@@ -2,19 +2,67 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from deepsynth.models.lora import lora_config
 from deepsynth.models.names import load_pretrained
+from deepsynth.models.quantization import (
+    Kind,
+    Quantization,
+    format_weight_table,
+    mark_for_peft,
+    quantize,
+    require_bitsandbytes,
+    weight_table,
+)
+from deepsynth.models.quantized_experts import Nf4Experts, adapter_class, expert_parameters
+from deepsynth.models.random_weights import fill_with_random_weights
 from deepsynth.models.supported import family_of
-from deepsynth.modules.base import DeepSynthModule
+from deepsynth.modules.base import DeepSynthModule, Dtype
 
 
 class PeftModule(DeepSynthModule):
-    """Loads through transformers' AutoModelForImageTextToText and adapts with peft."""
+    """Loads through transformers' AutoModelForImageTextToText and adapts with peft.
+
+    Args:
+        model_name: a built-in model, a local folder or a Hub repository.
+        quantization: of the frozen weights: ``nf4`` (4 bits, linear layers and routed experts), ``int8`` (linear layers
+            alone) or ``none``. It needs bitsandbytes. Layers are quantised one at a time, on the device; embeddings,
+            head, router and norms keep ``dtype``.
+        double_quantization: keep the scales of nf4 in 8 bits: 0.4 bits less for each weight.
+        compute_dtype: of products with dequantised weights; ``auto`` is ``dtype``.
+        quantize_vision: quantise the vision encoder's linear layers as well, as bitsandbytes does by default.
+        **kwargs: see :class:`DeepSynthModule`.
+
+    Raises:
+        ValueError: for settings out of range, with the key.
+    """
+
+    def __init__(
+        self,
+        model_name: str = "deepsynth/tiny-random",
+        *,
+        quantization: Kind = "none",
+        double_quantization: bool = True,
+        compute_dtype: Dtype = "auto",
+        quantize_vision: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model_name, **kwargs)
+        if quantization not in get_args(Kind):
+            raise ValueError(f"model.quantization is {quantization!r}; there are {', '.join(get_args(Kind))}")
+
+    @property
+    def quantization(self) -> Quantization | None:
+        """How the frozen weights are quantised, if they are."""
+        h = self.hparams
+        if h["quantization"] == "none":
+            return None
+        dtype = self.resolved_dtype if h["compute_dtype"] == "auto" else getattr(torch, h["compute_dtype"])
+        return Quantization(h["quantization"], h["double_quantization"], dtype, h["quantize_vision"])
 
     def load_model(self) -> Any:
         """Return a ``PeftModel`` on this process's device, the base frozen in its dtype, the adapters in float32.
@@ -26,31 +74,32 @@ class PeftModule(DeepSynthModule):
 
         base = self._load_base()
         base.requires_grad_(False)
-        if self.hparams["gradient_checkpointing"]:
-            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            base.enable_input_require_grads()
         h = self.hparams
-        init = h["lora_init"]
-        config = lora_config(
-            base,
-            self.scope,
-            rank=h["lora_rank"],
-            alpha=h["lora_alpha"] or 2 * h["lora_rank"],
-            dropout=h["lora_dropout"],
-            rslora=h["rslora"],
-            dora=h["dora"],
-            init=True if init == "default" else init,
-            base_model_name=h["model_name"],
-        )
-        base.name_or_path = h["model_name"]  # peft copies it into the adapter: a name, not a path of this machine
-        model = get_peft_model(base, config)
-        # from_pretrained leaves eval mode, in which gradient checkpointing would be skipped in silence.
+        with expert_parameters(base):
+            config = lora_config(
+                base,
+                self.scope,
+                rank=h["lora_rank"],
+                alpha=h["lora_alpha"] or 2 * h["lora_rank"],
+                dropout=h["lora_dropout"],
+                rslora=h["rslora"],
+                dora=h["dora"],
+                init=h["lora_init"],
+                base_model_name=h["model_name"],
+            )
+            if config.target_parameters and h["quantization"] == "nf4":
+                config._register_custom_module({Nf4Experts: adapter_class()})
+            base.name_or_path = h["model_name"]  # peft copies it into the adapter: a name, not a path of this machine
+            model = get_peft_model(base, config)
+        # from_pretrained leaves eval mode, in which dropout and recomputation would be skipped in silence.
         return model.train()
 
     def _load_base(self) -> Any:
         from transformers import AutoConfig, AutoModelForImageTextToText
 
-        name = self.hparams["model_name"]
+        name, how = self.hparams["model_name"], self.quantization
+        if how is not None:
+            require_bitsandbytes(how.kind)
         config = load_pretrained(AutoConfig, name)
         family_of(config)  # refuses other architectures, with the list
         kwargs: dict[str, Any] = {
@@ -59,12 +108,28 @@ class PeftModule(DeepSynthModule):
         }
         if self.hparams["experts_implementation"]:
             kwargs["experts_implementation"] = self.hparams["experts_implementation"]
+
+        def quantize_layer(layer: torch.nn.Module, prefix: str) -> None:
+            if how is not None:
+                quantize(layer, how, self.device, prefix)
+
         if self.hparams["weights"] == "random":
-            with torch.device(self.device):
+            with torch.device("meta"):
                 model = AutoModelForImageTextToText.from_config(config, **kwargs)
+            fill_with_random_weights(model, self.device, quantize_layer)
             rank_zero_info(f"{name}: random weights (model.weights=random)")
-            return model
-        return load_pretrained(AutoModelForImageTextToText, name, config=config, **kwargs).to(self.device)
+        elif how is None:
+            model = load_pretrained(AutoModelForImageTextToText, name, config=config, **kwargs).to(self.device)
+        else:
+            # In the computer's memory first: the device sees one unquantised layer at a time.
+            with torch.device("cpu"):
+                model = load_pretrained(AutoModelForImageTextToText, name, config=config, **kwargs)
+            quantize(model, how, self.device)
+            model.to(self.device)
+        if how is not None:
+            mark_for_peft(model, how)
+            rank_zero_info(format_weight_table(weight_table(model, self.resolved_dtype)))
+        return model
 
     def _attention(self, config: Any) -> str | dict[str, str]:
         """Return the implementation by part of the model: flash attention is for the decoder alone."""

@@ -1,0 +1,87 @@
+"""Attention within each of several sequences that share one row.
+
+    Q  heads     T  tokens of the row     D  width of a head
+
+transformers would build a (T, T) mask for a packed row, and attention would compute what the mask then throws away: the
+square of the sum of the lengths, not the sum of their squares.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from torch.nn.attention.varlen import varlen_attn
+
+#: Its name in transformers' table of attention functions.
+NAME = "sdpa_packed"
+
+_FLASH_DTYPES = (torch.bfloat16, torch.float16)
+#: torch 2.11 has the function; its way to say causal is newer.
+_HAS_WINDOW = "window_size" in inspect.signature(varlen_attn).parameters
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Return causal attention within each sequence, (1, T, Q, D); without boundaries, transformers' own attention.
+
+    Args:
+        module: the attention layer.
+        query: (1, Q, T, D), and so are key and value.
+        key: see ``query``.
+        value: see ``query``.
+        attention_mask: not looked at when there are boundaries.
+        cu_seq_lens_q: (sequences + 1,) int32, where each begins, and T.
+        max_length_q: tokens of the longest.
+        scaling: of the products, before the softmax.
+        dropout: of the weights.
+        **kwargs: for transformers' own attention.
+    """
+    if cu_seq_lens_q is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        output, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return output, None
+    if query.is_cuda and query.dtype in _FLASH_DTYPES and _HAS_WINDOW and not dropout:
+        bounds, longest = cu_seq_lens_q, max_length_q
+        rows = [tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)]
+        packed = varlen_attn(*rows, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0))
+        assert isinstance(packed, torch.Tensor)
+        return packed[None], None
+    lengths = cu_seq_lens_q.diff().tolist()
+    parts = [
+        F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling, is_causal=True)
+        for q, k, v in zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
+    ]
+    return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+def register() -> None:
+    """Make transformers know the function; in generation it takes the masks that SDPA takes."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, packed_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def boundaries(position_ids: torch.Tensor) -> torch.Tensor:
+    """Return (sequences + 1,) int32, where the sequences of a packed row (1, T) begin, and T."""
+    starts = (position_ids[0] == 0).nonzero()[:, 0]
+    end = torch.tensor([position_ids.shape[1]], device=starts.device)
+    return torch.cat([starts, end]).to(torch.int32)

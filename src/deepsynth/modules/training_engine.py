@@ -1,0 +1,161 @@
+"""What makes a training step fast and small: which options a run has, and what they resolve to on its machine."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from deepsynth.models.feature_cache import DEFAULT_FOLDER, GIB, DiskCache, FeatureCache, MemoryCache, context_of
+from deepsynth.models.layer_runner import LEVELS, LayerRunner, Level, keep, transformer_layers
+from deepsynth.models.memory_measurement import peak_bytes
+from deepsynth.models.training_forward import TrainingForward, vision_tensors
+from deepsynth.modules.evaluation import EvaluatedModule
+from deepsynth.types import Batch
+
+log = logging.getLogger("deepsynth")
+
+ActivationMemory = Literal["auto", "none", "selective", "full", "offload"]
+Compile = Literal["none", "decoder", "vision", "all"]
+
+#: Share of a GPU's memory that ``activation_memory=auto`` plans with: later batches may be longer than the first.
+_PLANNED_SHARE = 0.9
+
+
+class EngineModule(EvaluatedModule):
+    """Builds the forward pass of training around the loaded model, and chooses what its layers keep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.training_forward: TrainingForward | None = None
+        self._runners: list[LayerRunner] = []
+        self._activations_chosen = False
+
+    @staticmethod
+    def check_engine(hparams: dict[str, Any]) -> None:
+        """Refuse settings that cannot be, before anything is loaded.
+
+        Raises:
+            ValueError: with the key, what was found and what is allowed.
+        """
+        for name in ("vision_cache_gib", "memory_budget_gib"):
+            if hparams[name] is not None and hparams[name] <= 0:
+                raise ValueError(f"model.{name} is {hparams[name]}; it must be above 0 GiB")
+        if hparams["vision_chunk"] is not None and hparams["vision_chunk"] < 1:
+            raise ValueError(f"model.vision_chunk is {hparams['vision_chunk']}; it must be at least 1 image")
+        cache = hparams["vision_cache"]
+        if cache not in ("none", "memory", "disk") and "/" not in cache:
+            raise ValueError(f"model.vision_cache is {cache!r}; want none, memory, disk, or a folder with a / in its name")
+        if cache != "none" and hparams["loss"] == "plain":
+            raise ValueError(
+                "model.loss is plain, which encodes every image again; set model.loss=auto for model.vision_cache"
+            )
+        if hparams["memory_budget_gib"] is not None and hparams["activation_memory"] != "auto":
+            raise ValueError(
+                f"model.memory_budget_gib is for model.activation_memory=auto, which is {hparams['activation_memory']}"
+            )
+        if hparams["activation_memory"] == "selective" and hparams["compile"] in ("decoder", "all"):
+            raise ValueError(
+                "model.activation_memory is selective, which chooses among operations that model.compile="
+                f"{hparams['compile']} hides in one; use full, none or auto, or model.compile=vision"
+            )
+        if hparams["cuda_graphs"] and hparams["compile"] == "none":
+            raise ValueError("model.cuda_graphs records what is compiled; set model.compile to decoder, vision or all")
+
+    def start_engine(self, model: Any) -> None:
+        """Prepare the loaded model for training."""
+        h = self.hparams
+        self.training_forward = TrainingForward(
+            model,
+            loss=h["loss"],
+            vision_chunk=h["vision_chunk"],
+            cache=self._make_cache(model),
+            fixed_chunks=h["compile"] in ("vision", "all"),
+        )
+        inner = self.training_forward.base.model
+        options: dict[str, Any] = {"mode": "reduce-overhead"} if h["cuda_graphs"] else {}
+        self._runners = []
+        for part, names in ((inner.language_model, ("decoder", "all")), (inner.vision_tower, ("vision", "all"))):
+            chosen = options if h["compile"] in names else None
+            self._runners += [LayerRunner(layer, chosen) for layer in transformer_layers(part)]
+        if h["activation_memory"] != "auto":
+            keep(self._runners, h["activation_memory"])
+            self._activations_chosen = True
+
+    def _make_cache(self, model: Any) -> FeatureCache | None:
+        kind, limit = self.hparams["vision_cache"], int(self.hparams["vision_cache_gib"] * GIB)
+        if kind == "none":
+            return None
+        if kind == "memory":
+            return MemoryCache(limit)
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        context = context_of(base, list(vision_tensors(base)), self.hparams["compile"], self.hparams["vision_chunk"])
+        ranks = self._trainer.world_size if self._trainer is not None else 1
+        return DiskCache(DEFAULT_FOLDER if kind == "disk" else Path(kind), context, limit, ranks)
+
+    # ------------------------------------------------------------------ hooks
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Choose what layers keep, on the first batch of a run."""
+        if not self._activations_chosen:
+            self._activations_chosen = True
+            self._choose_activations(batch)
+
+    def _choose_activations(self, batch: Batch) -> None:
+        """Take the fastest level whose step stays within the budget."""
+        budget = self._budget_bytes()
+        if budget is None:  # no stated budget, and no GPU
+            return
+        compiled = self.hparams["compile"] in ("decoder", "all")
+        tried: dict[Level, float] = {}
+        for level in LEVELS:
+            if level == "selective" and compiled:
+                continue
+            keep(self._runners, level)
+            tried[level] = self._peak_of_a_step(batch)
+            if tried[level] <= budget:
+                break
+        figures = ", ".join(f"{level} {peak / GIB:.2f}" for level, peak in tried.items())
+        message = f"activation_memory: {level}; GiB of one step: {figures}; budget {budget / GIB:.2f}"
+        if tried[level] <= budget:
+            rank_zero_info(message)
+        else:
+            rank_zero_warn(f"{message}; even that is not within it: use a smaller data.batch_size")
+
+    def _budget_bytes(self) -> float | None:
+        if self.hparams["memory_budget_gib"] is not None:
+            return float(self.hparams["memory_budget_gib"]) * GIB
+        if self.device.type != "cuda":
+            return None
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return (free + torch.cuda.memory_reserved(self.device)) * _PLANNED_SHARE
+
+    def _peak_of_a_step(self, batch: Batch) -> float:
+        """Return the peak of a forward and backward pass, plus the optimizer's two moments if they are still to come.
+
+        Gradients are thrown away, and the random state is put back: the run is the same as without the trial.
+        """
+        trained = [p for p in self.parameters() if p.requires_grad]
+
+        def step() -> None:
+            with self.trainer.precision_plugin.forward_context():
+                loss = self.compute_loss(batch)
+            torch.autograd.grad(loss, trained, allow_unused=True)
+
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            peak = peak_bytes(step, self.device)
+        optimizer = self.trainer.optimizers[0]
+        if not optimizer.state:
+            peak += 2 * sum(p.numel() * p.element_size() for p in trained)
+        return float(self.trainer.strategy.reduce(torch.tensor(peak, device=self.device), reduce_op="max"))
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Log the share of the batch's images whose features were in the cache."""
+        cache = self.training_forward.cache if self.training_forward is not None else None
+        if cache is not None and cache.lookups:
+            self.log("train/vision_cache_hits", cache.hits / cache.lookups, batch_size=len(batch))
+            cache.hits = cache.lookups = 0
