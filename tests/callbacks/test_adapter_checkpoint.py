@@ -68,15 +68,15 @@ class Recorder:
         self.calls.append(("teardown",))
 
 
-def write_text(folder: Path) -> None:
+def write_text(folder: Path, state: Any = "weights") -> None:
     folder.mkdir()
-    (folder / "adapter_model.safetensors").write_text("weights")
+    (folder / "adapter_model.safetensors").write_text(state)
 
 
 def test_what_the_trainer_writes_with_goes_on_working(tmp_path: Path) -> None:
     inner: Any = Recorder()
     both = _WithAdapter(inner, tmp_path / "adapter", write_text)
-    both.save_checkpoint({}, tmp_path / "a.ckpt")
+    both.save_checkpoint({"state_dict": "weights"}, tmp_path / "a.ckpt")
     assert both.load_checkpoint(tmp_path / "a.ckpt", map_location="cpu") == {"loaded": True}
     assert (tmp_path / "a-adapter" / "adapter_model.safetensors").read_text() == "weights"
     both.remove_checkpoint(tmp_path / "a.ckpt")
@@ -87,7 +87,8 @@ def test_what_the_trainer_writes_with_goes_on_working(tmp_path: Path) -> None:
 
 def test_a_bucket_gets_the_checkpoint_and_the_run_its_newest_adapter(tmp_path: Path) -> None:
     inner: Any = Recorder()
-    _WithAdapter(inner, tmp_path / "adapter", write_text).save_checkpoint({}, "s3://bucket/last.ckpt")
+    both = _WithAdapter(inner, tmp_path / "adapter", write_text)
+    both.save_checkpoint({"state_dict": "weights"}, "s3://bucket/last.ckpt")
     assert inner.calls == [("save", "s3://bucket/last.ckpt")]
     assert files(tmp_path) == {"adapter"}
 

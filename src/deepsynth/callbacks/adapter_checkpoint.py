@@ -54,18 +54,22 @@ class AdapterCheckpoint(Callback):
 class _WithAdapter(CheckpointIO):
     """Writes and removes adapters with the checkpoints of another CheckpointIO. Lightning calls it on rank zero."""
 
-    def __init__(self, inner: CheckpointIO, newest: Path, save_adapter: Callable[[Path], None]) -> None:
+    def __init__(self, inner: CheckpointIO, newest: Path, save_adapter: Callable[[Path, Any], None]) -> None:
         self.inner = inner
         self.newest = newest
         self.save_adapter = save_adapter
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         self.inner.save_checkpoint(checkpoint, path, storage_options)
+
+        def write(folder: Path) -> None:
+            self.save_adapter(folder, checkpoint["state_dict"])  # gathered, if it is sharded
+
         if "://" in str(path):  # beside a file in a bucket there is no folder
-            _write(self.newest, self.save_adapter)
+            _write(self.newest, write)
             return
         beside = _beside(path)
-        _write(beside, self.save_adapter)
+        _write(beside, write)
         _write(self.newest, lambda folder: shutil.copytree(beside, folder))
 
     def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -18,6 +17,7 @@ from deepsynth.hub.card import Card
 from deepsynth.hub.snapshot import Target
 from deepsynth.hub.spool import Spool
 from deepsynth.hub.worker import PushWorker
+from deepsynth.modules.adapter import adapter_state
 
 log = logging.getLogger("deepsynth")
 
@@ -163,7 +163,13 @@ class HubCheckpoint(Callback):
     def _push(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write a snapshot and hand it to the worker; whatever fails here, the training goes on."""
         step = trainer.global_step
-        if self._worker is None or self._spool is None or step == self._step:
+        if step == self._step:
+            return
+        self._step = step
+        # Of what is sharded every process gathers its part.
+        trained = adapter_state(pl_module)
+        optimizers = [trainer.strategy.optimizer_state(o) for o in trainer.optimizers] if self.optimizer_state else []
+        if self._worker is None or self._spool is None:
             return
         from safetensors import SafetensorError
 
@@ -171,16 +177,17 @@ class HubCheckpoint(Callback):
             snapshot = snapshot_adapter(
                 self._spool,
                 self.target,
-                cast(Callable[[Path], None], pl_module.save_adapter),
+                lambda folder: cast(Any, pl_module).save_adapter(folder, trained),
                 self._card(trainer, pl_module),
                 self._message(trainer),
                 tag=self.tag.format(step=step, epoch=trainer.current_epoch) if self.tag else None,
-                save_optimizer=(lambda file: save_optimizers(trainer, file)) if self.optimizer_state else None,
+                save_optimizer=(lambda file: save_optimizers(trainer, optimizers, file))
+                if self.optimizer_state
+                else None,
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             log.warning("HubCheckpoint: the state of step %d could not be written: %s", step, error)
             return
-        self._step = step
         self._worker.submit(snapshot)
 
     def _close(self) -> None:
@@ -261,11 +268,11 @@ def describe_training(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def save_optimizers(trainer: Trainer, file: Path) -> None:
-    """Write the state of the optimizers and their schedules."""
+def save_optimizers(trainer: Trainer, optimizers: list[dict[str, Any]], file: Path) -> None:
+    """Write the states of the optimizers, and those of their schedules."""
     torch.save(
         {
-            "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
+            "optimizers": optimizers,
             "schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
             "step": trainer.global_step,
         },

@@ -13,10 +13,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from deepsynth.parallel_sharding import is_sharded, scatter_after_evaluation, whole_on_rank_zero
+
 
 def adapter_state(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the trainable parameters by their names in ``module``, detached; nothing of the frozen base."""
-    return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+    """Return the trainable parameters by their names in ``module``, detached; nothing of the frozen base.
+
+    Where they are sharded, all processes must call this, and rank zero alone gets them.
+    """
+    if is_sharded(module):
+        scatter_after_evaluation(module)  # what validation gathered is a copy, in the dtype that is computed in
+    return whole_on_rank_zero({name: p.detach() for name, p in module.named_parameters() if p.requires_grad})
 
 
 def check_adapter_keys(module: nn.Module, state: dict[str, torch.Tensor]) -> None:
@@ -118,7 +125,7 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
     }
 
 
-def write_adapter(model: Any, processor: Any, settings: str, folder: Path) -> None:
+def write_adapter(model: Any, processor: Any, settings: str, folder: Path, trained: dict[str, torch.Tensor]) -> None:
     """Write adapter_model.safetensors, adapter_config.json, the processor and ``deepsynth.json`` into ``folder``.
 
     peft's own ``save_pretrained`` asks the Hub for the base model's configuration; nothing here needs a network. The
@@ -129,6 +136,7 @@ def write_adapter(model: Any, processor: Any, settings: str, folder: Path) -> No
         processor: a Hugging Face processor.
         settings: JSON text for ``deepsynth.json``.
         folder: is made, or replaced.
+        trained: what :func:`adapter_state` returned for the module that holds ``model``.
 
     Raises:
         OSError: when the disk is full or the folder cannot be written; what was there still is.
@@ -141,7 +149,8 @@ def write_adapter(model: Any, processor: Any, settings: str, folder: Path) -> No
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     try:
-        state = get_peft_model_state_dict(model, save_embedding_layers=False)
+        named = {name.removeprefix("model."): tensor for name, tensor in trained.items()}
+        state = get_peft_model_state_dict(model, named, save_embedding_layers=False)
         tensors = {to_file_name(name): tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         save_file(tensors, new / "adapter_model.safetensors", metadata={"format": "pt"})
         config = copy.copy(model.peft_config["default"])

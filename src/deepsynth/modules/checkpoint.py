@@ -11,6 +11,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from deepsynth import __version__
 from deepsynth.checkpoint_io import AtomicCheckpointIO
 from deepsynth.modules.adapter import adapter_state, check_adapter_keys
+from deepsynth.parallel_sharding import is_sharded, like, whole_on_rank_zero
 
 
 class CheckpointedModule(LightningModule):
@@ -54,6 +55,8 @@ class CheckpointedModule(LightningModule):
         waiting = {name: p.grad.detach() for name, p in self.named_parameters() if p.grad is not None}
         if self.trainer.world_size == 1:
             return waiting
+        if is_sharded(self):  # averaged already, batch by batch
+            return whole_on_rank_zero(waiting)
         return {name: self.trainer.strategy.reduce(g.clone(), reduce_op="mean") for name, g in waiting.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -75,7 +78,7 @@ class CheckpointedModule(LightningModule):
         """Restore what a resumed run had accumulated, and its random state: it goes on as if nothing had happened."""
         for name, parameter in self.named_parameters():
             if name in self._partial_gradients:
-                parameter.grad = self._partial_gradients[name].to(parameter)
+                parameter.grad = like(self._partial_gradients[name], parameter)
         self._partial_gradients = {}
         if self._random_state is None:
             return

@@ -1,0 +1,176 @@
+"""What works over several processes and what is refused: one table, from which the refusals and the docs come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Strategy = Literal["one process", "ddp", "fsdp2", "other"]
+Weights = Literal["16 or 32 bits", "float16", "nf4 or int8"]
+Scope = Literal["linear layers", "routed experts", "all weights"]
+
+STRATEGIES: tuple[Strategy, ...] = ("one process", "ddp", "fsdp2", "other")
+WEIGHTS: tuple[Weights, ...] = ("16 or 32 bits", "float16", "nf4 or int8")
+SCOPES: tuple[Scope, ...] = ("linear layers", "routed experts", "all weights")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A part of the matrix module x strategy x weights x what is trained.
+
+    Attributes:
+        module: name of the class; ``None`` stands for all, here and below.
+        strategy: how the processes share the work; ``other`` is any but those that have a name here.
+        weights: of the base model.
+        scope: what is trained.
+        works: else it is refused.
+        note: how it is tested, or why it is refused and what to use instead.
+    """
+
+    module: str | None
+    strategy: Strategy | None
+    weights: Weights | None
+    scope: Scope | None
+    works: bool
+    note: str
+
+    def covers(self, module: str, strategy: Strategy, weights: Weights, scope: Scope) -> bool:
+        """Return whether a combination belongs to this case."""
+        pairs = ((self.module, module), (self.strategy, strategy), (self.weights, weights), (self.scope, scope))
+        return all(own is None or own == asked for own, asked in pairs)
+
+
+#: The first case that covers a combination decides.
+CASES: tuple[Case, ...] = (
+    Case(
+        None,
+        "other",
+        None,
+        None,
+        False,
+        "only ddp and fsdp2 are tested; where a model does not fit one GPU use configs/trainer/fsdp2.yaml, which does "
+        "what FSDP1 and DeepSpeed would do, else configs/trainer/ddp.yaml",
+    ),
+    Case(
+        "FullModule",
+        None,
+        "nf4 or int8",
+        None,
+        False,
+        "quantised weights cannot be trained; use PeftModule, or model.quantization=none",
+    ),
+    Case(
+        None,
+        "fsdp2",
+        "nf4 or int8",
+        None,
+        False,
+        "bitsandbytes keeps the scales of quantised weights beside the parameter, where FSDP2 neither shards nor gathers "
+        "them; use configs/trainer/ddp.yaml, or model.quantization=none with fsdp2",
+    ),
+    Case(
+        None,
+        "fsdp2",
+        "float16",
+        None,
+        False,
+        "float16 needs loss scaling, whose overflow check sees one rank's shard alone; use model.dtype=bfloat16, or "
+        "configs/trainer/ddp.yaml",
+    ),
+    Case(
+        "UnslothModule",
+        "fsdp2",
+        None,
+        None,
+        False,
+        "Unsloth's compiled layers read whole weights; use PeftModule with fsdp2, or configs/trainer/ddp.yaml",
+    ),
+    Case(
+        "UnslothModule",
+        "ddp",
+        None,
+        None,
+        True,
+        "each process with its own device, as PeftModule; not run on several GPUs yet, scripts/gpu_distributed.sh does",
+    ),
+    Case(None, "one process", None, None, True, "the module's own tests"),
+    Case(
+        "PeftModule",
+        "ddp",
+        "nf4 or int8",
+        None,
+        True,
+        "as with 16 bits: DDP never touches the frozen base",
+    ),
+    Case(
+        "PeftModule",
+        "ddp",
+        None,
+        None,
+        True,
+        "2 and 4 processes on the CPU: losses and adapter of one process",
+    ),
+    Case(
+        "PeftModule",
+        "fsdp2",
+        None,
+        None,
+        True,
+        "2 processes on the CPU: losses, adapter file and checkpoint of one process",
+    ),
+    Case(
+        "FullModule",
+        "ddp",
+        None,
+        None,
+        True,
+        "2 processes on the CPU: losses and weights of one process",
+    ),
+    Case(
+        "FullModule",
+        "fsdp2",
+        None,
+        None,
+        True,
+        "2 processes on the CPU: losses and model folder of one process",
+    ),
+)
+
+#: Options of other trainers that people give here, and why there is none.
+REFUSED_OPTIONS: dict[str, str] = {
+    "device_map": "each process loads its model onto its own device, and device_map=auto would spread every copy over "
+    "all of them; for several GPUs use configs/trainer/ddp.yaml, for less memory a GPU configs/trainer/fsdp2.yaml",
+}
+
+
+def find_case(module: str, strategy: Strategy, weights: Weights, scope: Scope) -> Case | None:
+    """Return the case that decides about a combination; ``None`` for a module of someone else's."""
+    return next((case for case in CASES if case.covers(module, strategy, weights, scope)), None)
+
+
+def check_combination(module: str, strategy: Strategy, weights: Weights, scope: Scope, *, asked: str) -> None:
+    """Refuse what does not work, before any weights are loaded.
+
+    Args:
+        module: name of the class.
+        strategy: how the processes share the work.
+        weights: of the base model.
+        scope: what is trained.
+        asked: the trainer's strategy by its own name, for the message.
+
+    Raises:
+        ValueError: with the reason and what to use instead.
+    """
+    case = find_case(module, strategy, weights, scope)
+    if case is not None and not case.works:
+        raise ValueError(f"trainer.strategy is {asked} with {module} and {weights} weights: {case.note}")
+
+
+def matrix(cases: Iterable[Case] = CASES) -> str:
+    """Return the table of the docs, in Markdown."""
+    rows = ["| module | strategy | base weights | what is trained | |", "|---|---|---|---|---|"]
+    for case in cases:
+        cells = (case.module or "any", case.strategy or "any", case.weights or "any", case.scope or "any")
+        rows.append(f"| {' | '.join(cells)} | {'works' if case.works else 'refused'}: {case.note} |")
+    return "\n".join(rows) + "\n"

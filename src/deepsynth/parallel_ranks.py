@@ -1,0 +1,55 @@
+"""What several processes that each hold the whole model must agree on."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+def world_size() -> int:
+    """Return the number of processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def names_ddp_ignores(module: nn.Module) -> list[str]:
+    """Return the names of frozen parameters and of buffers: every process has loaded the same ones.
+
+    DistributedDataParallel puts only trainable parameters into its buckets, but broadcasts all of the module when it
+    starts, and the buffers in every step, unless they are listed in ``_ddp_params_and_buffers_to_ignore``.
+    """
+    frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
+    return frozen + [name for name, _ in module.named_buffers()]
+
+
+def mean_over_ranks(loss: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the loss to call backward on, and the mean over the label tokens of all processes.
+
+    The gradients of processes are averaged afterwards, each with the same weight, however many tokens it had. Scaled
+    by its share of the tokens times the number of processes, their average is the gradient of the mean over all
+    tokens, as one process has it with the whole batch.
+
+    Args:
+        loss: () mean over this process's label tokens.
+        tokens: () how many these are.
+    """
+    ranks = world_size()
+    if ranks == 1:
+        return loss, loss.detach()
+    sums = torch.stack([loss.detach().float() * tokens, tokens.float()])
+    dist.all_reduce(sums)
+    return loss * (tokens * ranks / sums[1]), sums[0] / sums[1]
+
+
+def check_placement(model: nn.Module, device: torch.device) -> None:
+    """Refuse a model that does not lie whole on this process's device.
+
+    Raises:
+        ValueError: naming a parameter that lies elsewhere, and where.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.device != device and parameter.device.type != "meta":
+            raise ValueError(
+                f"{name} lies on {parameter.device}, but this process trains on {device}: a model that is spread over "
+                "devices cannot be trained by several processes; load it without device_map"
+            )

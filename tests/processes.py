@@ -1,0 +1,63 @@
+"""Several processes of one run, forked from the test: they need not import anything again."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import socket
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def launch(number: int, folder: Path, function: Callable[..., Any], *args: Any, timeout_s: float = 240.0) -> list[Any]:
+    """Return what ``function(*args)`` returned in each of ``number`` processes, which stand as torchrun's workers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    context = multiprocessing.get_context("fork")
+    workers = [
+        context.Process(target=_work, args=(rank, number, port, folder, function, args), daemon=False)
+        for rank in range(number)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout_s)
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
+            worker.join()
+    results = []
+    for rank, worker in enumerate(workers):
+        file = folder / f"rank{rank}.error"
+        assert not file.exists(), f"rank {rank}:\n{file.read_text()}"
+        assert worker.exitcode == 0, f"rank {rank} ended with {worker.exitcode}"
+        results.append(pickle.loads((folder / f"rank{rank}.result").read_bytes()))
+    return results
+
+
+def _work(rank: int, number: int, port: int, folder: Path, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "GROUP_RANK": "0",
+        "WORLD_SIZE": str(number),
+        "LOCAL_WORLD_SIZE": str(number),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "test",
+    }
+    try:
+        result = function(*args)
+    except BaseException:
+        (folder / f"rank{rank}.error").write_text(traceback.format_exc())
+        raise
+    (folder / f"rank{rank}.result").write_bytes(pickle.dumps(result))

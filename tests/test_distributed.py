@@ -1,0 +1,104 @@
+"""Several processes train as one does: the same losses, the same adapter, each document read once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, seed_everything
+from safetensors.torch import load_file
+
+from deepsynth import FullModule
+from deepsynth.callbacks import AdapterCheckpoint, PredictionWriter
+from deepsynth.modules import DeepSynthModule
+from deepsynth.parallel_strategy import FullyShardedStrategy
+from tests.processes import launch
+from tests.training import make_data, make_module, make_trainer
+
+
+class Losses(Callback):
+    """Keeps the logged loss of every batch."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        self.values.append(float(trainer.callback_metrics["train/loss"]))
+
+
+def module_of(kind: str, **settings: Any) -> DeepSynthModule:
+    settings = {"max_new_tokens": 8, **settings}
+    if kind == "PeftModule":
+        return make_module(lr=1e-2, **settings)
+    seed_everything(0)
+    return FullModule(optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3), schedule="constant", **settings)
+
+
+def train(
+    folder: Path,
+    documents: Path,
+    strategy: str,
+    processes: int,
+    kind: str = "PeftModule",
+    settings: dict[str, Any] | None = None,
+    ckpt_path: Path | None = None,
+    **trainer_settings: Any,
+) -> dict[str, Any]:
+    """Train on a global batch of four; return the losses, validation's figures and what was predicted."""
+    module = module_of(kind, **(settings or {}))
+    data = make_data(documents, batch_size=4 // processes, val_source=None, val_fraction=0.4)
+    losses = Losses()
+    arguments: dict[str, Any] = {
+        "max_steps": 3,
+        "callbacks": [losses, AdapterCheckpoint(), PredictionWriter()],
+        "devices": processes,
+        "gradient_clip_val": 1.0,
+        "enable_checkpointing": True,
+        **trainer_settings,
+    }
+    if strategy != "one":
+        arguments["strategy"] = FullyShardedStrategy() if strategy == "fsdp2" else strategy
+    trainer = make_trainer(folder, **arguments)
+    trainer.fit(module, data, ckpt_path=ckpt_path)
+    figures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+    trainer.save_checkpoint(folder / "end.ckpt")
+    trainer.predict(module, data)
+    return {"losses": losses.values, "figures": figures}
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Path:
+    """Twenty documents of very different lengths, so that a mean of means is none."""
+    path = tmp_path / "documents.jsonl"
+    texts = ["word " * (1 + 7 * (i % 4)) + str(i) for i in range(20)]
+    path.write_text("".join(json.dumps({"id": f"d{i}", "text": text}) + "\n" for i, text in enumerate(texts)))
+    return path
+
+
+def assert_same_run(one: dict[str, Any], several: list[dict[str, Any]], tolerance: float = 2e-4) -> None:
+    for found in several:
+        assert found["losses"] == pytest.approx(one["losses"], rel=tolerance)
+        assert found["figures"] == pytest.approx(one["figures"], rel=tolerance, abs=1e-6)
+
+
+def assert_same_files(one: Path, several: Path, weights: str, tolerance: float = 2e-3) -> None:
+    expected, found = load_file(one / "adapter" / weights), load_file(several / "adapter" / weights)
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype
+        torch.testing.assert_close(found[name], tensor, rtol=tolerance, atol=tolerance)
+    names = sorted(path.name for path in (one / "adapter").iterdir())
+    assert names == sorted(path.name for path in (several / "adapter").iterdir())
+    assert (one / "predictions.jsonl").read_text() == (several / "predictions.jsonl").read_text()
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_are_as_one(strategy: str, tmp_path: Path, documents: Path) -> None:
+    one = train(tmp_path / "one", documents, "one", 1)
+    several = launch(2, tmp_path / "two", train, tmp_path / "two", documents, strategy, 2)
+    assert len(one["losses"]) == 3
+    assert_same_run(one, several)
+    assert_same_files(tmp_path / "one", tmp_path / "two", "adapter_model.safetensors")
