@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import pkgutil
 import sys
 import traceback
 import warnings
@@ -136,7 +137,9 @@ class DeepSynthCLI(LightningCLI):
             rank_zero_info(f"starting from the weights of {path} alone, at step 0")
         else:
             stored = read_checkpoint(path)["hyper_parameters"]
-        defaults = inspect.signature(DeepSynthModule.__init__).parameters
+        chosen: type = pkgutil.resolve_name(config.model.class_path)
+        bases = [c for c in reversed(chosen.__mro__) if issubclass(c, DeepSynthModule)]
+        defaults = {key: value for c in bases for key, value in inspect.signature(c).parameters.items()}
         for key, value in stored.items():
             if key not in init or key == "adapter" or init[key] == value:
                 continue

@@ -11,12 +11,16 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from torch import nn
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
 Experts = Literal["none", "shared", "routed", "all"]
+
+#: peft's other ways (pissa, olora, loftq, …) change the frozen weights too, which the file of an adapter does not hold.
+_INITS: dict[str, bool | str] = {"default": True, "gaussian": "gaussian"}
 
 _LAYER = r"model\.language_model\.layers\.\d+"
 _MLP = "(gate_proj|up_proj|down_proj)"
@@ -96,7 +100,7 @@ def lora_config(
     dropout: float,
     rslora: bool,
     dora: bool,
-    init: str | bool,
+    init: str,
     base_model_name: str,
 ) -> LoraConfig:
     """Return peft's configuration of an adapter for ``model``.
@@ -106,6 +110,11 @@ def lora_config(
     """
     from peft import LoraConfig
 
+    if init not in _INITS:
+        raise ValueError(
+            f"model.lora_init is {init!r}; there are {', '.join(_INITS)}: others change the frozen weights, and the "
+            "adapter alone would not give the trained model"
+        )
     modules, parameters = scope.target_modules(model), scope.target_parameters(model)
     if not modules and not parameters:
         raise ValueError(
@@ -128,7 +137,7 @@ def lora_config(
         target_parameters=parameters or None,
         use_rslora=rslora,
         use_dora=dora,
-        init_lora_weights=init,
+        init_lora_weights=_INITS[init],
         base_model_name_or_path=base_model_name,
     )
 
@@ -138,5 +147,13 @@ def untrained_adapters(model: nn.Module) -> list[str]:
     return [
         name
         for name, parameter in model.named_parameters()
-        if "lora_B" in name and parameter.requires_grad and (parameter.grad is None or not bool(parameter.grad.any()))
+        if "lora_B" in name and parameter.requires_grad and not _any(parameter.grad)
     ]
+
+
+def _any(gradient: torch.Tensor | None) -> bool:
+    """Return whether a gradient is not zero, in any process when it is sharded (a ``DTensor``)."""
+    if gradient is None:
+        return False
+    whole: torch.Tensor = gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
+    return bool(whole.any())
