@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,73 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from deepsynth.hub.errors import Outcome
-from deepsynth.hub.snapshot import Snapshot, Target
+from deepsynth.hub.snapshot import Target
 from deepsynth.hub.spool import Spool
 from deepsynth.hub.worker import Backoff, PushWorker, resume
 from tests.hub_server import HubProcess
+from tests.pushes import QUICK, TOKEN, WarmAttempts, add_snapshot, contents, on_hub, titles, use_hub
 
-TOKEN = "hf_" + "q7Zk3VbN" * 4
 READ_ONLY = "hf_" + "r8Yl4WcM" * 4
-QUICK = Backoff(first_s=0.05, longest_s=0.2)
-TIMEOUT_S = 2.5
-
-BOTH = [
-    "/revision/",
-    "repos/create",
-    "branch/",
-    "validate-yaml",
-    "/preupload/",
-    "/commit/",
-    "/commits/",
-    "/refs",
-    "/tag/",
-]
-ROUTES = {
-    "xet": [*BOTH, "xet-write-token", "__cas__/v1/xorbs", "__cas__/v2/shards"],
-    "lfs": [*BOTH, "objects/batch", "__lfs__/upload", "__lfs__/verify", "__lfs__/part", "__lfs__/complete"],
-}
-HTML = {"body": "<html>sorry</html>"}
-FAULTS = [
-    *({"status": s, "when": "before"} for s in (400, 401, 403, 404, 408, 409, 412, 500, 502, 504)),
-    *({"status": s, "when": "after"} for s in (400, 401, 403, 404, 408, 409, 412, 500, 502, 504)),
-    *({"status": 429, "retry_after": 1, "when": w} for w in ("before", "after")),
-    {"status": 503, "retry_after": 7200},
-    *({"status": s, "when": "before", **HTML} for s in (401, 429, 503)),
-    {"status": 503, "when": "after", **HTML},
-    {"status": 429, "ratelimit_reset": 1},
-    {"status": 500, "drain": False},
-    *({"action": "drop", "when": w} for w in ("before", "mid_request", "mid_response", "after")),
-    *({"action": "hang", "seconds": 5, "when": w} for w in ("before", "after")),
-    {"action": "hang", "seconds": 5, "then": "drop"},
-    {"action": "hang", "seconds": 5, "then": "status", "status": 503},
-    {"action": "throttle", "bytes_per_sec": 400_000},
-]
-EVERY = [(mode, route, fault) for mode in ROUTES for route in ROUTES[mode] for fault in FAULTS]
-
-
-AFTER, BEFORE = {"when": "after"}, {"when": "before"}
-HANG = {"action": "hang", "seconds": 5}
-#: A part of all cases: every kind of fault, before and after the effect, both ways of uploading.
-SOME = [
-    ("xet", "/revision/", {"action": "drop", "when": "mid_response"}),
-    ("xet", "repos/create", {"status": 409, **AFTER}),
-    ("lfs", "branch/", {"action": "drop", **AFTER}),
-    ("xet", "validate-yaml", {"status": 401, **BEFORE, **HTML}),
-    ("lfs", "/preupload/", {"status": 429, "ratelimit_reset": 1}),
-    ("xet", "/commit/", {"action": "drop", **AFTER}),
-    ("lfs", "/commit/", {**HANG, **AFTER}),
-    ("lfs", "/commits/", {"status": 500, "drain": False}),
-    ("xet", "xet-write-token", {"status": 403, **BEFORE}),
-    ("xet", "__cas__/v1/xorbs", {"action": "drop", "when": "mid_request"}),
-    ("xet", "__cas__/v2/shards", {**HANG, **BEFORE}),
-    ("lfs", "__lfs__/part", {"action": "drop", **BEFORE}),
-]
-
-
-def name_of(case) -> str:
-    mode, route, fault = case
-    return f"{mode}-{route.strip('/').replace('/', '.')}-" + "-".join(str(v)[:9] for v in fault.values())
 
 
 @pytest.fixture(scope="module")
@@ -102,27 +40,11 @@ def talk_to(hub, monkeypatch):
     use_hub(hub, monkeypatch)
 
 
-def use_hub(hub, monkeypatch, token=TOKEN, xet=None):
-    env = hub.env(hub.home, token=token, xet=xet, redirect=False)
-    for key in set(os.environ) - set(env):
-        monkeypatch.delenv(key)
-    for key, value in env.items():
-        monkeypatch.setenv(key, value)
-
-
 numbers = itertools.count()
 
 
 def new_target(**kwargs) -> Target:
     return Target(f"alice/run{next(numbers)}", **kwargs)
-
-
-def add_snapshot(spool: Spool, target: Target, step: int = 1, tag: str | None = None, size: int = 200_000) -> Snapshot:
-    staged = spool.stage()
-    (staged / "adapter_model.safetensors").write_bytes(f"step {step} ".encode() + os.urandom(size))
-    (staged / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "step": step}))
-    (staged / "README.md").write_text(f"---\nlibrary_name: peft\n---\nStep {step}\n")
-    return spool.seal(staged, target, f"step {step}", tag=tag)
 
 
 def until(condition) -> None:
@@ -132,110 +54,9 @@ def until(condition) -> None:
         time.sleep(0.02)
 
 
-def titles(hub, target: Target, revision: str | None = None) -> list[str]:
-    found = hub.repo(target.repo_id).commits(revision or target.revision)
-    return [commit["title"] for commit in found][:-1]  # without the Hub's own first commit
-
-
-def contents(snapshot: Snapshot) -> dict[str, bytes]:
-    return {name: snapshot.path(name).read_bytes() for name in snapshot.files}
-
-
-def on_hub(hub, target: Target, revision: str | None = None) -> dict[str, bytes]:
-    repo, revision = hub.repo(target.repo_id), revision or target.revision
-    return {name: repo.read(name, revision) for name in repo.files(revision)}
-
-
-def survive(hub, monkeypatch, tmp_path, case) -> None:
-    """Whatever fails once: the snapshot arrives, once; at the latest when it is sent again by hand."""
-    mode, route, fault = case
-    use_hub(hub, monkeypatch, xet=None if mode == "xet" else False)
-    target = new_target(revision="trained" if route == "branch/" else "main")
-    spool = Spool.of_run(tmp_path, target)
-    size = 700_000 if route in ("__lfs__/part", "__lfs__/complete") else 200_000  # in several parts, or in one
-    snapshot = add_snapshot(spool, target, tag="step-1", size=size)
-    files = contents(snapshot)
-    if route == "/commits/":  # only a repeated attempt looks there
-        snapshot.mark_attempted()
-    hub.fault(path=route, **fault)
-    PushWorker(spool, request_timeout_s=TIMEOUT_S, backoff=QUICK).close(120)
-    assert hub.faults()[0]["hits"] == 1, "the fault was met"
-    if not spool.is_empty():
-        mended_by_a_person = fault.get("status") in (400, 401, 403, 404)
-        assert mended_by_a_person or fault.get("retry_after") == 7200
-        hub.clear_faults()
-        resume(tmp_path, 120, backoff=QUICK)
-    assert spool.is_empty()
-    hub.wait_idle(quiet=0.1)  # a hanging request may still take effect
-    assert titles(hub, target) == ["step 1"]
-    assert on_hub(hub, target) == files
-    assert on_hub(hub, target, "step-1") == files
-    assert hub.repo(target.repo_id).meta["private"]
-    assert hub.leaks() == []
-
-
-@pytest.fixture(scope="module")
-def warm_processes(hub):
-    """Attempts in processes that are forked from one with huggingface_hub imported: ten times cheaper to start."""
-    context = multiprocessing.get_context("forkserver")
-    multiprocessing.set_forkserver_preload(["huggingface_hub.hf_api", "hf_xet", "deepsynth.hub.commit"])
-    with pytest.MonkeyPatch.context() as patch:
-        use_hub(hub, patch)
-        context.Process(target=int).start()  # the fork server reads its environment now
-
-    def run_attempt(snapshot, *, request_timeout_s, use_xet, cancelled):
-        receiver, sender = context.Pipe(duplex=False)
-        xet = use_xet and "HF_HUB_DISABLE_XET" not in os.environ
-        # The fork server keeps the address of the first Hub that it met; pytest-xdist may give a worker these tests in
-        # two parts, each with a Hub of its own.
-        job = (sender, snapshot.folder, request_timeout_s, xet, dict(os.environ))
-        process = context.Process(target=attempt_in_child, args=job)
-        process.start()
-        sender.close()
-        try:
-            while not receiver.poll(0.05):
-                if cancelled():
-                    return Outcome("retry", "the Hub did not finish in time")
-            return receiver.recv()
-        except EOFError:
-            return Outcome("retry", "the push broke off")
-        finally:
-            process.kill()
-            process.join()
-
-    return run_attempt
-
-
-def attempt_in_child(sender, folder, request_timeout_s, xet, environ):
-    from huggingface_hub import constants
-
-    from deepsynth.hub.client import use_timeouts
-    from deepsynth.hub.commit import push_once
-
-    os.environ.clear()
-    os.environ.update(environ)
-    constants.ENDPOINT = environ["HF_ENDPOINT"]
-    constants.HF_HUB_DISABLE_XET = not xet
-    os.environ.update(HF_XET_CLIENT_READ_TIMEOUT="3s", HF_XET_CLIENT_RETRY_MAX_ATTEMPTS="2")
-    os.environ.update(HF_XET_CLIENT_RETRY_BASE_DELAY="1s")
-    use_timeouts(request_timeout_s)
-    sender.send(push_once(Snapshot.load(folder)))
-
-
 @pytest.fixture
-def warm(monkeypatch, warm_processes):
-    monkeypatch.setattr("deepsynth.hub.worker.run_attempt", warm_processes)
-
-
-@pytest.mark.parametrize("case", SOME, ids=name_of)
-def test_a_fault_neither_loses_nor_doubles_a_push(hub, monkeypatch, tmp_path, warm, case):
-    survive(hub, monkeypatch, tmp_path, case)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", EVERY, ids=name_of)
-def test_every_fault_at_every_route(hub, monkeypatch, tmp_path, warm, case):
-    survive(hub, monkeypatch, tmp_path, case)
+def warm(monkeypatch):
+    monkeypatch.setattr("deepsynth.hub.worker.run_attempt", WarmAttempts())
 
 
 HANGING = [
@@ -362,6 +183,7 @@ def test_a_public_repository_is_refused_when_private_was_asked_for(hub, tmp_path
     assert titles(hub, target) == ["step 1"]
 
 
+@pytest.mark.slow
 def test_a_commit_of_somebody_else_in_between_is_kept(hub, tmp_path, warm):
     target = new_target()
     spool = Spool.of_run(tmp_path, target)
