@@ -2,11 +2,13 @@ import pytest
 
 from deepsynth.data.bidi import embedding_levels, has_right_to_left, visual_order
 from deepsynth.data.font_library import FontLibrary
-from deepsynth.data.layout import Paragraph, Typesetter
+from deepsynth.data.hyphenation import hyphenation_for
+from deepsynth.data.layout import Typesetter
 from deepsynth.data.linebreak import grapheme_clusters, segments
 from deepsynth.data.longwords import Span, break_word
 from deepsynth.data.markdown import markdown_blocks
-from deepsynth.data.pages import Frame, paginate, row_of
+from deepsynth.data.pages import Frame, fill_page, row_of
+from deepsynth.data.paragraphs import BODY, Paragraph, RunStyle
 from deepsynth.data.shaping import Shaper, Style
 from deepsynth.data.spaces import gap_width
 
@@ -21,11 +23,11 @@ def shaper():
 
 @pytest.fixture(scope="module")
 def typesetter(shaper):
-    return Typesetter(shaper, leading=1.3)
+    return Typesetter(shaper, STYLE, leading=1.3)
 
 
 def lines(typesetter, text, width=200):
-    return list(typesetter.lines(Paragraph(((text, STYLE),)), width))
+    return list(typesetter.lines(Paragraph(((text, BODY),)), width))
 
 
 @pytest.mark.parametrize(
@@ -136,27 +138,26 @@ def test_an_empty_paragraph_has_one_line(typesetter):
 
 
 def test_justified_lines_end_at_the_margin_but_the_last(shaper):
-    typesetter = Typesetter(shaper, leading=1.3, justify=True)
+    typesetter = Typesetter(shaper, STYLE, leading=1.3, justify=True)
     text = "the quick brown fox jumps over the lazy dog"
     *wrapped, last = lines(typesetter, text)
     for line in wrapped:
         piece, x = line.places[-1]
         assert x + piece.room == pytest.approx(200)
-    ragged = lines(Typesetter(shaper, leading=1.3), text)
+    ragged = lines(Typesetter(shaper, STYLE, leading=1.3), text)
     assert last.places == ragged[-1].places
     assert ragged[0].places[-1][1] + ragged[0].places[-1][0].room < 199
 
 
 def test_words_in_several_styles_are_not_torn_apart(typesetter):
-    bold = STYLE._replace(bold=True)
-    paragraph = Paragraph((("one two thr", STYLE), ("ee", bold), (" four five six", STYLE)))
+    paragraph = Paragraph((("one two thr", BODY), ("ee", RunStyle(bold=True)), (" four five six", BODY)))
     wrapped = list(typesetter.lines(paragraph, 110))
     assert " ".join(line.text for line in wrapped) == "one two three four five six"
     assert any("three" in line.text for line in wrapped)
 
 
 def test_a_list_marker_hangs_in_the_indent(typesetter):
-    paragraph = Paragraph((("first item that wraps over the line", STYLE),), indent_px=40, marker="•")
+    paragraph = Paragraph((("first item that wraps over the line", BODY),), indent_em=2.5, marker="•")
     first, second, *_ = typesetter.lines(paragraph, 200)
     assert first.text.startswith("• first")
     assert first.places[0][1] < first.places[1][1] == second.places[0][1] == 40
@@ -186,42 +187,138 @@ def test_levels_follow_the_bidirectional_algorithm():
     assert embedding_levels("אב (x)")[1] == 1
 
 
-def test_pages_take_rows_until_they_are_full(typesetter):
+def rows_of(typesetter, texts):
+    return [row_of(line, place=(number, 0)) for number, text in enumerate(texts) for line in lines(typesetter, text)]
+
+
+def test_a_page_takes_rows_until_it_is_full_and_says_where_the_next_begins(typesetter):
     frame = Frame((10, 120), 100, 5, 70)
-    rows = [row_of(line) for text in "abcdefghijk" for line in lines(typesetter, text)]
-    sheets, more = paginate(rows, frame)
-    assert not more
-    assert ["".join(p.line.text for p in sheet.lines) for sheet in sheets] == ["abcdef", "ghijk"]
-    assert {placed.x for placed in sheets[0].lines} == {10, 120}
-    assert paginate(rows, frame, max_pages=1)[1]
+    rows = rows_of(typesetter, "abcdefghijk")
+    sheet, place = fill_page(rows, frame)
+    assert "".join(p.line.text for p in sheet.lines) == "abcdef"
+    assert {placed.x for placed in sheet.lines} == {10, 120}
+    assert place == (6, 0)
+    rest, place = fill_page(rows[6:], frame)
+    assert "".join(p.line.text for p in rest.lines) == "ghijk"
+    assert place is None
 
 
 def test_a_blank_line_does_not_begin_a_column(typesetter):
-    frame = Frame((0,), 100, 0, 65)
-    rows = [row_of(line) for text in ("a", "b", "c", "", "d") for line in lines(typesetter, text)]
-    sheets, _ = paginate(rows, frame)
-    assert [[p.line.text for p in sheet.lines if p.line.places] for sheet in sheets] == [["a", "b", "c"], ["d"]]
-    assert sheets[1].lines[0].line.text == "d"
+    frame = Frame((0, 100), 100, 0, 65)
+    sheet, _ = fill_page(rows_of(typesetter, ("a", "b", "c", "", "d")), frame)
+    assert [(p.line.text, p.x) for p in sheet.lines if p.line.places] == [("a", 0), ("b", 0), ("c", 0), ("d", 100)]
+    assert fill_page(rows_of(typesetter, ("a", "b", "c", "", "d")), Frame((0,), 100, 0, 65))[1] == (4, 0)
 
 
 def test_a_heading_does_not_end_a_column(typesetter):
-    frame = Frame((0,), 100, 0, 65)
-    rows = [row_of(line) for text in ("a", "b", "heading", "c") for line in lines(typesetter, text)]
+    rows = rows_of(typesetter, ("a", "b", "heading", "c"))
     rows[2].keep_with_next = True
-    sheets, _ = paginate(rows, frame)
-    assert [placed.line.text for placed in sheets[1].lines] == ["heading", "c"]
+    assert fill_page(rows, Frame((0,), 100, 0, 65))[1] == (2, 0)
 
 
 def test_a_line_higher_than_the_page_is_refused(typesetter):
-    rows = [row_of(line) for line in lines(typesetter, "a")]
     with pytest.raises(ValueError, match=r"a line is 21 pixels high, more than the 10 pixels"):
-        paginate(rows, Frame((0,), 100, 0, 10))
+        fill_page(rows_of(typesetter, "a"), Frame((0,), 100, 0, 10))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the quick brown fox, well-known, jumps  over the lazy dog " * 3,
+        "x" * 300 + " and more words after it",
+        "人人生而自由，在尊严和权利上一律平等。他们赋有理性和良心。" * 2,
+        "one (אבג דהו 1). two שלום עולם three four five שנים" * 2,
+    ],
+)
+@pytest.mark.parametrize("styles", [1, 2])
+def test_a_paragraph_goes_on_from_the_end_of_any_line(shaper, text, styles):
+    shaper = Shaper(FontLibrary(), replace_missing=True)
+    typesetter = Typesetter(shaper, STYLE, 1.3, hyphenation=None)
+    runs = ((text, BODY),) if styles == 1 else ((text[:20], BODY), (text[20:], RunStyle(bold=True)))
+    try:
+        whole = list(typesetter.lines(Paragraph(runs), 150))
+    except ImportError as error:
+        pytest.skip(str(error))
+    assert len(whole) > 2
+    for number, line in enumerate(whole[:-1]):
+        rest = list(typesetter.lines(Paragraph(runs), 150, line.end))
+        for one, expected in zip(rest, whole[number + 1 :], strict=True):
+            assert (one.text, one.joiner, one.end) == (expected.text, expected.joiner, expected.end)
+            assert [x for _, x in one.places] == [x for _, x in expected.places]
+
+
+def test_lines_keep_to_the_side_that_a_cell_names(typesetter):
+    ends = {}
+    for side in ("left", "center", "right"):
+        (line,) = typesetter.lines(Paragraph((("words", BODY),), align=side), 200)
+        ((piece, x),) = line.places
+        ends[side] = (x, 200 - x - piece.room)
+    assert ends["left"][0] == ends["right"][1] == 0
+    assert ends["center"][0] == pytest.approx(ends["center"][1]) != 0
+
+
+def test_a_table_is_as_wide_as_its_text_in_either_direction(typesetter):
+    widths = [typesetter.natural_width(Paragraph(((text, BODY),))) for text in ("two words", "שתי מילים")]
+    assert all(40 < width < 100 for width in widths)
+
+
+# Hyphenation
+
+
+@pytest.mark.parametrize(
+    ("language", "word", "shown"),
+    [
+        ("en", "hyphenation", "hy-phen-a-tion"),
+        (None, "(“hyphenation”).", "(“hy-phen-a-tion”)."),
+        ("de-DE", "Silbentrennung", "Sil-ben-tren-nung"),
+        ("fr", "l’association", "l’as-so-cia-tion"),
+        ("ru", "переносами", "пе-ре-но-сами"),
+        ("hu", "asszonnyal", "asszonnyal"),
+        ("en", "http://hyphenation.org", "http://hyphenation.org"),
+        ("en", "word", "word"),
+        ("en", "x86hyphenation", "x86hyphenation"),
+    ],
+)
+def test_words_are_divided_by_the_patterns_of_their_language(language, word, shown):
+    pytest.importorskip("pyphen")
+    cuts = hyphenation_for(language).cuts(word)
+    assert "-".join(word[a:b] for a, b in zip([0, *cuts], [*cuts, len(word)], strict=True)) == shown
+
+
+def test_a_language_without_a_dictionary_is_not_hyphenated():
+    pytest.importorskip("pyphen")
+    assert hyphenation_for("zh") is None
+    assert hyphenation_for("ar") is None
+
+
+@pytest.mark.parametrize("styles", [1, 2])
+@pytest.mark.parametrize("justify", [False, True])
+def test_a_hyphen_is_drawn_and_is_not_in_the_text(shaper, styles, justify):
+    pytest.importorskip("pyphen")
+    text = "considerable international hyphenation responsibility fundamentally characterises communication"
+    runs = ((text, BODY),) if styles == 1 else ((text[:20], BODY), (text[20:], RunStyle(bold=True)))
+    typesetter = Typesetter(shaper, STYLE, 1.3, justify, hyphenation_for("en"))
+    wrapped = list(typesetter.lines(Paragraph(runs), 160))
+    divided = [line for line in wrapped if line.joiner == ""]
+    assert divided
+    assert "".join(line.text + line.joiner for line in wrapped).rstrip() == text
+    hyphen = shaper.shape("-", STYLE)
+    for line in divided:
+        piece, x = line.places[-1]
+        letters = shaper.shape(piece.text, STYLE if styles == 1 else STYLE._replace(bold=True))
+        assert piece.advance - letters.advance >= hyphen.advance - 1
+        assert not piece.text.endswith("-")
+        assert x + piece.room <= 160 + 1e-6
+        if justify and len(line.places) > 1:
+            assert x + piece.room == pytest.approx(160, abs=1)
+    whole = list(Typesetter(shaper, STYLE, 1.3, justify).lines(Paragraph(runs), 160))
+    assert all(line.joiner != "" for line in whole)
 
 
 def test_markdown_becomes_blocks_that_show_no_markup():
     text = "# Title\n\nsome **bold** and *it*\nalic\n\n1. one\n2. two\n\n- x\n\n```\n  code  here\n```\n\n"
     text += "|a|b|\n|-|-|\n|c|d|\n"
-    blocks = markdown_blocks(text, STYLE)
+    blocks = markdown_blocks(text)
     paragraphs = [block for block in blocks if isinstance(block, Paragraph)]
     shown = [("".join(text for text, _ in block.runs), block.marker) for block in paragraphs]
     assert shown == [
@@ -232,9 +329,15 @@ def test_markdown_becomes_blocks_that_show_no_markup():
         ("x", "•"),
         ("  code  here", ""),
     ]
-    assert paragraphs[0].runs[0][1].size_px > 16
+    assert paragraphs[0].runs[0][1].scale > 1
     assert paragraphs[0].keep_with_next
     assert [style.bold for text, style in paragraphs[1].runs if text == "bold"] == [True]
     assert paragraphs[-1].runs[0][1].family == "DejaVu Sans Mono"
     table = blocks[-1]
     assert [["".join(t for t, _ in cell.runs) for cell in row] for row in table.rows] == [["a", "b"], ["c", "d"]]
+
+
+def test_cells_of_a_markdown_table_keep_to_the_side_that_its_colons_name():
+    (table,) = markdown_blocks("|a|b|c|d|\n|-|:-|:-:|-:|\n|1|2|3|4|\n")
+    for row in table.rows:
+        assert [cell.align for cell in row] == [None, "left", "center", "right"]

@@ -27,9 +27,13 @@ def render(text, seed=0, **options):
     return TextRenderer(**{**SMALL, **options})(Document("d", text), np.random.default_rng(seed))
 
 
+def assert_shows_text(pages, text):
+    assert fold_whitespace(join_pages(pages)) == fold_whitespace(clean_text(text)[0])
+
+
 def assert_shows(pages, text):
     """Check text, boxes and pixels of pages against each other and against the source."""
-    assert fold_whitespace(join_pages(pages)) == fold_whitespace(clean_text(text)[0])
+    assert_shows_text(pages, text)
     for number, page in enumerate(pages):
         assert page.number == number
         assert page.image.mode == "RGB"
@@ -111,19 +115,80 @@ def test_single_pages_equal_those_of_the_document():
 
 
 def test_one_seed_gives_one_look_and_another_gives_another():
-    options = {
-        "font_size_px": (9.0, 20.0),
-        "margin_px": (5, 30),
-        "fonts": ("DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono"),
-        "ink": ("black", "#203060"),
-        "paper": ("white", "#f5eedd"),
-        "columns": (1, 2),
-        "leading": (1.1, 1.6),
-        "justify": 0.5,
-    }
-    images = [render(PROSE, seed, **options)[0].image.tobytes() for seed in (1, 1, 2, 3)]
+    images = [render(PROSE, seed, **VARIED)[0].image.tobytes() for seed in (1, 1, 2, 3)]
     assert images[0] == images[1]
     assert len(set(images)) == 3
+
+
+VARIED = {
+    "font_size_px": (9.0, 20.0),
+    "margin_px": (5, 30),
+    "fonts": ("DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono"),
+    "ink": ("black", "#203060", "#402010"),
+    "paper": ("white", "#f5eedd", "#e8f0e8"),
+    "columns": (1, 2),
+    "column_gap_px": 8,
+    "leading": (1.1, 1.6),
+    "justify": 0.5,
+}
+
+
+def test_every_page_has_a_look_of_its_own_and_the_text_goes_on():
+    text = PROSE * 30 + "\n" + "endless" * 300 + "\n" + " ".join([PROSE.replace("\n", " ")] * 20)
+    pages = render(text, 4, **VARIED)
+    assert_shows_text(pages, text)
+    assert len(pages) > 8
+    assert len({page.stats["font_size_px"] for page in pages}) > 4
+    assert {page.lines[0].font for page in pages} == {"DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono"}
+    assert len({page.image.getpixel((0, 0)) for page in pages}) == 3
+    assert len({page.lines[0].box[0] for page in pages}) > 4
+
+
+def test_a_page_has_its_look_whatever_the_pages_before_it_hold():
+    renderer = TextRenderer(**{**SMALL, **VARIED})
+    looks = []
+    for text in (PROSE * 30, PROSE[::-1] * 30):
+        pages = renderer(Document("d", text), np.random.default_rng(4))[:6]
+        looks.append([(page.stats["font_size_px"], page.lines[0].font, page.image.getpixel((0, 0))) for page in pages])
+    assert looks[0] == looks[1]
+
+
+@pytest.mark.parametrize("markup", ["plain", "markdown"])
+def test_single_pages_of_many_looks_equal_those_of_the_document(markup):
+    pytest.importorskip("pyphen")
+    text = PROSE * 10 + "\n\n| a | b |\n|---|--:|\n" + "| some words | 1 |\n" * 30 + "\n- item\n\n" + PROSE * 10
+    renderer = TextRenderer(**{**SMALL, **VARIED, "hyphenate": 0.5, "markup": markup})
+    pages = renderer(Document("d", text), np.random.default_rng(3))
+    _PLANS.clear()
+    for number in (len(pages) - 1, 0, len(pages) // 2):
+        page = renderer.page(Document("d", text), np.random.default_rng(3), number)
+        assert (page.text, page.lines, page.stats) == (pages[number].text, pages[number].lines, pages[number].stats)
+        assert page.image.tobytes() == pages[number].image.tobytes()
+
+
+def test_words_may_be_hyphenated_and_the_text_stays_whole():
+    pytest.importorskip("pyphen")
+    text = "Considerable international responsibility fundamentally characterises communication. " * 12
+    pages = render(text, hyphenate=1.0, page_width_px=170)
+    assert_shows_text(pages, text)
+    whole = render(text, page_width_px=170)
+    assert sum(len(page.lines) for page in pages) < sum(len(page.lines) for page in whole)
+
+
+def test_no_page_ends_with_a_hyphen():
+    pytest.importorskip("pyphen")
+    text = "Considerable international responsibility fundamentally characterises communication. " * 40
+    for height in (60, 75, 90, 105):
+        pages = render(text, hyphenate=1.0, page_width_px=200, page_height_px=height)
+        assert_shows_text(pages, text)
+        assert len(pages) > 5
+        assert not any(page.stats["continues_word"] for page in pages)
+
+
+def test_hyphenation_without_its_library_names_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyphen", None)
+    with pytest.raises(ImportError, match=r"hyphenate needs the package pyphen.*deepsynth\[hyphenation\]"):
+        TextRenderer(**SMALL, hyphenate=0.5)
 
 
 def test_pixels_do_not_depend_on_what_was_drawn_before():

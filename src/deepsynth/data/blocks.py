@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from deepsynth.data.layout import Paragraph, SetLine, Typesetter
+from deepsynth.data.layout import SetLine, Typesetter
 from deepsynth.data.pages import Place, Row, row_of
-from deepsynth.data.shaping import Style
+from deepsynth.data.paragraphs import BODY, Paragraph
 
 #: Distance between a table's rules and its text, and thickness of rules, in units of the font size.
 _CELL_PADDING = 0.35
@@ -22,44 +22,40 @@ class Table:
 
     Attributes:
         rows: of cells; all have the same number.
-        space_before_px: above the table, unless it begins a column.
+        space_before_em: above the table, unless it begins a column, in units of the body's font size.
     """
 
     rows: tuple[tuple[Paragraph, ...], ...]
-    space_before_px: int = 0
+    space_before_em: float = 0.0
 
 
 @dataclass(frozen=True)
 class HorizontalRule:
     """A line across the column."""
 
-    style: Style
-    space_before_px: int = 0
+    space_before_em: float = 0.0
 
 
-Block = Paragraph | Table | HorizontalRule
-
-
-def plain_blocks(text: str, style: Style, first: int = 0) -> Iterator[Paragraph]:
-    """Yield the lines of a plain text, drawn literally, from number ``first`` on."""
-    for line in text.split("\n")[first:]:
-        yield Paragraph(((line, style),))
+#: A text stands for a paragraph in the body's style: the lines of a book take no more memory than its text.
+Block = str | Paragraph | Table | HorizontalRule
 
 
 def block_text(block: Block) -> str:
     """Return what a block shows, in one line."""
+    if isinstance(block, str):
+        return block
     if isinstance(block, HorizontalRule):
         return ""
     if isinstance(block, Table):
         return " ".join(block_text(cell) for row in block.rows for cell in row)
-    return f"{block.marker} " + "".join(text for text, _ in block.runs)
+    return f"{block.marker} {block.text}"
 
 
-def block_rows(blocks: Iterable[Block], typesetter: Typesetter, width: int, start: Place = (0, 0)) -> Iterator[Row]:
+def block_rows(blocks: Sequence[Block], typesetter: Typesetter, width: int, start: Place = (0, 0)) -> Iterator[Row]:
     """Yield the rows of blocks.
 
     Args:
-        blocks: of a document, from that of ``start`` on.
+        blocks: of a document.
         typesetter: for their lines.
         width: of the column, pixels.
         start: the row to begin with.
@@ -67,33 +63,36 @@ def block_rows(blocks: Iterable[Block], typesetter: Typesetter, width: int, star
     Raises:
         ValueError: for a character without a font, or one that is wider than the column.
     """
-    first, skip = start
-    for place, block in enumerate(blocks, first):
-        for number, row in enumerate(_rows(block, typesetter, width)):
-            if place > first or number >= skip:
-                row.place = (place, number)
-                yield row
+    number, within = start
+    while number < len(blocks):
+        block = blocks[number]
+        if isinstance(block, str):
+            block = Paragraph(((block, BODY),))
+        if isinstance(block, Paragraph):
+            space = typesetter.pixels(block.space_before_em)
+            for line in typesetter.lines(block, width, within):
+                yield row_of(line, space, block.keep_with_next, (number, within))
+                space, within = 0, line.end
+        elif isinstance(block, Table):
+            for place, row in enumerate(_table_rows(block, typesetter, width)):
+                if place >= within:
+                    row.place = (number, place)
+                    yield row
+        else:
+            yield _rule_row(block, typesetter, width, (number, 0))
+        number, within = number + 1, 0
 
 
-def _rows(block: Block, typesetter: Typesetter, width: int) -> Iterator[Row]:
-    if isinstance(block, Paragraph):
-        space = block.space_before_px
-        for line in typesetter.lines(block, width):
-            yield row_of(line, space, block.keep_with_next)
-            space = 0
-    elif isinstance(block, Table):
-        yield from _table_rows(block, typesetter, width)
-    else:
-        thickness = max(1, round(block.style.size_px * _RULE))
-        height = round(block.style.size_px)
-        middle = height // 2
-        yield Row([], height, block.space_before_px, rules=((0, middle, width, middle + thickness),))
+def _rule_row(rule: HorizontalRule, typesetter: Typesetter, width: int, place: Place) -> Row:
+    height = typesetter.pixels(1.0)
+    middle, thickness = height // 2, max(1, typesetter.pixels(_RULE))
+    box = (0, middle, width, middle + thickness)
+    return Row([], height, typesetter.pixels(rule.space_before_em), rules=(box,), place=place)
 
 
 def _table_rows(table: Table, typesetter: Typesetter, width: int) -> Iterator[Row]:
-    size_px = table.rows[0][0].runs[0][1].size_px
-    rule = max(1, round(size_px * _RULE))
-    padding = round(size_px * _CELL_PADDING) + rule
+    rule = max(1, typesetter.pixels(_RULE))
+    padding = typesetter.pixels(_CELL_PADDING) + rule
     columns = _column_widths(table, typesetter, width, padding)
     lefts = [sum(columns[:number]) for number in range(len(columns))]
     for number, cells in enumerate(table.rows):
@@ -110,7 +109,9 @@ def _table_rows(table: Table, typesetter: Typesetter, width: int) -> Iterator[Ro
         total = sum(columns)
         rules = [(0, 0, total, rule), (0, height - rule, total, height)]
         rules += [(left, 0, left + rule, height) for left in (*lefts, total - rule)]
-        space = table.space_before_px if number == 0 else -rule  # neighbours share the rule between them
+        space = (
+            typesetter.pixels(table.space_before_em) if number == 0 else -rule
+        )  # neighbours share the rule between them
         yield Row(lines, height, space, number == 0 and len(table.rows) > 1, tuple(rules))
 
 

@@ -1,19 +1,21 @@
-"""From a cleaned text to sheets: which font size, and where every page begins."""
+"""From a cleaned text to sheets: each page has a design of its own, and begins where the one before it ended."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import lru_cache, partial
 from typing import Literal
 
-from deepsynth.data.blocks import Block, block_rows, block_text, plain_blocks, visible_characters
+from deepsynth.data.blocks import Block, block_rows, block_text, visible_characters
+from deepsynth.data.hyphenation import Hyphenation
 from deepsynth.data.layout import Typesetter
 from deepsynth.data.markdown import markdown_blocks
-from deepsynth.data.pages import Frame, Place, Sheet, paginate
-from deepsynth.data.shaping import Style
-from deepsynth.data.typography import SIZE_STEP_PX, size_for_budget
+from deepsynth.data.pages import Frame, Place, Sheet, fill_page
+from deepsynth.data.paragraphs import SIZE_STEP_PX
+from deepsynth.data.shaping import Shaper, Style
+from deepsynth.data.typography import size_for_budget
 
 Overflow = Literal["error", "paginate", "shrink", "truncate"]
 Markup = Literal["plain", "markdown"]
@@ -24,16 +26,37 @@ class Plan:
     """What must be remembered of a document to set any of its pages again without the others.
 
     Attributes:
-        font_size_px: of the body text.
-        starts: block and row that every page begins with.
+        font_sizes_px: of every page's body text.
+        starts: where every page begins.
         continues: whether a page begins within a word.
         characters_cut: visible characters that are on no page.
     """
 
-    font_size_px: float
+    font_sizes_px: tuple[float, ...]
     starts: tuple[Place, ...]
     continues: tuple[bool, ...]
     characters_cut: int
+
+
+@dataclass(frozen=True)
+class PageDesign:
+    """How one page is to be set.
+
+    Attributes:
+        style: of the body, in the size that was drawn.
+        frame: the columns.
+        leading: distance of baselines, in units of the font size.
+        justify: stretch lines to the width of the column.
+        hyphenation: divides words at the end of a line.
+        characters: that the page shall hold when it is full, which sets the font size instead of the style.
+    """
+
+    style: Style
+    frame: Frame
+    leading: float
+    justify: bool
+    hyphenation: Hyphenation | None
+    characters: float | None
 
 
 @dataclass(frozen=True)
@@ -42,26 +65,22 @@ class Composition:
 
     Attributes:
         text: cleaned.
-        style: of the body, in the size that was drawn.
-        typesetter: for the lines.
-        frame: the columns of a page.
+        shaper: for the words.
+        design: of a page by its number.
         markup: how the text is read.
         on_overflow: what to do when it takes more pages than allowed.
         max_pages: how many are allowed; ``None`` is any number.
         min_font_size_px: the smallest font that "shrink" may take.
-        characters_per_page: that set the font size, instead of the style.
-        size_bounds_px: of the font size that ``characters_per_page`` may take.
+        size_bounds_px: of the font size that a design's ``characters`` may take.
     """
 
     text: str
-    style: Style
-    typesetter: Typesetter
-    frame: Frame
+    shaper: Shaper
+    design: Callable[[int], PageDesign]
     markup: Markup
     on_overflow: Overflow
     max_pages: int | None
     min_font_size_px: float
-    characters_per_page: float | None
     size_bounds_px: tuple[float, float]
 
     def compose(self) -> tuple[Plan, list[Sheet]]:
@@ -70,54 +89,75 @@ class Composition:
         Raises:
             ValueError: for a character without a font, a page too small for it, or too many pages.
         """
-        size = self.style.size_px
-        if self.characters_per_page is not None:
-            size = size_for_budget(
-                lambda size_px: self._lay_out(size_px, 3)[0], self.frame, self.characters_per_page, self.size_bounds_px
-            )
-        sheets, more = self._lay_out(size, self.max_pages)
+        plan, sheets, more = self._lay_out()
         if more and self.on_overflow == "shrink":
-            size, sheets, more = self._shrunk(size)
-        if more and self.on_overflow != "truncate":
+            plan, sheets, more = self._shrunk(max(plan.font_sizes_px))
+        if not more:
+            return plan, sheets
+        if self.on_overflow != "truncate":
             raise ValueError(
-                f"its {len(self.text)} characters take more than {self.max_pages} page(s) at a font size of {size:g} "
-                "pixels; take a larger max_pages or page, a smaller font_size_px, or on_overflow 'shrink' or 'truncate'"
+                f"its {len(self.text)} characters take more than {self.max_pages} page(s) at a font size of "
+                f"{min(plan.font_sizes_px):g} pixels; take a larger max_pages or page, a smaller font_size_px, or "
+                "on_overflow 'shrink' or 'truncate'"
             )
-        cut = self._characters() - _shown(sheets) if more else 0
-        continues = (False, *[bool(a.lines) and a.lines[-1].line.joiner == "" for a, _ in pairwise(sheets)])
-        return Plan(size, tuple(sheet.start for sheet in sheets), continues, cut), sheets
+        cut = visible_characters([block_text(block) for block in self._blocks()]) - _shown(sheets)
+        return Plan(plan.font_sizes_px, plan.starts, plan.continues, cut), sheets
 
     def sheet(self, plan: Plan, number: int) -> Sheet:
         """Return one sheet, setting no more than what is on it."""
-        return self._lay_out(plan.font_size_px, 1, plan.starts[number])[0][0]
+        return self._set(plan.starts[number], self.design(number), plan.font_sizes_px[number])[0]
 
-    def _lay_out(self, size_px: float, max_pages: int | None, start: Place = (0, 0)) -> tuple[list[Sheet], bool]:
-        rows = block_rows(self._blocks(size_px, start[0]), self.typesetter, self.frame.width, start)
-        return paginate(rows, self.frame, max_pages)
+    def _lay_out(self, largest_px: float = math.inf) -> tuple[Plan, list[Sheet], bool]:
+        """Return the plan and the sheets at sizes up to a largest one, and whether text is left."""
+        sheets: list[Sheet] = []
+        sizes: list[float] = []
+        starts: list[Place] = []
+        start: Place | None = (0, 0)
+        while start is not None and len(sheets) != self.max_pages:
+            design = self.design(len(sheets))
+            sizes.append(min(self._size(start, design), largest_px))
+            starts.append(start)
+            sheet, start = self._set(start, design, sizes[-1])
+            sheets.append(sheet)
+        continues = (False, *[bool(sheet.lines) and sheet.lines[-1].line.joiner == "" for sheet in sheets[:-1]])
+        return Plan(tuple(sizes), tuple(starts), continues, 0), sheets, start is not None
 
-    def _blocks(self, size_px: float, first: int = 0) -> Iterable[Block]:
-        style = self.style._replace(size_px=size_px)
-        if self.markup == "markdown":
-            return markdown_blocks(self.text, style)[first:]
-        return plain_blocks(self.text, style, first)
+    def _size(self, start: Place, design: PageDesign) -> float:
+        """Return the font size of a page, from its design or from how much it shall hold."""
+        if design.characters is None:
+            return design.style.size_px
+        page = partial(self._set, start, design)
+        return size_for_budget(page, design.frame, design.characters, self.size_bounds_px)
 
-    def _characters(self) -> int:
-        return visible_characters([block_text(block) for block in self._blocks(self.style.size_px)])
+    def _set(self, start: Place, design: PageDesign, size_px: float) -> tuple[Sheet, Place | None]:
+        """Return the page that begins at a place, and where the next one begins."""
+        body = design.style._replace(size_px=size_px)
+        typesetter = Typesetter(self.shaper, body, design.leading, design.justify, design.hyphenation)
+        return fill_page(block_rows(self._blocks(), typesetter, design.frame.width, start), design.frame)
 
-    def _shrunk(self, size_px: float) -> tuple[float, list[Sheet], bool]:
-        """Return the largest smaller font size at which the text fits, else the smallest, with what it gives."""
+    def _blocks(self) -> Sequence[Block]:
+        return _blocks(self.text, self.markup)
+
+    def _shrunk(self, size_px: float) -> tuple[Plan, list[Sheet], bool]:
+        """Return the pages at the largest font size at which the text fits, else the smallest; smaller ones stay."""
         steps = max(1, math.ceil((size_px - self.min_font_size_px) / SIZE_STEP_PX))
         sizes = [self.min_font_size_px + step * SIZE_STEP_PX for step in range(steps)]
-        best = (sizes[0], *self._lay_out(sizes[0], self.max_pages))
+        best = self._lay_out(sizes[0])
         low, high = 1, len(sizes) - 1
         while low <= high and not best[2]:
             middle = (low + high) // 2
-            tried = (sizes[middle], *self._lay_out(sizes[middle], self.max_pages))
+            tried = self._lay_out(sizes[middle])
             if tried[2]:
                 high = middle - 1
             else:
                 best, low = tried, middle + 1
         return best
+
+
+@lru_cache(maxsize=16)
+def _blocks(text: str, markup: Markup) -> Sequence[Block]:
+    """Return what a document is made of; remembered, as its pages are asked for one by one."""
+    return markdown_blocks(text) if markup == "markdown" else text.split("\n")
 
 
 def _shown(sheets: Sequence[Sheet]) -> int:

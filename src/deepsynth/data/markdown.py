@@ -8,40 +8,39 @@ literally.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from deepsynth.data.blocks import Block, HorizontalRule, Table
-from deepsynth.data.layout import Paragraph
-from deepsynth.data.shaping import Style
+from deepsynth.data.paragraphs import BODY, Paragraph, RunStyle
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
-_MONOSPACE = "DejaVu Sans Mono"
-#: Size of a heading by its level, in units of the body's.
+_CODE = RunStyle("DejaVu Sans Mono", 0.9)
+#: Sizes and distances are in units of the body's font size; a heading's goes by its level.
 _HEADING_SIZES = (1.8, 1.5, 1.25, 1.1, 1.0, 1.0)
 _PARAGRAPH_SPACE = 0.6
 _INDENT = 1.8
 _BULLETS = "•◦▪"
+#: What the parser makes of the colons in a table's second line.
+_ALIGNMENTS: dict[str, Literal["left", "center", "right"]] = {
+    "text-align:left": "left",
+    "text-align:center": "center",
+    "text-align:right": "right",
+}
 
 
-def markdown_blocks(text: str, style: Style) -> list[Block]:
-    """Return the blocks of a Markdown text.
-
-    Args:
-        text: cleaned.
-        style: of the body.
-    """
+def markdown_blocks(text: str) -> list[Block]:
+    """Return the blocks of a cleaned Markdown text."""
     from markdown_it import MarkdownIt
 
-    return _Reader(style).blocks(MarkdownIt("commonmark").enable("table").parse(text))
+    return _Reader().blocks(MarkdownIt("commonmark").enable("table").parse(text))
 
 
 class _Reader:
     """Walks the parser's tokens once."""
 
-    def __init__(self, style: Style) -> None:
-        self._body = style
+    def __init__(self) -> None:
         self._blocks: list[Block] = []
         self._depth = 0
         self._lists: list[int | None] = []  # number of the next item, None for bullets
@@ -50,12 +49,13 @@ class _Reader:
         self._tight = False
         self._opens_list = False
         self._cells: list[list[Paragraph]] = []
+        self._align: Literal["left", "center", "right"] | None = None
 
     def blocks(self, tokens: Sequence[Token]) -> list[Block]:
         """Return the blocks of a document."""
         for token in tokens:
             self._read(token)
-        return self._blocks or [Paragraph((("", self._body),))]
+        return self._blocks or [Paragraph((("", BODY),))]
 
     def _read(self, token: Token) -> None:
         kind = token.type
@@ -74,7 +74,7 @@ class _Reader:
             self._open_item(token)
         elif kind == "list_item_close":
             if self._marker:  # an item without text still shows its marker
-                self._add([("", self._body)])
+                self._add([("", BODY)])
         elif kind == "blockquote_open":
             self._depth += 1
         elif kind == "blockquote_close":
@@ -85,11 +85,13 @@ class _Reader:
         elif kind in ("fence", "code_block"):
             self._add_code(token.content)
         elif kind == "html_block":
-            self._add_lines([("".join(line), self._body) for line in token.content.rstrip("\n").split("\n")])
+            self._add_lines([(line, BODY) for line in token.content.rstrip("\n").split("\n")])
         elif kind == "hr":
-            self._blocks.append(HorizontalRule(self._body, self._space()))
+            self._blocks.append(HorizontalRule(self._space()))
         elif kind == "tr_open":
             self._cells.append([])
+        elif kind in ("th_open", "td_open"):
+            self._align = _ALIGNMENTS.get(str(token.attrs.get("style", "")))
         elif kind == "table_close":
             self._blocks.append(Table(tuple(tuple(row) for row in self._cells), self._space()))
             self._cells = []
@@ -105,41 +107,39 @@ class _Reader:
             self._lists[-1] = number + 1
 
     def _add_inline(self, token: Token) -> None:
-        style = self._body
+        style = BODY
         if self._heading:
-            size = style.size_px * _HEADING_SIZES[self._heading - 1]
-            style = style._replace(size_px=round(size * 2) / 2, bold=True)
-        header = bool(self._cells) and len(self._cells) == 1
+            style = RunStyle(scale=_HEADING_SIZES[self._heading - 1], bold=True)
+        header = len(self._cells) == 1
         lines = _inline_lines(token.children or (), style._replace(bold=True) if header else style)
         if self._cells:
-            self._cells[-1].append(Paragraph(tuple(run for line in lines for run in line) or (("", style),)))
+            runs = tuple(run for line in lines for run in line) or (("", style),)
+            self._cells[-1].append(Paragraph(runs, align=self._align))
             return
         for line in lines:
             self._add(line or [("", style)])
 
-    def _add(self, runs: list[tuple[str, Style]]) -> None:
-        indent = round(self._depth * _INDENT * self._body.size_px)
+    def _add(self, runs: list[tuple[str, RunStyle]]) -> None:
         space = 0 if self._tight and self._blocks else self._space()
-        self._blocks.append(Paragraph(tuple(runs), indent, self._marker, space, self._heading > 0))
+        self._blocks.append(Paragraph(tuple(runs), self._depth * _INDENT, self._marker, space, self._heading > 0))
         self._marker = ""
         self._tight = True  # a hard line break continues the paragraph without a gap
 
     def _add_code(self, content: str) -> None:
-        style = self._body._replace(family=_MONOSPACE, size_px=round(self._body.size_px * 1.8) / 2)
-        self._add_lines([(line, style) for line in content.rstrip("\n").split("\n")])
+        self._add_lines([(line, _CODE) for line in content.rstrip("\n").split("\n")])
 
-    def _add_lines(self, lines: list[tuple[str, Style]]) -> None:
+    def _add_lines(self, lines: list[tuple[str, RunStyle]]) -> None:
         self._tight = False
         for line in lines:
             self._add([line])
 
-    def _space(self) -> int:
-        return round(_PARAGRAPH_SPACE * self._body.size_px) if self._blocks else 0
+    def _space(self) -> float:
+        return _PARAGRAPH_SPACE if self._blocks else 0.0
 
 
-def _inline_lines(children: Sequence[Token], style: Style) -> list[list[tuple[str, Style]]]:
+def _inline_lines(children: Sequence[Token], style: RunStyle) -> list[list[tuple[str, RunStyle]]]:
     """Return the runs of a paragraph, a list for each of its lines."""
-    lines: list[list[tuple[str, Style]]] = [[]]
+    lines: list[list[tuple[str, RunStyle]]] = [[]]
     bold, italic = int(style.bold), int(style.italic)
     for token in children:
         look = style._replace(bold=bold > 0, italic=italic > 0)
@@ -156,7 +156,7 @@ def _inline_lines(children: Sequence[Token], style: Style) -> list[list[tuple[st
         elif token.type == "softbreak":
             lines[-1].append((" ", look))
         elif token.type == "code_inline":
-            lines[-1].append((token.content, look._replace(family=_MONOSPACE, size_px=style.size_px)))
+            lines[-1].append((token.content, look._replace(family=_CODE.family)))
         elif token.content:  # text, html_inline, and an image's description
             lines[-1].append((token.content, look))
     return lines

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from deepsynth.data.bidi import visual_order
+from deepsynth.data.hyphenation import Hyphenation
 from deepsynth.data.linebreak import segments
 from deepsynth.data.longwords import LONGEST_WORD, Span, break_word
 from deepsynth.data.shaping import Piece, Shaper, Style
@@ -34,38 +35,45 @@ def fill_mixed(
     shaper: Shaper,
     runs: Sequence[tuple[str, Style]],
     text: str,
+    begin: int,
     levels: bytes,
     space: float,
     width: int,
-) -> Iterator[tuple[list[Item], str]]:
-    """Yield the items of every line in reading order, and what joins it to the next one.
+    hyphenation: Hyphenation | None = None,
+) -> Iterator[tuple[list[Item], str, int]]:
+    """Yield the items of every line in reading order, what joins it to the next, and which character that begins with.
 
     Args:
         shaper: for the words.
         runs: text and its style.
         text: of all runs.
+        begin: number of the character to begin with.
         levels: embedding level of every character.
         space: width of a space, pixels.
         width: of the column, pixels.
+        hyphenation: divides left-to-right words at the end of a line.
 
     Raises:
         ValueError: for a character without a font, or one that is wider than the column.
     """
     items: list[Item] = []
     x = 0.0
-    for gap, gap_level, spans in _units(runs, text, levels):
+    end = begin
+    for gap, gap_level, spans in _units(runs, text, begin, levels):
+        end += len(gap)
         gap_px = gap_width(gap, x, space, runs[0][1].size_px) if gap else 0.0
-        pieces: list[Piece] = []
-        room = width + 1.0
-        if len(spans) == 1 and len(spans[0].text) <= LONGEST_WORD:
-            span_text, style, level = spans[0]
-            pieces = [shaper.piece(span_text, style, "rtl" if level & 1 else "ltr")]
-            room = pieces[0].room
-        elif sum([len(span.text) for span in spans]) <= LONGEST_WORD:
-            pieces = [shaper.piece(span.text, span.style, span.direction) for span in spans]
-            room = sum([piece.room for piece in pieces])
+        pieces, room = _pieces(shaper, spans, width)
+        if hyphenation and len(pieces) == 1 and x + gap_px + room > width and spans[0].level % 2 == 0:
+            divided = hyphenation.divide(shaper, pieces[0].text, spans[0].style, width - x - gap_px)
+            if divided and not pieces[0].replaced:
+                part, rest = divided
+                end += len(part.text)
+                yield [*items, Item(part, spans[0].level, gap, gap_level, gap_px)], "", end
+                items, x, gap, gap_px = [], 0.0, "", 0.0
+                spans = [spans[0]._replace(text=rest)]
+                pieces, room = _pieces(shaper, spans, width)
         if items and x + gap_px + room > width:
-            yield items, " " if gap else ""
+            yield items, " " if gap else "", end
             items, x, gap, gap_px = [], 0.0, "", 0.0
         if not items:  # an indentation never pushes a word out of the column
             gap_px = max(0.0, min(gap_px, width / 2, width - room))
@@ -73,15 +81,29 @@ def fill_mixed(
             for piece, span in zip(pieces, spans, strict=True):
                 items.append(Item(piece, span.level, gap, gap_level, gap_px))
                 x += gap_px + piece.advance
+                end += len(piece.text)
                 gap, gap_px = "", 0.0
             continue
         for span in spans:
             for piece in break_word(shaper, span, width):
                 if items:
-                    yield items, ""
+                    yield items, "", end
                 items, x = [Item(piece, span.level, gap, gap_level, 0.0)], piece.advance
+                end += len(piece.text)
                 gap = ""
-    yield items, "\n"
+    yield items, "\n", end
+
+
+def _pieces(shaper: Shaper, spans: list[Span], width: int) -> tuple[list[Piece], float]:
+    """Return a unit's pieces and the room that they take; none, and more than a line, when it is too long to shape."""
+    if len(spans) == 1 and len(spans[0].text) <= LONGEST_WORD:
+        text, style, level = spans[0]
+        piece = shaper.piece(text, style, "rtl" if level & 1 else "ltr")
+        return [piece], piece.room
+    if sum([len(span.text) for span in spans]) <= LONGEST_WORD:
+        pieces = [shaper.piece(span.text, span.style, span.direction) for span in spans]
+        return pieces, sum([piece.room for piece in pieces])
+    return [], width + 1.0
 
 
 def in_visual_order(
@@ -102,8 +124,9 @@ def in_visual_order(
     levels: list[int] = []
     for number, item in enumerate(items):
         widths += (item.gap_px + (stretch if item.gap and number else 0.0), item.piece.advance)
-        # White space at the start of a right-to-left paragraph is on the right, whatever follows it.
-        levels += (item.gap_level if number else base, item.level)
+        # White space at the start of a right-to-left line is on the right, whatever follows it; where there is none, it
+        # must not come between what belongs together.
+        levels += ((item.gap_level if item.gap else item.level) if number else base, item.level)
     x = width - sum(widths) if base else 0.0
     starts = [0.0] * len(widths)
     for position in visual_order(levels):
@@ -116,11 +139,11 @@ def in_visual_order(
     return [(piece, start + shift) for piece, start in places]
 
 
-def _units(runs: Sequence[tuple[str, Style]], text: str, levels: bytes) -> Iterator[_Unit]:
+def _units(runs: Sequence[tuple[str, Style]], text: str, begin: int, levels: bytes) -> Iterator[_Unit]:
     styles = [style for run, style in runs for _ in run] if len(runs) > 1 else None
     only = runs[0][1]
     gap, gap_level = "", 0
-    for match in TOKENS.finditer(text):
+    for match in TOKENS.finditer(text, begin):
         token, start = match.group(), match.start()
         if token[0] in SPACES:
             gap, gap_level = token, levels[start]

@@ -9,6 +9,8 @@ be cleared for correctness: what no longer fits is not found.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
+import importlib.util
 import inspect
 import json
 import logging
@@ -135,6 +137,9 @@ def _versions() -> Iterator[str]:
     yield f"numpy {np.__version__} Pillow {PIL.__version__} Unicode {unicodedata.unidata_version} {sys.byteorder}"
     for library in ("freetype2", "raqm", "harfbuzz", "fribidi"):
         yield f"{library} {features.version(library)}"
+    for package in ("markdown-it-py", "pyphen"):
+        found = importlib.util.find_spec(package.replace("-", "_").removesuffix("_py"))
+        yield f"{package} {importlib.metadata.version(package) if found else None}"
 
 
 def _code(renderer: type[Renderer]) -> Iterator[str]:

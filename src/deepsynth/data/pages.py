@@ -29,7 +29,7 @@ class Frame:
         return self.bottom - self.top
 
 
-#: Where a row comes from: the number of its block, and its number within it.
+#: Where a row comes from: the number of its block, and within it that of a paragraph's character or a table's row.
 Place = tuple[int, int]
 
 
@@ -58,6 +58,11 @@ class Row:
         """Whether it shows nothing."""
         return not self.rules and not any(line.places for line, _, _ in self.lines)
 
+    @property
+    def is_divided(self) -> bool:
+        """Whether it is a line that ends with a hyphen which is not in the text."""
+        return len(self.lines) == 1 and bool(self.lines[0][0].places) and self.lines[0][0].places[-1][0].hyphenated
+
 
 @dataclass(slots=True)
 class PlacedLine:
@@ -75,34 +80,32 @@ class Sheet:
     Attributes:
         lines: in reading order.
         rules: boxes in the colour of the text.
-        start: the row that it begins with.
     """
 
     lines: list[PlacedLine] = field(default_factory=list)
     rules: list[Box] = field(default_factory=list)
-    start: Place = (0, 0)
 
 
-def row_of(line: SetLine, space_before: int = 0, keep_with_next: bool = False) -> Row:
+def row_of(line: SetLine, space_before: int = 0, keep_with_next: bool = False, place: Place = (0, 0)) -> Row:
     """Return the row of one line."""
-    return Row([(line, 0, line.ascent)], line.ascent + line.descent, space_before, keep_with_next)
+    return Row([(line, 0, line.ascent)], line.ascent + line.descent, space_before, keep_with_next, place=place)
 
 
-def paginate(rows: Iterable[Row], frame: Frame, max_pages: int | None = None) -> tuple[list[Sheet], bool]:
-    """Put rows into columns and pages.
+def fill_page(rows: Iterable[Row], frame: Frame) -> tuple[Sheet, Place | None]:
+    """Put rows into the columns of a page.
 
     Args:
-        rows: in reading order; they are taken only as far as the pages reach.
+        rows: in reading order; they are taken only as far as the page reaches.
         frame: the columns.
-        max_pages: stop when these are full.
 
     Returns:
-        The pages, at least one, and whether there were rows left.
+        The page, and the place of the row that the next one begins with, ``None`` when there is none left.
 
     Raises:
         ValueError: when a row is taller than a column.
     """
-    sheets = [Sheet()]
+    sheet = Sheet()
+    before: Row | None = None
     column, y = 0, frame.top
     for row in rows:
         blank = row.is_blank
@@ -113,14 +116,15 @@ def paginate(rows: Iterable[Row], frame: Frame, max_pages: int | None = None) ->
         if top + needed > frame.bottom and y > frame.top:
             if blank:
                 y = frame.bottom
-                sheets[-1].lines += _placed(row, 0, y)
+                sheet.lines += _placed(row, 0, y)
                 continue
             column, y = column + 1, frame.top
             if column == len(frame.lefts):
-                if len(sheets) == max_pages:
-                    return sheets, True
-                sheets.append(Sheet())
-                column = 0
+                # A page that ended with a hyphen would show what its text lacks: that line is the next page's.
+                if before and before.is_divided and len(sheet.lines) > 1:
+                    del sheet.lines[-1]
+                    return sheet, before.place
+                return sheet, row.place
             top = y
         if row.height > frame.height:
             what = "a line" if len(row.lines) == 1 else "a row of a table"
@@ -128,13 +132,12 @@ def paginate(rows: Iterable[Row], frame: Frame, max_pages: int | None = None) ->
                 f"{what} is {row.height} pixels high, more than the {frame.height} pixels between the margins; take a "
                 "smaller font_size_px or margin_px, or a higher page"
             )
-        if not sheets[-1].lines and not sheets[-1].rules:
-            sheets[-1].start = row.place
         left = frame.lefts[column]
-        sheets[-1].lines += _placed(row, left, top)
-        sheets[-1].rules += [(x0 + left, y0 + top, x1 + left, y1 + top) for x0, y0, x1, y1 in row.rules]
+        sheet.lines += _placed(row, left, top)
+        sheet.rules += [(x0 + left, y0 + top, x1 + left, y1 + top) for x0, y0, x1, y1 in row.rules]
         y = top + row.height
-    return sheets, False
+        before = row
+    return sheet, None
 
 
 def _placed(row: Row, left: int, top: int) -> list[PlacedLine]:

@@ -13,29 +13,19 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from deepsynth.data.cleaning import clean_text, fold_whitespace
-from deepsynth.data.composition import Composition, Markup, Overflow, Plan
+from deepsynth.data.composition import Composition, Markup, Overflow, PageDesign, Plan
 from deepsynth.data.drawing import draw_page
 from deepsynth.data.font_library import FontLibrary
-from deepsynth.data.layout import Typesetter
+from deepsynth.data.hyphenation import hyphenation_for
+from deepsynth.data.looks import Look, draw_look
 from deepsynth.data.pages import Sheet, sheet_text
 from deepsynth.data.renderer_options import check_options
 from deepsynth.data.scripts import region_of
 from deepsynth.data.shaping import Shaper, Style
-from deepsynth.data.typography import (
-    Look,
-    PageShape,
-    make_frame,
-    mode_layout,
-    page_size,
-    parse_colour,
-    quantise,
-)
+from deepsynth.data.typography import PageShape, make_frame, mode_layout, page_size
 from deepsynth.models.tokens import Family
 from deepsynth.types import Document, Page
 
-#: Numbers drawn for a document; more than are used, so that a new option does not change the old ones' values.
-_DRAWS = 16
-_DEFAULT_SIZE_PX = 20.0
 _BUDGET_SIZES_PX = (6.0, 64.0)
 
 
@@ -65,7 +55,7 @@ class Renderer(ABC):
 
 @dataclass(frozen=True)
 class TextRenderer(Renderer):
-    """Sets a document's text in type; what is drawn from a range or a list is drawn once for a document.
+    """Sets a document's text in type; what is drawn from a range or a list is drawn for every page on its own.
 
     The defaults draw black DejaVu Sans of 20 pixels on a white page of 1024 x 1024 pixels.
 
@@ -83,7 +73,9 @@ class TextRenderer(Renderer):
             the bounds 6 to 64.
         characters_per_token: set the type so that a full page holds this many characters per vision token of ``mode``.
         leading: distance of baselines, in units of the font size.
-        justify: share of documents whose lines are stretched to the width of the column.
+        justify: share of pages whose lines are stretched to the width of the column.
+        hyphenate: share of pages whose words may be divided at the end of a line, by the patterns of the document's
+            language (English when it names none); the hyphen is drawn, and is not in the page's text. Needs pyphen.
         fonts: families or font files (one of matplotlib's wheel by its name alone, as ``STIXGeneralItalic.ttf``); one
             is drawn, and what it lacks comes from DejaVu, ``font_dirs`` and the system.
         font_dirs: folders with more fonts.
@@ -111,6 +103,7 @@ class TextRenderer(Renderer):
     characters_per_token: float | tuple[float, float] | None = None
     leading: float | tuple[float, float] = 1.3
     justify: float = 0.0
+    hyphenate: float = 0.0
     fonts: tuple[str, ...] = ("DejaVu Sans",)
     font_dirs: tuple[str, ...] = ()
     system_fonts: bool = True
@@ -194,26 +187,31 @@ class TextRenderer(Renderer):
         return plan
 
     def _job(self, document: Document, rng: np.random.Generator) -> _Job:
-        # Always as many numbers, so that one option's range leaves the values of the others alone.
-        draws = rng.random(_DRAWS)
+        seed = int(rng.integers(2**63))
         with _naming(document):
             text, removed, region = _prepared(document.text, document.language)
-        look = self._look(draws)
-        shaper = _shaper(self.font_dirs, self.system_fonts, self.on_missing_glyph == "replace")
-        density = look.characters_per_token
         composition = Composition(
             text=text,
-            style=Style(look.family, look.font_size_px, region=region),
-            typesetter=Typesetter(shaper, look.leading, look.justify),
-            frame=make_frame(*self.page_size_px, look.margin_px, look.columns, self.column_gap_px),
+            shaper=_shaper(self.font_dirs, self.system_fonts, self.on_missing_glyph == "replace"),
+            design=lambda number: self._design(draw_look(self, seed, number), region, document.language),
             markup=self.markup,
             on_overflow=self.on_overflow,
             max_pages=self.max_pages if self.max_pages is not None or self.on_overflow == "paginate" else 1,
             min_font_size_px=self.min_font_size_px,
-            characters_per_page=None if density is None else density * (self.image_tokens or 0),
             size_bounds_px=self.font_size_px if isinstance(self.font_size_px, tuple) else _BUDGET_SIZES_PX,
         )
-        return _Job(look, composition, removed, (self, hash(text), len(text), document.language, tuple(draws)))
+        return _Job(seed, composition, removed, (self, hash(text), len(text), document.language, seed))
+
+    def _design(self, look: Look, region: str, language: str | None) -> PageDesign:
+        density = look.characters_per_token
+        return PageDesign(
+            style=Style(look.family, look.font_size_px, region=region),
+            frame=make_frame(*self.page_size_px, look.margin_px, look.columns, self.column_gap_px),
+            leading=look.leading,
+            justify=look.justify,
+            hyphenation=hyphenation_for(language) if look.hyphenate else None,
+            characters=None if density is None else density * (self.image_tokens or 0),
+        )
 
     def _draw(self, job: _Job, plan: Plan, sheet: Sheet, number: int) -> Page:
         """Draw a sheet; what was counted for the whole document stands on its first page."""
@@ -221,7 +219,7 @@ class TextRenderer(Renderer):
         characters = len(fold_whitespace(sheet_text(sheet)))
         replaced = sum([piece.replaced for placed in sheet.lines for piece, _ in placed.line.places])
         stats = {
-            "font_size_px": plan.font_size_px,
+            "font_size_px": plan.font_sizes_px[number],
             "characters": float(characters),
             "characters_replaced": float(replaced),
             "characters_removed": float(job.removed if number == 0 else 0),
@@ -231,29 +229,14 @@ class TextRenderer(Renderer):
         if tokens:
             stats["image_tokens"] = float(tokens)
             stats["characters_per_image_token"] = characters / tokens
-        return draw_page(sheet, self.page_size_px, job.look.ink, job.look.paper, number, stats)
-
-    def _look(self, draws: np.ndarray) -> Look:
-        """Return a document's look from numbers in [0, 1)."""
-        budget = self.characters_per_token
-        size = self.font_size_px if self.font_size_px is not None else _DEFAULT_SIZE_PX
-        return Look(
-            family=_choose(self.fonts, draws[0]),
-            font_size_px=quantise(_between(size, draws[1])),
-            margin_px=round(_between(self.margin_px, draws[2])),
-            columns=round(_between(self.columns, draws[3])),
-            leading=_between(self.leading, draws[4]),
-            justify=bool(draws[5] < self.justify),
-            ink=parse_colour(_choose(self.ink, draws[6])),
-            paper=parse_colour(_choose(self.paper, draws[7])),
-            characters_per_token=None if budget is None else _between(budget, draws[8]),
-        )
+        look = draw_look(self, job.seed, number)
+        return draw_page(sheet, self.page_size_px, look.ink, look.paper, number, stats)
 
 
 class _Job(NamedTuple):
     """A document on its way through the renderer, and what it is remembered by."""
 
-    look: Look
+    seed: int
     composition: Composition
     removed: int
     key: tuple[Any, ...]
@@ -292,13 +275,3 @@ def _prepared(text: str, language: str | None) -> tuple[str, int, str]:
 def _shaper(font_dirs: tuple[str, ...], system_fonts: bool, replace_missing: bool) -> Shaper:
     """Return the process's one shaper for these fonts: caches never travel between processes."""
     return Shaper(FontLibrary(font_dirs, system_fonts), replace_missing)
-
-
-def _between(value: float | tuple[float, float], draw: float) -> float:
-    if isinstance(value, tuple):
-        return value[0] + (value[1] - value[0]) * float(draw)
-    return value
-
-
-def _choose(values: tuple[str, ...], draw: float) -> str:
-    return values[min(int(draw * len(values)), len(values) - 1)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from deepsynth.data.hyphenation import check_hyphenation
 from deepsynth.data.typography import check_between, check_contrast, make_frame, parse_colour
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "characters_per_token": (0.01, 1000),
     "leading": (0.5, 10),
     "justify": (0, 1),
+    "hyphenate": (0, 1),
     "max_pages": (1, 1_000_000),
     "min_font_size_px": (1, 1000),
 }
@@ -36,6 +38,7 @@ def check_options(options: TextRenderer) -> None:
 
     Raises:
         ValueError: with the option's name, what it is, and what is allowed.
+        ImportError: when an option needs a library that is not installed.
     """
     for name, (least, most) in _BOUNDS.items():
         check_between(name, getattr(options, name), least, most)
@@ -45,6 +48,8 @@ def check_options(options: TextRenderer) -> None:
     for name in ("fonts", "ink", "paper"):
         if isinstance(getattr(options, name), str) or not getattr(options, name):
             raise ValueError(f"{name} is {getattr(options, name)!r}; it must be a list of at least one")
+    if options.hyphenate:
+        check_hyphenation()
     _check_page(options)
     _check_budget(options)
     for ink in options.ink:

@@ -82,12 +82,31 @@ class Piece:
         fonts: names of the fonts.
         room: that it takes on a line, the larger of advance and right, pixels.
         replaced: characters that were replaced because no font has them.
+        hyphenated: whether a hyphen is drawn after the text, which it is no part of.
     """
 
-    __slots__ = ("advance", "blits", "bottom", "fonts", "left", "replaced", "right", "room", "text", "top")
+    __slots__ = (
+        "advance",
+        "blits",
+        "bottom",
+        "fonts",
+        "hyphenated",
+        "left",
+        "replaced",
+        "right",
+        "room",
+        "text",
+        "top",
+    )
 
     def __init__(
-        self, text: str, advance: float, blits: tuple[Blit, ...], fonts: tuple[str, ...], replaced: int = 0
+        self,
+        text: str,
+        advance: float,
+        blits: tuple[Blit, ...],
+        fonts: tuple[str, ...],
+        replaced: int = 0,
+        hyphenated: bool = False,
     ) -> None:
         """Work out where the ink is."""
         self.text = text
@@ -95,6 +114,7 @@ class Piece:
         self.blits = blits
         self.fonts = fonts
         self.replaced = replaced
+        self.hyphenated = hyphenated
         self.left = self.right = self.top = self.bottom = 0
         if blits:
             self.left = min([dx for _, dx, _ in blits])

@@ -1,15 +1,15 @@
-"""How a document's pages look: everything that varies, drawn once for a document."""
+"""How a page looks: its size, its columns, its colours, and the size of its type."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 from PIL import ImageColor
 
-from deepsynth.data.pages import Frame, Sheet
+from deepsynth.data.pages import Frame, Place, Sheet
+from deepsynth.data.paragraphs import quantise
 from deepsynth.models.tokens import MODES, Family, ImageLayout
 
 PageShape = Literal["a4", "a5", "letter", "legal"]
@@ -22,8 +22,6 @@ _PAGE_SHAPES_MM: dict[str, tuple[float, float]] = {
     "legal": (215.9, 355.6),
 }
 _MILLIMETRES_PER_INCH = 25.4
-#: Font sizes are multiples of this, so that shaped words repeat between documents.
-SIZE_STEP_PX = 0.5
 _LEAST_CONTRAST = 2.0
 #: A first guess at the width of a letter, in units of the font size; corrected from what is measured.
 _LETTER_WIDTH = 0.55
@@ -31,33 +29,6 @@ _LINE_HEIGHT = 1.3
 
 
 Colour = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Look:
-    """One document's choices.
-
-    Attributes:
-        family: of the font.
-        font_size_px: of the body text.
-        margin_px: on every side.
-        columns: of text.
-        leading: distance of baselines, in units of the font size.
-        justify: stretch lines to the width of the column.
-        ink: colour of the text.
-        paper: colour of the page.
-        characters_per_token: to aim at, ``None`` when the font size is given.
-    """
-
-    family: str
-    font_size_px: float
-    margin_px: int
-    columns: int
-    leading: float
-    justify: bool
-    ink: Colour
-    paper: Colour
-    characters_per_token: float | None
 
 
 def check_between(name: str, value: float | tuple[float, float] | None, least: float, most: float) -> None:
@@ -157,14 +128,14 @@ def make_frame(width_px: int, height_px: int, margin_px: int, columns: int, gap_
 
 
 def size_for_budget(
-    lay_out: Callable[[float], list[Sheet]], frame: Frame, characters: float, bounds: tuple[float, float]
+    lay_out: Callable[[float], tuple[Sheet, Place | None]], frame: Frame, characters: float, bounds: tuple[float, float]
 ) -> float:
     """Return the font size at which a full page holds a number of characters.
 
-    A page's capacity goes with the inverse square of the size, so two corrections from measured pages are enough.
+    A page's capacity goes with the inverse square of the size, so two corrections from the page itself are enough.
 
     Args:
-        lay_out: returns the first pages at a font size.
+        lay_out: returns the page at a font size, and where the next one begins.
         frame: the columns of a page.
         characters: that a full page shall hold.
         bounds: of the font size, pixels.
@@ -173,7 +144,7 @@ def size_for_budget(
     wanted = math.sqrt(area / characters / _LETTER_WIDTH / _LINE_HEIGHT)
     size = quantise(min(max(wanted, bounds[0]), bounds[1]))
     for _ in range(2):
-        wanted = size * math.sqrt(_capacity(lay_out(size), frame) / characters)
+        wanted = size * math.sqrt(_capacity(*lay_out(size), frame) / characters)
         better = quantise(min(max(wanted, bounds[0]), bounds[1]))
         if better == size:
             break
@@ -181,18 +152,12 @@ def size_for_budget(
     return size
 
 
-def quantise(size_px: float) -> float:
-    """Return the nearest font size of those that are used."""
-    return max(SIZE_STEP_PX, round(size_px / SIZE_STEP_PX) * SIZE_STEP_PX)
-
-
-def _capacity(sheets: list[Sheet], frame: Frame) -> float:
-    """Return how many characters a full page holds, extrapolated from a part of one when there is none."""
-    full = sheets[:-1] or sheets
-    characters = max(1, sum(len(placed.line.text) + 1 for sheet in full for placed in sheet.lines))
-    if len(sheets) > 1:
-        return characters / len(full)
-    last = sheets[0].lines[-1] if sheets[0].lines else None
+def _capacity(sheet: Sheet, rest: Place | None, frame: Frame) -> float:
+    """Return how many characters a full page holds, extrapolated from a part of one."""
+    characters = max(1, sum(len(placed.line.text) + 1 for placed in sheet.lines))
+    if rest is not None:
+        return characters
+    last = sheet.lines[-1] if sheet.lines else None
     columns_before = sum(1 for left in frame.lefts if last and left <= last.x) - 1
     used = max(columns_before, 0) * frame.height + (last.baseline - frame.top if last else frame.height)
     return characters * frame.height * len(frame.lefts) / max(used, 1)
