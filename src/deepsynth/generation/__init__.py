@@ -1,0 +1,14 @@
+"""Greedy decoding: one generator for validation, test, prediction and callbacks.
+
+    batch ──► vision, in chunks ──► prompts waiting ──► prefill ──► rows of the cache ──► step, step, step ──► texts
+                                     longest first                  refilled as they end                    in order
+
+See ``docs/decoding.md``.
+"""
+
+from deepsynth.generation.decoder import Decoder
+from deepsynth.generation.one_batch import Implementation, decodes, generate
+from deepsynth.generation.results import Generation, decode
+from deepsynth.generation.stopping import LoopRule, Stop
+
+__all__ = ["Decoder", "Generation", "Implementation", "LoopRule", "Stop", "decode", "decodes", "generate"]

@@ -1,0 +1,91 @@
+"""Keys and values of the rows that are being written, in one tensor that never moves while it suffices.
+
+R  rows at work (the first R slots)    S  slots             L  positions
+T  tokens of a prompt                  D  decoder layers    H  heads of keys    d  width of a head
+"""
+
+from __future__ import annotations
+
+import torch
+
+#: Positions by which the cache grows: few growths, few different shapes.
+GROWTH = 256
+
+
+class RowCache:
+    """A static cache (D, 2, S, H, L, d): a row's token at position p lies at index p, whatever its neighbours do.
+
+    It stands in for transformers' ``Cache`` in the decoder's attention, which only calls :meth:`update`. What that does
+    is set before: :meth:`fill` writes whole prompts, :meth:`extend` one token a row.
+
+    Args:
+        layers: D.
+        slots: S.
+        device: of the model.
+    """
+
+    def __init__(self, layers: int, slots: int, device: torch.device) -> None:
+        self.layers = layers
+        self.slots = slots
+        self.length = 0
+        self._states: torch.Tensor | None = None
+        self._filled: torch.Tensor | None = None
+        self._slots = torch.arange(slots, device=device)  # made once: a captured graph goes on reading it
+        self._rows = 0
+        self._positions: torch.Tensor | int = 0
+        self._seen = 0
+
+    def reserve(self, length: int) -> bool:
+        """Make room for ``length`` positions; return whether the tensor moved, so that captured graphs are void."""
+        if length <= self.length:
+            return False
+        self.length = -(-length // GROWTH) * GROWTH
+        if self._states is None:
+            return True
+        before = self._states
+        self._states = before.new_zeros(*before.shape[:4], self.length, before.shape[5])
+        self._states[..., : before.shape[4], :] = before
+        return True
+
+    def fill(self, slots: torch.Tensor) -> None:
+        """Write the next keys and values of prompts, padded at the right, from position 0 of these slots on."""
+        self._filled = slots
+
+    def extend(self, rows: int, positions: torch.Tensor | int, seen: int) -> None:
+        """Write the next keys and values of one token a row, and show the rows' first ``seen`` positions.
+
+        Args:
+            rows: R.
+            positions: (R,) of the new tokens; a number when it is the same for all, which is cheaper.
+            seen: positions that the attention gets to see; what is beyond a row's own is for its mask to hide.
+        """
+        self._filled = None
+        self._rows, self._positions, self._seen = rows, positions, seen
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer: int, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write a layer's keys and values (R, H, T, d), return those that its attention shall see."""
+        if self._states is None:
+            _, heads, _, width = keys.shape
+            # Zeros, not rubbish: what a mask hides is multiplied by 0, and rubbish may be NaN.
+            self._states = keys.new_zeros(self.layers, 2, self.slots, heads, self.length, width)
+        own = self._states[layer]
+        if self._filled is not None:
+            own[0, self._filled, :, : keys.shape[2]] = keys
+            own[1, self._filled, :, : keys.shape[2]] = values
+            return keys, values
+        rows = self._rows
+        if isinstance(self._positions, int):
+            own[0, :rows, :, self._positions] = keys[:, :, 0]
+            own[1, :rows, :, self._positions] = values[:, :, 0]
+        else:
+            place = self._slots[:rows], self._positions
+            own[0].transpose(1, 2)[place] = keys[:, :, 0]
+            own[1].transpose(1, 2)[place] = values[:, :, 0]
+        return own[0, :rows, :, : self._seen], own[1, :rows, :, : self._seen]
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy the first ``length`` positions of a slot to another."""
+        assert self._states is not None
+        self._states[:, :, target, :, :length] = self._states[:, :, source, :, :length]

@@ -1,0 +1,163 @@
+"""Decoding over a stream of batches: rows that end give their place to prompts that wait.
+
+S  slots: rows that are written at the same time
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from deepsynth.generation.cache import RowCache
+from deepsynth.generation.reader import Prompt, Reader
+from deepsynth.generation.results import Generation, finished
+from deepsynth.generation.steps import Steps, steps_for
+from deepsynth.generation.stopping import LoopRule, Writing
+from deepsynth.types import Batch
+
+#: Tokens of prompts that are prefilled at once, by type of device.
+PREFILL_TOKENS = {"cuda": 16384, "cpu": 512}
+#: A text that goes on and on holds back the ones behind it: at most so many times S texts wait for their turn.
+HELD_BACK = 32
+
+
+@dataclass(slots=True)
+class _Row:
+    """A sample, from its submission to its end."""
+
+    number: int
+    prompt: Prompt
+    expected: int
+    writing: Writing
+
+    @property
+    def position(self) -> int:
+        """The place of the last token written, whose keys and values are not in the cache yet."""
+        return len(self.prompt) + len(self.writing.ids) - 1
+
+
+class Decoder:
+    """Writes texts greedily, S rows at a time, and hands them out in the order in which their samples came.
+
+    Batches are submitted, and :meth:`advance` works on them. A row that ends is refilled from the samples that wait,
+    those with the longest expected text first, so that the rows at the end of the data do not wait for a last long one.
+
+    Args:
+        model: a model of the DeepSeek-OCR family, or peft's around one; its weights are read, never copied.
+        tokenizer: decodes what it writes.
+        slots: S.
+        loops: the rule that ends a text that repeats itself; ``None`` lets it run.
+        steps: how rows get their next tokens; by default what suits the device.
+
+    Raises:
+        ValueError: for another model, or no slot.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        slots: int,
+        loops: LoopRule | None = None,
+        steps: Callable[[Reader, RowCache], Steps] = steps_for,
+    ) -> None:
+        if slots < 1:
+            raise ValueError(f"slots is {slots}; it must be at least 1")
+        self.slots = slots
+        self._reader = Reader(model)
+        self._tokenizer = tokenizer
+        self._loops = loops
+        self._cache = RowCache(len(self._reader.layers), slots, self._reader.device)
+        self._steps = steps(self._reader, self._cache)
+        self._waiting: list[_Row] = []
+        self._rows: list[_Row] = []
+        self._done: dict[int, Generation] = {}
+        self._submitted = self._handed_out = 0
+
+    def __len__(self) -> int:
+        """Return the number of samples that were submitted and not handed out yet."""
+        return self._submitted - self._handed_out
+
+    @torch.inference_mode()
+    def submit(self, batch: Batch, max_new_tokens: int) -> None:
+        """Encode the pages of a batch and let its samples wait; the pixels are not kept."""
+        with self._reader.at_work():
+            prompts = self._reader.prompts(batch.prompts)
+        for prompt, target in zip(prompts, batch.targets, strict=True):
+            writing = Writing(self._tokenizer.eos_token_id, max_new_tokens, self._loops)
+            self._waiting.append(_Row(self._submitted, prompt, len(target), writing))
+            self._submitted += 1
+
+    @torch.inference_mode()
+    def advance(self, *, drain: bool, deadline: float | None = None) -> list[Generation] | None:
+        """Work, and return the texts whose turn has come.
+
+        Args:
+            drain: write all texts to their end; else only until fewer than S samples wait, so that the next batch can
+                be submitted before a row has nothing to do.
+            deadline: :func:`time.monotonic` at which to give up all that is not finished.
+
+        Returns:
+            The next generations in the order of the submissions; ``None`` when the deadline cut them short.
+        """
+        self._steps.refresh()
+        with self._reader.at_work():
+            while (self._rows or self._waiting) and (drain or len(self._waiting) >= self.slots):
+                if deadline is not None and time.monotonic() >= deadline:
+                    self._rows, self._waiting, self._done = [], [], {}
+                    self._handed_out = self._submitted
+                    return None
+                self._admit()
+                if self._rows:
+                    self._write()
+        texts = []
+        while self._handed_out in self._done:
+            texts.append(self._done.pop(self._handed_out))
+            self._handed_out += 1
+        return texts
+
+    def _admit(self) -> None:
+        """Prefill samples that wait into the free slots, the longest first."""
+        near = self._handed_out + HELD_BACK * self.slots
+        able = sorted((row for row in self._waiting if row.number < near), key=lambda row: -row.expected)
+        chosen = able[: self.slots - len(self._rows)]
+        if not chosen:
+            return
+        taken = {row.number for row in chosen}
+        self._waiting = [row for row in self._waiting if row.number not in taken]
+        self._cache.reserve(max(len(row.prompt) for row in chosen) + 1)
+        budget = PREFILL_TOKENS.get(self._reader.device.type, PREFILL_TOKENS["cpu"])
+        at_once = max(budget // max(len(row.prompt) for row in chosen), 1)
+        for first in range(0, len(chosen), at_once):
+            part = chosen[first : first + at_once]
+            slots = list(range(len(self._rows), len(self._rows) + len(part)))
+            tokens = self._reader.prefill([row.prompt for row in part], slots, self._cache).tolist()
+            for row, token in zip(part, tokens, strict=True):
+                row.prompt.features = None
+                row.writing.add(token)
+            self._rows += part
+        self._retire()
+
+    def _write(self) -> None:
+        """Give every row its next tokens."""
+        new = self._steps([row.writing.ids[-1] for row in self._rows], [row.position for row in self._rows])
+        for row, tokens in zip(self._rows, new, strict=True):
+            row.writing.add_all(tokens)
+        self._retire()
+
+    def _retire(self) -> None:
+        """Take out the rows that have ended; the last ones move into their slots."""
+        for slot in reversed(range(len(self._rows))):
+            row = self._rows[slot]
+            if row.writing.stop is None:
+                continue
+            self._done[row.number] = finished(row.writing, self._tokenizer)
+            last = self._rows.pop()
+            if last is not row:
+                self._cache.move(len(self._rows), slot, last.position)
+                self._rows[slot] = last

@@ -1,0 +1,231 @@
+"""The model's parts as decoding needs them: pages to features, prompts into the cache, one more token a row.
+
+Layers, adapters and quantised weights are called as the modules they are; only what runs around them is leaner than the
+model's own ``forward``.
+
+    N  samples      V  views        T  tokens of a prompt, padded at the right
+    R  rows         H  width of the decoder
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from deepsynth.generation.cache import RowCache
+
+#: Pixels of views and tiles that vision encodes at once, by type of device: enough to fill a GPU; a CPU gains nothing
+#: from more than its caches hold.
+VISION_PIXELS = {"cuda": 4 * 1024**2, "cpu": 256**2}
+
+
+@dataclass(slots=True)
+class Prompt:
+    """A sample that waits to be read.
+
+    Attributes:
+        ids: (T,) without padding.
+        features: (image tokens, H) what stands in for its image tokens; ``None`` without pages.
+    """
+
+    ids: torch.Tensor
+    features: torch.Tensor | None
+
+    def __len__(self) -> int:
+        """Return T."""
+        return len(self.ids)
+
+
+class Reader:
+    """A model of the DeepSeek-OCR family, taken apart for decoding.
+
+    Args:
+        model: the model, or peft's around it.
+
+    Raises:
+        ValueError: when it has other parts; :meth:`fits` says so beforehand.
+    """
+
+    def __init__(self, model: Any) -> None:
+        if not self.fits(model):
+            raise ValueError(
+                f"{type(model).__name__} is no model of the DeepSeek-OCR family, whose parts decoding knows; "
+                "use model.generation=transformers"
+            )
+        self.model = _base(model)
+        self.text = self.model.model.language_model
+        self.head = self.model.get_output_embeddings()
+        self.layers = list(self.text.layers)
+        self.image_token_id: int = self.model.config.image_token_id
+
+    @staticmethod
+    def fits(model: Any) -> bool:
+        """Return whether a model, or the one in peft's, has the parts."""
+        base = _base(model)
+        text = getattr(getattr(base, "model", None), "language_model", None)
+        parts = ("layers", "norm", "rotary_emb", "embed_tokens")
+        return hasattr(base, "get_image_features") and all(hasattr(text, part) for part in parts)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = self.text.embed_tokens.weight.device
+        return device
+
+    def fingerprint(self) -> int:
+        """Return a number that changes when a weight gets another place, or an adapter is merged, added or switched."""
+        places = tuple(parameter.data_ptr() for parameter in self.model.parameters())
+        adapters = tuple(
+            (tuple(module.merged_adapters), tuple(module.active_adapters), module.disable_adapters)
+            for module in self.text.modules()
+            if hasattr(module, "merged_adapters")
+        )
+        return hash((places, adapters))
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Switch to evaluation, to attention that takes a mask, and to experts that read only what is hit.
+
+        ``grouped_mm`` was the quickest on the CPU too, and copies no weight, which ``batched_mm`` does for every token.
+        """
+        training = [module for module in self.model.modules() if module.training]
+        config = self.text.config
+        before = config._attn_implementation, getattr(config, "_experts_implementation", None)
+        for module in training:
+            module.training = False
+        config._attn_implementation = "sdpa"
+        config._experts_implementation = "grouped_mm"
+        try:
+            yield
+        finally:
+            config._attn_implementation, config._experts_implementation = before
+            for module in training:
+                module.training = True
+
+    # ------------------------------------------------------------------ vision
+
+    def prompts(self, inputs: dict[str, torch.Tensor]) -> list[Prompt]:
+        """Encode the pages of a batch and return its N prompts.
+
+        Args:
+            inputs: what ``generate(**inputs)`` takes, left-padded (``Batch.prompts``).
+
+        Raises:
+            ValueError: when image tokens and features are not as many.
+        """
+        masks = inputs["attention_mask"].bool()
+        rows = [ids[mask] for ids, mask in zip(inputs["input_ids"], masks, strict=True)]
+        counts = [int((row == self.image_token_id).sum()) for row in rows]
+        pixels = inputs.get("pixel_values")
+        if pixels is None or not len(pixels):
+            if sum(counts):
+                raise ValueError(f"the prompts hold {sum(counts)} image tokens but there is no page")
+            return [Prompt(row, None) for row in rows]
+        features = torch.cat([feature for chunk in self._view_chunks(inputs) for feature in self._features(chunk)])
+        if len(features) != sum(counts):
+            raise ValueError(
+                f"the prompts hold {sum(counts)} image tokens (id {self.image_token_id}) but the pages make "
+                f"{len(features)} features"
+            )
+        parts = torch.split(features, counts)
+        return [Prompt(row, part if len(part) else None) for row, part in zip(rows, parts, strict=True)]
+
+    def _features(self, views: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        found: list[torch.Tensor] = list(self.model.get_image_features(**views).pooler_output)
+        return found
+
+    def _view_chunks(self, inputs: dict[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+        """Yield the image inputs of a few views (V) at a time, their tiles with them."""
+        pixels, tiles = inputs["pixel_values"], inputs.get("pixel_values_local")
+        per_view = {
+            name: value
+            for name, value in inputs.items()
+            if name not in ("input_ids", "attention_mask", "pixel_values_local")
+        }
+        tiles_of = inputs["num_local_patches"].tolist() if "num_local_patches" in inputs else [0] * len(pixels)
+        budget = VISION_PIXELS.get(pixels.device.type, VISION_PIXELS["cpu"])
+        of_view = pixels.shape[-1] * pixels.shape[-2]
+        of_tile = 0 if tiles is None else tiles.shape[-1] * tiles.shape[-2]
+        first = first_tile = 0
+        while first < len(pixels):
+            last = first + 1
+            size = of_view + int(tiles_of[first]) * of_tile
+            while last < len(pixels) and size + of_view + int(tiles_of[last]) * of_tile <= budget:
+                size += of_view + int(tiles_of[last]) * of_tile
+                last += 1
+            last_tile = first_tile + sum(map(int, tiles_of[first:last]))
+            chunk = {name: value[first:last] for name, value in per_view.items()}
+            if tiles is not None and last_tile > first_tile:
+                chunk["pixel_values_local"] = tiles[first_tile:last_tile]
+            yield chunk
+            first, first_tile = last, last_tile
+
+    # ------------------------------------------------------------------ decoder
+
+    def prefill(self, prompts: list[Prompt], slots: list[int], cache: RowCache) -> torch.Tensor:
+        """Write prompts into slots of the cache and return the first token (N,) of each text."""
+        lengths = [len(prompt) for prompt in prompts]
+        embed = self.text.embed_tokens
+        rows = []
+        for prompt in prompts:
+            row = embed(prompt.ids)
+            if prompt.features is not None:
+                row[prompt.ids == self.image_token_id] = prompt.features.to(row.dtype)
+            rows.append(row)
+        hidden = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        cache.fill(torch.tensor(slots, device=hidden.device))
+        positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
+        # Padding stands at the right, where causality alone hides it; later tokens overwrite what it left behind.
+        hidden = self._run(hidden, positions, None, cache)
+        last = torch.tensor(lengths, device=hidden.device) - 1
+        return self._next(hidden[torch.arange(len(prompts), device=hidden.device), last])
+
+    def step(self, tokens: torch.Tensor, positions: torch.Tensor, cache: RowCache, seen: int) -> torch.Tensor:
+        """Return the token (R,) after ``tokens`` (R,), which stand at ``positions`` (R,); shapes and places are fixed.
+
+        Args:
+            tokens: the last token of each row.
+            positions: their places.
+            cache: of the rows; it gets their keys and values.
+            seen: positions that attention looks at, more than any of ``positions``.
+        """
+        cache.extend(len(tokens), positions, seen)
+        mask = (torch.arange(seen, device=tokens.device) <= positions[:, None])[:, None, None]
+        hidden = self._run(self.text.embed_tokens(tokens[:, None]), positions[:, None], mask, cache)
+        return self._next(hidden[:, -1])
+
+    def aligned_step(self, tokens: torch.Tensor, position: int, cache: RowCache) -> torch.Tensor:
+        """Do as :meth:`step` for rows that all are at the same place: no mask, and nothing is looked at in vain."""
+        cache.extend(len(tokens), position, position + 1)
+        positions = torch.full((1, 1), position, device=tokens.device)
+        hidden = self._run(self.text.embed_tokens(tokens[:, None]), positions, None, cache)
+        return self._next(hidden[:, -1])
+
+    def _run(
+        self, hidden: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None, cache: RowCache
+    ) -> torch.Tensor:
+        rotation = self.text.rotary_emb(hidden, positions)
+        for layer in self.layers:
+            hidden = layer(
+                hidden,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                position_embeddings=rotation,
+            )
+        return hidden
+
+    def _next(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the likeliest token (N,) after hidden states (N, H)."""
+        chosen: torch.Tensor = self.head(self.text.norm(hidden)).argmax(-1)
+        return chosen
+
+
+def _base(model: Any) -> Any:
+    """Return the model in peft's wrapper, its layers still adapted; another model as it is."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
