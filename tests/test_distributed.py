@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
 
 from deepsynth import FullModule
@@ -102,3 +104,39 @@ def test_two_processes_are_as_one(strategy: str, tmp_path: Path, documents: Path
     assert len(one["losses"]) == 3
     assert_same_run(one, several)
     assert_same_files(tmp_path / "one", tmp_path / "two", "adapter_model.safetensors")
+
+
+def seen_samples(folder: Path, documents: Path, processes: int, batch_size: int, steps: int, **arguments: Any) -> Any:
+    """Return the document ids of every batch that this process trained on."""
+
+    class Seen(Callback):
+        def __init__(self) -> None:
+            self.ids: list[list[str]] = []
+
+        def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            self.ids.append(list(batch.document_ids))
+
+    seen = Seen()
+    ckpt_path = arguments.pop("ckpt_path", None)
+    if processes > 1:
+        arguments["strategy"] = "ddp"
+    every = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=3, save_top_k=-1)
+    arguments |= {"max_epochs": 1, "max_steps": steps, "callbacks": [seen, every], "enable_checkpointing": True}
+    trainer = make_trainer(folder, devices=processes, **arguments)
+    trainer.fit(make_module(), make_data(documents, batch_size=batch_size), ckpt_path=ckpt_path)
+    return seen.ids
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [((2, 1), (1, 1)), ((1, 1), (2, 2)), ((1, 3), (2, 1))])
+def test_an_epoch_ends_with_every_sample_seen_once_whatever_the_number_of_processes(
+    before: tuple[int, int], after: tuple[int, int], tmp_path: Path, documents: Path
+) -> None:
+    ids: list[str] = []
+    for (processes, batch_size), steps in ((before, 4), (after, 100)):
+        path = {"ckpt_path": tmp_path / "step=3.ckpt"} if ids else {}
+        run = partial(seen_samples, tmp_path, documents, processes, batch_size, steps, **path)
+        found = [run()] if processes == 1 else launch(processes, tmp_path / str(steps), run)
+        ids += [name for own in found for batch in (own[:3] if steps == 4 else own) for name in batch]
+    assert len(ids) == len(set(ids))
+    assert len(ids) > 20 - after[0]

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import pkgutil
 import sys
 import traceback
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 import deepsynth.callbacks
-from deepsynth.callbacks import AdapterCheckpoint, PredictionWriter, SampleGallery, Throughput, VramMonitor
+from deepsynth import console
+from deepsynth.callbacks import (
+    AdapterCheckpoint,
+    PredictionWriter,
+    ProcessGuard,
+    SampleGallery,
+    Throughput,
+    VramMonitor,
+)
 from deepsynth.callbacks.out_of_memory import is_out_of_memory
 from deepsynth.cli_errors import ParserError, explain, one_line
 from deepsynth.commands import COMMANDS
@@ -29,17 +35,14 @@ from deepsynth.data import Augmenter, Processor, Renderer, Source, TextImageData
 from deepsynth.hub.pull import is_reference, resolve_checkpoint
 from deepsynth.modules import DeepSynthModule
 from deepsynth.modules.adapter import adapter_settings
-from deepsynth.run_folder import MetricsCsv, choose_run_folder
+from deepsynth.parallel_ranks import is_lost_connection, of_this_rank, rank
+from deepsynth.run_folder import MetricsCsv, choose_run_folder, discard_start, is_unused
 
 #: What a user's mistake raises, here and in the libraries below; anything else is a bug and shows its traceback.
 USER_ERRORS = (ValueError, OSError, ImportError, MisconfigurationException)
 
-#: Warnings between the libraries below, which no user can act on.
-KNOWN_NOISE = (
-    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # lightning about torch
-    r"`is_gradient_checkpointing` is deprecated",  # peft about transformers
-    r"The .* does not have many workers",  # rendering in the main process is a choice: data.num_workers
-)
+#: The exit code of a run that was asked to end and has saved its checkpoint: 128 + SIGTERM, as shells have it.
+SAVED_AND_ENDED = 143
 
 
 class DeepSynthArgumentParser(LightningArgumentParser):
@@ -94,7 +97,8 @@ class DeepSynthCLI(LightningCLI):
             "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
             "validate": loaders,
             "test": loaders,
-            "predict": loaders,
+            # Predictions go to a file as they come; in memory they would grow with the data.
+            "predict": loaders | {"return_predictions"},
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -164,12 +168,14 @@ class DeepSynthCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer with its run folder, loggers and default callbacks, each unless the user gave one."""
         trainer = self._get(self.config_init, "trainer")
+        console.check_accelerator(trainer)
         folder = choose_run_folder(
             Path(trainer["default_root_dir"]),
             self.run_name(),
             self._get(self.config, "ckpt_path"),
         )
         kwargs["default_root_dir"] = str(folder)
+        self._starts_afresh = is_unused(folder)
         # A run of a few batches to try things out leaves nothing behind, as Lightning's users expect.
         trial = bool(trainer.get("fast_dev_run"))
         if trainer.get("logger") in (None, True) and not trial:
@@ -183,6 +189,8 @@ class DeepSynthCLI(LightningCLI):
             if trial
             else self.default_callbacks(folder, checkpoints=trainer.get("enable_checkpointing") is not False)
         )
+        if self.subcommand != "fit" and not any(isinstance(own, Checkpoint) for own in given):
+            kwargs["enable_checkpointing"] = False  # nothing is written, and the state of one would be looked for
         extra = [c for c in defaults if not any(isinstance(own, type(c)) for own in given)]
         if trainer.get("enable_progress_bar") is not False and not any(isinstance(own, ProgressBar) for own in given):
             extra.append(TQDMProgressBar())
@@ -192,10 +200,10 @@ class DeepSynthCLI(LightningCLI):
     def default_callbacks(self, folder: Path, *, checkpoints: bool) -> list[Callback]:
         """Return the callbacks of the subcommand."""
         if self.subcommand == "predict":
-            return [VramMonitor(), PredictionWriter(str(folder / "predictions.jsonl"))]
+            return [ProcessGuard(), VramMonitor(), PredictionWriter()]
         if self.subcommand != "fit":
-            return [VramMonitor()]
-        callbacks: list[Callback] = [VramMonitor(), Throughput(), LearningRateMonitor("step")]
+            return [ProcessGuard(), VramMonitor()]
+        callbacks: list[Callback] = [ProcessGuard(), VramMonitor(), Throughput(), LearningRateMonitor("step")]
         reads = bool(self.model.hparams["generate_samples"]) and self.datamodule.holds_out_validation
         if reads:
             callbacks.append(SampleGallery())
@@ -227,6 +235,19 @@ class DeepSynthCLI(LightningCLI):
         dtype = self.model.hparams["dtype"]
         no_bf16 = torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
         return dtype == "float16" or (dtype == "auto" and no_bf16)
+
+    def predict(self, **kwargs: Any) -> None:
+        """Read; what was read is in the file."""
+        self.trainer.predict(**kwargs, return_predictions=False)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run; a run that fails before it has done anything leaves no folder, so the next one can have its name."""
+        try:
+            super()._run_subcommand(subcommand)
+        except BaseException:
+            if self._starts_afresh and self.trainer.is_global_zero and self.trainer.global_step == 0:
+                discard_start(Path(self.trainer.default_root_dir))
+            raise
 
     def after_fit(self) -> None:
         """Say where the run's files are."""
@@ -269,13 +290,7 @@ def _leaves(base: type) -> list[type]:
 
 def run(args: Sequence[str]) -> int:
     """Run a subcommand; see :func:`deepsynth.__main__.main` for the exit codes."""
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("deepsynth").setLevel(logging.INFO)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "Tip:" not in record.getMessage()
-    )
-    for message in KNOWN_NOISE:
-        warnings.filterwarnings("ignore", message=message)
+    console.prepare(reads_only=args[0] != "fit")
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     try:
@@ -288,12 +303,18 @@ def run(args: Sequence[str]) -> int:
         sys.stderr.write(f"deepsynth: {explain(str(error), args, *known_names())}\n")
         return 2
     except (*USER_ERRORS, RuntimeError, MemoryError) as error:
+        if is_lost_connection(error):
+            sys.stderr.write(f"deepsynth: {of_this_rank()}another process has ended; it says why itself\n")
+            return 1
         if not isinstance(error, USER_ERRORS) and not is_out_of_memory(error):
             raise
         if debug:
             traceback.print_exc()
-        sys.stderr.write(f"deepsynth: {one_line(str(error)) or type(error).__name__}\n")
+        sys.stderr.write(f"deepsynth: {of_this_rank()}{one_line(str(error)) or type(error).__name__}\n")
         return 1
+    except SIGTERMException:
+        # One code is enough for a cluster; and what started the others must not take it for a failure.
+        return SAVED_AND_ENDED if rank() == 0 else 0
     except SystemExit as stop:
         return int(stop.code) if isinstance(stop.code, int) else 1
     return 0

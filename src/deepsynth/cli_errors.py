@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from deepsynth.parallel import REFUSED_OPTIONS
+
 
 class ParserError(Exception):
     """Arguments or a configuration that cannot be used."""
@@ -50,7 +52,7 @@ def explain(message: str, args: Sequence[str], classes: Sequence[str], options: 
     if wrong_option:
         key = wrong_option.group(1)
         leaf = key.rpartition(".")[2]
-        return f"there is no option {key!r}{_place(leaf, args)}; {_nearest(leaf, options)}"
+        return f"there is no option {key!r}{_place(leaf, args)}; {REFUSED_OPTIONS.get(leaf) or _nearest(leaf, options)}"
     if wrong_value and wrong_value.group(1) != "config":
         key, reason = wrong_value.groups()
         while nested := re.match(r'Parser key "([^"]+)": (.*)', reason):

@@ -66,7 +66,7 @@ CASES: tuple[Case, ...] = (
         "nf4 or int8",
         None,
         False,
-        "bitsandbytes keeps the scales of quantised weights beside the parameter, where FSDP2 neither shards nor gathers "
+        "bitsandbytes keeps the scales of quantised weights beside the parameter, where FSDP2 does not shard or gather "
         "them; use configs/trainer/ddp.yaml, or model.quantization=none with fsdp2",
     ),
     Case(

@@ -12,6 +12,24 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """Return the number of this process, from 0."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def of_this_rank() -> str:
+    """Return ``rank N: `` where several processes write to one terminal, else nothing."""
+    return f"rank {rank()}: " if world_size() > 1 else ""
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Return whether an error says that another process has gone: gloo's sockets or NCCL's watchdog notice it."""
+    if world_size() == 1 or not isinstance(error, RuntimeError):
+        return False
+    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process has terminated")
+    return isinstance(error, dist.DistBackendError) or any(sign in str(error) for sign in signs)
+
+
 def names_ddp_ignores(module: nn.Module) -> list[str]:
     """Return the names of frozen parameters and of buffers: every process has loaded the same ones.
 

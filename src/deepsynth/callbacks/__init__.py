@@ -3,6 +3,7 @@
 from deepsynth.callbacks.adapter_checkpoint import AdapterCheckpoint
 from deepsynth.callbacks.hub_checkpoint import HubCheckpoint
 from deepsynth.callbacks.prediction_writer import PredictionWriter
+from deepsynth.callbacks.process_guard import ProcessGuard
 from deepsynth.callbacks.sample_gallery import SampleGallery
 from deepsynth.callbacks.text_metrics import TextMetrics
 from deepsynth.callbacks.throughput import Throughput
@@ -12,6 +13,7 @@ __all__ = [
     "AdapterCheckpoint",
     "HubCheckpoint",
     "PredictionWriter",
+    "ProcessGuard",
     "SampleGallery",
     "TextMetrics",
     "Throughput",

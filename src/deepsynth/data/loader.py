@@ -5,7 +5,7 @@ Lightning tells the sampler the epoch, and saves and restores a loader's place w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from typing import Any
 
 import torch
@@ -28,13 +28,31 @@ class EpochSampler(DistributedSampler[Any]):
         rank: of this process.
         even: leave out the last few samples (fewer than ranks) so that every rank takes the same number of steps;
             without it every sample comes, and ranks may differ by one.
+        lengths: of the samples, in any unit; those of a batch, over all ranks, are then alike. Within every fifty
+            batches samples are sorted, cut into batches, and the batches shuffled.
+        batch_size: of one rank; for ``lengths`` alone.
     """
 
     def __init__(
-        self, dataset: Sized, *, shuffle: bool, seed: int, num_replicas: int = 1, rank: int = 0, even: bool = False
+        self,
+        dataset: Sized,
+        *,
+        shuffle: bool,
+        seed: int,
+        num_replicas: int = 1,
+        rank: int = 0,
+        even: bool = False,
+        lengths: Sequence[float] | None = None,
+        batch_size: int = 1,
     ) -> None:
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
+        #: Samples of the next epoch that all ranks together leave out, because they were handed out before.
         self.start = 0
+        self.even = even
+        self.lengths = lengths
+        #: Samples of a batch over all ranks. A restored epoch keeps the one it was begun with.
+        self.group = batch_size * num_replicas
+        self.restored_group: int | None = None
         size = len(dataset)
         if even and num_replicas > 1:
             self.total_size = size // num_replicas * num_replicas
@@ -49,11 +67,26 @@ class EpochSampler(DistributedSampler[Any]):
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             order = torch.randperm(size, generator=generator).tolist()
+            if self.lengths is not None:
+                order = self._alike_together(order, self.lengths, generator)
         else:
             order = list(range(size))
-        mine = order[self.rank : self.total_size : self.num_replicas][self.start :]
+        rest = order[self.start : self.total_size]
+        if self.even:  # a run that goes on with another number of ranks may have begun anywhere
+            rest = rest[: len(rest) // self.num_replicas * self.num_replicas]
         self.start = 0
-        return iter([(self.epoch, index) for index in mine])
+        return iter([(self.epoch, index) for index in rest[self.rank :: self.num_replicas]])
+
+    def _alike_together(self, order: list[int], lengths: Sequence[float], generator: torch.Generator) -> list[int]:
+        group, self.restored_group = self.restored_group or self.group, None
+        arranged: list[int] = []
+        for start in range(0, len(order), 50 * group):
+            window = sorted(order[start : start + 50 * group], key=lambda index: lengths[index])
+            whole = len(window) // group
+            for number in torch.randperm(whole, generator=generator).tolist():
+                arranged += window[number * group : (number + 1) * group]
+            arranged += window[whole * group :]  # at the very end: a short batch would shift all that follow
+        return arranged
 
     def __len__(self) -> int:
         """Return the number of this rank's samples in a whole epoch."""
@@ -63,7 +96,8 @@ class EpochSampler(DistributedSampler[Any]):
 class ResumableLoader:
     """Batches of an epoch, and how many of its samples have been handed out.
 
-    The place is counted in samples over all ranks, so a run may go on with another batch size or number of ranks.
+    The place is counted in samples over all ranks, so a run may go on with another batch size or number of ranks; an
+    epoch of batches of alike lengths ends in the order in which it was begun.
     What workers have prefetched does not count: a restored loader makes it again.
 
     It holds a DataLoader and is none itself: Lightning makes DataLoaders anew with samplers of its own, for prediction
@@ -83,6 +117,8 @@ class ResumableLoader:
         self._batches: DataLoader[Any] = DataLoader(dataset, sampler=sampler, **kwargs)
         self._samples_done = 0
         self._restored: dict[str, int] | None = None
+        #: Batches of today's size that a restored epoch has behind it, when it was begun with batches of another size.
+        self.batches_done_elsewhere: int | None = None
 
     def __len__(self) -> int:
         """Return the number of batches of a whole epoch."""
@@ -92,21 +128,24 @@ class ResumableLoader:
         """Yield batches; after ``load_state_dict`` the rest of the interrupted epoch first."""
         self._samples_done = 0
         if self._restored is not None:
-            done = self._restored["samples"] // self.sampler.num_replicas
-            if done < len(self.sampler):
+            done = self._restored["samples"]
+            if done <= self.sampler.total_size - self.sampler.num_replicas:
                 # A run that reached max_steps within an epoch counts as past it; the rest of that epoch comes first.
                 self.sampler.set_epoch(self._restored["epoch"])
                 self._samples_done = done
+                self.sampler.restored_group = self._restored.get("group")
         self._restored = None
         self.sampler.start = self._samples_done
         for batch in self._batches:
-            self._samples_done += len(batch)
+            self._samples_done += len(batch) * self.sampler.num_replicas
             yield batch
 
     def state_dict(self) -> dict[str, int]:
         """Return the epoch and the number of its samples handed out, over all ranks."""
-        return {"epoch": self.sampler.epoch, "samples": self._samples_done * self.sampler.num_replicas}
+        return {"epoch": self.sampler.epoch, "samples": self._samples_done, "group": self.sampler.group}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from a saved place; a saved epoch that was complete is not begun again."""
         self._restored = state
+        if state.get("group", self.sampler.group) != self.sampler.group:
+            self.batches_done_elsewhere = state["samples"] // self.sampler.group

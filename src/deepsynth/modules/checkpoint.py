@@ -80,6 +80,7 @@ class CheckpointedModule(LightningModule):
             if name in self._partial_gradients:
                 parameter.grad = like(self._partial_gradients[name], parameter)
         self._partial_gradients = {}
+        self._restore_place_in_data()
         if self._random_state is None:
             return
         torch.set_rng_state(self._random_state["cpu"].cpu())
@@ -87,3 +88,18 @@ class CheckpointedModule(LightningModule):
         if torch.cuda.is_available() and len(states) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all([state.cpu() for state in states])
         self._random_state = None
+
+    def _restore_place_in_data(self) -> None:
+        """Do what Lightning leaves out when it goes on in the middle of an epoch."""
+        loop = self.trainer.fit_loop
+        if loop.restarting and loop._combined_loader_states_to_load:
+            # The schedule asked for the number of steps: the loader was made before there was a place to restore.
+            loop._load_combined_loader_states()
+            iter(loop._data_fetcher)  # type: ignore[arg-type]  # begins again, from there
+        # Batches are counted: an epoch would end too early or too late where they were of another size.
+        batches = getattr(self.trainer.train_dataloader, "batches_done_elsewhere", None)
+        if batches is not None:
+            current: Any = loop.epoch_loop.batch_progress.current
+            more = batches - current.ready
+            current.ready, current.started = batches, current.started + more
+            current.processed, current.completed = current.processed + more, current.completed + more
