@@ -55,9 +55,14 @@ class TextImageDataModule(LightningDataModule):
         max_pages: most pages of a document that is summarised; more are an error.
         batch_size: samples per step and device.
         eval_batch_size: samples per generation; by default ``batch_size``.
-        num_workers: processes that render; 0 renders in the main process. The batches are the same.
+        num_workers: processes that render; 0 renders in the main process. The batches are the same. By default 0
+            without a GPU, else as many as there are cores, one left for the main process, up to 8 for each GPU.
         seed: of layout, augmentation and order; the command line takes it from ``seed_everything``.
         pad_to_multiple_of: rounds the token length of a batch up, so that kernels meet few shapes.
+        group_by_length: make training batches of samples about as long as each other: less padding.
+        packing: put the samples of a training batch into one row without padding; the loss is the same.
+        augment_variants: degrade a page in so many ways, and begin with the first again after as many epochs; by
+            default in a new way every epoch. With it ``model.vision_cache`` finds degraded pages again.
 
     Raises:
         ValueError: for numbers out of range, with the key and the value.
@@ -84,9 +89,12 @@ class TextImageDataModule(LightningDataModule):
         max_pages: int = 8,
         batch_size: int = 1,
         eval_batch_size: int | None = None,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         seed: int = 0,
         pad_to_multiple_of: int = 1,
+        group_by_length: bool = False,
+        packing: bool = False,
+        augment_variants: int | None = None,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -96,6 +104,7 @@ class TextImageDataModule(LightningDataModule):
             ("max_pages", max_pages, 1),
             ("max_train_documents", max_train_documents, 1),
             ("max_eval_documents", max_eval_documents, 1),
+            ("augment_variants", augment_variants, 1),
         ):
             if value is not None and value < least:
                 raise ValueError(f"data.{name} is {value}; it must be at least {least}")
@@ -122,9 +131,12 @@ class TextImageDataModule(LightningDataModule):
         self.processor = processor or OcrProcessor(model_name, mode, prompt, max_tokens, on_max_tokens)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
-        self.num_workers = num_workers
+        self.num_workers = default_workers() if num_workers is None else num_workers
         self.seed = seed
         self.pad_to_multiple_of = pad_to_multiple_of
+        self.group_by_length = group_by_length
+        self.packing = packing
+        self.augment_variants = augment_variants
         self.datasets: dict[str, PageDataset] = {}
 
     # ------------------------------------------------------------------ documents
@@ -214,7 +226,7 @@ class TextImageDataModule(LightningDataModule):
     def pipeline(self) -> Pipeline:
         """Return the stages that turn a document into samples."""
         renderer = self.renderer or self._default_renderer()
-        return Pipeline(renderer, self.augmenter, self.processor, self.seed, self.max_pages)
+        return Pipeline(renderer, self.augmenter, self.processor, self.seed, self.max_pages, self.augment_variants)
 
     def _default_renderer(self) -> Renderer:
         side = self.processor.layout.base_size if isinstance(self.processor, OcrProcessor) else 1024
@@ -255,6 +267,8 @@ class TextImageDataModule(LightningDataModule):
             num_replicas=trainer.world_size if trainer else 1,
             rank=trainer.global_rank if trainer else 0,
             even=even,
+            lengths=self.datasets[split].lengths if self.group_by_length and shuffle else None,
+            batch_size=batch_size,
         )
         if not len(sampler):
             raise ValueError(f"the {split} split has {len(self.datasets[split])} samples, fewer than processes")
@@ -263,7 +277,9 @@ class TextImageDataModule(LightningDataModule):
             sampler,
             batch_size=batch_size,
             num_workers=self.num_workers,
-            collate_fn=Collator(self.processor.pad_token_id, self.pad_to_multiple_of),
+            collate_fn=Collator(
+                self.processor.pad_token_id, self.pad_to_multiple_of, packed=self.packing and split == "train"
+            ),
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=quiet_worker,
@@ -283,6 +299,14 @@ class TextImageDataModule(LightningDataModule):
             return {name: moved[id(tensor)] for name, tensor in tensors.items()}
 
         return replace(batch, inputs=move(batch.inputs), prompts=move(batch.prompts))
+
+
+def default_workers() -> int:
+    """Return how many processes render for one GPU: none where there is no GPU, whose cores would be taken away."""
+    if not torch.cuda.is_available():
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, max(1, (cores - 1) // torch.cuda.device_count()))
 
 
 def quiet_worker(worker_id: int) -> None:

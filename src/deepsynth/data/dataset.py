@@ -7,6 +7,7 @@ never changes where a page ends; the augmenter's generator is seeded by (seed, e
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -27,13 +28,17 @@ def stable_hash(text: str) -> int:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Renderer, augmenter and processor with the seed that they share."""
+    """Renderer, augmenter and processor with the seed that they share.
+
+    With ``variants``, a page is degraded in so many ways and no more: epochs go through them again and again.
+    """
 
     renderer: Renderer
     augmenter: Augmenter | None
     processor: Processor
     seed: int = 0
     max_pages: int = 8
+    variants: int | None = None
 
     def layout_rng(self, document: Document) -> np.random.Generator:
         """Return the generator that fixes a document's layout."""
@@ -65,6 +70,8 @@ class Pipeline:
                 )
         if self.augmenter is None:
             return pages
+        if self.variants is not None:
+            epoch %= self.variants
         return [
             self.augmenter(page, np.random.default_rng([self.seed, epoch, stable_hash(document.id), page.number]))
             for page in pages
@@ -105,6 +112,16 @@ class PageDataset(Dataset[Sample]):
         ]
         self.dropped = len(self.entries) - len(kept)
         self.entries = kept
+
+    @property
+    def lengths(self) -> list[float]:
+        """Return about how many characters each sample's target has; what a page shows is drawn later."""
+        pages = Counter(position for position, _ in self.entries)
+        texts = (self.documents[position] for position, _ in self.entries)
+        return [
+            len(document.text) / pages[position] if document.target is None else len(document.target)
+            for document, (position, _) in zip(texts, self.entries, strict=True)
+        ]
 
     def __len__(self) -> int:
         """Return the number of samples."""

@@ -1,6 +1,9 @@
 """Features of pages that a frozen encoder has seen before, in memory or on disk.
 
     X  images     n  features of an image     H  width of the decoder
+
+They are found by what they were made from, the pixels; where those were drawn, by which process, worker or run, does
+not matter.
 """
 
 from __future__ import annotations

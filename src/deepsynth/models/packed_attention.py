@@ -58,15 +58,16 @@ def packed_attention(
         )
         return output, None
     if query.is_cuda and query.dtype in _FLASH_DTYPES and _HAS_WINDOW and not dropout:
+        assert max_length_q is not None, "it comes with the boundaries"
         bounds, longest = cu_seq_lens_q, max_length_q
-        rows = [tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)]
-        packed = varlen_attn(*rows, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0))
+        q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+        packed = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0))
         assert isinstance(packed, torch.Tensor)
         return packed[None], None
     lengths = cu_seq_lens_q.diff().tolist()
     parts = [
         F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling, is_causal=True)
-        for q, k, v in zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
+        for q, k, v in zip(*(torch.split(tensor, lengths, dim=2) for tensor in (query, key, value)), strict=True)
     ]
     return torch.cat(parts, dim=2).transpose(1, 2), None
 

@@ -15,8 +15,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 from deepsynth import __version__
-from deepsynth.models.lora import Experts, LoraScope, untrained_adapters
+from deepsynth.generation import Implementation
 from deepsynth.models.linear_cross_entropy import Loss
+from deepsynth.models.lora import Experts, LoraScope, untrained_adapters
 from deepsynth.models.names import load_pretrained
 from deepsynth.modules.adapter import adapter_state, read_adapter, write_adapter
 from deepsynth.modules.checkpoint import CheckpointedModule
@@ -82,6 +83,9 @@ class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
         schedule: after the warm-up ``constant``, or ``linear`` or ``cosine`` decay to 0.
         warmup_steps: optimizer steps of linear warm-up.
         max_new_tokens: most tokens that are generated for one sample.
+        generation: ``deepsynth`` is the decoder of this package, ``transformers`` the model's own; ``auto`` is the
+            first for the models that it knows.
+        stop_loops: end a text whose last 30 tokens stand once more among the 90 before them.
         generate_samples: validation samples that are read by generation, from the start; 0 for none. Test and predict
             read all.
         generate_time_s: seconds that one validation's generation may take per process, after its first batch; the log
@@ -135,6 +139,8 @@ class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
         schedule: Schedule = "cosine",
         warmup_steps: int = 0,
         max_new_tokens: int = 512,
+        generation: Implementation = "auto",
+        stop_loops: bool = True,
         generate_samples: int = 64,
         generate_time_s: float = 300.0,
     ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +36,7 @@ class EngineModule(EvaluatedModule):
         self._activations_chosen = False
 
     @staticmethod
-    def check_engine(hparams: dict[str, Any]) -> None:
+    def check_engine(hparams: MutableMapping[Any, Any]) -> None:
         """Refuse settings that cannot be, before anything is loaded.
 
         Raises:
@@ -48,7 +49,7 @@ class EngineModule(EvaluatedModule):
             raise ValueError(f"model.vision_chunk is {hparams['vision_chunk']}; it must be at least 1 image")
         cache = hparams["vision_cache"]
         if cache not in ("none", "memory", "disk") and "/" not in cache:
-            raise ValueError(f"model.vision_cache is {cache!r}; want none, memory, disk, or a folder with a / in its name")
+            raise ValueError(f"model.vision_cache is {cache!r}; want none, memory, disk, or a folder (with a /)")
         if cache != "none" and hparams["loss"] == "plain":
             raise ValueError(
                 "model.loss is plain, which encodes every image again; set model.loss=auto for model.vision_cache"
