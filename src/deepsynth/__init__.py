@@ -23,15 +23,16 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from deepsynth.data import TextImageDataModule
-    from deepsynth.modules import DeepSynthModule, FullModule, PeftModule
+    from deepsynth.modules import DeepSynthModule, FullModule, PeftModule, UnslothModule
 
-__all__ = ["DeepSynthModule", "FullModule", "PeftModule", "TextImageDataModule", "__version__"]
+__all__ = ["DeepSynthModule", "FullModule", "PeftModule", "TextImageDataModule", "UnslothModule", "__version__"]
 
 _HOMES = {
     "TextImageDataModule": "deepsynth.data",
     "DeepSynthModule": "deepsynth.modules",
     "FullModule": "deepsynth.modules",
     "PeftModule": "deepsynth.modules",
+    "UnslothModule": "deepsynth.modules",
 }
 
 

@@ -3,5 +3,6 @@
 from deepsynth.modules.base import DeepSynthModule
 from deepsynth.modules.full import FullModule
 from deepsynth.modules.peft import PeftModule
+from deepsynth.modules.unsloth import UnslothModule
 
-__all__ = ["DeepSynthModule", "FullModule", "PeftModule"]
+__all__ = ["DeepSynthModule", "FullModule", "PeftModule", "UnslothModule"]

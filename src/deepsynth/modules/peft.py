@@ -90,7 +90,10 @@ class PeftModule(DeepSynthModule):
             if config.target_parameters and h["quantization"] == "nf4":
                 config._register_custom_module({Nf4Experts: adapter_class()})
             base.name_or_path = h["model_name"]  # peft copies it into the adapter: a name, not a path of this machine
-            model = get_peft_model(base, config)
+            # Adapters begin the same in every backend and precision, however many numbers loading drew.
+            with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(torch.initial_seed() % 2**32)
+                model = get_peft_model(base, config)
         # from_pretrained leaves eval mode, in which dropout and recomputation would be skipped in silence.
         return model.train()
 

@@ -1,0 +1,236 @@
+"""Unsloth's backend: FastVisionModel loads, patches and adapts the model.
+
+Unsloth compiles and fuses classes of ``transformers.models``. DeepSeek-OCR-2 has its class there; DeepSeek-OCR is this
+package's own class around the same decoder, whose layers are compiled one by one and not fused.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from deepsynth.generation import Generation
+from deepsynth.models.lora import lora_config
+from deepsynth.models.names import load_pretrained, resolve_model_name
+from deepsynth.models.quantization import Kind, format_weight_table, weight_table
+from deepsynth.models.random_weights import fill_with_random_weights
+from deepsynth.models.supported import family_of
+from deepsynth.models.training_forward import TrainingForward
+from deepsynth.modules.base import DeepSynthModule
+from deepsynth.types import Batch
+
+#: Settings of the training engine that Unsloth replaces by its own: what they may be, and what it does instead.
+_OWN: dict[str, tuple[tuple[Any, ...], str]] = {
+    "loss": (("auto", "plain"), "fuses head and loss itself"),
+    "activation_memory": (("auto", "none", "full", "offload"), "recomputes whole layers"),
+    "memory_budget_gib": ((None,), "measures no steps"),
+    "vision_cache": (("none",), "encodes images in its forward pass"),
+    "vision_chunk": ((None,), "encodes all images together"),
+    "compile": (("none",), "compiles by itself"),
+    "cuda_graphs": ((False,), "compiles by itself"),
+    "attn_implementation": (("sdpa",), "chooses attention itself"),
+    "experts_implementation": ((None,), "chooses the experts' kernels itself"),
+}
+_CHECKPOINTING: dict[str, bool | str] = {"auto": "unsloth", "offload": "unsloth", "full": True, "none": False}
+
+
+class UnslothModule(DeepSynthModule):
+    """Loads and adapts with Unsloth's FastVisionModel, on a GPU.
+
+    ``activation_memory`` chooses its checkpointing: ``auto`` and ``offload`` are Unsloth's own, which keeps inputs of
+    layers in the computer's memory (from 512 tokens on); ``full`` is torch's; ``none`` keeps all.
+
+    Args:
+        model_name: a built-in model, a local folder or a Hub repository.
+        quantization: of the frozen weights: ``nf4`` (4 bits), ``int8`` or ``none``. The vision encoder keeps
+            its 16 bits.
+        max_seq_length: longest row of image and text tokens.
+        lora_targets: ``scope`` for the layers that the ``lora_*`` settings name, as in PeftModule; ``auto`` for those
+            that Unsloth chooses, in vision if ``lora_vision`` is set.
+        **kwargs: see :class:`DeepSynthModule`.
+
+    Raises:
+        ValueError: for settings out of range, or that Unsloth does not have, with the key.
+    """
+
+    def __init__(
+        self,
+        model_name: str = "deepsynth/tiny-random",
+        *,
+        quantization: Kind = "none",
+        max_seq_length: int = 8192,
+        lora_targets: Literal["scope", "auto"] = "scope",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model_name, **kwargs)
+        if max_seq_length < 1:
+            raise ValueError(f"model.max_seq_length is {max_seq_length}; it must be at least 1 token")
+
+    @staticmethod
+    def check_engine(hparams: MutableMapping[Any, Any]) -> None:
+        """Refuse settings that Unsloth replaces by its own.
+
+        Raises:
+            ValueError: with the key, what was found and what is allowed.
+        """
+        DeepSynthModule.check_engine(hparams)
+        for name, (allowed, what) in _OWN.items():
+            if hparams[name] not in allowed:
+                wanted = " or ".join(map(repr, allowed))
+                raise ValueError(
+                    f"model.{name} is {hparams[name]!r}, but Unsloth {what}; want {wanted}, or "
+                    "model.class_path=PeftModule"
+                )
+
+    # ------------------------------------------------------------------ weights
+
+    def load_model(self) -> Any:
+        """Return Unsloth's peft model on this process's GPU, only the adapters trainable, in training mode.
+
+        Raises:
+            ValueError: without a GPU or without Unsloth, and for a model that cannot be loaded, with the way out.
+        """
+        unsloth = import_unsloth()
+        from transformers import AutoConfig, AutoModelForImageTextToText
+
+        h, name = self.hparams, self.hparams["model_name"]
+        if family_of(load_pretrained(AutoConfig, name)) == "deepseek_ocr":  # refuses what is neither of the two
+            rank_zero_info(
+                f"{name} is DeepSynth's own class: Unsloth compiles its layers one by one, and fuses nothing"
+            )
+        checkpointing = _CHECKPOINTING[h["activation_memory"]]
+        # Lightning has made the GPU the default device, which no loader expects.
+        with torch.device("cpu"), self._folder() as folder:
+            base, _ = unsloth.FastVisionModel.from_pretrained(
+                model_name=folder,
+                max_seq_length=h["max_seq_length"],
+                dtype=self.resolved_dtype,
+                load_in_4bit=h["quantization"] == "nf4",
+                load_in_8bit=h["quantization"] == "int8",
+                load_in_16bit=h["quantization"] == "none",
+                device_map={"": self.device.index or 0} if self.device.type == "cuda" else {"": self.device.type},
+                use_gradient_checkpointing=checkpointing,
+                use_exact_model_name=True,  # the user's weights, not Unsloth's repository for that name
+                auto_model=AutoModelForImageTextToText,  # what the published config.json names is remote code
+                offload_embedding=False,  # Lightning moves the model as a whole
+                random_state=torch.initial_seed() % 2**32,
+            )
+            base.requires_grad_(False)
+            if h["quantization"] != "none":
+                rank_zero_info(format_weight_table(weight_table(base, self.resolved_dtype)))
+            model = unsloth.FastVisionModel.get_peft_model(
+                base, use_gradient_checkpointing=checkpointing, **self._adapter_arguments(base)
+            )
+        model.peft_config["default"].base_model_name_or_path = name  # a name, not a path of this machine
+        unsloth.FastVisionModel.for_training(model)
+        return model
+
+    def _adapter_arguments(self, base: Any) -> dict[str, Any]:
+        """Return what ``get_peft_model`` is asked for; our scopes are checked as PeftModule's are."""
+        h = self.hparams
+        alpha = h["lora_alpha"] or 2 * h["lora_rank"]
+        config = lora_config(
+            base,
+            self.scope,
+            rank=h["lora_rank"],
+            alpha=alpha,
+            dropout=h["lora_dropout"],
+            rslora=h["rslora"],
+            dora=h["dora"],
+            init=h["lora_init"],
+            base_model_name=h["model_name"],
+        )
+        arguments = {
+            "r": h["lora_rank"],
+            "lora_alpha": alpha,
+            "lora_dropout": h["lora_dropout"],
+            "use_rslora": h["rslora"],
+            "use_dora": h["dora"],
+            "init_lora_weights": config.init_lora_weights,
+            "random_state": torch.initial_seed() % 2**32,  # as PeftModule seeds its adapters
+        }
+        if h["lora_targets"] == "auto":
+            return {**arguments, "finetune_vision_layers": h["lora_vision"]}
+        # An empty list, not None: from None Unsloth concludes experts out of the names of other layers.
+        return {
+            **arguments,
+            "target_modules": config.target_modules,
+            "target_parameters": list(config.target_parameters or []),
+        }
+
+    @contextmanager
+    def _folder(self) -> Iterator[str]:
+        """Yield the folder or repository to load; random weights are written to a temporary one first."""
+        name = self.hparams["model_name"]
+        if self.hparams["weights"] != "random":
+            yield resolve_model_name(name)
+            return
+        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+        with tempfile.TemporaryDirectory(prefix="deepsynth-") as folder:
+            with torch.device("meta"):
+                config = load_pretrained(AutoConfig, name)
+                model = AutoModelForImageTextToText.from_config(config, dtype=self.resolved_dtype)
+            fill_with_random_weights(model, self.device)
+            model.save_pretrained(folder)
+            load_pretrained(AutoProcessor, name).save_pretrained(folder)
+            del model
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            rank_zero_info(f"{name}: random weights (model.weights=random), in {Path(folder).name} while they load")
+            yield folder
+
+    # ------------------------------------------------------------------ training and reading
+
+    def start_engine(self, model: Any) -> None:
+        """Leave the forward pass, and what layers keep, to Unsloth; of its output only the loss is read."""
+        self.training_forward = TrainingForward(model, loss="plain")
+        self._activations_chosen = True
+
+    def compute_loss(self, batch: Batch) -> torch.Tensor:
+        """Return the mean loss over the batch's label tokens.
+
+        Raises:
+            ValueError: for packed rows, whose samples Unsloth's attention would not keep apart.
+        """
+        if "position_ids" in batch.inputs:
+            raise ValueError("the batch is packed, which UnslothModule does not train; turn packing of data off")
+        return super().compute_loss(batch)
+
+    def generate(self, batch: Batch, deadline: float | None = None) -> list[Generation] | None:
+        """Write the text of each sample in Unsloth's inference mode, and go back to the mode there was."""
+        unsloth = import_unsloth()
+        training = self.model.training
+        unsloth.FastVisionModel.for_inference(self.model)
+        try:
+            return super().generate(batch, deadline)
+        finally:
+            unsloth.FastVisionModel.for_training(self.model)
+            self.model.train(training)
+
+
+def has_accelerator() -> bool:
+    """Return whether torch has a GPU that Unsloth could use."""
+    return torch.cuda.is_available()
+
+
+def import_unsloth() -> Any:
+    """Return the package ``unsloth``.
+
+    Raises:
+        ValueError: without a GPU, without the package, or when it does not load, with the way out.
+    """
+    way_out = "pip install 'deepsynth[unsloth]' on a machine with a GPU, or use model.class_path=PeftModule"
+    if not has_accelerator():
+        raise ValueError(f"UnslothModule needs a GPU, and torch finds none; {way_out}")
+    try:
+        import unsloth
+    except (ImportError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"UnslothModule cannot load Unsloth ({type(error).__name__}: {error}); {way_out}") from error
+    return unsloth
