@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
         "types",
         "generation",
         "metrics",
+        "text_scores",
         "models",
         "optim",
         "checkpoint_io",

@@ -64,11 +64,13 @@ class Reader:
 
     @staticmethod
     def fits(model: Any) -> bool:
-        """Return whether a model, or the one in peft's, has the parts."""
+        """Return whether a model, or the one in peft's, has the parts, whole on this process."""
         base = _base(model)
         text = getattr(getattr(base, "model", None), "language_model", None)
         parts = ("layers", "norm", "rotary_emb", "embed_tokens")
-        return hasattr(base, "get_image_features") and all(hasattr(text, part) for part in parts)
+        if not hasattr(base, "get_image_features") or not all(hasattr(text, part) for part in parts):
+            return False
+        return not any(hasattr(parameter, "device_mesh") for parameter in base.parameters())
 
     @property
     def device(self) -> torch.device:

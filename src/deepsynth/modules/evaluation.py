@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +13,17 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from deepsynth.generation import Generation, generate
-from deepsynth.metrics import CorpusMetrics, join_pages
+from deepsynth.generation import Decoder, Generation, Implementation, LoopRule, decodes, generate
+from deepsynth.modules.document_scores import DocumentScores, figures, score_documents
+from deepsynth.text_scores import ScoreTable
 from deepsynth.types import Batch
 
 
 class EvaluatedModule(LightningModule):
     """The steps that measure a model: what it loses and what it reads."""
+
+    #: What ``generation: auto`` is.
+    AUTO_GENERATION: Implementation = "auto"
 
     model: Any
     processor: Any
@@ -28,8 +33,15 @@ class EvaluatedModule(LightningModule):
         self.prompt: str | None = None
         #: Called with "generation" when it begins and with ``None`` when it is over; see :class:`VramMonitor`.
         self.phase_listeners: list[Callable[[str | None], None]] = []
-        self._rows: list[dict[str, Any]] = []
-        self._losses: list[tuple[float, int]] = []
+        #: Rows that an earlier, interrupted run predicted: the next one passes over so many samples.
+        self.earlier_rows: Iterable[dict[str, Any]] = ()
+        self._scores = DocumentScores()
+        self._kept_rows: list[dict[str, Any]] = []
+        self._loss_sum, self._loss_tokens = 0.0, 0
+        self._decoder: Decoder | None = None
+        self._predicting: Decoder | None = None
+        self._unread: deque[dict[str, Any] | None] = deque()
+        self._already_read = 0
         self._generation_deadline: float | None = None
         self._generation_cut = False
         self._generated = 0
@@ -52,26 +64,85 @@ class EvaluatedModule(LightningModule):
         return self._evaluate(batch, batch_idx, limit=None)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
-        """Return a row per sample: document id, page, prediction, target, tokens and why generation stopped."""
+        """Return rows in the source's order: document id, page, prediction, target, tokens, why generation stopped.
+
+        The rows of the last samples come with a later batch: pages of several batches are read at the same time, so
+        that one long text does not hold up the others. The last batch brings all that are missing.
+        """
         self._see_prompt(batch)
-        generations = self.generate(batch)
-        assert generations is not None, "without a deadline generation is never cut"
-        rows = self._make_rows(batch, generations)
-        self._rows += rows
+        passed = min(self._already_read, len(batch))
+        self._already_read -= passed
+        if passed < len(batch):
+            blank: list[dict[str, Any] | None] = list(self._blank_rows(batch))
+            self._unread.extend([None] * passed + blank[passed:])
+        self._announce("generation")
+        generations = self._read_on(batch if passed < len(batch) else None)
+        self._announce(None)
+        places = [(self._unread.popleft(), generation) for generation in generations]
+        rows = [filled(row, generation) for row, generation in places if row is not None]
+        self._take(rows)
         return rows
+
+    def _read_on(self, batch: Batch | None) -> list[Generation]:
+        """Begin with a batch, and return the texts whose turn has come; with the last batch, all."""
+        limit = self.hparams["max_new_tokens"]
+        if not self._decodes:
+            generations = self._generate(batch) if batch is not None else []
+            assert generations is not None, "without a deadline generation is never cut"
+            return generations
+        if batch is not None:
+            if self._predicting is None:
+                self._predicting = self._make_decoder(len(batch))
+            self._predicting.submit(in_dtype(batch, self.resolved_dtype), limit)
+        if self._predicting is None:
+            return []
+        last: bool = self.trainer.predict_loop.batch_progress.is_last_batch  # type: ignore[attr-defined]
+        return self._predicting.advance(drain=last) or []
 
     def generate(self, batch: Batch, deadline: float | None = None) -> list[Generation] | None:
         """Write the text of each sample of a batch; ``None`` when the deadline cut it short."""
         self._announce("generation")
-        generations = generate(
-            self.model,
-            self.processor.tokenizer,
-            in_dtype(batch, self.resolved_dtype),
-            max_new_tokens=self.hparams["max_new_tokens"],
-            deadline=deadline,
-        )
+        generations = self._generate(batch, deadline)
         self._announce(None)  # not after an exception, which is the generation's own
         return generations
+
+    def _generate(self, batch: Batch, deadline: float | None = None) -> list[Generation] | None:
+        batch, limit = in_dtype(batch, self.resolved_dtype), self.hparams["max_new_tokens"]
+        if not self._decodes:
+            tokenizer, loops = self.processor.tokenizer, self._loop_rule()
+            return generate(
+                self.model,
+                tokenizer,
+                batch,
+                max_new_tokens=limit,
+                deadline=deadline,
+                implementation="transformers",
+                loops=loops,
+            )
+        if self._decoder is None or self._decoder.slots != len(batch):
+            self._decoder = self._make_decoder(len(batch))
+        decoder, self._decoder = self._decoder, None  # one that fails in the middle is not used again
+        decoder.submit(batch, limit)
+        generations = decoder.advance(drain=True, deadline=deadline)
+        self._decoder = decoder
+        return generations
+
+    @property
+    def _decodes(self) -> bool:
+        """Whether the decoder of this package writes, and not the model's own."""
+        chosen = self.hparams["generation"]
+        return decodes(self.model, self.AUTO_GENERATION if chosen == "auto" else chosen)
+
+    def _make_decoder(self, slots: int) -> Decoder:
+        return Decoder(self.model, self.processor.tokenizer, slots=slots, loops=self._loop_rule())
+
+    def _loop_rule(self) -> LoopRule | None:
+        return LoopRule.of(self.processor.tokenizer) if self.hparams["stop_loops"] else None
+
+    def _forget_decoders(self) -> None:
+        """Give the memory of caches and captured graphs back."""
+        self._decoder = self._predicting = None
+        self._unread.clear()
 
     def _announce(self, phase: str | None) -> None:
         for listener in self.phase_listeners:
@@ -81,7 +152,8 @@ class EvaluatedModule(LightningModule):
         self._see_prompt(batch)
         loss = self.compute_loss(batch)
         tokens = int((batch.inputs["labels"] != -100).sum())
-        self._losses.append((float(loss), tokens))
+        self._loss_sum += float(loss) * tokens
+        self._loss_tokens += tokens
         rows: list[dict[str, Any]] = []
         if (limit is None or self._generated < limit) and not self._generation_cut:
             first = self._generated == 0
@@ -95,27 +167,34 @@ class EvaluatedModule(LightningModule):
                     f"(model.generate_time_s) and stopped after {self._generated} of {limit} samples"
                 )
             else:
-                rows = self._make_rows(batch, generations)
+                rows = [filled(*pair) for pair in zip(self._blank_rows(batch), generations, strict=True)]
                 self._generated += len(rows)
-                self._rows += rows
+                self._take(rows)
         return {"loss": loss, "rows": rows}
 
     @staticmethod
-    def _make_rows(batch: Batch, generations: list[Generation]) -> list[dict[str, Any]]:
+    def _blank_rows(batch: Batch) -> list[dict[str, Any]]:
+        """Return what is known of the samples of a batch before they are read."""
         return [
             {
                 "id": batch.ids[i],
                 "document_id": batch.document_ids[i],
                 "page": batch.pages[i],
-                "prediction": generation.text,
+                "prediction": "",
                 "target": batch.targets[i],
                 "language": batch.languages[i],
                 "source": batch.sources[i],
-                "tokens": generation.tokens,
-                "stop": generation.stop,
             }
-            for i, generation in enumerate(generations)
+            for i in range(len(batch))
         ]
+
+    def _take(self, rows: list[dict[str, Any]]) -> None:
+        """Count rows into the metrics; of several processes each has some pages of a document, so they are kept."""
+        if self.trainer.world_size == 1:
+            self._scores.add(rows)
+        else:
+            names = ("document_id", "page", "prediction", "target", "stop")
+            self._kept_rows += [{name: row[name] for name in names} for row in rows if row["target"]]
 
     def _see_prompt(self, batch: Batch) -> None:
         """Keep the prompt of the data, which is stored with the adapter; say when it is not the trained one."""
@@ -128,30 +207,27 @@ class EvaluatedModule(LightningModule):
             self.prompt = batch.prompt
 
     def _start_evaluation(self) -> None:
-        self._rows, self._losses = [], []
+        self._forget_decoders()
+        self._scores, self._kept_rows = DocumentScores(), []
+        self._loss_sum, self._loss_tokens = 0.0, 0
         self._generation_deadline, self._generation_cut, self._generated = None, False, 0
 
     def _log_evaluation(self, stage: str) -> None:
         """Log what this epoch measured, over all ranks: a document counts once, its pages joined."""
-        rows, losses = self._gather(self._rows), self._gather(self._losses)
+        self._forget_decoders()
+        losses = self._gather([(self._loss_sum, self._loss_tokens)])
         tokens = sum(count for _, count in losses)
         if tokens:
-            self.log(f"{stage}/loss", sum(loss * count for loss, count in losses) / tokens, prog_bar=True)
-        for name, value in self.text_metrics(rows).items():
+            self.log(f"{stage}/loss", sum(loss for loss, _ in losses) / tokens, prog_bar=True)
+        for name, value in figures(self._score_table()).items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "cer")
 
-    @staticmethod
-    def text_metrics(rows: list[dict[str, Any]]) -> dict[str, float]:
-        """Return the metrics of generated rows, documents' pages joined; empty when no row has a known target."""
-        rows = [row for row in rows if row["target"]]
-        if not rows:
-            return {}
-        ids, pages = [row["document_id"] for row in rows], [row["page"] for row in rows]
-        predictions = join_pages(ids, pages, [row["prediction"] for row in rows])
-        targets = join_pages(ids, pages, [row["target"] for row in rows])
-        metrics = CorpusMetrics(sync_on_compute=False)
-        metrics.update(list(predictions.values()), list(targets.values()))
-        return {name: float(value) for name, value in metrics.compute().items()}
+    def _score_table(self) -> ScoreTable:
+        """Return the scores of the documents that all ranks have read."""
+        if self.trainer.world_size == 1:
+            return self._scores.table()
+        rows = self._gather(self._kept_rows)
+        return score_documents(rows) if rows else self._scores.table()
 
     def _gather(self, items: list[Any]) -> list[Any]:
         """Return the items of all ranks, in rank order."""
@@ -170,8 +246,13 @@ class EvaluatedModule(LightningModule):
         self._start_evaluation()
 
     def on_predict_epoch_start(self) -> None:
-        """Forget the last epoch's rows."""
+        """Forget the last epoch's rows, and count those of an interrupted run."""
         self._start_evaluation()
+        self._already_read = 0
+        for row in self.earlier_rows:
+            self._take([row])
+            self._already_read += 1
+        self.earlier_rows = ()
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/*``."""
@@ -183,12 +264,17 @@ class EvaluatedModule(LightningModule):
 
     def on_predict_epoch_end(self) -> None:
         """Print the metrics of the predictions whose targets are known: Lightning logs nothing while predicting."""
-        rows = self._gather(self._rows)
-        metrics = self.text_metrics(rows)
+        self._forget_decoders()
+        table = self._score_table()
+        metrics = figures(table)
         if metrics:
-            known = len({row["document_id"] for row in rows if row["target"]})
-            figures = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("cer", "wer", "cer_median", "loop_rate"))
-            rank_zero_info(f"predict: {known} documents with a known text: {figures}")
+            shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("cer", "wer", "cer_median", "loop_rate"))
+            rank_zero_info(f"predict: {len(table)} documents with a known text: {shown}")
+
+
+def filled(row: dict[str, Any], generation: Generation) -> dict[str, Any]:
+    """Return the row of a sample with what was written for it."""
+    return {**row, "prediction": generation.text, "tokens": generation.tokens, "stop": generation.stop}
 
 
 def in_dtype(batch: Batch, dtype: torch.dtype) -> Batch:

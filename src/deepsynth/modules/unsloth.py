@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from deepsynth.generation import Generation
+from deepsynth.generation import Generation, Implementation
 from deepsynth.models.lora import lora_config
 from deepsynth.models.names import load_pretrained, resolve_model_name
 from deepsynth.models.quantization import Kind, format_weight_table, weight_table
@@ -58,6 +58,8 @@ class UnslothModule(DeepSynthModule):
     Raises:
         ValueError: for settings out of range, or that Unsloth does not have, with the key.
     """
+
+    AUTO_GENERATION: Implementation = "transformers"
 
     def __init__(
         self,
@@ -203,13 +205,13 @@ class UnslothModule(DeepSynthModule):
             raise ValueError("the batch is packed, which UnslothModule does not train; turn packing of data off")
         return super().compute_loss(batch)
 
-    def generate(self, batch: Batch, deadline: float | None = None) -> list[Generation] | None:
+    def _generate(self, batch: Batch, deadline: float | None = None) -> list[Generation] | None:
         """Write the text of each sample in Unsloth's inference mode, and go back to the mode there was."""
         unsloth = import_unsloth()
         training = self.model.training
         unsloth.FastVisionModel.for_inference(self.model)
         try:
-            return super().generate(batch, deadline)
+            return super()._generate(batch, deadline)
         finally:
             unsloth.FastVisionModel.for_training(self.model)
             self.model.train(training)
