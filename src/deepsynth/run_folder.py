@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,24 @@ def choose_run_folder(root: Path, name: str, ckpt_path: str | None) -> Path:
             return parents[1] if parents[1].parent != root.resolve() else root / parents[1].name
     folder = root / name
     number = 2
-    while folder.exists() and any(folder.iterdir()):
+    while folder.exists() and not (folder.is_dir() and is_unused(folder)):
         folder = root / f"{name}-{number}"
         number += 1
     return folder
+
+
+def is_unused(folder: Path) -> bool:
+    """Whether a folder holds nothing yet: no file, however deep."""
+    return not any(path.is_file() for path in folder.rglob("*"))
+
+
+def discard_start(folder: Path) -> None:
+    """Remove what a run writes before it does anything; the folder stays if it holds more than that."""
+    for path in folder.rglob("*"):
+        started = path.name in ("config.yaml", "lock") or path.name.startswith("events.out.tfevents.")
+        if path.is_file() and not started and path.stat().st_size:
+            return
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class _AppendingWriter(ExperimentWriter):
