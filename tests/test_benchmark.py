@@ -32,7 +32,9 @@ def test_only_the_named_cells_run():
     log = []
     run_cells(cells(log), only=["render"])
     assert log == ["render/1", "render/2"]
-    with pytest.raises(ValueError, match="only names 'rendre', which begins no cell; the cells are render/1, render/2"):
+    with pytest.raises(
+        ValueError, match="only names 'rendre', which is in no cell's name; the cells are render/1, render/2"
+    ):
         run_cells(cells(log), only=["loader", "rendre"])
 
 
@@ -94,3 +96,21 @@ def test_the_data_benchmark_prints_and_returns_every_figure(tmp_path):
 def test_too_few_pages_are_refused():
     with pytest.raises(ValueError, match="num_pages is 3; allowed: 10 or more"):
         benchmark_data(num_pages=3)
+
+
+def test_results_with_other_settings_are_not_mixed_in(tmp_path):
+    output = tmp_path / "data.json"
+    run_cells(cells([]), output=output, settings={"steps": 10})
+    run_cells(cells([]), output=output, settings={"steps": 10, "backend/b": "new"}, resume=True)
+    assert json.loads(output.read_text())["settings"] == {"steps": 10, "backend/b": "new"}
+    with pytest.raises(ValueError, match="was measured otherwise: steps was 10, is 20"):
+        run_cells(cells([]), output=output, settings={"steps": 20}, resume=True)
+
+
+def test_what_could_not_be_measured_is_kept_unless_it_is_named(tmp_path):
+    output, reasons = tmp_path / "data.json", iter(("no GPU", "still none"))
+    cell = [Cell("train/8", lambda: {"not_measured": next(reasons)})]
+    assert run_cells(cell, output=output) == {"train/8": {"not_measured": "no GPU"}}
+    assert run_cells(cell, output=output, resume=True) == {"train/8": {"not_measured": "no GPU"}}
+    again = run_cells(cell, output=output, resume=True, only=["8"])
+    assert again == {"train/8": {"not_measured": "still none"}}

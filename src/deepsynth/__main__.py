@@ -15,7 +15,8 @@ SUBCOMMANDS: dict[str, str] = {
     "predict": "read every document of the source and write predictions.jsonl",
     "render": "write the pages that training would see, to look at them first",
     "export": "merge an adapter into its model, in either format, and verify the result",
-    "benchmark": "measure speed: benchmark data",
+    "benchmark": "measure speed: benchmark data, benchmark train, benchmark generate",
+    "compare": "measure backends side by side on the same work, as a page with a checklist",
     "hub": "Hugging Face Hub: hub resume, hub pull, hub push-data",
 }
 
@@ -52,6 +53,9 @@ def main(args: Sequence[str] | None = None) -> int:
     if args[0] not in SUBCOMMANDS:
         sys.stderr.write(f"deepsynth: {args[0]!r} is no subcommand; there are {', '.join(SUBCOMMANDS)}\n")
         return 2
+    from deepsynth.unsloth_first import import_unsloth_first
+
+    import_unsloth_first(args)
     from deepsynth.cli import run
 
     return run(args)

@@ -9,15 +9,24 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
+import shutil
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 Result = dict[str, float | int | str]
+Setting = float | int | str | None
 
-_PACKAGES = ("deepsynth", "torch", "transformers", "peft", "unsloth", "lightning", "Pillow", "opencv-python-headless")
+#: The key of a result that has no figure; its value says why.
+NOT_MEASURED = "not_measured"
+
+_PACKAGES = (
+    *("deepsynth", "torch", "triton", "transformers", "peft", "bitsandbytes", "unsloth", "liger-kernel", "flash-attn"),
+    *("lightning", "Pillow", "opencv-python-headless"),
+)
 
 
 @dataclass(frozen=True)
@@ -39,38 +48,50 @@ def run_cells(
     only: Sequence[str] = (),
     resume: bool = False,
     output: Path | None = None,
+    settings: Mapping[str, Setting] | None = None,
     report: Callable[[str, Result], None] = lambda name, result: None,
 ) -> dict[str, Result]:
     """Measure the cells in order and return their results by name.
 
     Args:
         cells: what to measure.
-        only: the cells whose name begins with one of these; all when empty.
-        resume: keep the results in ``output`` and measure what is missing; without it ``output`` is begun anew.
+        only: the cells whose name holds one of these between its slashes, such as ``render``, ``render/1024`` or
+            ``1024``; all when empty.
+        resume: keep the results in ``output`` and measure what is missing; without it ``output`` is begun anew. Cells
+            that ``only`` names and that could not be measured are tried again.
         output: JSON file, written after every cell.
+        settings: what all cells have in common; results that were measured with other values are refused.
         report: called with each result as it comes, with kept ones too.
 
     Raises:
         ValueError: for a name in ``only`` that fits no cell, ``resume`` without a file, or results of another
-            environment.
+            environment or with other settings.
     """
     names = [cell.name for cell in cells]
     for wanted in only:
-        if not any(name.startswith(wanted) for name in names):
-            raise ValueError(f"only names {wanted!r}, which begins no cell; the cells are {', '.join(names)}")
+        if not any(is_chosen(name, [wanted]) for name in names):
+            raise ValueError(f"only names {wanted!r}, which is in no cell's name; the cells are {', '.join(names)}")
     if resume and output is None:
         raise ValueError("resume needs output, the file with the earlier results")
-    here = environment()
-    results = _earlier(output, here) if resume and output is not None else {}
+    here, settings = environment(), dict(settings or {})
+    results: dict[str, Result] = {}
+    if resume and output is not None:
+        results, earlier = _earlier(output, here, settings)
+        settings = {**earlier, **settings}
     for cell in cells:
-        if only and not cell.name.startswith(tuple(only)):
+        if not is_chosen(cell.name, only):
             continue
-        if cell.name not in results:
+        if cell.name not in results or (only and NOT_MEASURED in results[cell.name]):
             results[cell.name] = cell.measure()
             if output is not None:
-                _write(output, here, results)
+                _write(output, here, settings, results)
         report(cell.name, results[cell.name])
     return results
+
+
+def is_chosen(name: str, only: Sequence[str]) -> bool:
+    """Return whether a cell's name holds one of the names in ``only`` between its slashes; true when there is none."""
+    return not only or any(f"/{wanted}/" in f"/{name}/" for wanted in only)
 
 
 def environment() -> dict[str, str]:
@@ -81,7 +102,8 @@ def environment() -> dict[str, str]:
         "machine": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
-        "gpu": _gpu(),
+        "gpu": _gpu("name"),
+        "driver": _gpu("driver_version"),
         **versions,
     }
 
@@ -101,28 +123,42 @@ def _processor() -> str:
     )
 
 
-def _gpu() -> str:
-    """Return the GPU's name when torch is loaded already; a measurement of data needs neither."""
-    torch = sys.modules.get("torch")
-    return str(torch.cuda.get_device_name()) if torch is not None and torch.cuda.is_available() else "none"
+@cache
+def _gpu(key: str) -> str:
+    """Return what the driver says of the first GPU; asking torch would take memory on it for good."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return "none"
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0] or "0"
+    command = [tool, f"--query-gpu={key}", "--format=csv,noheader", "-i", chosen]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() if answer.returncode == 0 else "none"
 
 
-def _earlier(path: Path, here: Mapping[str, str]) -> dict[str, Result]:
+def _earlier(
+    path: Path, here: Mapping[str, str], settings: Mapping[str, Setting]
+) -> tuple[dict[str, Result], dict[str, Setting]]:
+    """Return the results and the settings of a file, both empty where there is none."""
     if not path.exists():
-        return {}
+        return {}, {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        there, results = content["environment"], content["cells"]
+        there, results, earlier = content["environment"], content["cells"], content.get("settings", {})
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no file of benchmark results ({error!r}); give another output") from error
     changed = [f"{key} was {there.get(key)}, is {here.get(key)}" for key in here if there.get(key) != here.get(key)]
     if changed:
         raise ValueError(f"{path} was measured elsewhere: {'; '.join(changed)}; give another output, or do not resume")
-    return dict(results)
+    both = [key for key in settings if key in earlier and earlier[key] != settings[key]]
+    if both:
+        listed = "; ".join(f"{key} was {earlier[key]}, is {settings[key]}" for key in both)
+        raise ValueError(f"{path} was measured otherwise: {listed}; give another output, or do not resume")
+    return dict(results), dict(earlier)
 
 
-def _write(path: Path, here: Mapping[str, str], results: Mapping[str, Result]) -> None:
+def _write(path: Path, here: Mapping[str, str], settings: Mapping[str, Setting], results: Mapping[str, Result]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps({"environment": here, "cells": results}, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    content = {"environment": here, "settings": settings, "cells": results}
+    part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
     os.replace(part, path)

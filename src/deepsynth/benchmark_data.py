@@ -91,7 +91,7 @@ def benchmark_data(
         num_pages: for each figure.
         max_workers: most processes of the loader; by default as many as there are cores.
         model_name: whose tokenizer and image processor to use, at the model's mode ``base`` (1024 x 1024).
-        only: the cells whose name begins with one of these: ``render``, ``preset/scan``, ``processor``, ``loader``, …
+        only: the cells whose name holds one of these: ``render``, ``preset/scan``, ``processor``, ``loader``, …
         resume: go on with the results in ``output``.
         output: JSON file for the results, written after each cell.
         report: takes the table, a line at a time.

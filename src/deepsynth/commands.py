@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,10 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from deepsynth.benchmark_data import benchmark_data
+from deepsynth.benchmark_generate import benchmark_generate
+from deepsynth.benchmark_train import benchmark_train
 from deepsynth.cli_errors import ParserError
+from deepsynth.compare import compare
 from deepsynth.hub.data import push_data
 from deepsynth.hub.pull import pull
 from deepsynth.hub.snapshot import Target
@@ -32,21 +36,52 @@ class CommandParser(ArgumentParser):  # type: ignore[misc]  # jsonargparse is no
 
 
 def parse(
-    function: Callable[..., Any], prog: str, args: Sequence[str], *, skip: set[str] | None = None
+    function: Callable[..., Any],
+    prog: str,
+    args: Sequence[str],
+    *,
+    skip: set[str] | None = None,
+    positional: bool = True,
 ) -> dict[str, Any]:
-    """Return a function's arguments, parsed by its signature; those without a default stand without their names.
+    """Return a function's arguments, parsed by its signature.
 
     Args:
         function: whose typed signature and docstring give the options and their help.
         prog: the command, for its help.
         args: of the command line.
         skip: parameters that the command fills itself.
+        positional: those without a default stand without their names.
     """
     summary = (inspect.getdoc(function) or "").partition("\n")[0]
     parser = CommandParser(prog=prog, description=summary)
-    parser.add_function_arguments(function, as_positional=True, skip=skip or set(), fail_untyped=False)
-    parsed: dict[str, Any] = parser.instantiate_classes(parser.parse_args(list(args))).as_dict()
+    parser.add_function_arguments(function, as_positional=positional, skip=skip or set(), fail_untyped=False)
+    parsed: dict[str, Any] = parser.instantiate_classes(parser.parse_args(spell_out(function, args))).as_dict()
     return parsed
+
+
+def spell_out(function: Callable[..., Any], args: Sequence[str]) -> list[str]:
+    """Return arguments as jsonargparse takes them: lists as ``--name=["a", "b"]``, flags as ``--name=true``.
+
+    Args:
+        function: whose parameters with a sequence may be given as ``--name a b``, and those with a bool as ``--name``.
+        args: of the command line.
+    """
+    kinds = {f"--{name}": str(p.annotation) for name, p in inspect.signature(function).parameters.items()}
+    spelled: list[str] = []
+    todo = list(args)
+    while todo:
+        arg = todo.pop(0)
+        bare = not todo or todo[0].startswith("--")
+        if kinds.get(arg, "").startswith("Sequence[") and not bare and not todo[0].startswith("["):
+            values = []
+            while todo and not todo[0].startswith("--"):
+                values.append(todo.pop(0))
+            spelled.append(f"{arg}={json.dumps(values)}")
+        elif kinds.get(arg) == "bool" and bare:
+            spelled.append(f"{arg}=true")
+        else:
+            spelled.append(arg)
+    return spelled
 
 
 def choose(command: str, functions: dict[str, Callable[[list[str]], int]], args: list[str]) -> int:
@@ -128,13 +163,25 @@ def take(args: Sequence[str], names: Sequence[str]) -> tuple[dict[str, str], lis
 
 
 def benchmark(args: list[str]) -> int:
-    """Run ``deepsynth benchmark data``."""
+    """Run ``deepsynth benchmark data | train | generate``."""
 
-    def data(args: list[str]) -> int:
-        benchmark_data(**parse(benchmark_data, "deepsynth benchmark data", args, skip={"report"}), report=say)
-        return 0
+    def command(function: Callable[..., Any]) -> Callable[[list[str]], int]:
+        name = function.__name__.replace("_", " ")
 
-    return choose("benchmark", {"data": data}, args)
+        def run(args: list[str]) -> int:
+            function(**parse(function, f"deepsynth {name}", args, skip={"report"}), report=say)
+            return 0
+
+        return run
+
+    functions = (benchmark_data, benchmark_train, benchmark_generate)
+    return choose("benchmark", {f.__name__.partition("_")[2]: command(f) for f in functions}, args)
+
+
+def compare_backends(args: list[str]) -> int:
+    """Run ``deepsynth compare --config … --backends … --output DIR``."""
+    compare(**parse(compare, "deepsynth compare", args, skip={"report"}, positional=False), report=say)
+    return 0
 
 
 def export(args: list[str]) -> int:
@@ -193,5 +240,6 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "render": render,
     "export": export,
     "benchmark": benchmark,
+    "compare": compare_backends,
     "hub": hub,
 }

@@ -1,0 +1,173 @@
+"""What reading costs: the first token, each token after it, many pages at once, and how right the text is."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+from deepsynth.benchmark import Result
+from deepsynth.generation import Generation
+from deepsynth.measure import Bench, NotMeasured, spread
+from deepsynth.measure_batches import SyntheticBatches
+from deepsynth.types import Batch
+
+
+def measure_generation(bench: Bench, *, batch_size: int, text_tokens: int, new_tokens: int, repeats: int) -> Result:
+    """Read synthetic pages, and return latencies, rate and peak memory.
+
+    Each repeat reads new pages twice: for one token, which is the prefill, and for ``new_tokens``.
+
+    Args:
+        bench: whose module reads.
+        batch_size: pages at once.
+        text_tokens: of the synthetic batches; generation sees their prompts alone.
+        new_tokens: most that are written for a page.
+        repeats: the medians are over them, after one that is not counted.
+
+    Returns:
+        ``prefill_ms`` (to the first token of all pages), ``ms_per_token`` (of the tokens after it, one for every page
+        at once), ``tokens_per_s`` (all pages, prefill included) with ``_low`` and ``_high``; ``tokens``, really
+        written for a page on average; the peak of memory.
+
+    Raises:
+        NotMeasured: when the model ends every page after its first token.
+    """
+    bench.load()
+    work = bench.batches(batch_size, text_tokens)
+    bench.module.eval()
+    before = bench.module.hparams["max_new_tokens"]
+    prefills, waits, rates, written = [], [], [], []
+    try:
+        bench.restart_peak()
+        for repeat in range(-1, repeats):
+            first_s, _ = _read(bench, work, 2 * repeat + 2, 1)
+            whole_s, generations = _read(bench, work, 2 * repeat + 3, new_tokens)
+            longest = max(generation.tokens for generation in generations)
+            if longest < 2:
+                raise NotMeasured("the model ends every page after its first token; there is no latency of a token")
+            if repeat >= 0:
+                prefills.append(1000 * first_s)
+                waits.append(1000 * (whole_s - first_s) / (longest - 1))
+                rates.append(sum(generation.tokens for generation in generations) / whole_s)
+                written.append(statistics.mean(generation.tokens for generation in generations))
+    finally:
+        bench.module.hparams["max_new_tokens"] = before
+        bench.module.train()
+    result = {
+        **spread("prefill_ms", prefills),
+        **spread("ms_per_token", waits),
+        **spread("tokens_per_s", rates),
+        "tokens": statistics.median(written),
+        **bench.peak(),
+    }
+    bench.release()
+    return result
+
+
+def _read(bench: Bench, work: SyntheticBatches, index: int, new_tokens: int) -> tuple[float, list[Generation]]:
+    bench.module.hparams["max_new_tokens"] = new_tokens
+    batch: Batch = work[index]
+    bench.synchronize()
+    start = time.perf_counter()
+    generations = bench.module.generate(batch)
+    bench.synchronize()
+    seconds = time.perf_counter() - start
+    bench.look_at_memory()
+    assert generations is not None, "without a deadline generation is never cut"
+    return seconds, generations
+
+
+def measure_source(bench: Bench, *, batch_size: int, num_pages: int, new_tokens: int) -> Result:
+    """Read pages of the configuration's own source as ``deepsynth predict`` does, rendering included.
+
+    Args:
+        bench: whose module reads its own data.
+        batch_size: pages at once.
+        num_pages: to read, in whole batches, after a first batch that is not counted.
+        new_tokens: most that are written for a page.
+
+    Returns:
+        ``pages_per_s``, ``tokens_per_s``, ``pages``, and the peak of memory.
+
+    Raises:
+        NotMeasured: when the source has no page.
+    """
+    bench.load()
+    data, hparams = bench.data, bench.module.hparams
+    before = data.eval_batch_size, hparams["max_new_tokens"]
+    data.eval_batch_size, hparams["max_new_tokens"] = batch_size, new_tokens
+    try:
+        _predict(bench, 1)
+        bench.restart_peak()
+        start = time.perf_counter()
+        rows = _predict(bench, -(-num_pages // batch_size))
+        bench.synchronize()
+        seconds = time.perf_counter() - start
+    finally:
+        data.eval_batch_size, hparams["max_new_tokens"] = before
+    result = {
+        "pages_per_s": len(rows) / seconds,
+        "tokens_per_s": sum(row["tokens"] for row in rows) / seconds,
+        "pages": len(rows),
+        **bench.peak(),
+    }
+    bench.release()
+    return result
+
+
+def _predict(bench: Bench, batches: int) -> list[dict[str, Any]]:
+    outputs = bench.trainer(limit_predict_batches=batches).predict(bench.module, datamodule=bench.data)
+    rows = [row for batch in outputs or [] for row in batch]
+    if not rows:
+        raise NotMeasured("the source gave no page")
+    return rows
+
+
+#: The metrics of the validation set that are compared before and after.
+METRICS = ("loss", "cer", "wer", "rouge1", "rouge2", "rougeL", "bleu")
+
+
+def measure_quality(bench: Bench, *, steps: int, batch_size: int) -> Result:
+    """Validate, fine-tune on the configuration's own data, and validate again.
+
+    Args:
+        bench: whose module is loaded and was not trained yet.
+        steps: of fine-tuning.
+        batch_size: of fine-tuning.
+
+    Returns:
+        ``cer_before``, ``cer_after`` and the same for ``loss``, ``wer``, ``rouge1``, ``rouge2``, ``rougeL`` and
+        ``bleu``; ``quality_steps``, ``samples`` seen and ``fit_s``.
+
+    Raises:
+        NotMeasured: for random weights, or without validation documents that are read.
+    """
+    hparams = bench.module.hparams
+    if hparams["weights"] == "random":
+        raise NotMeasured("model.weights is random: such a model reads nothing; use published weights")
+    if not bench.data.holds_out_validation:
+        raise NotMeasured("there is no validation set: set data.val_fraction or data.val_source")
+    if not hparams["generate_samples"]:
+        raise NotMeasured("model.generate_samples is 0: no validation sample is read")
+    bench.load()
+    bench.data.batch_size = batch_size
+    before = _validate(bench)
+    start = time.perf_counter()
+    bench.trainer(max_steps=steps, limit_val_batches=0).fit(bench.module, datamodule=bench.data)
+    bench.synchronize()
+    seconds = time.perf_counter() - start
+    after = _validate(bench)
+    bench.release()
+    if "cer" not in before or "cer" not in after:
+        raise NotMeasured("the validation documents have no known text")
+    result: Result = {"quality_steps": steps, "samples": steps * batch_size, "fit_s": seconds}
+    for name in METRICS:
+        if name in before and name in after:
+            result |= {f"{name}_before": before[name], f"{name}_after": after[name]}
+    return result
+
+
+def _validate(bench: Bench) -> dict[str, float]:
+    logged = bench.trainer().validate(bench.module, datamodule=bench.data, verbose=False)
+    return {name.removeprefix("val/"): float(value) for part in logged for name, value in part.items()}
