@@ -51,7 +51,8 @@ def train(
 ) -> dict[str, Any]:
     """Train on a global batch of four; return the losses, validation's figures and what was predicted."""
     module = module_of(kind, **(settings or {}))
-    data = make_data(documents, batch_size=4 // processes, val_source=None, val_fraction=0.4)
+    names = {name: value for name, value in (settings or {}).items() if name == "model_name"}
+    data = make_data(documents, batch_size=4 // processes, val_fraction=0.4, **names)
     losses = Losses()
     arguments: dict[str, Any] = {
         "max_steps": 3,
@@ -104,6 +105,76 @@ def test_two_processes_are_as_one(strategy: str, tmp_path: Path, documents: Path
     assert len(one["losses"]) == 3
     assert_same_run(one, several)
     assert_same_files(tmp_path / "one", tmp_path / "two", "adapter_model.safetensors")
+
+
+EVERY_PART = {"lora_mlp": True, "lora_experts": "all", "lora_vision": True, "lora_projector": True}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "strategy", "processes", "settings"),
+    [
+        ("PeftModule", "ddp", 4, {}),
+        ("PeftModule", "fsdp2", 4, {}),
+        ("PeftModule", "ddp", 2, EVERY_PART),
+        ("PeftModule", "fsdp2", 2, EVERY_PART),
+        ("PeftModule", "fsdp2", 2, {"dora": True}),
+        ("PeftModule", "fsdp2", 2, {"activation_memory": "full", "lora_experts": "all"}),
+        ("PeftModule", "ddp", 2, {"activation_memory": "full", "lora_vision": True}),
+        ("PeftModule", "fsdp2", 2, {"model_name": "deepsynth/tiny"}),
+        ("FullModule", "ddp", 2, {}),
+        ("FullModule", "fsdp2", 2, {}),
+        ("FullModule", "ddp", 2, {"model_name": "deepsynth/tiny"}),
+        ("FullModule", "fsdp2", 2, {"model_name": "deepsynth/tiny"}),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else str(value),
+)
+def test_every_case_that_works_is_as_one_process(
+    kind: str, strategy: str, processes: int, settings: dict[str, Any], tmp_path: Path, documents: Path
+) -> None:
+    one = train(tmp_path / "one", documents, "one", 1, kind, settings)
+    arguments = (tmp_path / "several", documents, strategy, processes, kind, settings)
+    several = launch(processes, tmp_path / "several", train, *arguments)
+    assert_same_run(one, several, tolerance=2e-3)
+    weights = "adapter_model.safetensors" if kind == "PeftModule" else "model.safetensors"
+    assert_same_files(tmp_path / "one", tmp_path / "several", weights)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_a_base_in_bfloat16_beside_adapters_in_float32(strategy: str, tmp_path: Path, documents: Path) -> None:
+    settings = {"dtype": "bfloat16", "lora_experts": "shared"}
+    one = train(tmp_path / "one", documents, "one", 1, settings=settings)
+    arguments = (tmp_path / "two", documents, strategy, 2, "PeftModule", settings)
+    several = launch(2, tmp_path / "two", train, *arguments)
+    for found in several:
+        assert found["losses"] == pytest.approx(one["losses"], rel=0.02)  # batches of other shapes round otherwise
+    adapter = load_file(tmp_path / "two" / "adapter" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in adapter.values()} == {torch.float32}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["PeftModule", "FullModule"])
+@pytest.mark.parametrize(("before", "after"), [("one", "fsdp2"), ("fsdp2", "one"), ("ddp", "fsdp2"), ("fsdp2", "ddp")])
+def test_a_checkpoint_goes_on_under_another_strategy(
+    before: str, after: str, kind: str, tmp_path: Path, documents: Path
+) -> None:
+    """In the middle of an accumulation too: two batches make a step, and the checkpoint comes after three."""
+
+    def run(folder: Path, strategy: str, **arguments: Any) -> list[dict[str, Any]]:
+        processes = 1 if strategy == "one" else 2
+        every = {"accumulate_grad_batches": 2, **arguments}
+        call = partial(train, folder, documents, strategy, processes, kind, **every)
+        return [call()] if processes == 1 else launch(processes, folder, call)
+
+    whole = run(tmp_path / "whole", "one", max_steps=3)
+    run(tmp_path / "first", before, max_steps=2, limit_train_batches=3, max_epochs=1)
+    rest = run(tmp_path / "second", after, max_steps=3, ckpt_path=tmp_path / "first" / "end.ckpt")
+    assert rest[0]["losses"][-1] == pytest.approx(whole[0]["losses"][-1], rel=0.05)
+    weights = "adapter_model.safetensors" if kind == "PeftModule" else "model.safetensors"
+    again = run(tmp_path / "again", "one", max_steps=3, ckpt_path=tmp_path / "first" / "end.ckpt")
+    assert rest[0]["losses"] == pytest.approx(again[0]["losses"], rel=2e-3)
+    assert_same_files(tmp_path / "again", tmp_path / "second", weights)
 
 
 def seen_samples(folder: Path, documents: Path, processes: int, batch_size: int, steps: int, **arguments: Any) -> Any:

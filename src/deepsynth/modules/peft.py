@@ -22,6 +22,7 @@ from deepsynth.models.quantized_experts import Nf4Experts, adapter_class, expert
 from deepsynth.models.random_weights import fill_with_random_weights
 from deepsynth.models.supported import family_of
 from deepsynth.modules.base import DeepSynthModule, Dtype
+from deepsynth.parallel_strategy import loading_device
 
 
 class PeftModule(DeepSynthModule):
@@ -122,7 +123,8 @@ class PeftModule(DeepSynthModule):
             fill_with_random_weights(model, self.device, quantize_layer)
             rank_zero_info(f"{name}: random weights (model.weights=random)")
         elif how is None:
-            model = load_pretrained(AutoModelForImageTextToText, name, config=config, **kwargs).to(self.device)
+            model = load_pretrained(AutoModelForImageTextToText, name, config=config, **kwargs)
+            model.to(loading_device(self))
         else:
             # In the computer's memory first: the device sees one unquantised layer at a time.
             with torch.device("cpu"):

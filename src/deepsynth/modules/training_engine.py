@@ -15,6 +15,7 @@ from deepsynth.models.layer_runner import LEVELS, LayerRunner, Level, keep, tran
 from deepsynth.models.memory_measurement import peak_bytes
 from deepsynth.models.training_forward import TrainingForward, vision_tensors
 from deepsynth.modules.evaluation import EvaluatedModule
+from deepsynth.parallel_sharding import is_sharded
 from deepsynth.types import Batch
 
 log = logging.getLogger("deepsynth")
@@ -99,6 +100,11 @@ class EngineModule(EvaluatedModule):
 
     # ------------------------------------------------------------------ hooks
 
+    def on_fit_start(self) -> None:
+        """Forget what was chosen for another run, whose batches may have been smaller."""
+        if self._runners and self.hparams["activation_memory"] == "auto":
+            self._activations_chosen = False
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Choose what layers keep, on the first batch of a run."""
         if not self._activations_chosen:
@@ -109,6 +115,10 @@ class EngineModule(EvaluatedModule):
         """Take the fastest level whose step stays within the budget."""
         budget = self._budget_bytes()
         if budget is None:  # no stated budget, and no GPU
+            return
+        if is_sharded(self):  # a trial would gather gradients, which is what sharding avoids
+            keep(self._runners, "full")
+            rank_zero_info("activation_memory: full, since weights are sharded; set model.activation_memory for another")
             return
         compiled = self.hparams["compile"] in ("decoder", "all")
         tried: dict[Level, float] = {}
