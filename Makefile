@@ -16,8 +16,9 @@ $(VENV)/.installed: pyproject.toml
 
 install: $(VENV)/.installed  ## make .venv and install DeepSynth into it
 
-# Reads the passages that no model has trained on; the run's name says which pages, and before or after what.
-READ := deepsynth predict --config configs/quickstart.yaml --data.predict_split=val --trainer.default_root_dir=runs/quickstart \
+# Reads passages that were written for this and that no model has trained on; the run's name says which pages, and when.
+READ := deepsynth predict --config configs/quickstart.yaml --data.source=JsonlSource \
+	--data.source.path=configs/quickstart_unseen.jsonl --trainer.default_root_dir=runs/quickstart \
 	--trainer.enable_progress_bar=false
 LIGHT := '--data.renderer.ink=[black]' '--data.renderer.paper=[white]'
 
