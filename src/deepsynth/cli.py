@@ -203,7 +203,9 @@ class DeepSynthCLI(LightningCLI):
             return [ProcessGuard(), VramMonitor(), PredictionWriter()]
         if self.subcommand != "fit":
             return [ProcessGuard(), VramMonitor()]
-        callbacks: list[Callback] = [ProcessGuard(), VramMonitor(), Throughput(), LearningRateMonitor("step")]
+        callbacks: list[Callback] = [ProcessGuard(), VramMonitor(), Throughput()]
+        if self._get(self.config_init, "trainer").get("logger") is not False:
+            callbacks.append(LearningRateMonitor("step"))
         reads = bool(self.model.hparams["generate_samples"]) and self.datamodule.holds_out_validation
         if reads:
             callbacks.append(SampleGallery())
@@ -248,6 +250,12 @@ class DeepSynthCLI(LightningCLI):
             if self._starts_afresh and self.trainer.is_global_zero and self.trainer.global_step == 0:
                 discard_start(Path(self.trainer.default_root_dir))
             raise
+
+    def before_predict(self) -> None:
+        """Leave what is read to the writer's file, unless asked otherwise: a source may be larger than memory."""
+        arguments = self.config_init["predict"]
+        if arguments.get("return_predictions") is None:
+            arguments["return_predictions"] = False
 
     def after_fit(self) -> None:
         """Say where the run's files are."""

@@ -8,14 +8,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
+from lightning.pytorch import Callback
 
 from deepsynth.callbacks import PredictionWriter
 from tests.training import make_data, make_module, make_trainer
 
 
 def row(document: str, prediction: str, page: int = 0, target: str = "") -> dict[str, Any]:
-    return {"document_id": document, "page": page, "prediction": prediction, "target": target}
+    name = f"{document}#{page}"
+    return {"id": name, "document_id": document, "page": page, "prediction": prediction, "target": target}
 
 
 def fake_trainer(folder: Path, **kwargs: Any) -> Any:
@@ -38,7 +39,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def test_pages_are_joined_and_documents_keep_their_order(tmp_path: Path) -> None:
-    predict(tmp_path, [[row("b", "two", 1, "zwei"), row("a", "x")], [row("b", "one", 0, "eins")]])
+    predict(tmp_path, [[row("b", "two", 1, "zwei")], [row("b", "one", 0, "eins"), row("a", "x")]])
     assert read(tmp_path / "predictions.jsonl") == [
         {"id": "b", "prediction": "one\ntwo", "target": "eins\nzwei"},
         {"id": "a", "prediction": "x", "target": ""},
@@ -86,17 +87,20 @@ def test_a_full_disk_at_the_end_loses_nothing(tmp_path: Path, monkeypatch: pytes
     assert "now" in kept
 
 
-def test_ranks_are_dealt_back_into_the_order_of_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ranks = [[row("a", "0"), row("c", "2"), row("e", "4")], [row("b", "1"), row("d", "3")]]
-
-    def gather(into: list[Any], own: list[Any]) -> None:
-        into[:] = ranks
-
-    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
-    predict(tmp_path, [ranks[1]], world_size=2, global_rank=1, is_global_zero=False)
-    assert list(tmp_path.iterdir()) == []
+def test_ranks_are_dealt_back_into_the_order_of_the_source(tmp_path: Path) -> None:
+    ranks = [
+        [row("a", "0"), row("b", "2", 1), row("d", "4")],
+        [row("b", "1", 0), row("c", "3")],
+    ]
+    predict(tmp_path, [ranks[1]], world_size=2, global_rank=1, is_global_zero=False, end=False)
     predict(tmp_path, [ranks[0]], world_size=2)
-    assert [found["id"] for found in read(tmp_path / "predictions.jsonl")] == list("abcde")
+    found = [(one["id"], one["prediction"]) for one in read(tmp_path / "predictions.jsonl")]
+    assert found == [("a", "0"), ("b", "1\n2"), ("c", "3"), ("d", "4")]
+
+
+def test_another_ranks_file_that_is_elsewhere_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"rank1\.partial is not on this machine"):
+        predict(tmp_path, [[row("a", "0")]], world_size=2)
 
 
 def test_a_run_reads_every_document(tmp_path: Path, jsonl: Path) -> None:
@@ -105,3 +109,75 @@ def test_a_run_reads_every_document(tmp_path: Path, jsonl: Path) -> None:
     found = read(tmp_path / "out" / "read.jsonl")
     assert [one["id"] for one in found] == [f"d{i}" for i in range(8)]
     assert all(set(one) == {"id", "prediction", "target"} for one in found)
+
+
+class Interruption(Callback):
+    """Stops prediction before a batch, as Ctrl-C or a machine that goes away would."""
+
+    def __init__(self, before: int) -> None:
+        self.before = before
+
+    def on_predict_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int, *_: Any) -> None:
+        if batch_idx == self.before:
+            raise RuntimeError("the machine goes away")
+
+
+def run_predict(folder: Path, data: Any, *callbacks: Callback, **options: Any) -> tuple[Any, Path]:
+    file = folder / "read.jsonl"
+    module = make_module(max_new_tokens=6)
+    trainer = make_trainer(folder, callbacks=[*callbacks, PredictionWriter(str(file), **options)])
+    trainer.predict(module, data, return_predictions=False)
+    return module, file
+
+
+@pytest.mark.parametrize("generation", ["deepsynth", "transformers"])
+def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(
+    generation: str, tmp_path: Path, jsonl: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepsynth.modules.evaluation.EvaluatedModule.AUTO_GENERATION", generation)
+    caplog.set_level("INFO")
+    _, whole = run_predict(tmp_path / "whole", make_data(jsonl, batch_size=3))
+    told = [record.getMessage() for record in caplog.records if "known text" in record.getMessage()]
+    with pytest.raises(RuntimeError, match="goes away"):
+        run_predict(tmp_path / "parts", make_data(jsonl, batch_size=2), Interruption(3), resume=True)
+    partial = tmp_path / "parts" / "read.jsonl.partial"
+    earlier = partial.read_bytes()
+    assert 1 <= earlier.count(b"\n") < 8
+    partial.write_bytes(earlier + b'{"id": "half a li')  # killed while it wrote
+    caplog.clear()
+    # Another size of batches, and an end in the middle of one, are allowed.
+    _, parts = run_predict(tmp_path / "parts", make_data(jsonl, batch_size=3), resume=True)
+    assert parts.read_text() == whole.read_text()
+    assert not partial.exists()
+    assert [record.getMessage() for record in caplog.records if "known text" in record.getMessage()] == told
+
+
+def test_resuming_with_other_data_is_refused(tmp_path: Path, jsonl: Path) -> None:
+    with pytest.raises(RuntimeError, match="goes away"):
+        run_predict(tmp_path, make_data(jsonl, batch_size=2), Interruption(3))
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(reversed(jsonl.read_text().splitlines(keepends=True))))
+    with pytest.raises(ValueError, match=r"has read the sample 'd0#0' where the data now has 'd7#0'"):
+        run_predict(tmp_path, make_data(other, batch_size=2), resume=True)
+
+
+def test_resume_wants_a_file() -> None:
+    with pytest.raises(ValueError, match=r"resume is true, but PredictionWriter\.file is not set"):
+        PredictionWriter(resume=True)
+
+
+def test_rows_come_with_later_batches_but_all_of_them_and_in_order(tmp_path: Path, jsonl: Path) -> None:
+    batches = make_trainer(tmp_path).predict(make_module(max_new_tokens=4), make_data(jsonl, batch_size=3))
+    assert [one["document_id"] for rows in batches or [] for one in rows] == [f"d{i}" for i in range(8)]
+    limited = make_trainer(tmp_path, limit_predict_batches=2).predict(
+        make_module(max_new_tokens=4), make_data(jsonl, batch_size=3)
+    )
+    assert [one["document_id"] for rows in limited or [] for one in rows] == [f"d{i}" for i in range(6)]
+
+
+def test_nothing_that_was_read_stays_in_memory(tmp_path: Path, jsonl: Path) -> None:
+    module, _ = run_predict(tmp_path, make_data(jsonl, batch_size=2))
+    kept = [name for name, value in vars(module).items() if "jumps" in repr(value) or "jugs" in repr(value)]
+    assert kept == []
+    assert module._decoder is module._predicting is None
+    assert not module._unread

@@ -4,94 +4,214 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_info
 
-from deepsynth.callbacks.rows import gather_rows
 from deepsynth.metrics import join_pages
+from deepsynth.modules import DeepSynthModule
+from deepsynth.types import Batch
+
+Row = dict[str, Any]
 
 
 class PredictionWriter(Callback):
     """Writes ``{"id", "prediction", "target"}`` per document, pages joined, in the source's order.
 
-    Every batch's rows are appended to ``<file>.partial`` as they come, so that an interrupted run keeps what it read;
-    at the end the joined documents are written to ``<file>``. An older file is kept as ``<stem>-1``, ``<stem>-2``, ….
-    The command line adds this callback by itself.
+    Rows are appended to ``<file>.partial`` as they come, a page a line with its tokens and why generation stopped, so
+    that an interrupted run keeps what it read; at the end the joined documents are written to ``<file>``. An older file
+    is kept as ``<stem>-1``, ``<stem>-2``, …. No row stays in memory. The command line adds this callback by itself.
+
+    With ``resume`` the same command may be run until it comes to its end: each time it passes over the samples that
+    ``<file>.partial`` has, after a look at their ids.
 
     Example::
 
         callbacks+:
           - class_path: PredictionWriter
-            init_args: {file: read.jsonl}
+            init_args: {file: read.jsonl, resume: true}
 
     Args:
         file: by default ``predictions.jsonl`` in the trainer's root folder.
+        resume: go on with the partial file of an interrupted run, if there is one; the data must be in the same order,
+            and on several processes as many as before.
+
+    Raises:
+        ValueError: for ``resume`` without ``file``: every run has a folder of its own.
     """
 
-    def __init__(self, file: str | None = None) -> None:
+    def __init__(self, file: str | None = None, resume: bool = False) -> None:
+        if resume and file is None:
+            raise ValueError(
+                "PredictionWriter.resume is true, but PredictionWriter.file is not set; give the file whose .partial "
+                "an earlier run left"
+            )
         self.file = file
-        self._rows: list[dict[str, Any]] = []
+        self.resume = resume
+        self._earlier_ids: Iterator[str] = iter(())
+        self._begun = 0.0
+        self._pages = self._tokens = 0
 
     def _path(self, trainer: Trainer) -> Path:
         return Path(self.file or Path(trainer.default_root_dir) / "predictions.jsonl")
 
-    def _partial(self, trainer: Trainer) -> Path:
+    def _partial(self, trainer: Trainer, rank: int | None = None) -> Path:
         path = self._path(trainer)
-        suffix = ".partial" if trainer.world_size == 1 else f".rank{trainer.global_rank}.partial"
+        rank = trainer.global_rank if rank is None else rank
+        suffix = ".partial" if trainer.world_size == 1 else f".rank{rank}.partial"
         return path.with_name(path.name + suffix)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start an empty partial file; that of a run that was interrupted is kept."""
-        self._rows = []
+        """Begin a partial file, or go on with one; that of a run that is not resumed is kept."""
+        self._begun, self._pages, self._tokens = time.monotonic(), 0, 0
+        self._earlier_ids = iter(())
         partial = self._partial(trainer)
         partial.parent.mkdir(parents=True, exist_ok=True)
         if partial.exists() and partial.stat().st_size:
-            keep_older(partial)
+            if self.resume:
+                cut_broken_line(partial)
+                self._earlier_ids = (row["id"] for row in rows_of(partial))
+                assert isinstance(pl_module, DeepSynthModule)
+                pl_module.earlier_rows = rows_of(partial)
+            else:
+                kept = keep_older(partial)
+                rank_zero_info(
+                    f"what an interrupted run read is kept in {kept}; PredictionWriter.resume=true goes on with it"
+                )
         partial.touch()
+
+    def on_predict_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Compare the samples with those that an interrupted run read.
+
+        Raises:
+            ValueError: when they are others, with both ids.
+        """
+        if not self.resume:
+            return
+        for own, earlier in zip(batch.ids, self._earlier_ids, strict=False):
+            if own != earlier:
+                raise ValueError(
+                    f"{self._partial(trainer)} has read the sample {earlier!r} where the data now has {own!r}; resume "
+                    "with the same data, or set PredictionWriter.resume=false"
+                )
 
     def on_predict_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: list[dict[str, Any]],
+        outputs: list[Row],
         batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Append the batch's rows."""
-        self._rows += outputs
+        """Append the rows that are ready, and show how fast they come."""
         # Half a surrogate pair cannot be written as UTF-8; backslashreplace makes it JSON's own escape.
         with self._partial(trainer).open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in outputs)
+        self._pages += len(outputs)
+        self._tokens += sum(row.get("tokens", 0) for row in outputs)
+        bar = getattr(trainer, "progress_bar_callback", None)
+        if isinstance(bar, TQDMProgressBar) and bar.is_enabled:
+            bar.predict_progress_bar.set_postfix_str(self._speed())
+
+    def _speed(self) -> str:
+        seconds = max(time.monotonic() - self._begun, 1e-9)
+        return f"{self._pages / seconds:.2f} pages/s, {self._tokens / seconds:.0f} tokens/s"
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Join pages by document, over all ranks, and write the file on rank zero."""
-        rows = gather_rows(trainer, self._rows)
+        """Join pages by document, over all ranks, and write the file on rank zero.
+
+        Raises:
+            ValueError: on rank zero, when another rank's partial file is not on this machine.
+        """
+        trainer.strategy.barrier()  # all ranks have written all they read
         if trainer.is_global_zero:
+            partials = [self._partial(trainer, rank) for rank in range(trainer.world_size)]
+            for partial in partials:
+                if not partial.exists():
+                    raise ValueError(
+                        f"{partial} is not on this machine; the files of all processes have to be in one folder: "
+                        "set PredictionWriter.file to a place that all machines share"
+                    )
             path = self._path(trainer)
-            ids, pages = [row["document_id"] for row in rows], [row["page"] for row in rows]
-            predictions = join_pages(ids, pages, [row["prediction"] for row in rows])
-            targets = join_pages(ids, pages, [row["target"] for row in rows])
-            temporary = path.with_name(path.name + ".new")
+            temporary, count = path.with_name(path.name + ".new"), 0
             with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
-                for name, prediction in predictions.items():
-                    row = {"id": name, "prediction": prediction, "target": targets[name]}
+                for row in joined(in_turn(partials)):
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    count += 1
             keep_older(path)
             os.replace(temporary, path)
-            rank_zero_info(f"{len(predictions)} predictions in {path}")
+            rank_zero_info(f"{count} predictions in {path} ({self._speed()})")
         trainer.strategy.barrier()  # no rank forgets what it read before all of it is in the file
         self._partial(trainer).unlink()
 
 
-def keep_older(path: Path) -> None:
-    """Rename an existing file to the first free ``<stem>-N<suffix>``."""
+def rows_of(partial: Path) -> Iterator[Row]:
+    """Yield the rows of a partial file."""
+    with partial.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+def cut_broken_line(partial: Path) -> None:
+    """Take off what follows the last line break: a run that was killed may leave half a line."""
+    with partial.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(end - 65536, 0)
+            file.seek(start)
+            found = file.read(end - start).rfind(b"\n")
+            if found >= 0:
+                file.truncate(start + found + 1)
+                return
+            end = start
+        file.truncate(0)
+
+
+def in_turn(partials: list[Path]) -> Iterator[Row]:
+    """Yield the rows of all ranks' files, one of each in turn: the sampler dealt the samples out in this way."""
+    open_files = [rows_of(partial) for partial in partials]
+    while open_files:
+        for rows in list(open_files):
+            row = next(rows, None)
+            if row is None:
+                open_files.remove(rows)
+            else:
+                yield row
+
+
+def joined(rows: Iterator[Row]) -> Iterator[Row]:
+    """Yield a row per document; its pages follow one another."""
+    pages: list[Row] = []
+    for row in rows:
+        if pages and pages[0]["document_id"] != row["document_id"]:
+            yield _document(pages)
+            pages = []
+        pages.append(row)
+    if pages:
+        yield _document(pages)
+
+
+def _document(pages: list[Row]) -> Row:
+    """Return the row of the document that all these pages are of."""
+    ids, numbers = [row["document_id"] for row in pages], [row["page"] for row in pages]
+    texts = {key: join_pages(ids, numbers, [row[key] for row in pages])[ids[0]] for key in ("prediction", "target")}
+    return {"id": ids[0], **texts}
+
+
+def keep_older(path: Path) -> Path:
+    """Rename an existing file to the first free ``<stem>-N<suffix>``, and return where it is."""
     if not path.exists():
-        return
+        return path
     number = 1
     while (older := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
         number += 1
     os.rename(path, older)
+    return older
