@@ -117,6 +117,7 @@ class ResumableLoader:
         self._batches: DataLoader[Any] = DataLoader(dataset, sampler=sampler, **kwargs)
         self._samples_done = 0
         self._restored: dict[str, int] | None = None
+        self._group = sampler.group  # of the epoch that is under way
         #: Batches of today's size that a restored epoch has behind it, when it was begun with batches of another size.
         self.batches_done_elsewhere: int | None = None
 
@@ -135,6 +136,7 @@ class ResumableLoader:
                 self._samples_done = done
                 self.sampler.restored_group = self._restored.get("group")
         self._restored = None
+        self._group = self.sampler.restored_group or self.sampler.group
         self.sampler.start = self._samples_done
         for batch in self._batches:
             self._samples_done += len(batch) * self.sampler.num_replicas
@@ -142,7 +144,7 @@ class ResumableLoader:
 
     def state_dict(self) -> dict[str, int]:
         """Return the epoch and the number of its samples handed out, over all ranks."""
-        return {"epoch": self.sampler.epoch, "samples": self._samples_done, "group": self.sampler.group}
+        return {"epoch": self.sampler.epoch, "samples": self._samples_done, "group": self._group}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from a saved place; a saved epoch that was complete is not begun again."""

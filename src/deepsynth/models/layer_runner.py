@@ -47,6 +47,8 @@ class LayerRunner:
 
     def __init__(self, layer: nn.Module, compile_options: dict[str, Any] | None = None) -> None:
         self.layer = layer
+        if isinstance(getattr(layer.forward, "__self__", None), LayerRunner):
+            del layer.forward  # another runner's, from before
         self.plain: Callable[..., Any] = layer.forward
         self.fast = self.plain if compile_options is None else torch.compile(self.plain, **compile_options)
         self.level: Level = "none"
