@@ -118,7 +118,7 @@ class EngineModule(EvaluatedModule):
             return
         if is_sharded(self):  # a trial would gather gradients, which is what sharding avoids
             keep(self._runners, "full")
-            rank_zero_info("activation_memory: full, since weights are sharded; set model.activation_memory for another")
+            rank_zero_info("activation_memory: full, as weights are sharded; set model.activation_memory for another")
             return
         compiled = self.hparams["compile"] in ("decoder", "all")
         tried: dict[Level, float] = {}
