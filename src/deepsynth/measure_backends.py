@@ -25,7 +25,7 @@ TRAINING = {
 
 #: The same for reading.
 GENERATION = {
-    "transformers": ("--model=PeftModule", "--model.generator=transformers"),
+    "transformers": ("--model=PeftModule", "--model.generation=transformers"),
     "deepsynth": ("--model=PeftModule",),
     "unsloth": ("--model=UnslothModule",),
 }

@@ -35,8 +35,11 @@ def measure_generation(bench: Bench, *, batch_size: int, text_tokens: int, new_t
     """
     bench.load()
     work = bench.batches(batch_size, text_tokens)
-    bench.module.eval()
-    before = bench.module.hparams["max_new_tokens"]
+    module, hparams = bench.module, bench.module.hparams
+    module.eval()
+    module.forget_decoders()
+    before = hparams["max_new_tokens"], hparams["stop_loops"]
+    hparams["stop_loops"] = False  # random weights repeat themselves, and a text must have its length
     prefills, waits, rates, written = [], [], [], []
     try:
         bench.restart_peak()
@@ -52,8 +55,9 @@ def measure_generation(bench: Bench, *, batch_size: int, text_tokens: int, new_t
                 rates.append(sum(generation.tokens for generation in generations) / whole_s)
                 written.append(statistics.mean(generation.tokens for generation in generations))
     finally:
-        bench.module.hparams["max_new_tokens"] = before
-        bench.module.train()
+        hparams["max_new_tokens"], hparams["stop_loops"] = before
+        module.forget_decoders()
+        module.train()
     result = {
         **spread("prefill_ms", prefills),
         **spread("ms_per_token", waits),
@@ -95,8 +99,8 @@ def measure_source(bench: Bench, *, batch_size: int, num_pages: int, new_tokens:
     """
     bench.load()
     data, hparams = bench.data, bench.module.hparams
-    before = data.eval_batch_size, hparams["max_new_tokens"]
-    data.eval_batch_size, hparams["max_new_tokens"] = batch_size, new_tokens
+    before = data.eval_batch_size, hparams["max_new_tokens"], hparams["stop_loops"]
+    data.eval_batch_size, hparams["max_new_tokens"], hparams["stop_loops"] = batch_size, new_tokens, False
     try:
         _predict(bench, 1)
         bench.restart_peak()
@@ -105,7 +109,7 @@ def measure_source(bench: Bench, *, batch_size: int, num_pages: int, new_tokens:
         bench.synchronize()
         seconds = time.perf_counter() - start
     finally:
-        data.eval_batch_size, hparams["max_new_tokens"] = before
+        data.eval_batch_size, hparams["max_new_tokens"], hparams["stop_loops"] = before
     result = {
         "pages_per_s": len(rows) / seconds,
         "tokens_per_s": sum(row["tokens"] for row in rows) / seconds,

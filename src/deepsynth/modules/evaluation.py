@@ -139,7 +139,7 @@ class EvaluatedModule(LightningModule):
     def _loop_rule(self) -> LoopRule | None:
         return LoopRule.of(self.processor.tokenizer) if self.hparams["stop_loops"] else None
 
-    def _forget_decoders(self) -> None:
+    def forget_decoders(self) -> None:
         """Give the memory of caches and captured graphs back."""
         self._decoder = self._predicting = None
         self._unread.clear()
@@ -207,14 +207,14 @@ class EvaluatedModule(LightningModule):
             self.prompt = batch.prompt
 
     def _start_evaluation(self) -> None:
-        self._forget_decoders()
+        self.forget_decoders()
         self._scores, self._kept_rows = DocumentScores(), []
         self._loss_sum, self._loss_tokens = 0.0, 0
         self._generation_deadline, self._generation_cut, self._generated = None, False, 0
 
     def _log_evaluation(self, stage: str) -> None:
         """Log what this epoch measured, over all ranks: a document counts once, its pages joined."""
-        self._forget_decoders()
+        self.forget_decoders()
         losses = self._gather([(self._loss_sum, self._loss_tokens)])
         tokens = sum(count for _, count in losses)
         if tokens:
@@ -264,7 +264,7 @@ class EvaluatedModule(LightningModule):
 
     def on_predict_epoch_end(self) -> None:
         """Print the metrics of the predictions whose targets are known: Lightning logs nothing while predicting."""
-        self._forget_decoders()
+        self.forget_decoders()
         table = self._score_table()
         metrics = figures(table)
         if metrics:
