@@ -167,11 +167,13 @@ def _with_adapter(model: Any, adapter: Path, base: str) -> Any:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from deepsynth.modules.adapter import from_file_name
+
     file = adapter / "adapter_model.safetensors"
     if not file.exists():
         raise ValueError(f"adapter is {adapter}, which has no adapter_model.safetensors; give a peft folder")
     try:
-        stored = load_file(file)
+        stored = {from_file_name(name): tensor for name, tensor in load_file(file).items()}
     except SafetensorError as error:
         raise ValueError(f"{file} cannot be read ({error}); it is cut or damaged") from error
     shapes = dict(_adapter_shapes(stored))

@@ -201,7 +201,7 @@ def test_every_adapter_learns(
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()
     scope = LoraScope(mlp=True, experts="all")
-    settings = {"rank": 4, "alpha": 8, "dropout": 0.0, "rslora": False, "dora": False, "init": True}
+    settings = {"rank": 4, "alpha": 8, "dropout": 0.0, "rslora": False, "dora": False, "init": "default"}
     adapted = get_peft_model(model, lora_config(model, scope, base_model_name="base", **settings)).train()
     batch = tensors("forward/gundam")
     adapted(**model_inputs(batch), labels=batch["labels"]).loss.backward()

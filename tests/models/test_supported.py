@@ -56,7 +56,7 @@ def test_classes_and_lora_parameters(supported: SupportedModel) -> None:
                 dropout=0.0,
                 rslora=False,
                 dora=False,
-                init=True,
+                init="default",
                 base_model_name="base",
             )
             trained = [(n, p.numel()) for n, p in get_peft_model(model, adapter).named_parameters() if p.requires_grad]

@@ -46,6 +46,11 @@ class FullModule(PeftModule):
                 f"model.adapter is {self.hparams['adapter']!r}, but FullModule trains no adapter; merge it with "
                 "deepsynth export and give the merged model as model.model_name"
             )
+        if self.hparams["quantization"] != "none":
+            raise ValueError(
+                f"model.quantization is {self.hparams['quantization']}, but FullModule trains every weight, which "
+                "quantised ones do not; use model.quantization=none"
+            )
         model = self._load_base().requires_grad_(True)
         if hasattr(model, "freeze_vision"):
             model.freeze_vision(False)  # loaded vision is frozen; one weight of it is never used, and stays so

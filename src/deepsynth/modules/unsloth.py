@@ -162,7 +162,7 @@ class UnslothModule(DeepSynthModule):
         # An empty list, not None: from None Unsloth concludes experts out of the names of other layers.
         return {
             **arguments,
-            "target_modules": config.target_modules,
+            "target_modules": config.target_modules if isinstance(config.target_modules, str) else [],
             "target_parameters": list(config.target_parameters or []),
         }
 

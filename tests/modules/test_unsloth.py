@@ -1,0 +1,134 @@
+"""UnslothModule: what it asks of Unsloth, when, and what it says where that cannot be."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from deepsynth.data import JsonlSource
+from deepsynth.modules import UnslothModule
+from tests import unsloth_stand_in
+from tests.training import make_data, make_trainer
+from tests.unsloth_stand_in import FastVisionModel
+
+
+@pytest.fixture
+def unsloth(monkeypatch: pytest.MonkeyPatch) -> type[FastVisionModel]:
+    return unsloth_stand_in.install(monkeypatch)
+
+
+def make(**kwargs: Any) -> UnslothModule:
+    settings: dict[str, Any] = {"max_new_tokens": 4, "schedule": "constant", **kwargs}
+    return UnslothModule(optimizer=lambda params: torch.optim.AdamW(params, lr=2e-3), **settings)
+
+
+def test_without_a_gpu_one_line_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deepsynth.modules.unsloth.has_accelerator", lambda: False)
+    with pytest.raises(ValueError, match=r"needs a GPU.*pip install 'deepsynth\[unsloth\]'.*PeftModule") as caught:
+        make().configure_model()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [ImportError("no module"), NotImplementedError("You need a GPU")])
+def test_an_unsloth_that_does_not_load_is_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    class Broken:
+        def find_spec(self, name: str, *args: Any) -> None:
+            if name == "unsloth":
+                raise error
+
+    monkeypatch.setattr("deepsynth.modules.unsloth.has_accelerator", lambda: True)
+    monkeypatch.delitem(sys.modules, "unsloth", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    with pytest.raises(ValueError, match=rf"{type(error).__name__}: {error}.*pip install 'deepsynth\[unsloth\]'"):
+        make().configure_model()
+
+
+@pytest.mark.parametrize(
+    ("quantization", "flags"),
+    [("none", (False, False, True)), ("nf4", (True, False, False)), ("int8", (False, True, False))],
+)
+@pytest.mark.parametrize(
+    ("activations", "checkpointing"), [("auto", "unsloth"), ("offload", "unsloth"), ("full", True), ("none", False)]
+)
+def test_settings_become_unsloths_arguments(
+    unsloth: Any, quantization: Any, flags: tuple[bool, ...], activations: Any, checkpointing: Any
+) -> None:
+    module = make(quantization=quantization, activation_memory=activations, max_seq_length=99, rslora=True, lora_rank=4)
+    module.configure_model()
+    load, adapt = unsloth.calls[0][1], unsloth.calls[1][1]
+    assert (load["load_in_4bit"], load["load_in_8bit"], load["load_in_16bit"]) == flags
+    assert load["use_gradient_checkpointing"] == adapt["use_gradient_checkpointing"] == checkpointing
+    assert (load["max_seq_length"], load["use_exact_model_name"], load["dtype"]) == (99, True, torch.float32)
+    assert (adapt["r"], adapt["lora_alpha"], adapt["use_rslora"]) == (4, 8, True)
+    assert adapt["target_parameters"] == []  # None would let Unsloth choose experts by itself
+    assert module.model.peft_config["default"].base_model_name_or_path == "deepsynth/tiny-random"
+
+
+def test_automatic_targets_leave_the_choice_to_unsloth(unsloth: Any) -> None:
+    make(lora_targets="auto", lora_vision=True).configure_model()
+    adapt = unsloth.calls[1][1]
+    assert adapt["target_modules"] is None
+    assert adapt["target_parameters"] is None
+    assert adapt["finetune_vision_layers"] is True
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"loss": "chunked"}, {"activation_memory": "selective"}, {"vision_cache": "memory"}, {"compile": "decoder"},
+        {"experts_implementation": "eager"}, {"attn_implementation": "eager"}, {"memory_budget_gib": 3.0},
+    ],
+)  # fmt: skip
+def test_what_unsloth_replaces_is_refused(setting: dict[str, Any]) -> None:
+    (name,) = setting
+    with pytest.raises(ValueError, match=rf"model\.{name} is .*but Unsloth .*PeftModule"):
+        make(**setting)
+
+
+@pytest.mark.parametrize("init", ["loftq", "pissa"])
+def test_inits_that_change_the_base_are_refused(unsloth: Any, init: str) -> None:
+    with pytest.raises(ValueError, match=rf"model\.lora_init is '{init}'.*default, gaussian"):
+        make(lora_init=init).configure_model()
+
+
+def test_random_weights_are_loaded_from_a_folder_that_is_gone_afterwards(unsloth: Any) -> None:
+    torch.manual_seed(0)
+    module = make(weights="random")
+    module.configure_model()
+    folder = Path(unsloth.calls[0][1]["model_name"])
+    assert folder.name.startswith("deepsynth-")
+    assert not folder.exists()
+
+
+def test_reading_is_in_inference_mode_and_goes_back_to_the_mode_there_was(
+    unsloth: Any, tmp_path: Path, jsonl: Path
+) -> None:
+    module = make(generate_samples=2)
+    trainer = make_trainer(tmp_path, max_steps=2, val_check_interval=1, limit_val_batches=1)
+    trainer.fit(module, make_data(jsonl, val_source=JsonlSource(str(jsonl))))
+    names = [name for name, _ in unsloth.calls]
+    assert names[:3] == ["from_pretrained", "get_peft_model", "for_training"]
+    assert names[3:] == ["for_inference", "for_training"] * (len(names[3:]) // 2)
+    assert len(names) > 3
+    data = make_data(jsonl)
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    for training in (True, False):
+        module.model.train(training)
+        module.generate(batch)
+        assert module.model.training is training
+
+
+def test_packed_rows_are_refused(unsloth: Any, jsonl: Path) -> None:
+    module = make()
+    module.configure_model()
+    data = make_data(jsonl)
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    batch.inputs["position_ids"] = torch.zeros_like(batch.inputs["input_ids"])
+    with pytest.raises(ValueError, match="packed"):
+        module.compute_loss(batch)
