@@ -9,7 +9,8 @@ from deepsynth.data.longwords import Span, break_word
 from deepsynth.data.markdown import markdown_blocks
 from deepsynth.data.pages import Frame, fill_page, row_of
 from deepsynth.data.paragraphs import BODY, Paragraph, RunStyle
-from deepsynth.data.shaping import Shaper, Style
+from deepsynth.data.pieces import Style
+from deepsynth.data.shaping import Shaper
 from deepsynth.data.spaces import gap_width
 
 STYLE = Style("DejaVu Sans", 16.0)

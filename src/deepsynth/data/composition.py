@@ -14,7 +14,8 @@ from deepsynth.data.layout import Typesetter
 from deepsynth.data.markdown import markdown_blocks
 from deepsynth.data.pages import Frame, Place, Sheet, fill_page
 from deepsynth.data.paragraphs import SIZE_STEP_PX
-from deepsynth.data.shaping import Shaper, Style
+from deepsynth.data.pieces import Style
+from deepsynth.data.shaping import Shaper
 from deepsynth.data.typography import size_for_budget
 
 Overflow = Literal["error", "paginate", "shrink", "truncate"]

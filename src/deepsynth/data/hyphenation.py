@@ -9,7 +9,8 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from deepsynth.data.shaping import Piece, Shaper, Style
+from deepsynth.data.pieces import Piece, Style
+from deepsynth.data.shaping import Shaper
 
 #: The language of a document that names none.
 DEFAULT_LANGUAGE = "en"

@@ -18,7 +18,8 @@ from deepsynth.data.linebreak import segments
 from deepsynth.data.longwords import LONGEST_WORD, Span, break_word
 from deepsynth.data.mixed import Item, fill_mixed, in_visual_order
 from deepsynth.data.paragraphs import Paragraph, RunStyle, quantise
-from deepsynth.data.shaping import Piece, Shaper, Style
+from deepsynth.data.pieces import Piece, Style
+from deepsynth.data.shaping import Shaper
 from deepsynth.data.spaces import SPACES, TOKENS, gap_width
 
 _UNBROKEN_PX = 1_000_000

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from deepsynth.data.linebreak import grapheme_clusters
-from deepsynth.data.shaping import Direction, Piece, Shaper, Style
+from deepsynth.data.pieces import Direction, Piece, Style
+from deepsynth.data.shaping import Shaper
 
 #: A run of letters longer than this is not shaped whole to find out that it is too wide.
 LONGEST_WORD = 200

@@ -9,7 +9,8 @@ from deepsynth.data.bidi import visual_order
 from deepsynth.data.hyphenation import Hyphenation
 from deepsynth.data.linebreak import segments
 from deepsynth.data.longwords import LONGEST_WORD, Span, break_word
-from deepsynth.data.shaping import Piece, Shaper, Style
+from deepsynth.data.pieces import Piece, Style
+from deepsynth.data.shaping import Shaper
 from deepsynth.data.spaces import SPACES, TOKENS, gap_width
 
 

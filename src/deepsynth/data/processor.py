@@ -6,13 +6,15 @@ Shapes are explained in :mod:`deepsynth.types`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 
+from deepsynth.data.views import ViewTable, view_table
 from deepsynth.models.names import load_pretrained
 from deepsynth.models.tokens import ImageLayout, image_layout
 from deepsynth.types import Document, Page, Sample, Task
@@ -29,8 +31,10 @@ class Processor(ABC):
     """Turns the pages of one sample into what the model takes."""
 
     @abstractmethod
-    def __call__(self, document: Document, pages: Sequence[Page]) -> Sample | None:
+    def __call__(self, document: Document, pages: Sequence[Page], *, prompt_only: bool = False) -> Sample | None:
         """Return the sample, or ``None`` when it exceeds the token budget and the processor was told to drop it.
+
+        With ``prompt_only`` it is for reading alone: without the target's tokens, which then need no budget.
 
         Raises:
             ValueError: when it exceeds the token budget.
@@ -130,6 +134,19 @@ class OcrProcessor(Processor):
         """Return the prompt of a task, ``<image>`` standing for the pages."""
         return (self.prompt or DEFAULT_PROMPTS[task]).strip()
 
+    @cached_property
+    def _view_table(self) -> ViewTable | None:
+        return view_table(self.hf_processor.image_processor, self.layout)
+
+    def _views(self, images: Sequence[Image.Image]) -> Mapping[str, torch.Tensor]:
+        """Return what the image processor makes of the pages."""
+        if self._view_table and self._view_table.serves(images):
+            return self._view_table(images)
+        outputs: Mapping[str, torch.Tensor] = self.hf_processor.image_processor(
+            images=list(images), return_tensors="pt", **self.layout.processor_kwargs()
+        )
+        return outputs
+
     def _encode(self, text: str) -> list[int]:
         ids = self.hf_processor.tokenizer.encode(text, add_special_tokens=False)
         return [int(i) for i in ids]
@@ -139,16 +156,14 @@ class OcrProcessor(Processor):
         tokenizer = self.hf_processor.tokenizer
         return [int(i) for i in tokenizer.encode(target, add_special_tokens=False, split_special_tokens=True)]
 
-    def __call__(self, document: Document, pages: Sequence[Page]) -> Sample | None:
+    def __call__(self, document: Document, pages: Sequence[Page], *, prompt_only: bool = False) -> Sample | None:
         """Return input ids (T,), labels (T,) and the views of the pages.
 
         Raises:
             ValueError: when the sample exceeds the token budget, with its id and lengths.
         """
         target = pages[0].text if document.target is None else document.target
-        outputs = self.hf_processor.image_processor(
-            images=[page.image for page in pages], return_tensors="pt", **self.layout.processor_kwargs()
-        )
+        outputs = self._views([page.image for page in pages])
         image_token = self.hf_processor.image_token_id
         tokenizer = self.hf_processor.tokenizer
         before, after = self.prompt_for(document.task).split("<image>")
@@ -156,7 +171,7 @@ class OcrProcessor(Processor):
         for page in pages:
             prompt_ids += [image_token] * self.layout.tokens(*page.image.size)
         prompt_ids += self._encode(after)
-        target_ids = [*self._target_ids(target), tokenizer.eos_token_id]
+        target_ids = [] if prompt_only else [*self._target_ids(target), tokenizer.eos_token_id]
         total = len(prompt_ids) + len(target_ids)
         if total > self.token_budget:
             if self.on_max_tokens == "drop":

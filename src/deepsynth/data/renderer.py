@@ -19,9 +19,10 @@ from deepsynth.data.font_library import FontLibrary
 from deepsynth.data.hyphenation import hyphenation_for
 from deepsynth.data.looks import Look, draw_look
 from deepsynth.data.pages import Sheet, sheet_text
+from deepsynth.data.pieces import Style
 from deepsynth.data.renderer_options import check_options
 from deepsynth.data.scripts import region_of
-from deepsynth.data.shaping import Shaper, Style
+from deepsynth.data.shaping import Shaper
 from deepsynth.data.typography import PageShape, make_frame, mode_layout, page_size
 from deepsynth.models.tokens import Family
 from deepsynth.types import Document, Page

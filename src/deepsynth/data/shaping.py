@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 from PIL import ImageFont, features
 
 from deepsynth.data.font_library import FontLibrary
 from deepsynth.data.fonts import FontFile, is_ignorable
 from deepsynth.data.linebreak import segments
+from deepsynth.data.pieces import Blit, Direction, Piece, Style
 from deepsynth.data.scripts import font_package
-
-Direction = Literal["ltr", "rtl"]
 
 #: What is kept in memory; about 1 kB a word and half of it a glyph at 20 pixels.
 _CACHED_PIECES = 40_000
@@ -40,88 +39,6 @@ _AGAINST: dict[Direction, frozenset[str]] = {"rtl": frozenset({"L", "EN", "AN"})
 #: Right-to-left and left-to-right override, and its end.
 _OVERRIDE: dict[Direction, str] = {"rtl": "\u202e", "ltr": "\u202d"}
 _POP = "\u202c"
-
-
-class Style(NamedTuple):
-    """How a run of text looks.
-
-    Attributes:
-        family: of the font that is asked first.
-        size_px: of the em square.
-        bold: wanted.
-        italic: wanted.
-        region: whose forms of Chinese characters: SC, TC, HK, JP or KR.
-    """
-
-    family: str
-    size_px: float
-    bold: bool = False
-    italic: bool = False
-    region: str = "SC"
-
-
-class Blit(NamedTuple):
-    """Coverage of one run of glyphs, 0 to 255, and its place relative to the pen on the baseline, in pixels."""
-
-    mask: Any
-    dx: int
-    dy: int
-
-
-class Piece:
-    """A run of text that is never broken, shaped and rasterised.
-
-    Attributes:
-        text: what it shows.
-        advance: how far the pen moves, pixels.
-        left: of the ink, relative to the pen, pixels; 0 without ink.
-        right: of the ink, relative to the pen, pixels.
-        top: of the ink above the baseline, pixels.
-        bottom: of the ink below the baseline, pixels.
-        blits: the glyphs.
-        fonts: names of the fonts.
-        room: that it takes on a line, the larger of advance and right, pixels.
-        replaced: characters that were replaced because no font has them.
-        hyphenated: whether a hyphen is drawn after the text, which it is no part of.
-    """
-
-    __slots__ = (
-        "advance",
-        "blits",
-        "bottom",
-        "fonts",
-        "hyphenated",
-        "left",
-        "replaced",
-        "right",
-        "room",
-        "text",
-        "top",
-    )
-
-    def __init__(
-        self,
-        text: str,
-        advance: float,
-        blits: tuple[Blit, ...],
-        fonts: tuple[str, ...],
-        replaced: int = 0,
-        hyphenated: bool = False,
-    ) -> None:
-        """Work out where the ink is."""
-        self.text = text
-        self.advance = advance
-        self.blits = blits
-        self.fonts = fonts
-        self.replaced = replaced
-        self.hyphenated = hyphenated
-        self.left = self.right = self.top = self.bottom = 0
-        if blits:
-            self.left = min([dx for _, dx, _ in blits])
-            self.right = max([dx + mask.size[0] for mask, dx, _ in blits])
-            self.top = max([-dy for _, _, dy in blits])
-            self.bottom = max([dy + mask.size[1] for mask, _, dy in blits])
-        self.room = max(advance, self.right)
 
 
 class _Glyph(NamedTuple):
@@ -147,6 +64,8 @@ class Shaper:
         self._glyphs: dict[tuple[FontFile, float], dict[str, _Glyph]] = {}
         self._pieces: dict[tuple[Style, str, Direction], Piece] = {}
         self._words: dict[Style, dict[str, tuple[Piece, ...]]] = {}
+        #: Characters that do not run against a direction, as far as they were met.
+        self._along: dict[Direction, set[str]] = {"ltr": set(), "rtl": set()}
         self._word_count = 0
         self._glyph_count = 0
 
@@ -199,9 +118,13 @@ class Shaper:
             else:
                 font, drawn = self._shaped(run, face, style, direction)
                 mask, (dx, dy) = font.getmask2(drawn, "L", anchor="ls", direction=direction)
-                if mask.size[0] and mask.size[1]:
+                width, height = mask.size
+                if width and height:
                     blits.append(Blit(mask, round(pen) + dx, dy))
-                pen += font.getlength(drawn, direction=direction)
+                # The mask ends where the ink does or the advance. An empty last column says that it is the advance, and
+                # shaping a second time, only to measure, would take half as long again.
+                ink = mask.getbbox()
+                pen += dx + width if ink and ink[2] < width else font.getlength(drawn, direction=direction)
         shown = text if not replaced else "".join([run for run, _ in runs])
         return Piece(shown, pen, tuple(blits), tuple(dict.fromkeys([face.name for _, face in runs])), replaced)
 
@@ -277,19 +200,28 @@ class Shaper:
         self, run: str, face: FontFile, style: Style, direction: Direction
     ) -> tuple[ImageFont.FreeTypeFont, str]:
         """Return the font for HarfBuzz, and the text to hand to it."""
-        if not features.check("raqm"):
-            raise ImportError(
-                f"{run[:20]!r} needs shaping, and Pillow finds no raqm with fribidi: apt install libfribidi0 (Debian, "
-                "Ubuntu), dnf install fribidi (Fedora), brew install fribidi (macOS), with Pillow from its wheel"
-            )
-        if any(unicodedata.bidirectional(character) in _AGAINST[direction] for character in run):
-            run = _OVERRIDE[direction] + run + _POP
+        along = self._along[direction]
+        if not along.issuperset(run):
+            if any(unicodedata.bidirectional(character) in _AGAINST[direction] for character in run):
+                run = _OVERRIDE[direction] + run + _POP
+            else:
+                along.update(run)
         return self.font(face, style.size_px, shaped=True), run
 
     def font(self, face: FontFile, size_px: float, shaped: bool) -> ImageFont.FreeTypeFont:
-        """Return a face at a size, for HarfBuzz when it is shaped and for Pillow's own layout otherwise."""
+        """Return a face at a size, for HarfBuzz when it is shaped and for Pillow's own layout otherwise.
+
+        Raises:
+            ImportError: when it is to be shaped, and raqm or fribidi is missing.
+        """
         key = (face.path, face.index, size_px, shaped)
         if key not in self._fonts:
+            if shaped and not features.check("raqm"):
+                raise ImportError(
+                    f"the text needs shaping (in {face.name}), and Pillow finds no raqm with fribidi: apt install "
+                    "libfribidi0 (Debian, Ubuntu), dnf install fribidi (Fedora), brew install fribidi (macOS), with "
+                    "Pillow from its wheel"
+                )
             if len(self._fonts) >= _CACHED_FONTS:
                 self._fonts.clear()
             engine = ImageFont.Layout.RAQM if shaped else ImageFont.Layout.BASIC

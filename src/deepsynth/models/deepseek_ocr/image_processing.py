@@ -99,24 +99,24 @@ class DeepseekOcrImageProcessor(BaseImageProcessor):
             "deepseek_ocr", size.height, tile_size if crop_to_patches else None, min_patches, max_patches, patch_size=1
         )
         background = tuple(int(mean * 255) for mean in image_mean)
-        views: list[Any] = []
-        tiles: list[Any] = []
+        views: list[Image.Image] = []
+        tiles: list[Image.Image] = []
         counts: list[int] = []
         grids: list[list[int]] = []
         for image in images:
             columns, rows = layout.tile_grid(*image.size)
             cut = _tiles(image, columns, rows, tile_size) if (columns, rows) != (1, 1) else []
-            views.append(_normalized(_global_view(image, size.height, stretch, background), image_mean, image_std))
-            tiles.extend(_normalized(tile, image_mean, image_std) for tile in cut)
+            views.append(_global_view(image, size.height, stretch, background))
+            tiles.extend(cut)
             counts.append(len(cut))
             grids.append([columns, rows])
         data: dict[str, Any] = {
-            "pixel_values": np.stack(views),
+            "pixel_values": _normalized(views, image_mean, image_std),
             "num_local_patches": np.array(counts),
             "patches_grid": np.array(grids),
         }
         if tiles:
-            data["pixel_values_local"] = np.stack(tiles)
+            data["pixel_values_local"] = _normalized(tiles, image_mean, image_std)
         return BatchFeature(data, tensor_type=return_tensors)
 
 
@@ -132,6 +132,8 @@ def _global_view(image: Image.Image, side: int, stretch: bool, background: tuple
             f"an image of {image.width} x {image.height} pixels is too long for a view of {side} x {side}: "
             "its short side would vanish; cut it into pages"
         )
+    if image.size == (side, side):
+        return image
     if stretch:
         return image.resize((side, side), Image.Resampling.BICUBIC)
     return ImageOps.pad(image, (side, side), Image.Resampling.BICUBIC, color=background)
@@ -147,11 +149,16 @@ def _tiles(image: Image.Image, columns: int, rows: int, side: int) -> list[Image
     ]
 
 
-def _normalized(view: Image.Image, mean: list[float], std: list[float]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return (3, height, width) in float32."""
-    scaled = np.asarray(view, dtype=np.float32) / np.float32(255)
-    normal: np.ndarray[Any, Any] = (scaled - np.array(mean, np.float32)) / np.array(std, np.float32)
-    return normal.transpose(2, 0, 1)
+def _normalized(views: list[Image.Image], mean: list[float], std: list[float]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return views of equal size as (V, 3, height, width) in float32: each byte has one value, looked up."""
+    scaled = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
+    table: np.ndarray[Any, Any] = (scaled - np.array(mean, np.float32)) / np.array(std, np.float32)
+    pixels = np.empty((len(views), 3, views[0].height, views[0].width), np.float32)
+    for view, values in zip(views, pixels, strict=True):
+        array = np.asarray(view)
+        for channel in range(3):
+            np.take(table[:, channel], array[..., channel], out=values[channel], mode="clip")
+    return pixels
 
 
 def rgb_page(image: Image.Image) -> Image.Image:
@@ -173,6 +180,8 @@ def rgb_page(image: Image.Image) -> Image.Image:
             f"{name}: {width} x {height} pixels are more than PIL.Image.MAX_IMAGE_PIXELS ({Image.MAX_IMAGE_PIXELS}); "
             "scale it down, or raise that limit if you trust the file"
         )
+    if type(image) is Image.Image and image.mode == "RGB" and not image.info:
+        return image  # drawn, not read from a file: there is nothing to convert
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         raise ValueError(f"{name}: has {frames} frames; give each page as an image of its own")
