@@ -63,25 +63,25 @@ def spell_out(function: Callable[..., Any], args: Sequence[str]) -> list[str]:
     """Return arguments as jsonargparse takes them: lists as ``--name=["a", "b"]``, flags as ``--name=true``.
 
     Args:
-        function: whose parameters with a sequence may be given as ``--name a b``, and those with a bool as ``--name``.
+        function: whose parameters with a sequence may be given as ``--name a b`` or ``--name a --name b``, and those
+            with a bool as ``--name``.
         args: of the command line.
     """
     kinds = {f"--{name}": str(p.annotation) for name, p in inspect.signature(function).parameters.items()}
     spelled: list[str] = []
+    lists: dict[str, list[str]] = {}
     todo = list(args)
     while todo:
         arg = todo.pop(0)
         bare = not todo or todo[0].startswith("--")
         if kinds.get(arg, "").startswith("Sequence[") and not bare and not todo[0].startswith("["):
-            values = []
             while todo and not todo[0].startswith("--"):
-                values.append(todo.pop(0))
-            spelled.append(f"{arg}={json.dumps(values)}")
+                lists.setdefault(arg, []).append(todo.pop(0))
         elif kinds.get(arg) == "bool" and bare:
             spelled.append(f"{arg}=true")
         else:
             spelled.append(arg)
-    return spelled
+    return [*spelled, *(f"{name}={json.dumps(values)}" for name, values in lists.items())]
 
 
 def choose(command: str, functions: dict[str, Callable[[list[str]], int]], args: list[str]) -> int:

@@ -14,7 +14,7 @@ from deepsynth.measure_process import Backend, Question, measure_all
 
 
 def compare(
-    config: Path,
+    config: Sequence[Path],
     backends: Sequence[Path],
     output: Path,
     baseline: str | None = None,
@@ -41,7 +41,7 @@ def compare(
     runs out) is recorded with its reason, and the rest goes on.
 
     Args:
-        config: a fit configuration: model and data, the same for all.
+        config: fit configurations of model and data, the same for all; later ones win.
         backends: fit configurations of one backend each, laid over ``config``; their file names are their names.
         output: folder for results.json, the reports and logs/.
         baseline: name of the backend that ratios are to; by default the first.
@@ -78,7 +78,7 @@ def compare(
     if baseline is not None and baseline not in names:
         raise ValueError(f"baseline is {baseline!r}; the backends are {', '.join(names)}")
     made = [
-        Backend(name, ("--config", str(config), "--config", str(file)))
+        Backend(name, tuple(word for each in (*config, file) for word in ("--config", str(each))))
         for name, file in zip(names, backends, strict=True)
     ]
     questions = list_questions(
@@ -93,7 +93,7 @@ def compare(
         memory_gib,
     )
     settings: dict[str, Setting] = {
-        "config": digest(config),
+        "config": digest(*config),
         **{f"backend/{name}": digest(file) for name, file in zip(names, backends, strict=True)},
         "text_tokens": text_tokens,
         "new_tokens": new_tokens,
@@ -164,16 +164,19 @@ def list_questions(
     return asked
 
 
-def digest(file: Path) -> str:
-    """Return a short fingerprint of a file: results of another content are not mixed in.
+def digest(*files: Path) -> str:
+    """Return a short fingerprint of files: results of another content are not mixed in.
 
     Raises:
-        ValueError: when it cannot be read.
+        ValueError: when one cannot be read.
     """
-    try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+    content = hashlib.sha256()
+    for file in files:
+        try:
+            content.update(file.read_bytes())
+        except OSError as error:
+            raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+    return content.hexdigest()[:12]
 
 
 #: What a line says of a cell, in this order, with the digits after the point.
