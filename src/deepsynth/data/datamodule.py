@@ -214,7 +214,7 @@ class TextImageDataModule(LightningDataModule):
         for split in splits[stage]:
             if split in self.datasets or (split == "val" and not self.holds_out_validation):
                 continue
-            dataset = PageDataset(self.documents(split), self.pipeline())
+            dataset = PageDataset(self.documents(split), replace(self.pipeline(), prompt_only=split == "predict"))
             if not len(dataset):
                 raise ValueError(
                     f"every sample of the {split} split exceeds data.max_tokens; raise it or put less text on a page"

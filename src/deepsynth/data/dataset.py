@@ -30,7 +30,8 @@ def stable_hash(text: str) -> int:
 class Pipeline:
     """Renderer, augmenter and processor with the seed that they share.
 
-    With ``variants``, a page is degraded in so many ways and no more: epochs go through them again and again.
+    With ``variants``, a page is degraded in so many ways and no more: epochs go through them again and again. With
+    ``prompt_only``, samples are for reading alone: however long a known text is, it needs no tokens.
     """
 
     renderer: Renderer
@@ -39,6 +40,7 @@ class Pipeline:
     seed: int = 0
     max_pages: int = 8
     variants: int | None = None
+    prompt_only: bool = False
 
     def layout_rng(self, document: Document) -> np.random.Generator:
         """Return the generator that fixes a document's layout."""
@@ -79,7 +81,7 @@ class Pipeline:
 
     def sample(self, document: Document, number: int | None, epoch: int) -> Sample | None:
         """Return the sample of one page, or of a whole document (``number`` is ``None``)."""
-        return self.processor(document, self.pages(document, number, epoch))
+        return self.processor(document, self.pages(document, number, epoch), prompt_only=self.prompt_only)
 
 
 class PageDataset(Dataset[Sample]):

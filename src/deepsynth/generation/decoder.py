@@ -22,7 +22,7 @@ from deepsynth.types import Batch
 #: Tokens of prompts that are prefilled at once, by type of device.
 PREFILL_TOKENS = {"cuda": 16384, "cpu": 512}
 #: A text that goes on and on holds back the ones behind it: at most so many times S texts wait for their turn.
-HELD_BACK = 32
+HELD_BACK = 8
 
 
 @dataclass(slots=True)
@@ -43,8 +43,9 @@ class _Row:
 class Decoder:
     """Writes texts greedily, S rows at a time, and hands them out in the order in which their samples came.
 
-    Batches are submitted, and :meth:`advance` works on them. A row that ends is refilled from the samples that wait,
-    those with the longest expected text first, so that the rows at the end of the data do not wait for a last long one.
+    Batches are submitted, and :meth:`advance` works on them. A row that ends is refilled from the samples that wait. Of
+    each S that follow one another, those with the longest expected text come first, so that texts of like length are
+    written together, and the end of the data does not wait for a last long one.
 
     Args:
         model: a model of the DeepSeek-OCR family, or peft's around one; its weights are read, never copied.
@@ -122,9 +123,12 @@ class Decoder:
         return texts
 
     def _admit(self) -> None:
-        """Prefill samples that wait into the free slots, the longest first."""
+        """Prefill samples that wait into the free slots."""
         near = self._handed_out + HELD_BACK * self.slots
-        able = sorted((row for row in self._waiting if row.number < near), key=lambda row: -row.expected)
+        able = sorted(
+            (row for row in self._waiting if row.number < near),
+            key=lambda row: (row.number // self.slots, -row.expected),
+        )
         chosen = able[: self.slots - len(self._rows)]
         if not chosen:
             return
