@@ -241,21 +241,44 @@ def test_other_errors_keep_their_text(error: BaseException, memory_ran_out: bool
     assert is_out_of_memory(error) is memory_ran_out
 
 
-def test_a_real_run_ends_with_the_line_and_its_own_error(tmp_path: Path, jsonl: Path) -> None:
-    module = make_module(generate_samples=0)
-    failing = torch.OutOfMemoryError(CUDA_MESSAGE)
+def fails_in(phase: str, module: Any, error: BaseException) -> None:
+    """Have a phase of a real run raise the error, from where the memory would be asked for."""
 
     def fail(*args: Any, **kwargs: Any) -> None:
-        raise failing
+        raise error
 
-    module.configure_model()
-    module.model.forward = fail
-    trainer = make_trainer(tmp_path, callbacks=[VramMonitor()], max_steps=1)
+    if phase == "load":
+        module.load_model = fail
+    elif phase in ("forward", "validation"):
+        module.configure_model()
+        module.training_forward = fail
+    elif phase == "backward":
+        module.backward = fail
+    elif phase == "step":
+        module.on_before_optimizer_step = fail
+    else:
+        module._generate = fail
+
+
+@pytest.mark.parametrize("phase", vram_monitor.PHASES)
+def test_a_real_run_ends_with_the_line_of_its_phase_and_its_own_error(phase: str, tmp_path: Path, jsonl: Path) -> None:
+    module = make_module(generate_samples=2)
+    failing = torch.OutOfMemoryError(CUDA_MESSAGE)
+    fails_in(phase, module, failing)
+    sanity = int(phase in ("validation", "generation"))
+    trainer = make_trainer(tmp_path, callbacks=[VramMonitor()], max_steps=1, num_sanity_val_steps=sanity)
     with pytest.raises(torch.OutOfMemoryError) as caught:
-        trainer.fit(module, make_data(jsonl))
+        trainer.fit(module, make_data(jsonl, val_fraction=0.3))
     assert caught.value is failing
     message = str(caught.value)
-    assert message.startswith("out of memory in the forward pass of step 1 on cpu, with 2 samples: input_ids (2, ")
+    where = {
+        "load": "while loading the model on cpu; ",
+        "step": "in optimizer step 1 on cpu, with 2 samples: input_ids (2, ",
+        "validation": "in the forward pass of validation on cpu, with ",
+        "generation": "while generating text on cpu, with ",
+    }.get(phase, f"in the {phase} pass of step 1 on cpu, with 2 samples: input_ids (2, ")
+    assert message.startswith(f"out of memory {where}")
+    assert "more were asked for; set model." in message or "more were asked for; set data." in message
     assert "\n" not in message
 
 
