@@ -1,147 +1,142 @@
-"""PeftModule at full size on a GPU, with random weights: what only a GPU can show.
+"""Both backends at full size on a GPU, with random weights: what only a GPU can show.
 
     python -m pytest -m gpu tests/modules/test_full_size.py -s
 
-Prints samples/s and peak memory of a step; asserts nothing about them.
+Prints a RESULT line for each row: samples/s (median of steps after two), GiB of weights, peaks of loading and of
+training, first and last loss. Memory of nf4 and its loss beside 16 bits are asserted; speed is not.
 """
 
 from __future__ import annotations
 
-import gc
+import functools
 import json
-import shutil
-import time
+import subprocess
+import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
 
-from deepsynth import PeftModule, TextImageDataModule
-from deepsynth.data import JsonlSource, TextRenderer
-from deepsynth.models.names import resolve_model_name
+from deepsynth.models.names import load_pretrained
 from deepsynth.models.supported import lora_parameters
+from tests import unsloth_stand_in
+from tests.modules.full_size_run import measure
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+on_gpu = [pytest.param("deepsynth/full-size-ocr-2", marks=gpu), pytest.param("deepsynth/full-size-ocr", marks=gpu)]
 
-#: transformers has no defaults of the published sizes for DeepSeek-OCR-2: these are its config.json's.
-V2 = {
-    "image_token_id": 3,
-    "vision_config": {
-        "sam_config": {},
-        "encoder_config": {
-            "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
-            "num_key_value_heads": 2, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
-        },
-    },
-    "text_config": {
-        "vocab_size": 129280, "hidden_size": 1280, "intermediate_size": 6848, "num_hidden_layers": 12,
-        "num_attention_heads": 10, "num_key_value_heads": 10, "n_routed_experts": 64, "num_experts_per_tok": 6,
-        "n_shared_experts": 2, "moe_intermediate_size": 896, "max_position_embeddings": 8192, "topk_method": "greedy",
-        "mlp_layer_types": ["dense"] + ["sparse"] * 11, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
-    },
-}  # fmt: skip
+#: The "current" baseline and what stands beside it: settings of the module, by a name for the RESULT line.
+ROWS: dict[str, dict[str, Any]] = {
+    "current": {"init": {"experts_implementation": "eager", "activation_memory": "full", "loss": "plain"}},
+    "peft": {"init": {"activation_memory": "full"}},
+    "peft auto": {"init": {}},
+    "peft nf4": {"init": {"quantization": "nf4", "activation_memory": "full"}},
+    "peft nf4 all experts": {"init": {"quantization": "nf4", "activation_memory": "full", "lora_experts": "all"}},
+    "unsloth": {"module": "UnslothModule"},
+    "unsloth 4-bit": {"module": "UnslothModule", "init": {"quantization": "nf4"}},
+    "unsloth all experts": {"module": "UnslothModule", "init": {"lora_experts": "all"}},
+}
 
 
-def full_size_folder(family: str, folder: Path) -> Path:
-    """Write configuration and processor of a full-size model that has no weights; small tokenizer."""
-    from transformers import AutoProcessor, DeepseekOcr2Config
-
-    if family == "deepseek_ocr2":
-        shutil.copytree(resolve_model_name("deepsynth/tiny-random"), folder)
-        (folder / "model.safetensors").unlink()
-        DeepseekOcr2Config(**V2).save_pretrained(folder)
-        processor = AutoProcessor.from_pretrained(folder)
-        processor.patch_size = 16
-        processor.image_processor.size = {"height": 1024, "width": 1024}
-        processor.image_processor.tile_size = 1024
-        processor.save_pretrained(folder)
-    else:
-        from deepsynth.models.deepseek_ocr import DeepseekOcrConfig
-
-        shutil.copytree(resolve_model_name("deepsynth/tiny"), folder)
-        (folder / "model.safetensors").unlink()
-        processor = AutoProcessor.from_pretrained(folder)
-        text = {**V2["text_config"]}
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            text[name] = getattr(processor.tokenizer, name)
-        DeepseekOcrConfig(text_config=text, image_token_id=processor.image_token_id).save_pretrained(folder)
-        processor.patch_size = 16
-        processor.image_processor.size = {"height": 1024, "width": 1024}
-        processor.save_pretrained(folder)
-    return folder
-
-
-class Steps(Callback):
-    """Times steps after two of warm-up."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-        self.losses: list[float] = []
-
-    def on_train_batch_start(self, *args: Any) -> None:
-        torch.cuda.synchronize()
-        self._start = time.perf_counter()
-
-    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        torch.cuda.synchronize()
-        self.times.append(time.perf_counter() - self._start)
-        self.losses.append(float(outputs["loss"]))
-
-
-@pytest.mark.parametrize("family", ["deepseek_ocr2", "deepseek_ocr"])
-@pytest.mark.parametrize(
-    ("batch_size", "experts", "activations"),
-    [(2, "eager", "full"), (2, "grouped_mm", "full"), (8, "grouped_mm", "full"), (8, "grouped_mm", "none")],
-)
-def test_a_full_size_model_trains_and_writes(
-    tmp_path: Path, family: str, batch_size: int, experts: str, activations: str
-) -> None:
-    folder = full_size_folder(family, tmp_path / "model")
-    # About 768 text tokens in either tokenizer, so T is about 1,025.
-    words = "The quick brown fox jumps over the lazy dog. " * (26 if family == "deepseek_ocr2" else 17)
-    (tmp_path / "docs.jsonl").write_text("".join(json.dumps({"id": str(i), "text": words}) + "\n" for i in range(80)))
-    data = TextImageDataModule(
-        JsonlSource(str(tmp_path / "docs.jsonl")),
-        TextRenderer(page_width_px=1024, page_height_px=1024),
-        model_name=str(folder),
-        max_tokens=4096,
-        batch_size=batch_size,
-        num_workers=4,
-        val_fraction=0.0,
-        test_fraction=0.0,
-    )
-    module = PeftModule(
-        str(folder),
-        weights="random",
-        experts_implementation=experts,
-        activation_memory=activations,
-        max_new_tokens=8,
-    )
-    steps = Steps()
-    gc.collect()  # the model of the test before
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    trainer = Trainer(
-        max_steps=8, accelerator="gpu", devices=1, callbacks=[steps], logger=False, enable_checkpointing=False,
-        default_root_dir=tmp_path, enable_model_summary=False, enable_progress_bar=False,
+@functools.cache
+def measured(settings: str) -> dict[str, Any]:
+    """Run in a new process, once for each combination of settings."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.modules.full_size_run", settings],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=580,
     )  # fmt: skip
-    trainer.fit(module, data)
-    peak = torch.cuda.max_memory_allocated() / 2**30
-    median = sorted(steps.times[2:])[len(steps.times[2:]) // 2]
-    batch = next(iter(data.train_dataloader()))
-    print(
-        f"\nRESULT {family} batch {batch_size} {experts} activations={activations}: "
-        f"{batch_size / median:.2f} samples/s, peak {peak:.2f} GiB, T={batch.inputs['input_ids'].shape[1]}, "
-        f"losses {[round(loss, 3) for loss in steps.losses]}"
-    )
-    assert all(loss == loss and loss < 100 for loss in steps.losses)
-    trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    assert trainable == lora_parameters(module.model.config)["attention"] == 1_966_080
-    assert {p.dtype for n, p in module.named_parameters() if not p.requires_grad} == {torch.bfloat16}
-    module.to("cuda").eval()
-    generations = module.generate(data.transfer_batch_to_device(batch, torch.device("cuda"), 0))
-    assert generations is not None
-    assert len(generations) == batch_size
+    assert done.returncode == 0, done.stderr[-3000:]
+    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer
+
+
+#: Texts of about 768 tokens in either tokenizer, so that T is about 1,040.
+CHARS = {"deepsynth/full-size-ocr-2": 1220, "deepsynth/full-size-ocr": 765}
+
+
+def row(name: str, **settings: Any) -> dict[str, Any]:
+    found = measured(json.dumps({**ROWS[name], "text_chars": CHARS[settings["model"]], **settings}))
+    figures = ", ".join(f"{key} {value:.2f}" for key, value in found.items() if isinstance(value, float))
+    print(f"\nRESULT {name} {settings}: {figures}, T {found['positions']}, loss {found['losses'][0]:.3f} to "
+          f"{found['losses'][-1]:.3f}")  # fmt: skip
+    return found
+
+
+def check(found: dict[str, Any], model: str, scopes: tuple[str, ...] = ("attention",)) -> None:
+    from transformers import AutoConfig
+
+    assert all(loss == loss and loss < 100 for loss in found["losses"])
+    counts = lora_parameters(load_pretrained(AutoConfig, model))
+    assert sum(found["trainable"].values()) == sum(counts[scope] for scope in scopes)
+    assert found["generated"] > 0
+
+
+@pytest.mark.parametrize("model", on_gpu)
+@pytest.mark.parametrize("batch_size", [2, 8])
+@pytest.mark.parametrize("name", ["current", "peft", "peft auto"])
+def test_sixteen_bits(model: str, batch_size: int, name: str) -> None:
+    found = row(name, model=model, batch_size=batch_size)
+    check(found, model)
+    assert found["frozen_dtypes"] == ["torch.bfloat16"]
+
+
+@pytest.mark.parametrize("model", on_gpu)
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_nf4_with_experts_is_small(model: str, batch_size: int) -> None:
+    found = row("peft nf4", model=model, batch_size=batch_size)
+    check(found, model)
+    assert found["weights_gib"] <= 2.6
+    assert found["allocated_gib"] <= 2.7  # what the allocator says, adapters included
+    assert found["loading_peak_gib"] <= 4.0  # one layer in 16 bits at a time
+    if batch_size == 2:
+        assert found["peak_gib"] <= 4.5
+
+
+@pytest.mark.parametrize("model", on_gpu)
+def test_nf4_learns_like_sixteen_bits_from_the_same_start(model: str) -> None:
+    runs = [row(name, model=model, steps=200, new_tokens=1) for name in ("peft", "peft nf4")]
+    full, quantized = (fmean(run["losses"][-20:]) for run in runs)
+    assert full < 0.9 * runs[0]["losses"][0]  # there was something to learn
+    assert quantized == pytest.approx(full, rel=0.02)
+
+
+@pytest.mark.parametrize("model", on_gpu)
+@pytest.mark.parametrize("name", ["peft nf4 all experts", "unsloth all experts"])
+def test_adapters_on_all_experts(model: str, name: str) -> None:
+    check(row(name, model=model), model, ("attention", "experts=shared", "experts=routed"))
+
+
+@pytest.mark.parametrize("model", on_gpu)
+@pytest.mark.parametrize("batch_size", [2, 8])
+@pytest.mark.parametrize("name", ["unsloth", "unsloth 4-bit"])
+def test_unsloth(model: str, batch_size: int, name: str) -> None:
+    pytest.importorskip("unsloth", reason="Unsloth is not installed (extra unsloth)")
+    check(row(name, model=model, batch_size=batch_size), model)
+
+
+# ---------------------------------------------------------------------- the same code, on the CPU with the tiny model
+
+TINY = {"model": "deepsynth/tiny-random", "accelerator": "cpu", "workers": 0, "steps": 3, "documents": 8,
+        "text_chars": 40, "page_px": 256, "new_tokens": 2}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["current", "peft", "peft nf4 all experts", "unsloth all experts"])
+def test_the_run_itself_works_on_the_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "nf4" in name:
+        pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed (extra gpu)")
+    if "unsloth" in name:
+        unsloth_stand_in.install(monkeypatch)
+    found = measure(**ROWS[name], **TINY)
+    scopes = ("attention", "experts=shared", "experts=routed") if "all" in name else ("attention",)
+    check(found, TINY["model"], scopes)
+    assert len(found["losses"]) == 3
+    assert 0 < found["weights_gib"] < 0.01
+
+
+def test_nf4_and_full_precision_begin_with_the_same_weights() -> None:
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed (extra gpu)")
+    first, second = (measure(**ROWS[name], **TINY)["losses"][0] for name in ("peft", "peft nf4"))
+    assert first != second
+    assert second == pytest.approx(first, rel=0.02)

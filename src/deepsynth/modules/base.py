@@ -19,6 +19,7 @@ from deepsynth.generation import Implementation
 from deepsynth.models.linear_cross_entropy import Loss
 from deepsynth.models.lora import Experts, LoraScope, untrained_adapters
 from deepsynth.models.names import load_pretrained
+from deepsynth.models.quantization import count_parameters
 from deepsynth.modules.adapter import adapter_state, read_adapter, write_adapter
 from deepsynth.modules.checkpoint import CheckpointedModule
 from deepsynth.modules.evaluation import in_dtype
@@ -77,7 +78,7 @@ class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
         lora_projector: adapt the projector between vision encoder and decoder.
         rslora: scale by alpha / sqrt(r) instead of alpha / r.
         dora: weight-decomposed adapters.
-        lora_init: peft's ``init_lora_weights``: ``default``, ``gaussian``, ``loftq``, ``pissa``, ``olora``, ….
+        lora_init: of the adapters' A matrices: ``default`` (uniform) or ``gaussian``; B begins at zero.
         optimizer: a callable of parameters, given as ``class_path`` and ``init_args``; by default AdamW, fused on
             CUDA.
         schedule: after the warm-up ``constant``, or ``linear`` or ``cosine`` decay to 0.
@@ -199,10 +200,12 @@ class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
         if self.hparams["adapter"]:
             read_adapter(self.model, Path(self.hparams["adapter"]))
         trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        total = sum(p.numel() for p in self.model.parameters())
+        total = count_parameters(self.model)
+        dtype, quantized = str(self.resolved_dtype).removeprefix("torch."), self.hparams.get("quantization", "none")
+        kept = dtype if quantized == "none" else f"{quantized} and {dtype}"
         rank_zero_info(
-            f"{self.hparams['model_name']}: {total - trainable:,} frozen parameters in "
-            f"{str(self.resolved_dtype).removeprefix('torch.')}, {trainable:,} trainable ({trainable / total:.2%})"
+            f"{self.hparams['model_name']}: {total - trainable:,} frozen parameters in {kept}, {trainable:,} trainable "
+            f"({trainable / total:.2%})"
         )
         share_between_processes(self, self.model)
         self.start_engine(self.model)
