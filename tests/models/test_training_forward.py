@@ -80,7 +80,9 @@ def test_the_balance_loss_is_kept(packing: bool, jsonl: Path) -> None:
         results.append(loss_and_gradients(module, batch))
     assert_same(*results)
     module.model.config.router_aux_loss_coef = 0.0
-    assert float(module.compute_loss(batch).detach()) < float(results[0][0]) - 0.5 * AUX  # it is 1 or more for each layer
+    assert (
+        float(module.compute_loss(batch).detach()) < float(results[0][0]) - 0.5 * AUX
+    )  # it is 1 or more for each layer
 
 
 def test_the_balance_loss_of_padded_rows_is_the_models_own(jsonl: Path) -> None:
@@ -156,10 +158,17 @@ class Losses(Callback):
         self.losses.append(float(outputs["loss"]))
 
 
-def curve(tmp_path: Path, jsonl: Path, steps: int, data: dict[str, Any], **settings: Any) -> list[float]:
+def curve(
+    tmp_path: Path,
+    jsonl: Path,
+    steps: int,
+    data: dict[str, Any],
+    trainer: dict[str, Any] | None = None,
+    **settings: Any,
+) -> list[float]:
     losses = Losses()
     module = make_module(lr=1e-3, lora_experts="shared", **settings)
-    make_trainer(tmp_path, max_steps=steps, callbacks=[losses]).fit(module, make_data(jsonl, **data))
+    make_trainer(tmp_path, max_steps=steps, callbacks=[losses], **(trainer or {})).fit(module, make_data(jsonl, **data))
     return losses.losses
 
 
