@@ -24,7 +24,7 @@ LIGHT := '--data.renderer.ink=[black]' '--data.renderer.paper=[white]'
 
 quickstart: $(VENV)/.installed  ## teach the built-in model light type on dark ground, and measure it before and after
 	@rm -rf runs/quickstart
-	$(BIN)/deepsynth fit --config configs/quickstart.yaml
+	$(BIN)/deepsynth fit --config configs/quickstart.yaml --config configs/data/inverse_video.yaml
 	$(BIN)/$(READ) --run_name dark-before
 	$(BIN)/$(READ) --run_name dark-after --ckpt_path runs/quickstart/adapter
 	$(BIN)/$(READ) $(LIGHT) --run_name light-before
