@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 ImageArray = npt.NDArray[np.uint8]
 BoxArray = npt.NDArray[np.float64]
+Field = npt.NDArray[np.float64]
 
 
 class Degradation(ABC):
@@ -121,10 +122,38 @@ def fade_to(image: ImageArray, colour: tuple[int, ...], share: ImageArray) -> Im
     return as_uint8(cv2.add(cv2.subtract(flat, below), above))
 
 
+def add_share(image: ImageArray, other: ImageArray, share: float, offset: float = 0.0) -> ImageArray:
+    """Return ``image + share * (other - offset)``, saturated; the share is rounded to a 256th.
+
+    Sums of such products are exact in float32, so that processors with and without fused multiplication agree.
+    """
+    share = round(256 * share) / 256
+    return as_uint8(cv2.addWeighted(image, 1.0, other, share, -offset * share))
+
+
 def soft_field(rng: np.random.Generator, shape: tuple[int, ...], nodes: int, bounds: tuple[float, float]) -> ImageArray:
     """Return a smooth random field (H, W) of ``nodes`` x ``nodes`` hills with values within ``bounds`` of 0 to 1."""
-    coarse = np.rint(255 * rng.uniform(*bounds, size=(nodes, nodes))).astype(np.uint8)
-    return as_uint8(cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC))
+    return enlarge(smooth(rng.uniform(*bounds, size=(nodes, nodes))), shape)
+
+
+def smooth(field: Field, side: int = 96) -> Field:
+    """Return a small square field on ``side`` x ``side`` points, with level ground at each of its own."""
+    place = np.linspace(0.0, len(field) - 1.0, side)
+    lower = np.minimum(place.astype(int), len(field) - 2)
+    share = place - lower
+    share = share * share * (3 - 2 * share)
+    rows = field[lower] * (1 - share)[:, None] + field[lower + 1] * share[:, None]
+    result: Field = rows[:, lower] * (1 - share) + rows[:, lower + 1] * share
+    return result
+
+
+def enlarge(coarse: Field, shape: tuple[int, ...]) -> ImageArray:
+    """Return a coarse field of 0 to 1 as (H, W) of 255, by the interpolation that OpenCV computes in integers.
+
+    Its cubic interpolation differs by a level where Intel's library is at hand.
+    """
+    levels = np.rint(255 * coarse).astype(np.uint8)
+    return as_uint8(cv2.resize(levels, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR_EXACT))
 
 
 def random_window(tile: ImageArray, shape: tuple[int, ...], rng: np.random.Generator) -> ImageArray:

@@ -45,6 +45,7 @@ class InkBleed(Degradation):
         amount = draw(rng, self.amount)
         square = np.ones((3, 3), np.uint8)
         spread = cv2.erode(image, square) if is_light(paper_colour(image)) else cv2.dilate(image, square)
+        amount = round(256 * amount) / 256  # exact in float32, on every processor
         return as_uint8(cv2.addWeighted(image, 1 - amount, spread, amount, 0)), boxes
 
 

@@ -7,21 +7,21 @@ from typing import ClassVar
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from deepsynth.data.degradations import (
     BoxArray,
     Degradation,
+    Field,
     ImageArray,
     as_uint8,
     check_range,
     draw,
     draw_signed,
+    enlarge,
     shade,
     to_rgb,
 )
 
-Field = npt.NDArray[np.float64]
 _FIELD_NODES = 96  # light changes slowly: fields are computed on so many points a side and enlarged
 
 
@@ -49,7 +49,7 @@ class Shadow(Degradation):
         depth, softness = draw(rng, self.depth), draw(rng, self.softness)
         across, down = _directions(rng.uniform(0, 2 * np.pi))
         beyond_edge = (across + draw_signed(rng, (0.0, 0.1)) * np.sin(3 * down) - rng.uniform(-0.3, 0.3)) / softness
-        return shade(image, _light(1 - depth * np.clip(0.5 + beyond_edge, 0, 1), image.shape)), boxes
+        return shade(image, enlarge(1 - depth * np.clip(0.5 + beyond_edge, 0, 1), image.shape)), boxes
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class UnevenLight(Degradation):
             distance = across + 0.5
         else:
             distance = 2 * ((across - rng.uniform(-0.25, 0.25)) ** 2 + (down - rng.uniform(-0.25, 0.25)) ** 2)
-        return shade(image, _light(1 - depth * np.clip(distance, 0, 1), image.shape)), boxes
+        return shade(image, enlarge(1 - depth * np.clip(distance, 0, 1), image.shape)), boxes
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,3 @@ def _directions(angle: float) -> tuple[Field, Field]:
     x, y = np.meshgrid(np.linspace(-0.5, 0.5, _FIELD_NODES), np.linspace(-0.5, 0.5, _FIELD_NODES))
     cos, sin = np.cos(angle), np.sin(angle)
     return x * cos + y * sin, y * cos - x * sin
-
-
-def _light(coarse: Field, shape: tuple[int, ...]) -> ImageArray:
-    """Return a coarse field of 0 to 1 as light (H, W) of 255."""
-    light = np.rint(255 * coarse).astype(np.uint8)
-    return as_uint8(cv2.resize(light, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC))

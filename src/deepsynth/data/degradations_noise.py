@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar
 
-import cv2
 import numpy as np
 
 from deepsynth.data.degradations import (
     BoxArray,
     Degradation,
     ImageArray,
+    add_share,
     as_uint8,
     check_range,
     draw,
@@ -45,8 +45,7 @@ class SensorNoise(Degradation):
         strength = draw(rng, self.sigma) / _NOISE_TILE_SIGMA
         flat = np.ascontiguousarray(image).reshape(len(image), -1)  # channels side by side
         noise = noise_window(flat.shape, rng)
-        noisy = cv2.addWeighted(flat, 1.0, noise, strength, -128.0 * strength)
-        return as_uint8(noisy).reshape(image.shape), boxes
+        return add_share(flat, noise, strength, 128.0).reshape(image.shape), boxes
 
 
 def noise_window(shape: tuple[int, ...], rng: np.random.Generator) -> ImageArray:

@@ -13,14 +13,17 @@ from deepsynth.data.degradations import (
     BoxArray,
     Degradation,
     ImageArray,
+    add_share,
     as_uint8,
     check_number,
     check_range,
     draw,
+    enlarge,
     is_light,
     paper_colour,
     random_window,
     shade,
+    smooth,
     to_grey,
     to_rgb,
 )
@@ -85,7 +88,7 @@ class Stains(Degradation):
             light = _stain(rng, height, width, radius)
             # Coffee takes most of the blue and least of the red.
             channels = [
-                cv2.convertScaleAbs(light, alpha=depth * part, beta=255 * (1 - depth * part))
+                cv2.LUT(light, np.rint(255 - depth * part * np.arange(255, -1, -1)).astype(np.uint8))
                 for part in (0.6, 0.8, 1.0)
             ]
             stained = as_uint8(cv2.multiply(stained, cv2.merge(channels), scale=1 / 255))
@@ -124,7 +127,7 @@ class BleedThrough(Degradation):
         sign = 1 if is_light((paper,)) else -1  # ink darkens light paper and lightens dark
         ink = cv2.subtract(paper, back) if sign > 0 else cv2.subtract(back, paper)
         ink = ink if image.ndim == 2 else to_rgb(as_uint8(ink))
-        return as_uint8(cv2.addWeighted(image, 1.0, ink, -sign * strength, 0)), boxes
+        return add_share(image, as_uint8(ink), -sign * strength), boxes
 
 
 @cache
@@ -132,11 +135,12 @@ def _texture(number: int) -> ImageArray:
     # Seeded by its number alone, so that which page asks first does not matter. The sum of four octaves of noise.
     rng = np.random.default_rng([0x9A9E6, number])
     side = _TEXTURE_SIDE
-    total = np.zeros((side, side), np.float32)
-    for nodes, weight in ((8, 0.5), (48, 0.2), (384, 0.25), (side, 0.35)):
-        octave = rng.random((nodes, nodes), dtype=np.float32)
-        total += weight * cv2.resize(octave, (side, side), interpolation=cv2.INTER_CUBIC)
-    return as_uint8(cv2.normalize(total, None, 0, 255, cv2.NORM_MINMAX, dtype=cv2.CV_8U))
+    total = np.zeros((side, side), np.int32)
+    for nodes, weight in ((8, 50), (48, 20), (384, 25), (side, 35)):
+        octave = rng.random((nodes, nodes))
+        total += weight * enlarge(smooth(octave) if nodes < 48 else octave, (side, side)).astype(np.int32)
+    low, high = int(total.min()), int(total.max())
+    return as_uint8((255 * (total - low) // (high - low)).astype(np.uint8))
 
 
 def _stain(rng: np.random.Generator, height: int, width: int, radius: float) -> ImageArray:
