@@ -225,6 +225,62 @@ def test_a_broken_line_in_a_config_names_file_and_line(
     assert "over.yaml, line 2" in one_line_of(capsys)
 
 
+def test_a_run_that_never_began_leaves_no_folder(config: str, tmp_path: Path) -> None:
+    arguments = ["fit", "--config", config, "--trainer.max_steps=1", "--trainer.limit_val_batches=0"]
+    assert main([*arguments, "--data.source.path=missing.jsonl"]) == 1
+    assert not (tmp_path / "runs" / "tiny").exists()
+    assert main(arguments) == 0
+    assert main([*arguments, "--run_name=tiny", "--data.source.path=missing.jsonl"]) == 1
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["tiny"]
+    assert (tmp_path / "runs/tiny/checkpoints/last.ckpt").is_file()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
+def test_a_gpu_that_is_not_there_is_one_line(config: str, capsys: pytest.CaptureFixture[str], accelerator: str) -> None:
+    assert main(["fit", "--config", config, f"--trainer.accelerator={accelerator}"]) == 1
+    line = one_line_of(capsys)
+    assert f"trainer.accelerator is '{accelerator}'" in line
+    assert "auto or cpu" in line
+
+
+def test_the_console_says_nothing_that_a_user_cannot_act_on(config: str, tmp_path: Path) -> None:
+    """A resumed fit, a validation and a prediction, as a user sees them: no warning, no advertisement."""
+    assert main(["fit", "--config", config, "--trainer.max_steps=1", "--trainer.limit_val_batches=0"]) == 0
+    last = "--ckpt_path=runs/tiny/checkpoints/last.ckpt"
+    program = "import sys; from deepsynth.__main__ import main; [main(a.split()) for a in sys.argv[1:]]"
+    commands = [
+        f"fit --config {config} {last} --trainer.max_steps=2 --trainer.limit_val_batches=1",
+        f"validate --config {config} {last}",
+        f"predict --config {config} {last} --trainer.limit_predict_batches=1",
+    ]
+    done = subprocess.run([sys.executable, "-c", program, *commands], capture_output=True, text=True, check=True)
+    for noise in (
+        "Warning",
+        "/lightning/",
+        "Be aware",
+        "not in the checkpoint",
+        "Tip:",
+        "TPU",
+        "dirpath",
+        "is not empty",
+    ):
+        assert noise not in done.stderr, done.stderr
+    lines = done.stderr.splitlines()
+    assert "run folder: runs/tiny" in lines
+    assert sum(line.startswith("RAM: peak") for line in lines) == 3, "lines of their own, not at the end of a bar"
+
+
+def test_a_checkpoint_loads_without_a_list_of_the_base(
+    config: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    from deepsynth import PeftModule
+
+    assert main(["fit", "--config", config, "--trainer.max_steps=1", "--trainer.limit_val_batches=0"]) == 0
+    PeftModule.load_from_checkpoint(tmp_path / "runs/tiny/checkpoints/last.ckpt", weights_only=True)
+    assert not [warning for warning in recwarn if "Found keys" in str(warning.message)]
+
+
 @pytest.mark.parametrize("argument", [[], ["--help"], ["--version"]])
 def test_the_bare_command_imports_no_library(argument: list[str]) -> None:
     code = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -73,6 +74,13 @@ class CheckpointedModule(LightningModule):
         self.prompt = own["prompt"]
         self._random_state = own["random_state"]
         self._partial_gradients = own.get("partial_gradients", {})
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load trained weights; the base's, which no checkpoint has, do not count as missing."""
+        found = super().load_state_dict(state_dict, strict=strict, assign=assign)
+        trained = adapter_state(self)
+        missing = [name for name in found.missing_keys if name in trained]
+        return type(found)(missing, found.unexpected_keys)
 
     def on_train_start(self) -> None:
         """Restore what a resumed run had accumulated, and its random state: it goes on as if nothing had happened."""
