@@ -123,29 +123,35 @@ class Decoder:
         return texts
 
     def _admit(self) -> None:
-        """Prefill samples that wait into the free slots."""
-        near = self._handed_out + HELD_BACK * self.slots
+        """Prefill samples that wait until every slot is taken; a text may end with its first token."""
+        while chosen := self._next_rows(self.slots - len(self._rows)):
+            longest = max(len(row.prompt) for row in chosen)
+            self._cache.reserve(longest + 1)
+            budget = PREFILL_TOKENS.get(self._reader.device.type, PREFILL_TOKENS["cpu"])
+            at_once = max(budget // longest, 1)
+            for first in range(0, len(chosen), at_once):
+                self._prefill(chosen[first : first + at_once])
+            self._retire()
+
+    def _next_rows(self, free: int) -> list[_Row]:
+        """Take the next samples out of those that wait, at most so many."""
+        oldest = min((row.number for row in (*self._rows, *self._waiting)), default=0)
         able = sorted(
-            (row for row in self._waiting if row.number < near),
+            (row for row in self._waiting if row.number < oldest + HELD_BACK * self.slots),
             key=lambda row: (row.number // self.slots, -row.expected),
         )
-        chosen = able[: self.slots - len(self._rows)]
-        if not chosen:
-            return
-        taken = {row.number for row in chosen}
+        taken = {row.number for row in able[:free]}
         self._waiting = [row for row in self._waiting if row.number not in taken]
-        self._cache.reserve(max(len(row.prompt) for row in chosen) + 1)
-        budget = PREFILL_TOKENS.get(self._reader.device.type, PREFILL_TOKENS["cpu"])
-        at_once = max(budget // max(len(row.prompt) for row in chosen), 1)
-        for first in range(0, len(chosen), at_once):
-            part = chosen[first : first + at_once]
-            slots = list(range(len(self._rows), len(self._rows) + len(part)))
-            tokens = self._reader.prefill([row.prompt for row in part], slots, self._cache).tolist()
-            for row, token in zip(part, tokens, strict=True):
-                row.prompt.features = None
-                row.writing.add(token)
-            self._rows += part
-        self._retire()
+        return able[:free]
+
+    def _prefill(self, rows: list[_Row]) -> None:
+        """Write prompts into the next free slots, and the first token of each text."""
+        slots = list(range(len(self._rows), len(self._rows) + len(rows)))
+        tokens = self._reader.prefill([row.prompt for row in rows], slots, self._cache).tolist()
+        for row, token in zip(rows, tokens, strict=True):
+            row.prompt.features = None
+            row.writing.add(token)
+        self._rows += rows
 
     def _write(self) -> None:
         """Give every row its next tokens."""

@@ -1,0 +1,127 @@
+"""The order of the texts, deadlines, loops and the growth of the cache."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import torch
+
+from deepsynth.generation import Decoder, LoopRule, generate
+from deepsynth.generation import cache as cache_module
+from deepsynth.generation.cache import RowCache
+from deepsynth.generation.reader import Reader
+from deepsynth.generation.steps import FreeSteps, StaticSteps
+from tests.generation.reading import batch_of, load, read, samples, stream, tokenizer_of
+
+NAME = "deepsynth/tiny-random"
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return load(NAME)
+
+
+@pytest.mark.parametrize(("steps", "tail"), [(FreeSteps, 12), (StaticSteps, 2)])
+def test_rows_are_refilled_and_the_order_stays(
+    model: Any, steps: Any, tail: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = samples(NAME, 9)
+    widths: list[int] = []
+    original = steps.__call__
+    monkeypatch.setattr(steps, "__call__", lambda self, t, p: widths.append(len(t)) or original(self, t, p))
+    whole = read(model, NAME, batch_of(NAME, of), 12)
+    # Texts of different lengths: each is cut at a limit of its own.
+    decoder, found = Decoder(model, tokenizer_of(NAME), slots=3, steps=steps), []
+    limits = [12, 2, 9, 1, 7, 12, 4, 4, 10]
+    widths.clear()
+    for sample, limit in zip(of, limits, strict=True):
+        decoder.submit(batch_of(NAME, [sample]), limit)
+        found += decoder.advance(drain=sample is of[-1]) or []
+    assert [generation.tokens for generation in found] == limits
+    for one, other in zip(found, whole, strict=True):
+        assert other.text.startswith(one.text)
+    assert len(widths) > tail
+    assert set(widths[:-tail]) == {3}  # all rows are at work until the data comes to its end
+
+
+def test_a_deadline_gives_all_up_and_the_decoder_may_be_used_again(model: Any) -> None:
+    of = samples(NAME, 2)
+    decoder = Decoder(model, tokenizer_of(NAME), slots=2)
+    decoder.submit(batch_of(NAME, of), 500)
+    assert decoder.advance(drain=True, deadline=time.monotonic() + 0.05) is None
+    assert len(decoder) == 0
+    decoder.submit(batch_of(NAME, of), 6)
+    assert decoder.advance(drain=True) == read(model, NAME, batch_of(NAME, of), 6)
+
+
+@pytest.mark.parametrize("implementation", ["deepsynth", "transformers"])
+def test_past_deadlines_return_nothing(model: Any, implementation: Any) -> None:
+    batch = batch_of(NAME, samples(NAME, 2))
+    past = time.monotonic() - 1
+    kwargs: dict[str, Any] = {"max_new_tokens": 50, "implementation": implementation}
+    assert generate(model, tokenizer_of(NAME), batch, deadline=past, **kwargs) is None
+
+
+def test_loops_end_a_text_in_both_implementations(model: Any) -> None:
+    batch, tokenizer = batch_of(NAME, samples(NAME, 3)), tokenizer_of(NAME)
+    rule = LoopRule(ngram=3, window=40)
+    kwargs: dict[str, Any] = {"max_new_tokens": 90, "loops": rule}
+    ours = generate(model, tokenizer, batch, implementation="deepsynth", **kwargs)
+    theirs = generate(model, tokenizer, batch, implementation="transformers", **kwargs)
+    assert ours == theirs
+    assert ours is not None
+    assert "loop" in {generation.stop for generation in ours}
+    for generation, free in zip(ours, read(model, NAME, batch, 90), strict=True):
+        assert free.text.startswith(generation.text)
+
+
+def test_a_cache_that_grows_changes_nothing(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = samples(NAME, 4)
+    expected = stream(model, NAME, of, 40, slots=2, submitted=4)
+    monkeypatch.setattr(cache_module, "GROWTH", 8)
+    monkeypatch.setattr("deepsynth.generation.steps.GROWTH", 8)
+    assert stream(model, NAME, of, 40, slots=2, submitted=4) == expected
+    assert stream(model, NAME, of, 40, slots=2, submitted=4, steps=StaticSteps) == expected
+
+
+def test_the_cache_is_what_a_stream_needs_and_not_what_it_might() -> None:
+    cache = RowCache(layers=2, slots=4, device=torch.device("cpu"))
+    assert cache.reserve(100)
+    assert not cache.reserve(cache_module.GROWTH)
+    states = torch.randn(2, 3, 5, 8)
+    cache.fill(torch.tensor([0, 2]))
+    for layer in range(2):
+        cache.update(states, states, layer)
+    cache.move(2, 1, 5)
+    assert cache.reserve(cache_module.GROWTH + 1)
+    cache.extend(3, torch.tensor([5, 5, 0]), 6)
+    keys, values = cache.update(torch.ones(3, 3, 1, 8), torch.zeros(3, 3, 1, 8), 1)
+    assert keys.shape == (3, 3, 6, 8)
+    assert torch.equal(keys[1, :, :5], states[1])
+    assert torch.equal(values[0, :, :5], states[0])
+    assert (keys[0, :, 5] == 1).all()
+
+
+def test_a_long_text_holds_back_a_bounded_number_of_others(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deepsynth.generation.decoder.HELD_BACK", 2)
+    of = samples(NAME, 8)
+    decoder = Decoder(model, tokenizer_of(NAME), slots=2)
+    decoder.submit(batch_of(NAME, of[:1]), 60)
+    decoder.submit(batch_of(NAME, of[1:]), 1)
+    held: list[int] = []
+    monkeypatch.setattr(decoder, "_retire", lambda: (Decoder._retire(decoder), held.append(len(decoder._done))))
+    found = decoder.advance(drain=True)
+    assert found is not None
+    assert [generation.tokens for generation in found] == [60] + [1] * 7
+    assert max(held[:-4]) <= 3  # of the first four in the order, the first is still being written
+
+
+def test_other_models_are_refused_or_left_to_transformers() -> None:
+    other = torch.nn.Linear(1, 1)
+    assert not Reader.fits(other)
+    with pytest.raises(ValueError, match=r"Linear is no model of the DeepSeek-OCR family.*model\.generation"):
+        Decoder(other, None, slots=1)
+    with pytest.raises(ValueError, match="slots is 0"):
+        Decoder(other, None, slots=0)

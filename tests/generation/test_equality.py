@@ -1,0 +1,133 @@
+"""Greedy texts are those of transformers' own generate, however the decoder comes to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from peft import get_peft_model
+
+from deepsynth.generation import Generation
+from deepsynth.generation.steps import StaticSteps
+from deepsynth.models.lora import LoraScope, lora_config
+from tests.generation.reading import batch_of, load, read, samples, stream, tokenizer_of
+
+FIRST, SECOND = "deepsynth/tiny", "deepsynth/tiny-random"
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, Any]:
+    return {name: load(name) for name in (FIRST, SECOND)}
+
+
+def adapted(base: Any, experts: Any, seed: int = 0) -> Any:
+    """Return the model with an adapter that changes what it writes."""
+    config = lora_config(
+        base,
+        LoraScope(attention=True, experts=experts),
+        rank=4,
+        alpha=8.0,
+        dropout=0.0,
+        rslora=False,
+        dora=False,
+        init=True,
+        base_model_name="base",
+    )
+    model = get_peft_model(base, config)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    return model.eval()
+
+
+def check(model: Any, name: str, of: list[Any], most: int) -> list[Generation]:
+    """Read alone, together, in a stream whose rows are refilled, and in fixed shapes; return what is written."""
+    alone = [read(model, name, batch_of(name, [sample]), most, "transformers")[0] for sample in of]
+    assert [read(model, name, batch_of(name, [sample]), most)[0] for sample in of] == alone
+    together = batch_of(name, of)
+    assert read(model, name, together, most, "transformers") == alone
+    assert read(model, name, together, most) == alone
+    assert stream(model, name, of, most, slots=2, submitted=2) == alone
+    assert stream(model, name, of, most, slots=3, submitted=len(of), steps=StaticSteps) == alone
+    return alone
+
+
+@pytest.mark.parametrize("name", [FIRST, SECOND])
+def test_alone_together_streamed_and_in_fixed_shapes(name: str, models: dict[str, Any]) -> None:
+    found = check(models[name], name, samples(name, 5, longest=9), most=40)
+    assert len({generation.text for generation in found}) > 1
+    if name == FIRST:
+        assert {generation.stop for generation in found} == {"eos", "length"}
+
+
+def test_without_a_cache_too(models: dict[str, Any]) -> None:
+    batch = batch_of(SECOND, samples(SECOND, 2))
+    tokens = models[SECOND].generate(**batch.prompts, max_new_tokens=12, do_sample=False, use_cache=False)
+
+    texts = tokenizer_of(SECOND).batch_decode(
+        tokens[:, batch.prompts["input_ids"].shape[1] :], skip_special_tokens=True
+    )
+    assert [generation.text for generation in read(models[SECOND], SECOND, batch, 12)] == texts
+
+
+@pytest.mark.parametrize("name", [FIRST, SECOND])
+def test_several_pages_a_sample_and_left_padding(name: str, models: dict[str, Any]) -> None:
+    of = samples(name, 4, pages=3, max_tokens=4096)
+    together = batch_of(name, of)
+    assert (together.prompts["attention_mask"] == 0).any()
+    check(models[name], name, of, most=16)
+
+
+def test_pages_in_tiles(models: dict[str, Any]) -> None:
+    of = samples(SECOND, 2, mode="gundam", max_tokens=4096)
+    print({k: v.shape for k, v in of[0].images.items()})
+    check(models[SECOND], SECOND, of, most=10)
+
+
+@pytest.mark.parametrize("experts", ["none", "all"])
+def test_adapters_unmerged_and_merged(experts: str) -> None:
+    base = load(SECOND)
+    of = samples(SECOND, 3)
+    plain = read(base, SECOND, batch_of(SECOND, of), 16)
+    model = adapted(base, experts)
+    unmerged = check(model, SECOND, of, most=16)
+    assert unmerged != plain
+    merged = check(model.merge_and_unload(), SECOND, of, most=16)
+    assert [generation.text for generation in merged] == [generation.text for generation in unmerged]
+
+
+def test_prompts_without_a_page(models: dict[str, Any]) -> None:
+    of = samples(SECOND, 2)
+    for number, sample in enumerate(of):
+        sample.input_ids = torch.tensor([0, 70, 71 + number, 72][: 3 + number])
+        sample.prompt_length, sample.images = len(sample.input_ids), {}
+    check(models[SECOND], SECOND, of, most=8)
+
+
+def test_a_model_in_training_mode_with_checkpointing_reads_the_same_and_stays_so() -> None:
+    model = load(SECOND)
+    of = samples(SECOND, 2)
+    expected = read(model, SECOND, batch_of(SECOND, of), 8)
+    model.gradient_checkpointing_enable()
+    model.set_attn_implementation("eager")
+    model.train()
+    frozen = model.model.vision_tower.eval()
+    assert read(model, SECOND, batch_of(SECOND, of), 8) == expected
+    assert model.training
+    assert not frozen.training
+    assert model.model.language_model.layers[0].training
+    assert model.config.text_config._attn_implementation == "eager"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [FIRST, SECOND])
+def test_a_hundred_pages(name: str, models: dict[str, Any]) -> None:
+    check(models[name], name, samples(name, 100), most=160 if name == FIRST else 48)
+
+
+@pytest.mark.slow
+def test_a_hundred_pages_after_a_merge() -> None:
+    check(adapted(load(FIRST), "none").merge_and_unload(), FIRST, samples(FIRST, 100), most=160)
