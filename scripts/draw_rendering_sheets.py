@@ -1,6 +1,6 @@
 """Draw the pictures of docs/rendering.md: one page of each script, Markdown, and several looks.
 
-Needs the fonts of Debian's fonts-noto-core and fonts-noto-cjk, and libfribidi0.
+Needs the fonts of Debian's fonts-noto-core and fonts-noto-cjk, libfribidi0 and pyphen.
 
     python scripts/draw_rendering_sheets.py docs/images
 """
@@ -48,10 +48,10 @@ The *mean* range is **3.1 m**; see `tides.csv` for every hour.
   1. first quarter
   2. last quarter
 
-| Port | High | Remark |
-|---|---|---|
-| Brest | 04:12 | the reference for the whole coast, in local time |
-| Dover | 09:55 | add one hour in summer |
+| Port | High | Mean range | Remark |
+|:--|:-:|--:|---|
+| Brest | 04:12 | 4.6 m | the reference for the whole coast, in local time |
+| Dover | 09:55 | 10.2 m | add one hour in summer |
 
 ```
 for hour in range(24):
@@ -91,9 +91,11 @@ def main(folder: Path) -> None:
         "fonts": ["DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono"],
         "ink": ["black", "#202840", "#4a2c20"],
         "paper": ["white", "#fbf6e9", "#eef2ee"],
+        "hyphenate": 0.5,
     }
-    text = "\n\n".join([ARTICLE["en"], ARTICLE["de"]] * 12)
-    save(contact_sheet([page(text, seed, **looks) for seed in range(8)]), folder / "rendering_looks.png")
+    text = "\n\n".join([ARTICLE["en"], ARTICLE["de"]] * 40)
+    pages = TextRenderer(**looks)(Document("book", text), np.random.default_rng(1))  # type: ignore[arg-type]
+    save(contact_sheet([page.image for page in pages[:8]]), folder / "rendering_looks.png")
 
 
 if __name__ == "__main__":

@@ -181,7 +181,7 @@ def test_half_a_surrogate_pair(tmp_path: Path) -> None:
 def test_empty_source_and_wrong_types(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("\n\n")
-    assert "no documents" in error_of(JsonlSource(path))
+    assert error_of(JsonlSource(path)) == f"{path}: it holds no document; give a file or dataset with at least one row"
     write_jsonl(path, [{"text": 3}])
     assert "the field 'text' is of type int, a text is expected" in error_of(JsonlSource(path))
     write_jsonl(path, [{"text": "a", "id": [1]}])

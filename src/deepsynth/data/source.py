@@ -66,6 +66,12 @@ class RowSource(Source):
     def rows(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Yield ``(where, row)``: the place as error messages name it, and the fields."""
 
+    @property
+    def origin(self) -> str:
+        """Where the rows come from, as error messages name it."""
+        place = getattr(self, "path", None) or getattr(self, "repo_id", None) or type(self).__name__
+        return ", ".join(map(str, place)) if isinstance(place, (list, tuple)) else str(place)
+
     def image(self, where: str, row: Mapping[str, Any]) -> Path | Image.Image | None:
         """Return the row's scan, or ``None`` when the text is to be rendered."""
         return None
@@ -112,7 +118,7 @@ class RowSource(Source):
             seen[document.id] = where
             yield document
         if first is None:
-            raise ValueError(f"{self}: no documents: the source is empty")
+            raise ValueError(f"{self.origin}: it holds no document; give a file or dataset with at least one row")
 
     def _document(self, where: str, row: Mapping[str, Any]) -> Document:
         image = self.image(where, row)
