@@ -77,7 +77,7 @@ def benchmark_generate(
     }
     report(f"{'cell':<44}{'prefill ms':>12}{'ms/token':>10}{'tokens/s':>10}{'pages/s':>9}{'peak GiB':>10}")
     return measure_all(
-        list_backends(GENERATION, config, backends, model_name, weights),
+        list_backends(GENERATION, config, backends, model_name, weights, documents=max(num_pages, 1)),
         questions,
         line=_line,
         report=report,

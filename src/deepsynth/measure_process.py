@@ -19,6 +19,9 @@ from typing import Any
 
 from deepsynth.benchmark import Cell, Result, Setting, is_chosen, run_cells
 
+#: The command of the process that answers.
+WORKER = (sys.executable, "-m", "deepsynth.measure_worker")
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -120,7 +123,7 @@ class Workers:
         self.logs.mkdir(parents=True, exist_ok=True)
         with self._log(backend).open("a", encoding="utf-8") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "deepsynth.measure_worker"],
+                WORKER,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
