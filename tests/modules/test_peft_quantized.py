@@ -14,6 +14,7 @@ from torch import nn
 
 from deepsynth import PeftModule
 from deepsynth.export import export_model
+from deepsynth.models.layer_runner import keep
 from deepsynth.models.quantized_experts import Nf4Experts
 from deepsynth.modules import FullModule
 from deepsynth.types import Batch
@@ -167,6 +168,26 @@ def test_reading_after_training_and_training_after_reading(tmp_path: Path, jsonl
     assert module.generate(batch)
     module.train()
     assert float(module.compute_loss(batch)) == pytest.approx(expected, rel=1e-6)
+
+
+@needs_bitsandbytes
+def test_recomputed_and_compiled_layers_train_the_same(jsonl: Path) -> None:
+    module, batch = loaded(quantization="nf4"), batch_of(jsonl)
+    runners = module._runners
+
+    def gradients() -> dict[str, torch.Tensor]:
+        module.zero_grad()
+        module.compute_loss(batch).backward()
+        return {name: p.grad.clone() for name, p in adapters(module) if p.grad is not None}
+
+    expected = gradients()
+    for level in ("selective", "full", "offload"):
+        keep(runners, level)
+        torch.testing.assert_close(gradients(), expected)
+    keep(runners, "none")
+    sparse = next(runner for runner in runners if hasattr(getattr(runner.layer, "mlp", None), "experts"))
+    sparse.fast = torch.compile(sparse.plain, backend="eager")
+    torch.testing.assert_close(gradients(), expected)
 
 
 def test_what_cannot_be_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,11 +48,13 @@ def test_an_unsloth_that_does_not_load_is_one_line(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("quantization", "flags"),
-    [("none", (False, False, True)), ("nf4", (True, False, False)), ("int8", (False, True, False))],
-)
-@pytest.mark.parametrize(
-    ("activations", "checkpointing"), [("auto", "unsloth"), ("offload", "unsloth"), ("full", True), ("none", False)]
+    ("quantization", "flags", "activations", "checkpointing"),
+    [
+        ("none", (False, False, True), "auto", "unsloth"),
+        ("nf4", (True, False, False), "offload", "unsloth"),
+        ("int8", (False, True, False), "full", True),
+        ("none", (False, False, True), "none", False),
+    ],
 )
 def test_settings_become_unsloths_arguments(
     unsloth: Any, quantization: Any, flags: tuple[bool, ...], activations: Any, checkpointing: Any
