@@ -110,8 +110,8 @@ def _quantized_linear(linear: nn.Linear, how: Quantization, device: torch.device
         rows, scale, _ = bnb.functional.int8_vectorwise_quant(weight.to(torch.float16))
         new.weight = bnb.nn.Int8Params(rows, requires_grad=False, has_fp16_weights=False, CB=rows, SCB=scale)
     new.bias = None if bias is None else nn.Parameter(bias.data.to(device), requires_grad=False)
-    new.train(linear.training)
-    return new
+    quantized: nn.Module = new.train(linear.training)
+    return quantized
 
 
 def mark_for_peft(model: Any, how: Quantization) -> None:
@@ -194,7 +194,8 @@ def _weights(model: nn.Module, dtype: torch.dtype) -> Iterator[tuple[str, int, i
                 nbytes += sum(tensor.nbytes for tensor in scales if tensor is not None)
                 full = number * dtype.itemsize
             elif parameter.dtype == torch.int8:
-                scale = parameter.SCB if parameter.SCB is not None else module.state.SCB  # type: ignore[attr-defined]
+                own: Any = parameter
+                scale = module.state.SCB if own.SCB is None else own.SCB  # the first forward pass takes it along
                 nbytes, full = nbytes + scale.nbytes, number * dtype.itemsize
             yield name, number, full, nbytes
 
