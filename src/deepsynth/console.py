@@ -16,6 +16,7 @@ KNOWN_NOISE = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # lightning about torch
     r"`is_gradient_checkpointing` is deprecated",  # peft about transformers
     r"The .* does not have many workers",  # rendering in the main process is a choice: data.num_workers
+    r"It is recommended to use `self.log\('.*', ..., sync_dist=True\)`",  # every process logs the figures of all
     r"Total length of `list` across ranks is zero",  # a source that holds no validation documents out
     r"Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its folder
 )
