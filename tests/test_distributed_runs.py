@@ -35,7 +35,7 @@ data:
       class_path: TextRenderer
       init_args: {page_width_px: 384, page_height_px: 384, margin_px: 10, font_size_px: 14}
     batch_size: BATCH
-    val_fraction: 0.3
+    val_fraction: 0.4
     test_fraction: 0
 trainer: {accelerator: cpu, max_steps: 6, enable_progress_bar: false, log_every_n_steps: 1, num_sanity_val_steps: 0}
 """
@@ -113,6 +113,11 @@ def test_a_device_map_is_refused_with_the_reason(
 
 
 def write_config(folder: Path, documents: Path, batch_size: int) -> None:
+    """Write a configuration on three times the documents: every process has some of the validation's."""
+    rows = [json.loads(line) for line in documents.read_text().splitlines()]
+    many = [{"id": f"{row['id']}-{copy}", "text": row["text"]} for copy in range(3) for row in rows]
+    documents = folder / "many.jsonl"
+    documents.write_text("".join(json.dumps(row) + "\n" for row in many))
     (folder / "run.yaml").write_text(CONFIG.replace("DOCS", str(documents)).replace("BATCH", str(batch_size)))
 
 
@@ -186,7 +191,9 @@ def test_one_command_validates_and_predicts_in_two_processes_as_in_one(
     assert len(names) == 2, names
     first, second = (path.read_text() for path in names)
     assert first == second
-    assert [json.loads(row)["id"] for row in first.splitlines()] == [f"d{i}" for i in range(8)]
+    assert [json.loads(row)["id"] for row in first.splitlines()] == [
+        f"d{i}-{copy}" for copy in range(3) for i in range(8)
+    ]
 
 
 SRUN = """
@@ -262,15 +269,15 @@ def test_a_process_that_fails_ends_the_run_with_its_error(rank: int, tmp_path: P
     write_config(tmp_path, jsonl, 1)
     marker = tmp_path / "failed"
     fault = {"class_path": "tests.faults.FailOnRank", "init_args": {"rank": rank, "step": 4, "marker": str(marker)}}
-    # An epoch is three steps or fewer, so there is a checkpoint from before.
-    process = start(tmp_path, "--trainer.strategy=ddp", "--trainer.callbacks", json.dumps([fault]))
+    limit = "--trainer.limit_train_batches=3"  # an epoch ends before, with a checkpoint
+    process = start(tmp_path, "--trainer.strategy=ddp", limit, "--trainer.callbacks", json.dumps([fault]))
     _, said = process.communicate(timeout=580)
     assert time.time() - float(marker.read_text()) < 60
     assert process.returncode not in (0, 143)
     assert f"deepsynth: rank {rank}: planted failure" in said
     last = tmp_path / "runs/run/checkpoints/last.ckpt"
     step = torch.load(last, weights_only=True)["global_step"]
-    assert 0 < step <= 4
+    assert step == 3
     arguments = ["--config", "run.yaml", "--ckpt_path", str(last), f"--trainer.max_steps={step + 1}"]
     run_command([sys.executable, "-m", "deepsynth", "fit", *arguments], tmp_path)
 
