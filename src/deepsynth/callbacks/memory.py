@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import torch
@@ -83,11 +86,19 @@ class ProcessMemory(Memory):
 
     def __init__(self) -> None:
         self._process = psutil.Process()
+        # Between the phases of a step, with cold caches, psutil takes five times as long as one read of an open file.
+        linux = sys.platform == "linux"
+        self._statm = Path("/proc/self/statm").open("rb", buffering=0) if linux else None  # noqa: SIM115 - kept open
+        self._page_bytes = resource.getpagesize()
         self._resident = self._peak = 0
 
     def usage(self) -> Usage:
         """Return the resident memory, which the operating system does not divide further."""
-        self._resident = int(self._process.memory_info().rss)
+        if self._statm is not None:
+            self._statm.seek(0)
+            self._resident = int(self._statm.read(256).split()[1]) * self._page_bytes
+        else:
+            self._resident = int(self._process.memory_info().rss)
         self._peak = max(self._peak, self._resident)
         return Usage(self._resident, self._resident, self._peak)
 
