@@ -115,7 +115,8 @@ class DiskCache(FeatureCache):
 
         path = self._path(key)
         try:
-            return load_file(path)["features"]
+            features: torch.Tensor = load_file(path)["features"]
+            return features
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError, KeyError) as error:
@@ -174,7 +175,7 @@ def image_keys(
     """
     parts = [[view] for view in pixel_values]
     if tiles is not None and tiles_of is not None:
-        for part, own in zip(parts, tiles.split(tiles_of), strict=True):
+        for part, own in zip(parts, torch.split(tiles, tiles_of), strict=True):
             part.append(own)
     hashes = [torch.cat([bit_hash(views) for views in part]) for part in parts]
     numbers = torch.cat(hashes).tolist()  # all at once: a GPU is waited for here
@@ -187,7 +188,7 @@ def image_keys(
 
 
 def context_of(modules: nn.Module, names: list[str], *details: object) -> str:
-    """Return a folder name for features: the bits of all named parameters and buffers, and whatever else they depend on.
+    """Return a folder name for features: the bits of the named parameters and buffers, and what else they depend on.
 
     Args:
         modules: of the encoder.

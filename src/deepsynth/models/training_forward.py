@@ -136,7 +136,7 @@ class TrainingForward:
         if bounds is None:
             return balance_loss(logits, top_k, batch_size=len(inputs["labels"]))
         used = inputs["attention_mask"][0, bounds[:-1].long()].tolist()
-        parts = zip(*(layer.split(bounds.diff().tolist()) for layer in logits), strict=True)
+        parts = zip(*(torch.split(layer, bounds.diff().tolist()) for layer in logits), strict=True)
         losses = [balance_loss(list(part), top_k, batch_size=1) for part, own in zip(parts, used, strict=True) if own]
         return torch.stack(losses).mean()
 
