@@ -6,7 +6,7 @@
 #   scripts/gpu_compare.sh OUT                   elsewhere
 #   scripts/gpu_compare.sh OUT --only train      some cells: further options go to deepsynth compare
 #
-# It begins no cell that could end too late. When nothing is left, it says so and measures nothing.
+# It begins no cell that could end too late, and says how many are left. With none left it writes the reports again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-runs/compare}

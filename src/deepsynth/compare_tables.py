@@ -33,8 +33,9 @@ class Comparison:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether it was measured on a GPU."""
-        return self.environment.get("gpu", "none") != "none"
+        """Whether it was measured on a GPU; the driver's tool may be missing where there is one."""
+        named = self.environment.get("gpu", "none") != "none"
+        return named or any(key.endswith("allocated_gib") for result in self.results.values() for key in result)
 
     def get(self, cell: str, backend: str) -> Result:
         """Return a backend's result of a cell, ``not_measured`` when it was not asked."""
@@ -145,6 +146,7 @@ def tables(c: Comparison) -> list[Table]:
                 ("module", word("module")),
                 ("model", word("model_name")),
                 ("weights", word("weights")),
+                ("device", word("device")),
                 ("dtype", word("dtype")),
                 ("weights GiB", number("weights_gib", 3)),
                 ("load s", number("load_s", 1)),

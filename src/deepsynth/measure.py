@@ -78,7 +78,7 @@ class Bench:
 
         Returns:
             ``load_s``; ``weights_gib``: bytes of all parameters and buffers, packed ones as they are packed;
-            ``parameters`` and ``trainable`` as counts; module, dtype and seed.
+            ``parameters`` and ``trainable`` as counts; module, device, dtype and seed.
         """
         if self._loaded is not None:
             return self._loaded
@@ -99,6 +99,7 @@ class Bench:
             "module": type(module).__name__,
             "model_name": str(hparams["model_name"]),
             "weights": str(hparams["weights"]),
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU",
             "dtype": str(module.resolved_dtype).removeprefix("torch."),
             "seed": self.seed,
         }

@@ -22,7 +22,7 @@ def measure_generation(bench: Bench, *, batch_size: int, text_tokens: int, new_t
         bench: whose module reads.
         batch_size: pages at once.
         text_tokens: of the synthetic batches; generation sees their prompts alone.
-        new_tokens: most that are written for a page.
+        new_tokens: that are written for a page, at least 2; the end of a text is not obeyed.
         repeats: the medians are over them, after one that is not counted.
 
     Returns:
@@ -31,7 +31,7 @@ def measure_generation(bench: Bench, *, batch_size: int, text_tokens: int, new_t
         written for a page on average; the peak of memory.
 
     Raises:
-        NotMeasured: when the model ends every page after its first token.
+        NotMeasured: when every page ends after its first token.
     """
     bench.load()
     work = bench.batches(batch_size, text_tokens)
@@ -39,7 +39,12 @@ def measure_generation(bench: Bench, *, batch_size: int, text_tokens: int, new_t
     module.eval()
     module.forget_decoders()
     before = hparams["max_new_tokens"], hparams["stop_loops"]
-    hparams["stop_loops"] = False  # random weights repeat themselves, and a text must have its length
+    # Every page shall take all its tokens: random weights repeat themselves, and a trained model ends an empty page at
+    # once. So loops may run, and what ends a text is a token that no model writes.
+    hparams["stop_loops"] = False
+    tokenizer = module.processor.tokenizer
+    end = tokenizer.eos_token_id
+    tokenizer.eos_token_id = module.processor.image_token_id
     prefills, waits, rates, written = [], [], [], []
     try:
         bench.restart_peak()
@@ -48,7 +53,7 @@ def measure_generation(bench: Bench, *, batch_size: int, text_tokens: int, new_t
             whole_s, generations = _read(bench, work, 2 * repeat + 3, new_tokens)
             longest = max(generation.tokens for generation in generations)
             if longest < 2:
-                raise NotMeasured("the model ends every page after its first token; there is no latency of a token")
+                raise NotMeasured(f"every page ended after its first token (new_tokens={new_tokens})")
             if repeat >= 0:
                 prefills.append(1000 * first_s)
                 waits.append(1000 * (whole_s - first_s) / (longest - 1))
@@ -56,6 +61,7 @@ def measure_generation(bench: Bench, *, batch_size: int, text_tokens: int, new_t
                 written.append(statistics.mean(generation.tokens for generation in generations))
     finally:
         hparams["max_new_tokens"], hparams["stop_loops"] = before
+        tokenizer.eos_token_id = end
         module.forget_decoders()
         module.train()
     result = {
