@@ -37,7 +37,7 @@ def test_every_level_computes_the_same_bits(scope: dict[str, Any], jsonl: Path) 
         assert all(torch.equal(gradient, results[0][1][name]) for name, gradient in gradients.items())
 
 
-@pytest.mark.parametrize("experts", ["eager", "grouped_mm"])
+@pytest.mark.parametrize("experts", ["eager", pytest.param("grouped_mm", marks=pytest.mark.slow)])
 def test_each_level_keeps_less_than_the_one_before(experts: str) -> None:
     from transformers import DeepseekOcr2TextConfig
     from transformers.models.deepseek_ocr2.modeling_deepseek_ocr2 import DeepseekOcr2TextModel
@@ -106,7 +106,7 @@ def test_choosing_does_not_change_the_run(tmp_path: Path, jsonl: Path) -> None:
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-@pytest.mark.parametrize("level", ["none", "full"])
+@pytest.mark.parametrize("level", [pytest.param("none", marks=pytest.mark.slow), "full"])
 def test_few_graphs_are_compiled_and_none_for_another_length(level: Any, jsonl: Path) -> None:
     from torch._dynamo.utils import counters
 

@@ -96,7 +96,9 @@ def test_the_balance_loss_of_padded_rows_is_the_models_own(jsonl: Path) -> None:
 
 
 @FAMILIES
-@pytest.mark.parametrize("settings", [{}, {"attn_implementation": "eager"}, {"loss": "plain"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"attn_implementation": "eager"}, pytest.param({"loss": "plain"}, marks=pytest.mark.slow)], ids=str
+)
 def test_a_packed_batch_has_the_loss_of_the_padded_one(family: str, settings: dict[str, Any], jsonl: Path) -> None:
     padded = batch_of(jsonl, family)
     packed = batch_of(jsonl, family, packing=True, pad_to_multiple_of=32)
@@ -199,6 +201,16 @@ def test_training_with_the_cache_is_bit_equal_to_training_without(where: str, tm
         make_trainer(tmp_path, max_steps=16, callbacks=[losses]).fit(module, make_data(jsonl, **data))
         assert losses.losses == without
         assert sorted((tmp_path / "cache").rglob("*.safetensors")) == files
+
+
+def test_features_that_validation_computed_serve_training(jsonl: Path) -> None:
+    batch = batch_of(jsonl, "deepsynth/tiny-random")
+    module = make("deepsynth/tiny-random", vision_cache="memory")
+    with torch.inference_mode():  # as Lightning validates
+        module.eval().compute_loss(batch)
+    found = loss_and_gradients(module.train(), batch)
+    assert module.training_forward.cache.hits == 3
+    assert_same(found, loss_and_gradients(make("deepsynth/tiny-random"), batch))
 
 
 def test_hits_are_logged(tmp_path: Path, jsonl: Path) -> None:
