@@ -69,6 +69,7 @@ ALLOWED: dict[str, set[str]] = {
     "compare_report": {"compare_checklist", "compare_plots", "compare_tables"},
     "compare": {"benchmark", "compare_checklist", "compare_report", "compare_tables", "measure_process"},
     "cli_errors": {"parallel"},
+    "console": set(),
     "unsloth_first": set(),
 }
 #: The top: wires everything. The worker is a process of its own, started by name.
