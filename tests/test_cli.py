@@ -244,6 +244,7 @@ def test_a_gpu_that_is_not_there_is_one_line(config: str, capsys: pytest.Capture
     assert "auto or cpu" in line
 
 
+@pytest.mark.slow
 def test_the_console_says_nothing_that_a_user_cannot_act_on(config: str, tmp_path: Path) -> None:
     """A resumed fit, a validation and a prediction, as a user sees them: no warning, no advertisement."""
     assert main(["fit", "--config", config, "--trainer.max_steps=1", "--trainer.limit_val_batches=0"]) == 0
