@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import get_peft_model
+from safetensors.torch import load_file
 
 from deepsynth.generation import Generation
+from deepsynth.generation.cache import RowCache
+from deepsynth.generation.reader import VISION_PIXELS, Prompt, Reader
 from deepsynth.generation.steps import StaticSteps
 from deepsynth.models.lora import LoraScope, lora_config
 from tests.generation.reading import batch_of, load, read, samples, stream, tokenizer_of
 
+REFERENCE = Path(__file__).parents[1] / "fixtures/deepseek_ocr_v1"
 FIRST, SECOND = "deepsynth/tiny", "deepsynth/tiny-random"
 
 
@@ -31,7 +36,7 @@ def adapted(base: Any, experts: Any, seed: int = 0) -> Any:
         dropout=0.0,
         rslora=False,
         dora=False,
-        init=True,
+        init="default",
         base_model_name="base",
     )
     model = get_peft_model(base, config)
@@ -57,7 +62,7 @@ def check(model: Any, name: str, of: list[Any], most: int) -> list[Generation]:
 
 @pytest.mark.parametrize("name", [FIRST, SECOND])
 def test_alone_together_streamed_and_in_fixed_shapes(name: str, models: dict[str, Any]) -> None:
-    found = check(models[name], name, samples(name, 4, longest=7), most=30)
+    found = check(models[name], name, samples(name, 3, longest=6), most=24)
     assert len({generation.text for generation in found}) > 1
     if name == FIRST:
         assert len({generation.tokens for generation in found}) > 1  # rows end at different times
@@ -81,9 +86,41 @@ def test_several_pages_a_sample_and_left_padding(name: str, models: dict[str, An
     check(models[name], name, of, most=16)
 
 
-def test_pages_in_tiles(models: dict[str, Any]) -> None:
-    of = samples(SECOND, 2, mode="gundam", max_tokens=4096)
-    check(models[SECOND], SECOND, of, most=10)
+@pytest.mark.parametrize("pixels", [1, 10**9], ids=["a page at a time", "all at once"])
+def test_pages_in_tiles_write_the_reference_tokens(pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published code's own tokens for a page in tiles, beside another page without."""
+    monkeypatch.setitem(VISION_PIXELS, "cpu", pixels)
+    expected = load_file(REFERENCE / "generate/gundam.safetensors")
+    stored = load_file(REFERENCE / "forward/gundam.safetensors")
+    grids = stored["images_spatial_crop"].reshape(-1, 2)
+    tiled = [index for index in range(2) if f"s{index}.local.pixels" in stored]
+    images = {
+        "pixel_values": torch.cat([_pixels(stored[f"s{index}.global.pixels"]) for index in range(2)]),
+        "patches_grid": grids,
+        "num_local_patches": grids.prod(1) * (grids.prod(1) > 1),
+        "pixel_values_local": torch.cat([_pixels(stored[f"s{index}.local.pixels"]) for index in tiled]),
+    }
+    model = load(str(REFERENCE / "model"))
+    reader = Reader(model)
+    chunks = list(reader._view_chunks(images))
+    assert len(chunks) == (2 if pixels == 1 else 1)
+    with torch.inference_mode():
+        features = [feature for chunk in chunks for feature in reader._features(chunk)]
+        whole = model.get_image_features(**images).pooler_output
+        for found, other in zip(features, whole, strict=True):
+            assert torch.allclose(found, other, atol=1e-5)
+        cache = RowCache(len(reader.layers), 1, reader.device)
+        cache.reserve(2000)
+        token = reader.prefill([Prompt(expected["input_ids"][0], features[0])], [0], cache)
+        tokens = [int(token)]
+        for place in range(len(expected["new_tokens"]) - 1):
+            token = reader.aligned_step(token, expected["input_ids"].shape[1] + place, cache)
+            tokens.append(int(token))
+    assert tokens == expected["new_tokens"].tolist()
+
+
+def _pixels(stored: torch.Tensor) -> torch.Tensor:
+    return (stored.float() / 255 - 0.5) / 0.5
 
 
 @pytest.mark.parametrize("experts", ["none", "all"])
@@ -102,7 +139,7 @@ def test_prompts_without_a_page(models: dict[str, Any]) -> None:
     of = samples(SECOND, 2)
     for number, sample in enumerate(of):
         sample.input_ids = torch.tensor([0, 70, 71 + number, 72][: 3 + number])
-        sample.prompt_length, sample.images = len(sample.input_ids), {}
+        sample.labels, sample.prompt_length, sample.images = sample.input_ids, len(sample.input_ids), {}
     check(models[SECOND], SECOND, of, most=8)
 
 
