@@ -242,8 +242,7 @@ class Typesetter:
         style = runs[0][1]
         ascent, descent, space = self.metrics(style)
         offset = indent if base == 0 else 0
-        filled = fill_mixed(self._shaper, runs, text, start, levels, space, width, self._hyphenation)
-        for items, joiner, end in filled:
+        for items, joiner, end in fill_mixed(self._shaper, runs, text, start, levels, space, width, self._hyphenation):
             stretch = self._stretch(items, width) if joiner != "\n" else 0.0
             places = in_visual_order(items, stretch, base, width, offset)
             yield SetLine(
