@@ -1,4 +1,4 @@
-"""How a checkpoint reaches the disk: complete, or not at all."""
+"""How a checkpoint reaches the disk, complete or not at all, and how it is read back."""
 
 from __future__ import annotations
 
@@ -41,3 +41,23 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
                 raise error.__context__ from None  # torch's writer hides what the disk said
             raise
+
+
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """Load a checkpoint's dictionary on the CPU, without running code from it.
+
+    Raises:
+        ValueError: for a file that is missing, cut, or no checkpoint of DeepSynth.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"--ckpt_path is {path!r}, and there is no such file")
+    try:
+        checkpoint = torch.load(file, weights_only=True, map_location="cpu")
+    except Exception as error:
+        raise ValueError(
+            f"--ckpt_path {path!r} is cut or no checkpoint: {' '.join(str(error).split())[:120]}"
+        ) from error
+    if not isinstance(checkpoint, dict) or "deepsynth" not in checkpoint:
+        raise ValueError(f"--ckpt_path {path!r} was not written by DeepSynth: it has no 'deepsynth' entry")
+    return checkpoint

@@ -29,6 +29,7 @@ from deepsynth.callbacks import (
     VramMonitor,
 )
 from deepsynth.callbacks.out_of_memory import is_out_of_memory
+from deepsynth.checkpoint_io import read_checkpoint
 from deepsynth.cli_errors import ParserError, explain, one_line
 from deepsynth.commands import COMMANDS
 from deepsynth.data import Augmenter, Processor, Renderer, Source, TextImageDataModule
@@ -251,33 +252,9 @@ class DeepSynthCLI(LightningCLI):
                 discard_start(Path(self.trainer.default_root_dir))
             raise
 
-    def before_predict(self) -> None:
-        """Leave what is read to the writer's file, unless asked otherwise: a source may be larger than memory."""
-        arguments = self.config_init["predict"]
-        if arguments.get("return_predictions") is None:
-            arguments["return_predictions"] = False
-
     def after_fit(self) -> None:
         """Say where the run's files are."""
         rank_zero_info(f"run folder: {self.trainer.default_root_dir}")
-
-
-def read_checkpoint(path: str) -> dict[str, Any]:
-    """Load a checkpoint's dictionary on the CPU, without running code from it.
-
-    Raises:
-        ValueError: for a file that is missing, cut, or no checkpoint of DeepSynth.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise ValueError(f"--ckpt_path is {path!r}, and there is no such file")
-    try:
-        checkpoint = torch.load(file, weights_only=True, map_location="cpu")
-    except Exception as error:
-        raise ValueError(f"--ckpt_path {path!r} is cut or no checkpoint: {one_line(str(error), 120)}") from error
-    if not isinstance(checkpoint, dict) or "deepsynth" not in checkpoint:
-        raise ValueError(f"--ckpt_path {path!r} was not written by DeepSynth: it has no 'deepsynth' entry")
-    return checkpoint
 
 
 def known_names() -> tuple[list[str], list[str]]:
@@ -328,4 +305,4 @@ def run(args: Sequence[str]) -> int:
     return 0
 
 
-__all__ = ["DeepSynthCLI", "known_names", "read_checkpoint", "run"]
+__all__ = ["DeepSynthCLI", "known_names", "run"]
