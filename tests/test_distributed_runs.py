@@ -84,7 +84,7 @@ def module_with(kind: type, strategy: Any, precision: str = "32-true", **setting
         (PeftModule, FSDPStrategy(), {}, r"trainer.strategy is FSDPStrategy with PeftModule .* only ddp and fsdp2"),
         (FullModule, DDPStrategy(), {"quantization": "nf4"}, "quantised weights cannot be trained"),
     ],
-    ids=str,
+    ids=["nf4", "float16", "16-mixed", "fsdp1", "full-nf4"],
 )
 def test_what_does_not_work_is_refused_before_anything_is_loaded(
     kind: type, strategy: Any, settings: dict[str, Any], reason: str
