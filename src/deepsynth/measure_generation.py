@@ -31,7 +31,7 @@ def measure_generation(bench: Bench, *, batch_size: int, text_tokens: int, new_t
         written for a page on average; the peak of memory.
 
     Raises:
-        NotMeasured: when every page ends after its first token.
+        NotMeasured: when every page ends after its first token, or when a first token took longer than a whole text.
     """
     bench.load()
     work = bench.batches(batch_size, text_tokens)
@@ -64,6 +64,10 @@ def measure_generation(bench: Bench, *, batch_size: int, text_tokens: int, new_t
         tokenizer.eos_token_id = end
         module.forget_decoders()
         module.train()
+    if statistics.median(waits) <= 0:
+        raise NotMeasured(
+            f"noise: the first token took as long as all {new_tokens}; measure more repeats or new_tokens, alone"
+        )
     result = {
         **spread("prefill_ms", prefills),
         **spread("ms_per_token", waits),
