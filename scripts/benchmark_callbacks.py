@@ -161,9 +161,11 @@ def report(
         with_push, without = [step[place] for step in during], [step[place] for step in outside]
         low, high = bounds(with_push, without)
         ratio = statistics.median(with_push) / statistics.median(without)
+        whole = statistics.median([*with_push, *without]) / statistics.median(without)
         lines.append(
             f"step, {what}: {quantiles(with_push)} ms during a push, {quantiles(without)} ms without; "
-            f"ratio of the medians {ratio:.4f} (95 % by bootstrap: {low:.4f} to {high:.4f})"
+            f"ratio of the medians {ratio:.4f} (95 % by bootstrap: {low:.4f} to {high:.4f}); "
+            f"of all the run's steps to those without {whole:.4f}"
         )
     shares = [cost / used for cost, used in list(zip(monitored, cpu, strict=True))[WARM_UP:]]
     lines += [
