@@ -260,7 +260,7 @@ def test_the_slurm_script_goes_on_after_a_notice(tmp_path: Path, jsonl: Path) ->
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "deepsynth", "fit", "--config", "run.yaml", "--trainer.devices=2", *arguments]
+    command = [sys.executable, "-m", "deepsynth", "fit", "--config", "run.yaml", *arguments, "--trainer.devices=2"]
     return subprocess.Popen(command, cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True)
 
 
