@@ -170,6 +170,7 @@ def test_scans_are_read_without_the_renderer(config: str, tmp_path: Path, caplog
     [
         (["--data.batch_size=0"], 1, ["data.batch_size is 0"]),
         (["--data.bach_size=1"], 2, ["bach_size", "did you mean batch_size"]),
+        (["--model.lora_rnk=3"], 2, ["lora_rnk", "did you mean lora_rank"]),  # an option of a base class
         (["--model.optimizer.lr=-1"], 1, ["model.optimizer", "Invalid learning rate: -1"]),
         (["--model.lora_rank=x"], 2, ["model.lora_rank", "x"]),
         (["--model=PefModule"], 2, ["PefModule", "did you mean PeftModule"]),

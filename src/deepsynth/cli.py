@@ -262,7 +262,9 @@ def known_names() -> tuple[list[str], list[str]]:
     bases = (DeepSynthModule, TextImageDataModule, Source, Renderer, Augmenter, Processor)
     classes = [c for base in bases for c in _leaves(base)]
     classes += [vars(deepsynth.callbacks)[name] for name in deepsynth.callbacks.__all__]
-    options = {name for c in (*classes, Trainer) for name in inspect.signature(c).parameters}
+    # A class may hand some of its options on to its bases, as ``**kwargs``.
+    own = {base for c in classes for base in c.__mro__ if base.__module__.startswith("deepsynth.")}
+    options = {name for c in (*own, Trainer) for name in inspect.signature(c).parameters} - {"args", "kwargs"}
     return sorted(c.__name__ for c in classes), sorted(options)
 
 
