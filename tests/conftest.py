@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -48,3 +49,17 @@ def summaries(tmp_path: Path) -> Path:
     rows = [{"id": f"d{i}", "text": text, "target": text.split()[0]} for i, text in enumerate(TEXTS)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+@pytest.fixture
+def steady_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let measured reading take 100 ms and 10 ms a token; really, a few tokens of a tiny model are noise."""
+    from deepsynth import measure_generation
+
+    read = measure_generation._read
+
+    def steady(bench: Any, work: Any, index: int, new_tokens: int) -> tuple[float, Any]:
+        _, generations = read(bench, work, index, new_tokens)
+        return 0.1 + 0.01 * new_tokens, generations
+
+    monkeypatch.setattr(measure_generation, "_read", steady)

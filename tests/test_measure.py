@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 
+from deepsynth import measure_generation as reading
 from deepsynth.callbacks.flops import flop_counter
 from deepsynth.measure import Bench, NotMeasured
 from deepsynth.measure_fits import largest, measure_largest_batch
@@ -110,10 +111,14 @@ def test_the_phases_are_parts_of_a_step(bench: Bench) -> None:
 # ---------------------------------------------------------------------- reading
 
 
+@pytest.mark.usefixtures("steady_reading")
 def test_reading_is_measured_and_settings_are_put_back(bench: Bench) -> None:
     result = measure_generation(bench, batch_size=2, text_tokens=1, new_tokens=6, repeats=1)
     assert result["tokens"] == 6, "whatever the model writes"
-    assert all(float(result[key]) > 0 for key in ("prefill_ms", "tokens_per_s", "peak_rss_gib"))
+    assert result["prefill_ms"] == pytest.approx(110), "the first token"
+    assert result["ms_per_token"] == pytest.approx(10)
+    assert result["tokens_per_s"] == pytest.approx(12 / 0.16), "two pages of six tokens"
+    assert float(result["peak_rss_gib"]) > 0
     hparams = bench.module.hparams
     assert (hparams["max_new_tokens"], hparams["stop_loops"]) == (48, True)
     assert bench.module.processor.tokenizer.eos_token_id == bench.processor.hf_processor.tokenizer.eos_token_id
@@ -122,6 +127,14 @@ def test_reading_is_measured_and_settings_are_put_back(bench: Bench) -> None:
     assert hparams["max_new_tokens"] == 48
 
 
+def test_a_latency_below_its_noise_is_no_measurement(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = reading._read
+    monkeypatch.setattr(reading, "_read", lambda *args: (0.1, read(*args)[1]))
+    with pytest.raises(NotMeasured, match="noise: the first token took as long as all 3"):
+        measure_generation(bench, batch_size=1, text_tokens=1, new_tokens=3, repeats=1)
+
+
+@pytest.mark.usefixtures("steady_reading")
 def test_a_trained_model_writes_on_where_it_would_end(jsonl: Path) -> None:
     """The built-in model ends an empty page at once, which says nothing about its speed."""
     name = "deepsynth/tiny"
