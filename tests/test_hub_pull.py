@@ -15,7 +15,7 @@ PUSH = """
 import sys
 from pathlib import Path
 from deepsynth.hub.worker import resume
-print(resume(Path(sys.argv[1]), 60))
+print(resume(Path(sys.argv[1]), 180))
 """
 PULL = """
 import json, sys, time

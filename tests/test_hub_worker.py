@@ -48,9 +48,9 @@ def new_target(**kwargs) -> Target:
 
 
 def until(condition) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while not condition():
-        assert time.monotonic() < end, "nothing happened for a minute"
+        assert time.monotonic() < end, "nothing happened for three minutes"
         time.sleep(0.02)
 
 
@@ -76,10 +76,10 @@ def test_a_hub_that_hangs_for_ever_holds_nobody_up(hub, monkeypatch, tmp_path, c
     hub.fault(path=route, action="hang", seconds=600, times=-1)
     begin = time.monotonic()
     assert not PushWorker(spool, request_timeout_s=300).close(deadline_s=2)
-    assert time.monotonic() - begin < 30, "neither the 300 s of the request nor the 600 s of the Hub"
+    assert time.monotonic() - begin < 150, "neither the 300 s of the request nor the 600 s of the Hub"
     assert "deepsynth hub resume" in caplog.text
     hub.clear_faults()
-    assert resume(tmp_path, 60)[0].startswith(f"step 1 delivered to {target.repo_id}@main")
+    assert resume(tmp_path, 180)[0].startswith(f"step 1 delivered to {target.repo_id}@main")
     assert on_hub(hub, target) == files
     assert titles(hub, target) == ["step 1"]
 
@@ -116,7 +116,7 @@ def test_kill_during_a_push_then_resume(hub, monkeypatch, tmp_path, route, when)
     with subprocess.Popen([sys.executable, "-c", TRAINING, str(tmp_path), target.repo_id]) as training:
         until(lambda: any(request["fault"] for request in hub.state()["inflight"]))
         training.send_signal(signal.SIGKILL)
-    resume(tmp_path, 60, backoff=QUICK)
+    resume(tmp_path, 180, backoff=QUICK)
     hub.wait_idle(quiet=0.1)
     assert titles(hub, target) == ["step 1"]
     assert on_hub(hub, target) == files
@@ -136,7 +136,7 @@ def test_the_newest_state_wins(hub, tmp_path, warm):
         worker.submit(snapshots[-1])
         if step == 1:
             until(lambda: hub.state()["inflight"])
-    assert worker.close(60)
+    assert worker.close(180)
     assert titles(hub, target) == ["step 5", "step 1"], "the first was under way; of those that waited, the newest"
     assert on_hub(hub, target) == files
 
@@ -151,7 +151,7 @@ def test_a_refusal_is_said_once_and_later_snapshots_still_go(hub, tmp_path, capl
         worker.submit(add_snapshot(spool, target, step))
         until(lambda: hub.log(since=before, path="/commit/"))  # noqa: B023
         hub.wait_idle(quiet=0.1)
-    assert worker.close(60)
+    assert worker.close(180)
     assert titles(hub, target) == ["step 3"]
     refusals = [r.getMessage() for r in caplog.records if "403" in r.getMessage()]
     assert len(refusals) == 1
@@ -164,10 +164,10 @@ def test_nobody_logged_in(hub, monkeypatch, tmp_path, caplog):
     target = new_target()
     spool = Spool.of_run(tmp_path, target)
     add_snapshot(spool, target)
-    assert not PushWorker(spool, backoff=QUICK).close(60)
+    assert not PushWorker(spool, backoff=QUICK).close(180)
     assert "hf auth login" in caplog.text
     with pytest.raises(ConnectionError, match="HTTP 401"):
-        resume(tmp_path, 60, backoff=QUICK)
+        resume(tmp_path, 180, backoff=QUICK)
 
 
 def test_a_public_repository_is_refused_when_private_was_asked_for(hub, tmp_path, caplog, warm):
@@ -175,10 +175,10 @@ def test_a_public_repository_is_refused_when_private_was_asked_for(hub, tmp_path
     public = Target(target.repo_id, private=False)
     first = Spool.of_run(tmp_path / "a", public)
     add_snapshot(first, public)
-    assert PushWorker(first, backoff=QUICK).close(60)
+    assert PushWorker(first, backoff=QUICK).close(180)
     second = Spool.of_run(tmp_path / "b", target)
     add_snapshot(second, target, step=2)
-    assert not PushWorker(second, backoff=QUICK).close(60)
+    assert not PushWorker(second, backoff=QUICK).close(180)
     assert "is public although private: true" in caplog.text
     assert titles(hub, target) == ["step 1"]
 
@@ -193,8 +193,8 @@ def test_a_commit_of_somebody_else_in_between_is_kept(hub, tmp_path, warm):
     worker = PushWorker(spool, request_timeout_s=1, backoff=Backoff(4, 4))
     until(lambda: any(request["fault"] for request in hub.state()["inflight"]))
     add_snapshot(other, target, step=2)
-    assert PushWorker(other, backoff=QUICK).close(60)
-    assert worker.close(60)
+    assert PushWorker(other, backoff=QUICK).close(180)
+    assert worker.close(180)
     hub.wait_idle(quiet=0.1)
     assert titles(hub, target) == ["step 1", "step 2"]
     assert hub.repo(target.repo_id).read("adapter_config.json") == b'{"peft_type": "LORA", "step": 1}'
@@ -207,7 +207,7 @@ def test_a_tag_moves_to_the_newest(hub, tmp_path, warm):
     for step in (1, 2):
         worker = PushWorker(spool, backoff=QUICK)
         worker.submit(add_snapshot(spool, target, step, tag="best"))
-        assert worker.close(60)
+        assert worker.close(180)
     repo = hub.repo(target.repo_id)
     assert repo.resolve("best") == repo.resolve("main")
     assert titles(hub, target) == ["step 2", "step 1"]
@@ -239,7 +239,7 @@ def test_the_token_is_nowhere_to_be_seen(hub, monkeypatch, tmp_path, caplog):
     argvs = [argv for argv in argvs if b"push_process" in argv]
     assert argvs
     assert not any(TOKEN.encode() in argv for argv in argvs)
-    assert worker.close(60)
+    assert worker.close(180)
     add_snapshot(spool, target, 3)
     assert "<token>" in caplog.text
     assert TOKEN not in caplog.text

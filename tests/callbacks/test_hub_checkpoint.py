@@ -98,11 +98,11 @@ def test_a_hub_that_hangs_for_ever(hub, tmp_path, jsonl, caplog, path):
     hub.fault(path=path, action="hang", seconds=600, times=-1)
     begin = time.monotonic()
     _, trainer = fit(tmp_path, jsonl, HubCheckpoint("alice/ocr", deadline_s=2))
-    assert time.monotonic() - begin < 120, "the Hub would have held it up for ten minutes"
+    assert time.monotonic() - begin < 300, "the Hub would have held it up for ten minutes"
     assert trainer.state.finished
     assert "deepsynth hub resume" in caplog.text
     hub.clear_faults()
-    resume(tmp_path, 60, backoff=QUICK)
+    resume(tmp_path, 180, backoff=QUICK)
     assert titles(hub) == ["Step 4"]
 
 
@@ -123,18 +123,18 @@ def test_the_error_that_ended_a_run_is_the_error_that_is_raised(hub, tmp_path, j
         fit(
             tmp_path,
             jsonl,
-            HubCheckpoint("alice/ocr", every=2, deadline_s=20 if works else 1),
+            HubCheckpoint("alice/ocr", every=2, deadline_s=180 if works else 1),
             Breaks(ZeroDivisionError("mine")),
         )
     if not works:
         hub.clear_faults()
-        resume(tmp_path, 60, backoff=QUICK)
+        resume(tmp_path, 180, backoff=QUICK)
     assert titles(hub) == ["Step 2"], "what was whole is delivered; the state that broke is not"
 
 
 def test_ctrl_c_delivers_the_state_it_stopped_in(hub, tmp_path, jsonl):
     with pytest.raises(SystemExit):
-        fit(tmp_path, jsonl, HubCheckpoint("alice/ocr", deadline_s=30), Breaks(KeyboardInterrupt()))
+        fit(tmp_path, jsonl, HubCheckpoint("alice/ocr", deadline_s=180), Breaks(KeyboardInterrupt()))
     assert titles(hub) == ["Step 3"]
 
 
@@ -229,7 +229,7 @@ def test_whole_runs_through_faults(hub, tmp_path, jsonl, monkeypatch, fault):
     assert trainer.state.finished
     assert same(weights(alone), weights(module))
     hub.clear_faults()
-    resume(tmp_path / "run", 60, backoff=QUICK)
+    resume(tmp_path / "run", 180, backoff=QUICK)
     hub.wait_idle(quiet=0.2)
     assert titles(hub)[0] == "Step 8"
     assert len(set(titles(hub))) == len(titles(hub)), "nothing twice"
