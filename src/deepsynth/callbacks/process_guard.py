@@ -48,7 +48,7 @@ class ProcessGuard(Callback):
     # ------------------------------------------------------------------ signals
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take over the signals, after Lightning has."""
+        """Take over the signals."""
         self._asked = self._agreed = False
         if trainer.world_size > 1:
             # Each process looked for a free folder by itself, and the first may have made its own by then.
@@ -58,6 +58,9 @@ class ProcessGuard(Callback):
         numbers = [signal.SIGUSR1] if trainer.world_size == 1 else [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT]
         for number in numbers:
             self._handlers[number] = signal.signal(number, self._handler(trainer, stage))
+        if trainer.world_size > 1:
+            # Lightning puts its own handler of SIGTERM before this one when the fit begins.
+            vars(trainer._signal_connector)["_sigterm_notifier_fn"] = _leave_it
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the signals back."""
@@ -67,13 +70,13 @@ class ProcessGuard(Callback):
 
     def _handler(self, trainer: Trainer, stage: str) -> Callable[[int, FrameType | None], None]:
         def handle(number: int, frame: FrameType | None) -> None:
-            if stage != "fit":
-                raise SIGTERMException  # nothing is to be saved
             if self._asked and number == signal.SIGINT:
                 end_started(trainer, signal.SIGKILL)
                 os._exit(130)
             if not self._asked and number != signal.SIGINT:  # a terminal tells all processes by itself
                 end_started(trainer, number)
+            if stage != "fit":
+                raise SIGTERMException  # nothing is to be saved
             if not self._asked and trainer.is_global_zero:
                 log.info("%s: the run ends after this step, with a checkpoint", signal.Signals(number).name)
             self._asked = True
@@ -119,6 +122,10 @@ class ProcessGuard(Callback):
         timer = threading.Timer(_CLEANUP_S, _give_up, (trainer.global_rank, exception))
         timer.daemon = True
         timer.start()
+
+
+def _leave_it(number: int, frame: FrameType | None) -> None:
+    """Stand where Lightning would send a message."""
 
 
 def end_started(trainer: Trainer, number: int) -> None:
