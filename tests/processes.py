@@ -36,9 +36,9 @@ def launch(number: int, folder: Path, function: Callable[..., Any], *args: Any, 
             worker.kill()
             worker.join()
     results = []
+    errors = [file.read_text() for file in sorted(folder.glob("rank*.error"))]
+    assert not errors, "\n".join(errors)
     for rank, worker in enumerate(workers):
-        file = folder / f"rank{rank}.error"
-        assert not file.exists(), f"rank {rank}:\n{file.read_text()}"
         assert worker.exitcode == 0, f"rank {rank} ended with {worker.exitcode}"
         results.append(pickle.loads((folder / f"rank{rank}.result").read_bytes()))
     return results
@@ -58,6 +58,6 @@ def _work(rank: int, number: int, port: int, folder: Path, function: Callable[..
     try:
         result = function(*args)
     except BaseException:
-        (folder / f"rank{rank}.error").write_text(traceback.format_exc())
+        (folder / f"rank{rank}.error").write_text(f"rank {rank}:\n{traceback.format_exc()}")
         raise
     (folder / f"rank{rank}.result").write_bytes(pickle.dumps(result))

@@ -219,9 +219,22 @@ class TextImageDataModule(LightningDataModule):
                 raise ValueError(
                     f"every sample of the {split} split exceeds data.max_tokens; raise it or put less text on a page"
                 )
+            self._check_ranks_agree(split, dataset)
             self.datasets[split] = dataset
             dropped = f", {dataset.dropped} dropped as longer than data.max_tokens" if dataset.dropped else ""
             log.info("%s: %d documents, %d samples%s", split, len(dataset.documents), len(dataset), dropped)
+
+    def _check_ranks_agree(self, split: str, dataset: PageDataset) -> None:
+        """Refuse documents that are not those of rank 0: samples would be lost, and others come twice, in silence."""
+        trainer = self.trainer
+        if trainer is None or trainer.world_size == 1:
+            return
+        first = trainer.strategy.broadcast(dataset.fingerprint)
+        if first != dataset.fingerprint:
+            raise ValueError(
+                f"rank {trainer.global_rank} has {len(dataset)} {split} samples of {self.source}, but rank 0 has "
+                f"{first[0]}, or others, or in another order; every process must read the same files, with the same fonts"
+            )
 
     def pipeline(self) -> Pipeline:
         """Return the stages that turn a document into samples."""
@@ -310,6 +323,12 @@ def default_workers() -> int:
 
 
 def quiet_worker(worker_id: int) -> None:
-    """Keep a worker to one thread: there are as many workers as cores, and OpenCV and torch would each take all."""
+    """Keep a worker to one thread: there are as many workers as cores, and OpenCV and torch would each take all.
+
+    It also leaves the group of its process: Ctrl-C, torchrun and SLURM send their signals to the whole group, and a
+    worker that ends of them takes the samples along that the last step before the checkpoint needs.
+    """
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -125,6 +125,12 @@ class PageDataset(Dataset[Sample]):
             for document, (position, _) in zip(texts, self.entries, strict=True)
         ]
 
+    @property
+    def fingerprint(self) -> tuple[int, int]:
+        """The number of samples, and a hash of which they are and in which order."""
+        ids = "\n".join(f"{self.documents[position].id} {number}" for position, number in self.entries)
+        return len(self.entries), stable_hash(ids)
+
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(self.entries)

@@ -53,7 +53,7 @@ class EpochSampler(DistributedSampler[Any]):
         #: Samples of a batch over all ranks. A restored epoch keeps the one it was begun with.
         self.group = batch_size * num_replicas
         self.restored_group: int | None = None
-        size = len(dataset)
+        self.size = size = len(dataset)
         if even and num_replicas > 1:
             self.total_size = size // num_replicas * num_replicas
             self.num_samples = size // num_replicas
@@ -63,7 +63,7 @@ class EpochSampler(DistributedSampler[Any]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """Yield this rank's (epoch, index) from ``start`` on, once; the next epoch starts at 0."""
-        size = len(self.dataset)  # type: ignore[arg-type]
+        size = self.size
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             order = torch.randperm(size, generator=generator).tolist()
@@ -71,8 +71,8 @@ class EpochSampler(DistributedSampler[Any]):
                 order = self._alike_together(order, self.lengths, generator)
         else:
             order = list(range(size))
-        rest = order[self.start : self.total_size]
-        if self.even:  # a run that goes on with another number of ranks may have begun anywhere
+        rest = order[self.start :]
+        if self.even:
             rest = rest[: len(rest) // self.num_replicas * self.num_replicas]
         self.start = 0
         return iter([(self.epoch, index) for index in rest[self.rank :: self.num_replicas]])
@@ -129,13 +129,15 @@ class ResumableLoader:
         """Yield batches; after ``load_state_dict`` the rest of the interrupted epoch first."""
         self._samples_done = 0
         if self._restored is not None:
-            done = self._restored["samples"]
-            if done <= self.sampler.total_size - self.sampler.num_replicas:
+            place, self._restored = self._restored, None
+            if self.sampler.size - place["samples"] >= self.sampler.num_replicas:
                 # A run that reached max_steps within an epoch counts as past it; the rest of that epoch comes first.
-                self.sampler.set_epoch(self._restored["epoch"])
-                self._samples_done = done
-                self.sampler.restored_group = self._restored.get("group")
-        self._restored = None
+                self.sampler.set_epoch(place["epoch"])
+                self._samples_done = place["samples"]
+                self.sampler.restored_group = place.get("group")
+            elif place["epoch"] == self.sampler.epoch:  # fewer samples are left than there are processes now
+                self._samples_done = place["samples"]
+                return
         self._group = self.sampler.restored_group or self.sampler.group
         self.sampler.start = self._samples_done
         for batch in self._batches:
