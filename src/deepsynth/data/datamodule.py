@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -19,6 +18,7 @@ from deepsynth.data.mixing import original_id
 from deepsynth.data.processor import OcrProcessor, Processor
 from deepsynth.data.renderer import Renderer, TextRenderer
 from deepsynth.data.source import Source
+from deepsynth.data.workers import default_workers, quiet_worker
 from deepsynth.types import Batch, Document, Task
 
 log = logging.getLogger("deepsynth")
@@ -233,7 +233,7 @@ class TextImageDataModule(LightningDataModule):
         if first != dataset.fingerprint:
             raise ValueError(
                 f"rank {trainer.global_rank} has {len(dataset)} {split} samples of {self.source}, but rank 0 has "
-                f"{first[0]}, or others, or in another order; every process must read the same files, with the same fonts"
+                f"{first[0]}, or others, or in another order; all must read the same files, with the same fonts"
             )
 
     def pipeline(self) -> Pipeline:
@@ -312,23 +312,3 @@ class TextImageDataModule(LightningDataModule):
             return {name: moved[id(tensor)] for name, tensor in tensors.items()}
 
         return replace(batch, inputs=move(batch.inputs), prompts=move(batch.prompts))
-
-
-def default_workers() -> int:
-    """Return how many processes render for one GPU: none where there is no GPU, whose cores would be taken away."""
-    if not torch.cuda.is_available():
-        return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, max(1, (cores - 1) // torch.cuda.device_count()))
-
-
-def quiet_worker(worker_id: int) -> None:
-    """Keep a worker to one thread: there are as many workers as cores, and OpenCV and torch would each take all.
-
-    It also leaves the group of its process: Ctrl-C, torchrun and SLURM send their signals to the whole group, and a
-    worker that ends of them takes the samples along that the last step before the checkpoint needs.
-    """
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()
-    torch.set_num_threads(1)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
