@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "parallel_sharding": set(),
     "parallel_strategy": {"parallel", "parallel_ranks", "parallel_sharding"},
     "data": {"types", "models.tokens", "models.names"},
-    "generation": {"types"},
+    "generation": {"types", "models.layer_runner", "models.vision_chunks"},
     "hub": {"types"},
     "modules": {
         "types",

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from deepsynth.generation import Generation
 from deepsynth.generation.cache import RowCache
-from deepsynth.generation.reader import VISION_PIXELS, Prompt, Reader
+from deepsynth.generation.reader import VISION_PATCHES, Prompt, Reader
 from deepsynth.generation.steps import StaticSteps
 from deepsynth.models.lora import LoraScope, lora_config
 from tests.generation.reading import batch_of, load, read, samples, stream, tokenizer_of
@@ -86,10 +86,10 @@ def test_several_pages_a_sample_and_left_padding(name: str, models: dict[str, An
     check(models[name], name, of, most=16)
 
 
-@pytest.mark.parametrize("pixels", [1, 10**9], ids=["a page at a time", "all at once"])
-def test_pages_in_tiles_write_the_reference_tokens(pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("patches", [1, 10**9], ids=["a page at a time", "all at once"])
+def test_pages_in_tiles_write_the_reference_tokens(patches: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The published code's own tokens for a page in tiles, beside another page without."""
-    monkeypatch.setitem(VISION_PIXELS, "cpu", pixels)
+    monkeypatch.setitem(VISION_PATCHES, "cpu", patches)
     expected = load_file(REFERENCE / "generate/gundam.safetensors")
     stored = load_file(REFERENCE / "forward/gundam.safetensors")
     grids = stored["images_spatial_crop"].reshape(-1, 2)
@@ -102,10 +102,14 @@ def test_pages_in_tiles_write_the_reference_tokens(pixels: int, monkeypatch: pyt
     }
     model = load(str(REFERENCE / "model"))
     reader = Reader(model)
-    chunks = list(reader._view_chunks(images))
-    assert len(chunks) == (2 if pixels == 1 else 1)
+    seen: list[int] = []
+    sam = model.model.vision_tower.sam_encoder
+    hook = sam.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     with torch.inference_mode():
-        features = [feature for chunk in chunks for feature in reader._features(chunk)]
+        features = reader._features(images)
+        hook.remove()
+        tiles = len(images["pixel_values_local"])
+        assert seen == ([1] * (2 + tiles) if patches == 1 else [2, tiles])
         whole = model.get_image_features(**images).pooler_output
         for found, other in zip(features, whole, strict=True):
             assert torch.allclose(found, other, atol=1e-5)

@@ -6,9 +6,9 @@
 See ``docs/decoding.md``.
 """
 
-from deepsynth.generation.decoder import Decoder
+from deepsynth.generation.decoder import Compile, Decoder
 from deepsynth.generation.one_batch import Implementation, decodes, generate
 from deepsynth.generation.results import Generation, decode
 from deepsynth.generation.stopping import LoopRule, Stop
 
-__all__ = ["Decoder", "Generation", "Implementation", "LoopRule", "Stop", "decode", "decodes", "generate"]
+__all__ = ["Compile", "Decoder", "Generation", "Implementation", "LoopRule", "Stop", "decode", "decodes", "generate"]

@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 
@@ -19,8 +20,11 @@ from deepsynth.generation.steps import Steps, steps_for
 from deepsynth.generation.stopping import LoopRule, Writing
 from deepsynth.types import Batch
 
+#: What torch.compile works on.
+Compile = Literal["none", "vision", "all"]
+
 #: Tokens of prompts that are prefilled at once, by type of device.
-PREFILL_TOKENS = {"cuda": 16384, "cpu": 512}
+PREFILL_TOKENS = {"cuda": 16384, "cpu": 2048}
 #: A text that goes on and on holds back the ones behind it: at most so many times S texts wait for their turn.
 HELD_BACK = 8
 
@@ -53,6 +57,7 @@ class Decoder:
         slots: S.
         loops: the rule that ends a text that repeats itself; ``None`` lets it run.
         steps: how rows get their next tokens; by default what suits the device.
+        compile: the layers of ``vision``, and with ``all`` the steps of a GPU too; it takes minutes at the start.
 
     Raises:
         ValueError: for another model, or no slot.
@@ -65,16 +70,18 @@ class Decoder:
         *,
         slots: int,
         loops: LoopRule | None = None,
-        steps: Callable[[Reader, RowCache], Steps] = steps_for,
+        steps: Callable[[Reader, RowCache], Steps] | None = None,
+        compile: Compile = "none",
     ) -> None:
         if slots < 1:
             raise ValueError(f"slots is {slots}; it must be at least 1")
         self.slots = slots
-        self._reader = Reader(model)
+        self._reader = Reader(model, compile_vision=compile != "none")
         self._tokenizer = tokenizer
         self._loops = loops
         self._cache = RowCache(len(self._reader.layers), slots, self._reader.device)
-        self._steps = steps(self._reader, self._cache)
+        make_steps = steps or partial(steps_for, compiled=compile == "all")
+        self._steps = make_steps(self._reader, self._cache)
         self._waiting: list[_Row] = []
         self._rows: list[_Row] = []
         self._done: dict[int, Generation] = {}

@@ -3,12 +3,13 @@
 Layers, adapters and quantised weights are called as the modules they are; only what runs around them is leaner than the
 model's own ``forward``.
 
-    N  samples      V  views        T  tokens of a prompt, padded at the right
+    N  samples      T  tokens of a prompt, padded at the right
     R  rows         H  width of the decoder
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,10 +18,14 @@ from typing import Any
 import torch
 
 from deepsynth.generation.cache import RowCache
+from deepsynth.models.layer_runner import transformer_layers
+from deepsynth.models.vision_chunks import CompiledLayers, Rest, in_chunks
 
-#: Pixels of views and tiles that vision encodes at once, by type of device: enough to fill a GPU; a CPU gains nothing
-#: from more than its caches hold.
-VISION_PIXELS = {"cuda": 4 * 1024**2, "cpu": 256**2}
+log = logging.getLogger("deepsynth")
+
+#: Patches of views or tiles that vision encodes at once, by type of device: enough to fill a GPU (4096 are a page of
+#: 1024² pixels), and no more than a CPU has in its caches: SAM's attention keeps numbers for pairs of patches.
+VISION_PATCHES = {"cuda": 4 * 4096, "cpu": 2 * 4096}
 
 
 @dataclass(slots=True)
@@ -45,12 +50,13 @@ class Reader:
 
     Args:
         model: the model, or peft's around it.
+        compile_vision: compile the layers of its vision encoders, which takes a minute or so for the first page.
 
     Raises:
         ValueError: when it has other parts; :meth:`fits` says so beforehand.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, compile_vision: bool = False) -> None:
         if not self.fits(model):
             raise ValueError(
                 f"{type(model).__name__} is no model of the DeepSeek-OCR family, whose parts decoding knows; "
@@ -61,6 +67,9 @@ class Reader:
         self.head = self.model.get_output_embeddings()
         self.layers = list(self.text.layers)
         self.image_token_id: int = self.model.config.image_token_id
+        self._patch: int = self.model.config.vision_config.sam_config.patch_size
+        tower = self.model.model.vision_tower
+        self._compiled_vision = CompiledLayers(transformer_layers(tower)) if compile_vision else None
 
     @staticmethod
     def fits(model: Any) -> bool:
@@ -79,14 +88,21 @@ class Reader:
         return device
 
     def fingerprint(self) -> int:
-        """Return a number that changes when a weight gets another place, or an adapter is merged, added or switched."""
+        """Return a number that changes with all that a captured step has fixed.
+
+        That is where weights are, which adapters are merged or active and how much they count, and autocast.
+        """
         places = tuple(parameter.data_ptr() for parameter in self.model.parameters())
         adapters = tuple(
-            (tuple(module.merged_adapters), tuple(module.active_adapters), module.disable_adapters)
+            (
+                *(tuple(module.merged_adapters), tuple(module.active_adapters), module.disable_adapters),
+                tuple(module.scaling.items()),
+            )
             for module in self.text.modules()
             if hasattr(module, "merged_adapters")
         )
-        return hash((places, adapters))
+        kind = self.device.type
+        return hash((places, adapters, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)))
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -127,7 +143,7 @@ class Reader:
             if sum(counts):
                 raise ValueError(f"the prompts hold {sum(counts)} image tokens but there is no page")
             return [Prompt(row, None) for row in rows]
-        features = torch.cat([feature for chunk in self._view_chunks(inputs) for feature in self._features(chunk)])
+        features = torch.cat(self._features(inputs))
         if len(features) != sum(counts):
             raise ValueError(
                 f"the prompts hold {sum(counts)} image tokens (id {self.image_token_id}) but the pages make "
@@ -136,35 +152,31 @@ class Reader:
         parts = torch.split(features, counts)
         return [Prompt(row, part if len(part) else None) for row, part in zip(rows, parts, strict=True)]
 
-    def _features(self, views: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        found: list[torch.Tensor] = list(self.model.get_image_features(**views).pooler_output)
-        return found
+    def _features(self, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        """Return the features (image tokens, H) of each page."""
+        images = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
+        if not len(images.get("pixel_values_local", ())):
+            images.pop("pixel_values_local", None)
+        if self._compiled_vision is not None:
+            try:
+                with self._compiled_vision.at_work():
+                    return self._encode(images, "single")
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                self._compiled_vision = None
+                reason = " ".join(str(error).split("\n")[:2])
+                log.warning("reading encodes pages without torch.compile, which failed: %s", reason)
+        return self._encode(images, "together")
 
-    def _view_chunks(self, inputs: dict[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
-        """Yield the image inputs of a few views (V) at a time, their tiles with them."""
-        pixels, tiles = inputs["pixel_values"], inputs.get("pixel_values_local")
-        per_view = {
-            name: value
-            for name, value in inputs.items()
-            if name not in ("input_ids", "attention_mask", "pixel_values_local")
-        }
-        tiles_of = inputs["num_local_patches"].tolist() if "num_local_patches" in inputs else [0] * len(pixels)
-        budget = VISION_PIXELS.get(pixels.device.type, VISION_PIXELS["cpu"])
-        of_view = pixels.shape[-1] * pixels.shape[-2]
-        of_tile = 0 if tiles is None else tiles.shape[-1] * tiles.shape[-2]
-        first = first_tile = 0
-        while first < len(pixels):
-            last = first + 1
-            size = of_view + int(tiles_of[first]) * of_tile
-            while last < len(pixels) and size + of_view + int(tiles_of[last]) * of_tile <= budget:
-                size += of_view + int(tiles_of[last]) * of_tile
-                last += 1
-            last_tile = first_tile + sum(map(int, tiles_of[first:last]))
-            chunk = {name: value[first:last] for name, value in per_view.items()}
-            if tiles is not None and last_tile > first_tile:
-                chunk["pixel_values_local"] = tiles[first_tile:last_tile]
-            yield chunk
-            first, first_tile = last, last_tile
+    def _encode(self, images: dict[str, torch.Tensor], rest: Rest) -> list[torch.Tensor]:
+        with in_chunks(self.model.model.vision_tower, self._images_at_once, rest):
+            features: list[torch.Tensor] = list(self.model.get_image_features(**images).pooler_output)
+        return features
+
+    def _images_at_once(self, pixels: torch.Tensor) -> int:
+        patches = pixels.shape[-1] * pixels.shape[-2] // self._patch**2
+        return max(VISION_PATCHES.get(pixels.device.type, VISION_PATCHES["cpu"]) // max(patches, 1), 1)
 
     # ------------------------------------------------------------------ decoder
 

@@ -6,12 +6,16 @@ R  rows at work      k  tokens a row between two looks at what was written
 from __future__ import annotations
 
 import logging
-from typing import Any, Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
 
 import torch
 
 from deepsynth.generation.cache import GROWTH, RowCache
+from deepsynth.generation.graphs import StepGraphs
 from deepsynth.generation.reader import Reader
+from deepsynth.models.vision_chunks import COMPILE_OPTIONS
 
 log = logging.getLogger("deepsynth")
 
@@ -62,91 +66,113 @@ class StaticSteps:
         cache: of the rows.
         count: k.
         graphs: capture and replay; without it the same steps run one by one.
+        compiled: let torch.compile join what a step does into fewer kernels.
     """
 
-    def __init__(self, reader: Reader, cache: RowCache, count: int = LOOK_EVERY, graphs: bool = False) -> None:
-        self._reader, self._cache, self.count, self._capture = reader, cache, count, graphs
+    def __init__(
+        self,
+        reader: Reader,
+        cache: RowCache,
+        count: int = LOOK_EVERY,
+        *,
+        graphs: bool = False,
+        compiled: bool = False,
+    ) -> None:
+        self._reader, self._cache, self.count = reader, cache, count
         self._tokens = torch.zeros(cache.slots, dtype=torch.long, device=reader.device)
         self._positions = torch.zeros_like(self._tokens)
         self._written = torch.zeros(cache.slots, count, dtype=torch.long, device=reader.device)
-        self._graphs: dict[tuple[int, int], Any] = {}
-        self._pool: Any = None
+        self._next = torch.compile(reader.step, **COMPILE_OPTIONS) if compiled else reader.step
+        self.graphs = StepGraphs(reader.device) if graphs else None
         self._prepared_for = 0
 
     def refresh(self) -> None:
         """Throw the graphs away when weights have moved, or adapters were merged or switched."""
-        if self._capture and (found := self._reader.fingerprint()) != self._prepared_for:
-            self._graphs.clear()
+        if self.graphs is not None and (found := self._reader.fingerprint()) != self._prepared_for:
+            self.graphs.clear()
             self._prepared_for = found
 
     def __call__(self, tokens: list[int], positions: list[int]) -> list[list[int]]:
         """Return k new tokens for each row; those after a text's end are for the caller to drop."""
         needed = max(positions) + self.count
-        if self._cache.reserve(needed):
-            self._graphs.clear()
+        if self._cache.reserve(needed) and self.graphs is not None:
+            self.graphs.clear()
         rows = min(1 << (len(tokens) - 1).bit_length(), self._cache.slots)
         seen = -(-needed // GROWTH) * GROWTH
         idle = [0] * (rows - len(tokens))
         self._tokens[:rows] = torch.tensor(tokens + idle)
         self._positions[:rows] = torch.tensor(positions + idle)
+        advance = self._advance(rows, seen)
         for step in range(self.count):
-            graph = self._graph(rows, seen) if self._capture else None
-            if graph is not None:
-                graph.replay()
-            else:
-                self._step(rows, seen)
+            advance()
             self._written[:rows, step] = self._tokens[:rows]
         written: list[list[int]] = self._written[: len(tokens)].tolist()
         return written
 
+    def _advance(self, rows: int, seen: int) -> Callable[[], None]:
+        """Return what takes rows a token further; their tokens and positions are left as they are."""
+        step = partial(self._step, rows, seen)
+        if self.graphs is None:
+            return step
+        graph = self.graphs.get((rows, seen))
+        if graph is None:
+            before = self._tokens[:rows].clone(), self._positions[:rows].clone()
+
+            def restore() -> None:
+                """Put the rows back; what a step wrote into the cache, the next one writes again."""
+                self._tokens[:rows] = before[0]
+                self._positions[:rows] = before[1]
+
+            try:
+                graph = self.graphs.capture((rows, seen), step, restore)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                self.graphs = None
+                reason = str(error).strip().splitlines()[0]
+                log.warning("decoding runs without CUDA graphs, several times slower: %s", reason)
+                restore()
+                return step
+        replay: Callable[[], None] = graph.replay
+        return replay
+
     def _step(self, rows: int, seen: int) -> None:
         tokens, positions = self._tokens[:rows], self._positions[:rows]
-        tokens.copy_(self._reader.step(tokens, positions, self._cache, seen))
+        kind = tokens.device.type
+        # Autocast would keep its copies of weights for later steps; a captured one lets them go.
+        with torch.autocast(
+            kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=self.graphs is None
+        ):
+            tokens.copy_(self._next(tokens, positions, self._cache, seen))
         positions.add_(1)
 
-    def _graph(self, rows: int, seen: int) -> Any:
-        """Return the graph of a shape, or ``None`` when it cannot be captured.
 
-        A new one is run twice and captured; then the rows' state is put back. What that wrote into the cache, the
-        replays write again.
-        """
-        if (rows, seen) in self._graphs:
-            return self._graphs[rows, seen]
-        before = self._tokens.clone(), self._positions.clone()
-        side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(2):
-                self._step(rows, seen)
-        torch.cuda.current_stream().wait_stream(side)
-        graph: Any = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph, pool=self._pool):
-                self._step(rows, seen)
-        except RuntimeError as error:
-            self._capture, graph = False, None
-            reason = str(error).strip().splitlines()[0]
-            log.warning("decoding runs without CUDA graphs, several times slower: %s", reason)
-        else:
-            self._pool = self._pool or graph.pool()
-            self._graphs[rows, seen] = graph
-        self._tokens.copy_(before[0])
-        self._positions.copy_(before[1])
-        return graph
+def steps_for(reader: Reader, cache: RowCache, *, compiled: bool = False) -> Steps:
+    """Return the steps that suit the device: static ones in graphs on a GPU that can capture the model's.
 
-
-def steps_for(reader: Reader, cache: RowCache) -> Steps:
-    """Return the steps that suit the device: static ones in graphs on a GPU that can capture the model's."""
+    Args:
+        reader: the model.
+        cache: of the rows.
+        compiled: of static ones.
+    """
     if reader.device.type != "cuda":
         return FreeSteps(reader, cache)
-    return StaticSteps(reader, cache, graphs=_can_be_captured(reader))
+    return StaticSteps(reader, cache, graphs=can_be_captured(reader), compiled=compiled)
 
 
-def _can_be_captured(reader: Reader) -> bool:
-    """Whether no kernel of a step waits for the host, and all that it reads stays where it is.
+def can_be_captured(reader: Reader) -> bool:
+    """Return whether no kernel of a step waits for the host.
 
-    Grouped products of experts wait in other types than bfloat16; autocast makes copies of weights and lets them go.
+    Grouped products of experts wait in other types than bfloat16, and LLM.int8() looks for outliers. A capture that
+    fails is no harm, but a warning.
     """
-    experts = [module for layer in reader.layers for module in layer.modules() if hasattr(module, "gate_up_proj")]
-    types = {parameter.dtype for module in experts for parameter in module.parameters(recurse=False)}
-    return types <= {torch.bfloat16} and not torch.is_autocast_enabled("cuda")
+    for layer in reader.layers:
+        for module in layer.modules():
+            own = list(module.parameters(recurse=False))
+            if any(parameter.dtype == torch.int8 for parameter in own):
+                return False
+            if hasattr(module, "gate_up_proj") and any(parameter.dtype != torch.bfloat16 for parameter in own):
+                return False
+            if hasattr(module, "quantized") and module.compute_dtype != torch.bfloat16:
+                return False
+    return True

@@ -47,9 +47,7 @@ class LayerRunner:
 
     def __init__(self, layer: nn.Module, compile_options: dict[str, Any] | None = None) -> None:
         self.layer = layer
-        if isinstance(getattr(layer.forward, "__self__", None), LayerRunner):
-            del layer.forward  # another runner's, from before
-        self.plain: Callable[..., Any] = layer.forward
+        self.plain = plain_forward(layer)  # not another runner's, from before
         self.fast = self.plain if compile_options is None else torch.compile(self.plain, **compile_options)
         self.level: Level = "none"
         layer.forward = self.run
@@ -75,6 +73,12 @@ def _keep(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
         left, right = args[-2:]
         kept = 8 * left.shape[1] >= right.shape[1]  # an adapter's second matrix has a narrow side of its rank
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def plain_forward(layer: nn.Module) -> Callable[..., Any]:
+    """Return what a layer runs without a :class:`LayerRunner`."""
+    runner = getattr(layer.forward, "__self__", None)
+    return runner.plain if isinstance(runner, LayerRunner) else layer.forward
 
 
 def transformer_layers(module: nn.Module) -> list[nn.Module]:

@@ -20,6 +20,7 @@ from torch.distributed.fsdp import FSDPModule
 from deepsynth.models import packed_attention
 from deepsynth.models.feature_cache import FeatureCache, image_keys
 from deepsynth.models.linear_cross_entropy import Loss, has_liger, linear_cross_entropy
+from deepsynth.models.vision_chunks import Rest, in_chunks
 
 _IMAGE_INPUTS = ("pixel_values", "pixel_values_local", "num_local_patches", "patches_grid")
 
@@ -172,27 +173,24 @@ class TrainingForward:
             return [kept.to(pixels.device, non_blocking=True) for kept in found.values() if kept is not None]
 
     def _encode(self, images: dict[str, torch.Tensor], chosen: list[int], tiles_of: list[int]) -> list[torch.Tensor]:
-        """Return the features of the chosen images, some at a time."""
+        """Return the features of the chosen images, which are encoded some at a time, and so are their tiles."""
+        if not chosen:
+            return []
         pixels, tiles = images["pixel_values"], images.get("pixel_values_local")
+        own = {name: images[name][chosen] for name in images if name != "pixel_values_local"}
+        if tiles is not None and any(tiles_of[index] for index in chosen):
+            spans = torch.split(tiles, tiles_of)
+            own["pixel_values_local"] = torch.cat([spans[index] for index in chosen])
         size = self.vision_chunk or (4 if pixels.is_cuda else 1)
         if self.cache is None:
             size = min(size, len(pixels))
-        tiles = None if tiles is None or not len(tiles) else tiles
-        starts = torch.tensor([0, *tiles_of]).cumsum(0).tolist()
-        features: list[torch.Tensor] = []
-        for first in range(0, len(chosen), size):
-            part = chosen[first : first + size]
-            count = len(part)
-            if self.fixed_chunks and not any(tiles_of[index] for index in part):
-                part = part + [part[-1]] * (size - count)
-            own: dict[str, torch.Tensor] = {"pixel_values": pixels[part]}
-            for name in ("num_local_patches", "patches_grid"):
-                if name in images:
-                    own[name] = images[name][part]
-            if tiles is not None and any(tiles_of[index] for index in part):
-                spans = [tiles[starts[index] : starts[index + 1]] for index in part]
-                own["pixel_values_local"] = torch.cat(spans)
-            features += self.base.model.get_image_features(**own).pooler_output[:count]
+        rest: Rest = "filled" if self.fixed_chunks else "together"
+        inner = self.base.model
+        with (
+            in_chunks(inner.vision_tower, lambda _: size, rest),
+            in_chunks(inner.multi_modal_projector, lambda _: size, rest),
+        ):
+            features: list[torch.Tensor] = list(inner.get_image_features(**own).pooler_output)
         return features
 
 

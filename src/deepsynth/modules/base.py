@@ -86,6 +86,8 @@ class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
         max_new_tokens: most tokens that are generated for one sample.
         generation: ``deepsynth`` is the decoder of this package, ``transformers`` the model's own; ``auto`` is the
             first for the models that it knows.
+        generation_compile: what that decoder compiles: the layers of ``vision``, ``all`` (the steps of a GPU too), or
+            ``none``; it takes minutes at the start. ``auto`` is ``vision`` on CUDA, else ``none``.
         stop_loops: end a text whose last 30 tokens stand once more among the 90 before them.
         generate_samples: validation samples that are read by generation, from the start; 0 for none. Test and predict
             read all.
@@ -141,6 +143,7 @@ class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
         warmup_steps: int = 0,
         max_new_tokens: int = 512,
         generation: Implementation = "auto",
+        generation_compile: Literal["auto", "none", "vision", "all"] = "auto",
         stop_loops: bool = True,
         generate_samples: int = 64,
         generate_time_s: float = 300.0,

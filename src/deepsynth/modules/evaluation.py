@@ -7,13 +7,13 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from deepsynth.generation import Decoder, Generation, Implementation, LoopRule, decodes, generate
+from deepsynth.generation import Compile, Decoder, Generation, Implementation, LoopRule, decodes, generate
 from deepsynth.modules.document_scores import DocumentScores, figures, score_documents
 from deepsynth.text_scores import ScoreTable
 from deepsynth.types import Batch
@@ -134,7 +134,10 @@ class EvaluatedModule(LightningModule):
         return decodes(self.model, self.AUTO_GENERATION if chosen == "auto" else chosen)
 
     def _make_decoder(self, slots: int) -> Decoder:
-        return Decoder(self.model, self.processor.tokenizer, slots=slots, loops=self._loop_rule())
+        chosen: Compile | Literal["auto"] = self.hparams["generation_compile"]
+        if chosen == "auto":
+            chosen = "vision" if self.device.type == "cuda" else "none"
+        return Decoder(self.model, self.processor.tokenizer, slots=slots, loops=self._loop_rule(), compile=chosen)
 
     def _loop_rule(self) -> LoopRule | None:
         return LoopRule.of(self.processor.tokenizer) if self.hparams["stop_loops"] else None

@@ -1,0 +1,70 @@
+"""CUDA graphs of a decoding step, one for each shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+
+#: Runs before a capture: kernels are chosen, libraries get their work space, and what is compiled is compiled.
+WARM_UPS = 2
+
+
+class StepGraphs:
+    """Steps as CUDA graphs, which share one pool of memory and one stream.
+
+    They may share the pool because one runs after the other, and what a step leaves behind is in tensors that were
+    there before it. The warm-up runs on the stream of the capture, so that the work space that cuBLAS keeps for a
+    stream is none of the pool's.
+
+    Args:
+        device: of the model.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._graphs: dict[Hashable, Any] = {}
+        self._pool: Any = None
+        self._stream: Any = None
+
+    def __len__(self) -> int:
+        """Return the number of shapes."""
+        return len(self._graphs)
+
+    def clear(self) -> None:
+        """Forget all graphs, and their pool: torch does not let another graph into one that has lost its last."""
+        self._graphs.clear()
+        self._pool = None
+
+    def get(self, shape: Hashable) -> Any:
+        """Return the graph of a shape, or ``None``."""
+        return self._graphs.get(shape)
+
+    def capture(self, shape: Hashable, step: Callable[[], None], restore: Callable[[], None]) -> Any:
+        """Run a step to warm up, capture it, and return its graph.
+
+        Args:
+            shape: under which it will be found.
+            step: works on tensors that stay where they are.
+            restore: puts back what a step changes, so that every run is of the same step.
+
+        Raises:
+            RuntimeError: when the step cannot be captured.
+        """
+        with torch.cuda.device(self._device):
+            if self._stream is None:
+                self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                for _ in range(WARM_UPS):
+                    step()
+                    restore()
+            torch.cuda.current_stream().wait_stream(self._stream)
+            graph: Any = torch.cuda.CUDAGraph()
+            # Other threads go on: a loader's pins memory, which would end a capture that minds them.
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                step()
+        self._pool = graph.pool()
+        self._graphs[shape] = graph
+        return graph
