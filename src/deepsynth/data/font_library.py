@@ -53,8 +53,8 @@ class FontLibrary:
             self._own += faces
         self._families: dict[str, dict[tuple[bool, bool], FontFile]] = {}
         self._ranked: dict[tuple[tuple[str, ...], bool, bool], list[FontFile]] = {}
-        #: Characters that the first face of a family and style is known to have: most words need no more.
-        self._known: dict[tuple[str, bool, bool], set[str]] = {}
+        #: The first face of a family and style, and characters that it is known to have: most words need no more.
+        self._known: dict[tuple[str, bool, bool], tuple[FontFile, set[str]]] = {}
         self._by_cluster: dict[tuple[tuple[str, ...], str, bool, bool, str], FontFile | None] = {}
 
     @property
@@ -113,18 +113,18 @@ class FontLibrary:
             italic: wanted.
             region: of Chinese characters: SC, TC, HK, JP or KR.
         """
+        first = self._known.get((family, bold, italic))
+        if first and first[1].issuperset(text):
+            return [(text, first[0])]
         own = self._own_faces(family, bold, italic)
-        known = self._known.setdefault((family, bold, italic), set())
-        if known.issuperset(text):
-            return [(text, own[0])]
         needed = {ord(character) for character in text if not is_ignorable(character)}
         for face in own:
             if coverage(face.path, face.index).has_all(needed):
                 if face == own[0]:
-                    known.update(text)
+                    self._known.setdefault((family, bold, italic), (face, set()))[1].update(text)
                 return [(text, face)]
-        first = coverage(own[0].path, own[0].index)
-        missing = next(character for character in text if ord(character) in needed and ord(character) not in first)
+        has = coverage(own[0].path, own[0].index)
+        missing = next(character for character in text if ord(character) in needed and ord(character) not in has)
         found = self._face_for((missing,), family, bold, italic, region)
         if found and coverage(found.path, found.index).has_all(needed):
             return [(text, found)]

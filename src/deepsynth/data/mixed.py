@@ -24,14 +24,6 @@ class Item(NamedTuple):
     gap_px: float
 
 
-class _Unit(NamedTuple):
-    """Spans that no break may part, and the white space before them."""
-
-    gap: str
-    gap_level: int
-    spans: list[Span]
-
-
 def fill_mixed(
     shaper: Shaper,
     runs: Sequence[tuple[str, Style]],
@@ -140,28 +132,34 @@ def in_visual_order(
     return [(piece, start + shift) for piece, start in places]
 
 
-def _units(runs: Sequence[tuple[str, Style]], text: str, begin: int, levels: bytes) -> Iterator[_Unit]:
+def _units(
+    runs: Sequence[tuple[str, Style]], text: str, begin: int, levels: bytes
+) -> Iterator[tuple[str, int, list[Span]]]:
+    """Yield the spans that no break may part, after the white space before them and its level."""
     styles = [style for run, style in runs for _ in run] if len(runs) > 1 else None
     only = runs[0][1]
-    gap, gap_level = "", 0
-    for match in TOKENS.finditer(text, begin):
-        token, start = match.group(), match.start()
+    gap, gap_level, end = "", 0, begin
+    for token in TOKENS.findall(text, begin):
+        start, end = end, end + len(token)
         if token[0] in SPACES:
             gap, gap_level = token, levels[start]
             continue
         for segment in segments(token):
-            end = start + len(segment)
-            if styles is None and levels.count(levels[start], start, end) == end - start:
-                yield _Unit(gap, gap_level, [Span(segment, only, levels[start])])
-                gap, start = "", end
-                continue
-            spans: list[Span] = []
-            while start < end:
-                stop = start + 1
-                style = styles[start] if styles else only
-                while stop < end and levels[stop] == levels[start] and (not styles or styles[stop] is style):
-                    stop += 1
-                spans.append(Span(text[start:stop], style, levels[start]))
-                start = stop
-            yield _Unit(gap, gap_level, spans)
-            gap = ""
+            stop = start + len(segment)
+            if styles is None and levels.count(levels[start], start, stop) == stop - start:
+                yield gap, gap_level, [Span(segment, only, levels[start])]
+            else:
+                yield gap, gap_level, _spans(text, start, stop, styles, only, levels)
+            gap, start = "", stop
+
+
+def _spans(text: str, start: int, end: int, styles: list[Style] | None, only: Style, levels: bytes) -> list[Span]:
+    spans: list[Span] = []
+    while start < end:
+        stop = start + 1
+        style = styles[start] if styles else only
+        while stop < end and levels[stop] == levels[start] and (not styles or styles[stop] is style):
+            stop += 1
+        spans.append(Span(text[start:stop], style, levels[start]))
+        start = stop
+    return spans

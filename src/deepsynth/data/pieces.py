@@ -85,8 +85,12 @@ class Piece:
             mask, self.left, dy = blits[0]
             self.right, self.top, self.bottom = self.left + mask.size[0], -dy, dy + mask.size[1]
         elif blits:
-            self.left = min([dx for _, dx, _ in blits])
-            self.right = max([dx + mask.size[0] for mask, dx, _ in blits])
-            self.top = max([-dy for _, _, dy in blits])
-            self.bottom = max([dy + mask.size[1] for mask, _, dy in blits])
+            lefts, rights, tops, bottoms = [], [], [], []
+            for mask, dx, dy in blits:
+                width, height = mask.size
+                lefts.append(dx)
+                rights.append(dx + width)
+                tops.append(-dy)
+                bottoms.append(dy + height)
+            self.left, self.right, self.top, self.bottom = min(lefts), max(rights), max(tops), max(bottoms)
         self.room = max(advance, self.right)

@@ -15,6 +15,7 @@ from PIL import ImageFont, features
 
 from deepsynth.data.font_library import FontLibrary
 from deepsynth.data.fonts import FontFile, is_ignorable
+from deepsynth.data.joining import has_single_letters, single_letters
 from deepsynth.data.linebreak import segments
 from deepsynth.data.pieces import Blit, Direction, Piece, Style
 from deepsynth.data.scripts import font_package
@@ -42,7 +43,7 @@ _POP = "\u202c"
 
 
 class _Glyph(NamedTuple):
-    """One character of Pillow's basic layout; the mask is ``None`` without ink."""
+    """One character, or one letter between joiners; the mask is ``None`` without ink."""
 
     blit: Blit | None
     advance: float
@@ -62,6 +63,7 @@ class Shaper:
         self.replace_missing = replace_missing
         self._fonts: dict[tuple[str, int, float, bool], ImageFont.FreeTypeFont] = {}
         self._glyphs: dict[tuple[FontFile, float], dict[str, _Glyph]] = {}
+        self._letters: dict[tuple[FontFile, float], dict[str, _Glyph]] = {}
         self._pieces: dict[tuple[Style, str, Direction], Piece] = {}
         self._words: dict[Style, dict[str, tuple[Piece, ...]]] = {}
         #: Characters that do not run against a direction, as far as they were met.
@@ -115,6 +117,8 @@ class Shaper:
         for run, face in runs if direction == "ltr" else runs[::-1]:
             if direction == "ltr" and not _NEEDS_SHAPING.search(run):
                 pen = self._set_glyphs(run, face, style.size_px, pen, blits)
+            elif direction == "rtl" and has_single_letters(run, face):
+                pen = self._set_letters(run, face, style, pen, blits)
             else:
                 font, drawn = self._shaped(run, face, style, direction)
                 mask, (dx, dy) = font.getmask2(drawn, "L", anchor="ls", direction=direction)
@@ -136,8 +140,7 @@ class Shaper:
         """
         key = (face, size_px)
         if self._glyph_count > _CACHED_GLYPHS:
-            self._glyphs.clear()
-            self._glyph_count = 0
+            self._forget_glyphs()
         glyphs = self._glyphs.setdefault(key, {})
         for character in run:
             glyph = glyphs.get(character)
@@ -149,6 +152,37 @@ class Shaper:
                 blits.append(Blit(mask, round(pen) + dx, dy))
             pen += glyph.advance
         return pen
+
+    def _set_letters(self, run: str, face: FontFile, style: Style, pen: float, blits: list[Blit]) -> float:
+        """Add a right-to-left run that is put together from its letters, and return where the pen is then.
+
+        HarfBuzz's advances are 64ths of a pixel, and Pillow puts each glyph on the pixel nearest to the pen.
+        """
+        if self._glyph_count > _CACHED_GLYPHS:
+            self._forget_glyphs()
+        letters = self._letters.setdefault((face, style.size_px), {})
+        start, place = round(pen), 0.0
+        for text in reversed(single_letters(run)):
+            letter = letters.get(text)
+            if letter is None:
+                letter = letters[text] = self._letter(text, face, style)
+                self._glyph_count += 1
+            blit, advance = letter
+            if blit:
+                mask, dx, dy = blit
+                blits.append(Blit(mask, start + int(place + 0.5) + dx, dy))
+            place += advance
+        return pen + place
+
+    def _letter(self, text: str, face: FontFile, style: Style) -> _Glyph:
+        font, drawn = self._shaped(text, face, style, "rtl")
+        mask, (dx, dy) = font.getmask2(drawn, "L", anchor="ls", direction="rtl")
+        return _Glyph(Blit(mask, dx, dy) if mask.getbbox() else None, font.getlength(drawn, direction="rtl"))
+
+    def _forget_glyphs(self) -> None:
+        self._glyphs.clear()
+        self._letters.clear()
+        self._glyph_count = 0
 
     def _glyph(self, character: str, face: FontFile, size_px: float) -> _Glyph:
         if is_ignorable(character):
