@@ -1,64 +1,73 @@
 #!/usr/bin/env bash
-# Several GPUs against one, at full size with random weights, without a network: as many of 1, 2 and 4 GPUs as there are.
-# Figures are the lines RESULT {...} in $OUT/results.txt.
+# Several GPUs against one, at full size with random weights, without a network: as many of 1, 2 and 4 as there are.
+# Every run adds a line to OUT/results.jsonl as soon as it has ended; one that fails is named there and the next begins.
+# One call ends within 10 minutes; the same call goes on with the runs that are not there, and tries failed ones again.
 #
-#   bash scripts/gpu_distributed.sh
-#   DEVICE=cpu GPUS="1 2" MODEL=deepsynth/tiny-random STEPS=3 CHARS=60 PARTS="same speed memory full" bash scripts/gpu_distributed.sh
+#   bash scripts/gpu_distributed.sh                  into runs/gpu_distributed/
+#   bash scripts/gpu_distributed.sh OUT              elsewhere
+#   DEVICE=cpu GPUS="1 2" MODEL=deepsynth/tiny-random STEPS=4 FEW=3 BATCH=2 CHARS=60 bash scripts/gpu_distributed.sh OUT
 #
-# PARTS: same (one global batch on 1, 2 and 4: losses and adapter), speed (batch 8 a GPU, data for free), memory (FSDP2
-# against one GPU), full (all weights of the 3 B model, AdamW on float32 master weights).
+# PARTS, the most wanted first: same (one global batch on 1, 2 and 4: losses and adapter), speed (batch 8 a GPU, data
+# for free), full (all weights of the 3 B model, AdamW on float32 master weights), memory (FSDP2 against one GPU), nf4
+# (base of 4 bits with DDP), unsloth (its module with DDP), static (DDP told that no step differs from the first).
 set -uo pipefail
 cd "$(dirname "$0")/.."
-OUT=${OUT:-runs/gpu_distributed} DEVICE=${DEVICE:-cuda} MODEL=${MODEL:-deepsynth/full-size-ocr} STEPS=${STEPS:-50}
-CHARS=${CHARS:-1500} PARTS=${PARTS:-same speed memory full} PYTHON=${PYTHON:-python3} BATCH=${BATCH:-8}
-WORK=${WORK:-$(mktemp -d)}
+out=${1:-runs/gpu_distributed}
+DEVICE=${DEVICE:-cuda} MODEL=${MODEL:-deepsynth/full-size-ocr} STEPS=${STEPS:-50} FEW=${FEW:-8} CHARS=${CHARS:-1500}
+BATCH=${BATCH:-8} PARTS=${PARTS:-same speed full memory nf4 unsloth static} PYTHON=${PYTHON:-python3}
+LIMIT_S=${LIMIT_S:-570} RUN_S=${RUN_S:-150}
 if [ -z "${GPUS:-}" ]; then
   there=$(nvidia-smi -L | wc -l) GPUS=""
   for count in 1 2 4; do [ "$count" -le "$there" ] && GPUS="$GPUS $count"; done
 fi
 export PYTHONPATH="${PYTHONPATH:+$PYTHONPATH:}src" OMP_NUM_THREADS=${OMP_NUM_THREADS:-4} TOKENIZERS_PARALLELISM=false
-export PYTHONUNBUFFERED=1
-mkdir -p "$OUT"
+export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
+# All processes are on this machine, whose name may lead nowhere.
+export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-lo} NCCL_SOCKET_IFNAME=${NCCL_SOCKET_IFNAME:-lo}
+work=${WORK:-runs/gpu_distributed_work}
+mkdir -p "$out" "$work"
+touch "$out/results.jsonl"
 
-# train PROCESSES NAME ARGUMENTS...: the log goes to $OUT/NAME.log
+# train PROCESSES NAME ARGUMENTS...: what it says goes to OUT/log.txt
 train() {
-  local processes=$1 name=$2
+  local count=$1 name=$2 left=$((LIMIT_S - SECONDS)) log="$work/$2.log"
   shift 2
-  echo "== $name" | tee -a "$OUT/results.txt"
-  "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$processes" scripts/gpu_distributed.py train \
-    --device "$DEVICE" --model "$MODEL" --steps "$STEPS" --chars "$CHARS" --out "$WORK/$name" "$@" >"$OUT/$name.log" 2>&1 ||
-    echo "FAILED $name: $(grep -m1 -E 'deepsynth:|Error' "$OUT/$name.log")" | tee -a "$OUT/results.txt"
-  grep RESULT "$OUT/$name.log" | tee -a "$OUT/results.txt"
-}
-compare() {
-  "$PYTHON" scripts/gpu_distributed.py compare "$WORK/$1" "$WORK/$2" 2>>"$OUT/compare.log" | grep RESULT |
-    sed "s#$WORK/##g" | tee -a "$OUT/results.txt"
+  if grep -q "\"name\": \"$name\", \"strategy\"" "$out/results.jsonl"; then return; fi
+  if ((left < RUN_S)); then
+    echo "$name: no time is left; call this again"
+    return
+  fi
+  echo "== $name ($SECONDS s)"
+  timeout -k 10 "$RUN_S" "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$count" \
+    scripts/gpu_distributed.py --device "$DEVICE" --model "$MODEL" --chars "$CHARS" --out "$out" --work "$work" \
+    --name "$name" "$@" >"$log" 2>&1
+  local code=$?
+  if ((code)); then
+    printf '{"name": "%s", "failed": %d}\n' "$name" "$code" >>"$out/results.jsonl"
+    grep -m3 -E 'deepsynth:|Error' "$log"
+  fi
+  grep "^{" "$log"
+  { echo "== $name, exit code $code"; tail -c 100000 "$log"; } >>"$out/log.txt"
 }
 
 for part in $PARTS; do
   for count in $GPUS; do
-    strategy=ddp
-    [ "$count" = 1 ] && strategy=one
+    one=one sharded=one against=()
+    ((count > 1)) && one=ddp sharded=fsdp2 against=(--against "$part-1")
     case $part in
-      same)
-        train "$count" "same-$count" --strategy $strategy --batch $((2 * BATCH / count)) --workers 4
-        [ "$count" = 1 ] || compare same-1 "same-$count"
-        ;;
-      speed)
-        train "$count" "speed-$count" --strategy $strategy --batch "$BATCH" --repeat
-        [ "$count" = 1 ] || compare speed-1 "speed-$count"
-        [ "$count" = 2 ] && train 2 speed-2-static --strategy ddp --static_graph --batch "$BATCH" --repeat
-        ;;
-      memory)
-        strategy=fsdp2
-        [ "$count" = 1 ] && strategy=one
-        train "$count" "memory-$count" --strategy $strategy --batch "$BATCH" --repeat --activation_memory full
-        [ "$count" = 1 ] || compare memory-1 "memory-$count"
-        ;;
-      full)
-        [ "$count" = 1 ] || train "$count" "full-$count" --strategy fsdp2 --module full --batch 2 --repeat \
-          --activation_memory full --lr 1e-5
-        ;;
+      same) train "$count" "same-$count" --strategy $one --batch $((2 * BATCH / count)) --steps "$STEPS" \
+        --workers "${WORKERS:-4}" "${against[@]}" ;;
+      speed) train "$count" "speed-$count" --strategy $one --batch "$BATCH" --steps "$STEPS" --repeat "${against[@]}" ;;
+      full) ((count > 1)) && train "$count" "full-$count" --strategy fsdp2 --module full --batch 2 --steps "$FEW" \
+        --repeat --activation_memory full --lr 1e-5 ;;
+      memory) train "$count" "memory-$count" --strategy $sharded --batch "$BATCH" --steps "$FEW" --repeat \
+        --activation_memory full "${against[@]}" ;;
+      nf4) train "$count" "nf4-$count" --strategy $one --batch "$BATCH" --steps "$FEW" --quantization nf4 --repeat \
+        --experts routed "${against[@]}" ;;
+      unsloth) ((count == 2)) && train 2 unsloth-2 --strategy ddp --module unsloth --batch "$BATCH" --steps "$FEW" \
+        --repeat ;;
+      static) ((count == 2)) && train 2 static-2 --strategy ddp --static_graph --batch "$BATCH" --steps "$STEPS" \
+        --repeat --against speed-2 ;;
     esac
   done
 done

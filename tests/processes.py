@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -55,6 +57,8 @@ def _work(rank: int, number: int, port: int, folder: Path, function: Callable[..
         "MASTER_PORT": str(port),
         "TORCHELASTIC_RUN_ID": "test",
     }
+    # After a fork torch makes its pool of threads anew, which several threads that load weights must not do at once.
+    torch.set_num_threads(1)
     try:
         result = function(*args)
     except BaseException:

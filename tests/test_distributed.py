@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,9 @@ import torch
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
+from torch.nn.parallel import DistributedDataParallel
 
-from deepsynth import FullModule
+from deepsynth import FullModule, PeftModule
 from deepsynth.callbacks import AdapterCheckpoint, PredictionWriter
 from deepsynth.modules import DeepSynthModule
 from deepsynth.parallel_strategy import FullyShardedStrategy
@@ -22,13 +24,28 @@ from tests.training import make_data, make_module, make_trainer
 
 
 class Losses(Callback):
-    """Keeps the logged loss of every batch."""
+    """Keeps the logged loss of every batch, and what DistributedDataParallel has to do with which weights."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
+        self.ddp: dict[str, Any] | None = None
 
     def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
         self.values.append(float(trainer.callback_metrics["train/loss"]))
+
+    def on_train_end(self, trainer: Any, module: Any) -> None:
+        if not isinstance(trainer.strategy.model, DistributedDataParallel):
+            return
+        ddp = trainer.strategy.model
+        trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+        states = {*dict(module.named_parameters()), *dict(module.named_buffers())}
+        self.ddp = {
+            "looks for unused": ddp.find_unused_parameters,
+            "sent at the start": states - set(ddp.parameters_to_ignore),
+            "trained": set(trained),
+            "bytes in buckets": ddp._get_ddp_logging_data()["total_parameter_size_bytes"],
+            "bytes trained": sum(parameter.nbytes for parameter in trained.values()),
+        }
 
 
 def module_of(kind: str, **settings: Any) -> DeepSynthModule:
@@ -69,7 +86,7 @@ def train(
     figures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     trainer.save_checkpoint(folder / "end.ckpt")
     trainer.predict(module, data)
-    return {"losses": losses.values, "figures": figures}
+    return {"losses": losses.values, "figures": figures, "ddp": losses.ddp}
 
 
 @pytest.fixture
@@ -87,12 +104,13 @@ def assert_same_run(one: dict[str, Any], several: list[dict[str, Any]], toleranc
         assert found["figures"] == pytest.approx(one["figures"], rel=tolerance, abs=1e-6)
 
 
-def assert_same_files(one: Path, several: Path, weights: str, tolerance: float = 2e-3) -> None:
+def assert_same_files(one: Path, several: Path, weights: str, tolerance: float = 0.02) -> None:
+    """Compare by the norm: where a gradient is nearly zero, AdamW makes a whole step of the sign of its rounding."""
     expected, found = load_file(one / "adapter" / weights), load_file(several / "adapter" / weights)
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
         assert found[name].dtype == tensor.dtype
-        torch.testing.assert_close(found[name], tensor, rtol=tolerance, atol=tolerance)
+        assert float((found[name] - tensor).norm()) <= tolerance * float(tensor.norm()), name
     names = sorted(path.name for path in (one / "adapter").iterdir())
     assert names == sorted(path.name for path in (several / "adapter").iterdir())
     assert (one / "predictions.jsonl").read_text() == (several / "predictions.jsonl").read_text()
@@ -105,6 +123,35 @@ def test_two_processes_are_as_one(strategy: str, tmp_path: Path, documents: Path
     assert len(one["losses"]) == 3
     assert_same_run(one, several)
     assert_same_files(tmp_path / "one", tmp_path / "two", "adapter_model.safetensors")
+    for found in several:
+        if strategy == "ddp":
+            assert found["ddp"]["looks for unused"] is False
+            assert found["ddp"]["sent at the start"] == found["ddp"]["trained"] != set()
+            assert found["ddp"]["bytes in buckets"] == found["ddp"]["bytes trained"]
+
+
+def weights_of_random_model(quantization: str) -> str:
+    """Return a hash of all frozen weights, after this process was seeded as no other is."""
+    torch.distributed.init_process_group("gloo")
+    seed_everything(torch.distributed.get_rank())
+    module = PeftModule(weights="random", quantization=quantization)
+    module.configure_model()
+    digest = hashlib.sha256()
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            digest.update(name.encode() + parameter.detach().reshape(-1).view(torch.uint8).numpy().tobytes())
+    torch.distributed.destroy_process_group()
+    return digest.hexdigest()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_random_weights_are_the_same_in_all_processes(quantization: str, tmp_path: Path) -> None:
+    """Nothing is sent: the scales of quantised weights, beside the parameters, could not be."""
+    if quantization != "none":
+        pytest.importorskip("bitsandbytes")
+    first, second = launch(2, tmp_path, weights_of_random_model, quantization)
+    assert first == second
 
 
 EVERY_PART = {"lora_mlp": True, "lora_experts": "all", "lora_vision": True, "lora_projector": True}
@@ -121,6 +168,7 @@ EVERY_PART = {"lora_mlp": True, "lora_experts": "all", "lora_vision": True, "lor
         ("PeftModule", "fsdp2", 2, {"dora": True}),
         ("PeftModule", "fsdp2", 2, {"activation_memory": "full", "lora_experts": "all"}),
         ("PeftModule", "ddp", 2, {"activation_memory": "full", "lora_vision": True}),
+        ("PeftModule", "ddp", 2, {"quantization": "nf4", "lora_experts": "all"}),
         ("PeftModule", "fsdp2", 2, {"model_name": "deepsynth/tiny"}),
         ("FullModule", "ddp", 2, {}),
         ("FullModule", "fsdp2", 2, {}),
@@ -132,6 +180,8 @@ EVERY_PART = {"lora_mlp": True, "lora_experts": "all", "lora_vision": True, "lor
 def test_every_case_that_works_is_as_one_process(
     kind: str, strategy: str, processes: int, settings: dict[str, Any], tmp_path: Path, documents: Path
 ) -> None:
+    if "quantization" in settings:
+        pytest.importorskip("bitsandbytes")
     one = train(tmp_path / "one", documents, "one", 1, kind, settings)
     arguments = (tmp_path / "several", documents, strategy, processes, kind, settings)
     several = launch(processes, tmp_path / "several", train, *arguments)

@@ -30,8 +30,18 @@ def is_lost_connection(error: BaseException) -> bool:
     return isinstance(error, dist.DistBackendError) or any(sign in str(error) for sign in signs)
 
 
+def seed_as_rank_zero() -> None:
+    """Seed this process's random numbers as rank zero's are, where they are not: random weights are then the same."""
+    if world_size() == 1:
+        return
+    seed = [torch.initial_seed()]
+    dist.broadcast_object_list(seed, src=0)
+    if seed[0] != torch.initial_seed():
+        torch.manual_seed(seed[0])
+
+
 def names_ddp_ignores(module: nn.Module) -> list[str]:
-    """Return the names of frozen parameters and of buffers: every process has loaded the same ones.
+    """Return the names of frozen parameters and of buffers: every process has loaded or made the same ones.
 
     DistributedDataParallel puts only trainable parameters into its buckets, but broadcasts all of the module when it
     starts, and the buffers in every step, unless they are listed in ``_ddp_params_and_buffers_to_ignore``.

@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
-def shard(model: Any, mesh: DeviceMesh, *, compute_dtype: torch.dtype | None = None, same_weights: bool = True) -> None:
+def shard(model: Any, mesh: DeviceMesh, *, compute_dtype: torch.dtype | None = None) -> None:
     """Split the parameters of ``model`` over the processes of ``mesh``, in place.
 
     Trained parameters begin as rank zero's. Frozen ones stay whole where all others are trained (:class:`FullModule`
@@ -28,11 +28,10 @@ def shard(model: Any, mesh: DeviceMesh, *, compute_dtype: torch.dtype | None = N
         model: a Hugging Face model or a peft model around one, the same in every process.
         mesh: of one dimension.
         compute_dtype: in which weights of float32 are gathered and used; by default their own.
-        same_weights: whether all processes have loaded the same frozen weights; random ones are made the same here.
     """
     device = torch.device(mesh.device_type, torch.cuda.current_device()) if mesh.device_type == "cuda" else "cpu"
     for parameter in model.parameters():
-        if parameter.requires_grad or not same_weights:
+        if parameter.requires_grad:
             first = parameter.data.to(device)
             dist.broadcast(first, src=0, group=mesh.get_group())
             parameter.data.copy_(first)

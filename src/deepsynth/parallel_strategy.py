@@ -197,17 +197,15 @@ def share_between_processes(module: LightningModule, model: torch.nn.Module) -> 
     if trainer is None:
         return
     kind = kind_of(trainer.strategy)
-    pretrained = module.hparams["weights"] == "pretrained"
     if kind == "fsdp2":
         mesh = module.device_mesh
         assert mesh is not None, "the strategy makes it before the model is configured"
         compute = torch.bfloat16 if trainer.precision == "bf16-mixed" else None
-        shard(model, mesh["data_parallel"], compute_dtype=compute, same_weights=pretrained)
+        shard(model, mesh["data_parallel"], compute_dtype=compute)
     elif kind == "ddp":
         check_placement(model, module.device)
         assert isinstance(trainer.strategy, DDPStrategy)
         if not module.ADAPTER_KEYS:
             # Some weights are for pages of one size alone, and DDP would wait for the gradients of the others.
             trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
-        if pretrained:  # random weights are each process's own until DDP sends rank zero's
-            vars(module)["_ddp_params_and_buffers_to_ignore"] = names_ddp_ignores(module)
+        vars(module)["_ddp_params_and_buffers_to_ignore"] = names_ddp_ignores(module)

@@ -22,6 +22,7 @@ from deepsynth.models.quantized_experts import Nf4Experts, adapter_class, expert
 from deepsynth.models.random_weights import fill_with_random_weights
 from deepsynth.models.supported import family_of
 from deepsynth.modules.base import DeepSynthModule, Dtype
+from deepsynth.parallel_ranks import seed_as_rank_zero
 from deepsynth.parallel_strategy import loading_device
 
 
@@ -120,6 +121,7 @@ class PeftModule(DeepSynthModule):
         if self.hparams["weights"] == "random":
             with torch.device("meta"):
                 model = AutoModelForImageTextToText.from_config(config, **kwargs)
+            seed_as_rank_zero()
             fill_with_random_weights(model, self.device, quantize_layer)
             rank_zero_info(f"{name}: random weights (model.weights=random)")
         elif how is None:
