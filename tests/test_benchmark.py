@@ -59,6 +59,23 @@ def test_results_of_another_environment_are_not_mixed_in(tmp_path, monkeypatch):
         run_cells(cells([]), output=output, resume=True)
 
 
+def test_beside_the_same_gpu_processor_and_driver_may_be_others_and_all_are_written_down(tmp_path, monkeypatch):
+    output = tmp_path / "data.json"
+    monkeypatch.setattr(benchmark, "_gpu", {"name": "H200", "driver_version": "1"}.get)
+    with pytest.raises(RuntimeError):
+        run_cells(cells([], failing=["loader/1"]), output=output)
+    for driver in ("2", "1"):
+        monkeypatch.setattr(benchmark, "_gpu", {"name": "H200", "driver_version": driver}.get)
+        monkeypatch.setattr(benchmark, "_processor", lambda driver=driver: f"processor {driver}")
+        run_cells(cells([]), output=output, resume=True)
+    written = json.loads(output.read_text())["environment"]
+    assert written["driver"] == "1; 2"
+    assert written["processor"].endswith("; processor 2")
+    monkeypatch.setattr(benchmark, "_gpu", {"name": "H100", "driver_version": "1"}.get)
+    with pytest.raises(ValueError, match="gpu was H200, is H100"):
+        run_cells(cells([]), output=output, resume=True)
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"cells": {}}'])
 def test_a_file_of_something_else_is_refused(tmp_path, content):
     output = tmp_path / "data.json"
@@ -82,15 +99,34 @@ def test_excerpts_are_of_equal_length_and_end_at_white_space():
 
 def test_the_data_benchmark_prints_and_returns_every_figure(tmp_path):
     lines = []
-    only = ["render/512", "preset/scan", "processor/none", "loader/1"]
-    results = benchmark_data(num_pages=10, max_workers=1, only=only, output=tmp_path / "d.json", report=lines.append)
-    assert list(results) == ["render/512", "render/512/again", "processor/none", "preset/scan", "loader/1"]
+    text = tmp_path / "russian.txt"
+    text.write_text("Все люди рождаются свободными и равными в своем достоинстве и правах. " * 40, encoding="utf-8")
+    only = ["render/512", "russian/first", "preset/scan", "processor/none", "loader/1"]
+    results = benchmark_data(
+        num_pages=10, max_workers=1, texts=[text], only=only, output=tmp_path / "d.json", report=lines.append
+    )
+    clean = ["render/512/first", "render/512", "render/512/again", "render/1024/russian/first"]
+    assert list(results) == [*clean, "processor/none", "preset/scan", "loader/1"]
     for name, result in results.items():
         assert result["pages_per_s"] > 0
         assert result["pages_per_s_per_core"] > 0
         assert ("ratio" in result) == (not name.startswith("loader"))
     assert lines[0].split() == ["cell", "pages/s", "per", "core", "draw.text", "ratio"]
     assert [line.split()[0] for line in lines[1:]] == list(results)
+
+
+def test_a_text_too_short_for_a_page_is_refused(tmp_path):
+    text = tmp_path / "short.txt"
+    text.write_text("too short", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"short\.txt: 9 characters, and one page takes 1500"):
+        benchmark_data(num_pages=10, texts=[text], only=["short"])
+
+
+def test_text_without_spaces_is_cut_anywhere(tmp_path):
+    text = tmp_path / "chinese.txt"
+    text.write_text("人人生而自由" * 100, encoding="utf-8")
+    documents = list(Excerpts(100, 8, text))
+    assert [len(document.text) for document in documents] == [100] * 8
 
 
 def test_too_few_pages_are_refused():

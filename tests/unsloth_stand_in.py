@@ -39,7 +39,9 @@ class FastVisionModel:
     ) -> tuple[Any, Any]:
         assert load_in_4bit + load_in_8bit + load_in_16bit == 1
         cls.calls.append(("from_pretrained", dict(locals())))
-        return auto_model.from_pretrained(model_name, dtype=dtype), object()
+        model = auto_model.from_pretrained(model_name, dtype=dtype)
+        model.is_loaded_in_4bit, model.is_loaded_in_8bit = load_in_4bit, load_in_8bit
+        return model, object()
 
     @classmethod
     def get_peft_model(

@@ -20,6 +20,9 @@ from pathlib import Path
 Result = dict[str, float | int | str]
 Setting = float | int | str | None
 
+#: What may be another from one GPU of a name to the next, as a lent machine's is: all of them are written down.
+_BESIDE_A_GPU = ("processor", "cores", "driver")
+
 #: The key of a result that has no figure; its value says why.
 NOT_MEASURED = "not_measured"
 
@@ -65,7 +68,7 @@ def run_cells(
 
     Raises:
         ValueError: for a name in ``only`` that fits no cell, ``resume`` without a file, or results of another
-            environment or with other settings.
+            environment or with other settings. Beside the same GPU, processor and driver may be others.
     """
     names = [cell.name for cell in cells]
     for wanted in only:
@@ -76,7 +79,7 @@ def run_cells(
     here, settings = environment(), dict(settings or {})
     results: dict[str, Result] = {}
     if resume and output is not None:
-        results, earlier = _earlier(output, here, settings)
+        results, earlier, here = _earlier(output, here, settings)
         settings = {**earlier, **settings}
     for cell in cells:
         if not is_chosen(cell.name, only):
@@ -137,23 +140,28 @@ def _gpu(key: str) -> str:
 
 def _earlier(
     path: Path, here: Mapping[str, str], settings: Mapping[str, Setting]
-) -> tuple[dict[str, Result], dict[str, Setting]]:
-    """Return the results and the settings of a file, both empty where there is none."""
+) -> tuple[dict[str, Result], dict[str, Setting], dict[str, str]]:
+    """Return the results and the settings of a file, both empty where there is none, and the environment of all."""
+    both = dict(here)
     if not path.exists():
-        return {}, {}
+        return {}, {}, both
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         there, results, earlier = content["environment"], content["cells"], content.get("settings", {})
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no file of benchmark results ({error!r}); give another output") from error
+    if here.get("gpu", "none") not in ("none", "") and there.get("gpu") == here["gpu"]:
+        for key in _BESIDE_A_GPU:
+            both[key] = "; ".join(dict.fromkeys([*str(there.get(key, "")).split("; "), here.get(key, "")]))
+            there = {**there, key: here.get(key)}
     changed = [f"{key} was {there.get(key)}, is {here.get(key)}" for key in here if there.get(key) != here.get(key)]
     if changed:
         raise ValueError(f"{path} was measured elsewhere: {'; '.join(changed)}; give another output, or do not resume")
-    both = [key for key in settings if key in earlier and earlier[key] != settings[key]]
-    if both:
-        listed = "; ".join(f"{key} was {earlier[key]}, is {settings[key]}" for key in both)
+    other = [key for key in settings if key in earlier and earlier[key] != settings[key]]
+    if other:
+        listed = "; ".join(f"{key} was {earlier[key]}, is {settings[key]}" for key in other)
         raise ValueError(f"{path} was measured otherwise: {listed}; give another output, or do not resume")
-    return dict(results), dict(earlier)
+    return dict(results), dict(earlier), both
 
 
 def _write(path: Path, here: Mapping[str, str], settings: Mapping[str, Setting], results: Mapping[str, Result]) -> None:

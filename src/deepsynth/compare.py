@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -121,7 +122,9 @@ def compare(
         results=results,
         backends=list(dict.fromkeys([*names, *(cell.rpartition("/")[2] for cell in results)])),
         baseline=baseline or names[0],
-        environment=environment(),
+        environment=json.loads(results_file.read_text("utf-8"))["environment"]
+        if results_file.exists()
+        else environment(),
         settings=settings,
         price_per_gpu_hour=price_per_gpu_hour,
     )

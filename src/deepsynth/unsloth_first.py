@@ -6,7 +6,8 @@ Nothing here imports more than the standard library and yaml, so that other runs
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+import os
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,25 @@ def import_unsloth_first(args: Sequence[str]) -> None:
 
     if not torch.cuda.is_available():
         return
+    prepare_environment(os.environ)
     try:
         import unsloth  # noqa: F401
     except (ImportError, NotImplementedError, RuntimeError):
         return  # UnslothModule imports it again, and turns the reason into a line
+
+
+def prepare_environment(variables: MutableMapping[str, str]) -> None:
+    """Set what Unsloth reads while it is imported; what is set already stays.
+
+    It writes generated code into the working directory, and asks the Hub for files whose downloads count its users,
+    which waits for a network that may not be there.
+
+    Args:
+        variables: of the process.
+    """
+    folder = Path(variables.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "deepsynth" / "unsloth"
+    variables.setdefault("UNSLOTH_COMPILE_LOCATION", str(folder))
+    variables.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
 
 
 def _class_in(file: Path) -> str:

@@ -11,6 +11,7 @@ import torch
 
 from deepsynth.data import JsonlSource
 from deepsynth.modules import UnslothModule
+from deepsynth.unsloth_first import prepare_environment
 from tests import unsloth_stand_in
 from tests.training import make_data, make_trainer
 from tests.unsloth_stand_in import FastVisionModel
@@ -134,3 +135,33 @@ def test_packed_rows_are_refused(unsloth: Any, jsonl: Path) -> None:
     batch.inputs["position_ids"] = torch.zeros_like(batch.inputs["input_ids"])
     with pytest.raises(ValueError, match="packed"):
         module.compute_loss(batch)
+
+
+def test_without_a_gpu_no_document_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, jsonl: Path) -> None:
+    monkeypatch.setattr("deepsynth.modules.unsloth.has_accelerator", lambda: False)
+    monkeypatch.setattr(JsonlSource, "__iter__", lambda self: pytest.fail("a document was read"))
+    with pytest.raises(ValueError, match="UnslothModule needs a GPU"):
+        make_trainer(tmp_path, max_steps=1).fit(make(), make_data(jsonl))
+
+
+def test_a_model_that_stays_in_sixteen_bits_is_refused(
+    monkeypatch: pytest.MonkeyPatch, unsloth: type[FastVisionModel]
+) -> None:
+    load = unsloth.from_pretrained
+
+    def without_bitsandbytes(**kwargs: Any) -> Any:
+        return load(**{**kwargs, "load_in_4bit": False, "load_in_16bit": True})
+
+    monkeypatch.setattr(unsloth, "from_pretrained", without_bitsandbytes)
+    with pytest.raises(ValueError, match=r"model.quantization is nf4, but Unsloth loaded 16 bits.*bitsandbytes"):
+        make(quantization="nf4").configure_model()
+
+
+def test_unsloth_writes_into_the_cache_and_asks_nobody() -> None:
+    variables = {"XDG_CACHE_HOME": "/caches"}
+    prepare_environment(variables)
+    assert variables["UNSLOTH_COMPILE_LOCATION"] == "/caches/deepsynth/unsloth"
+    assert variables["UNSLOTH_DISABLE_STATISTICS"] == "1"
+    chosen = {"UNSLOTH_COMPILE_LOCATION": "here", "UNSLOTH_DISABLE_STATISTICS": ""}
+    prepare_environment(chosen)
+    assert chosen == {"UNSLOTH_COMPILE_LOCATION": "here", "UNSLOTH_DISABLE_STATISTICS": ""}

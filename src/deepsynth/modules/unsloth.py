@@ -6,13 +6,15 @@ package's own class around the same decoder, whose layers are compiled one by on
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from deepsynth.generation import Generation, Implementation
@@ -24,6 +26,7 @@ from deepsynth.models.supported import family_of
 from deepsynth.models.training_forward import TrainingForward
 from deepsynth.modules.base import DeepSynthModule
 from deepsynth.types import Batch
+from deepsynth.unsloth_first import prepare_environment
 
 #: Settings of the training engine that Unsloth replaces by its own: what they may be, and what it does instead.
 _OWN: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -90,6 +93,15 @@ class UnslothModule(DeepSynthModule):
                     "model.class_path=PeftModule"
                 )
 
+    def configure_callbacks(self) -> Sequence[Callback] | Callback:
+        """Refuse a machine without a GPU before any document is read; Lightning asks this first.
+
+        Raises:
+            ValueError: without a GPU, with the way out.
+        """
+        require_accelerator()
+        return super().configure_callbacks()
+
     # ------------------------------------------------------------------ weights
 
     def load_model(self) -> Any:
@@ -125,6 +137,7 @@ class UnslothModule(DeepSynthModule):
             )
             base.requires_grad_(False)
             if h["quantization"] != "none":
+                self._check_quantized(base)
                 rank_zero_info(format_weight_table(weight_table(base, self.resolved_dtype)))
             model = unsloth.FastVisionModel.get_peft_model(
                 base, use_gradient_checkpointing=checkpointing, **self._adapter_arguments(base)
@@ -132,6 +145,15 @@ class UnslothModule(DeepSynthModule):
         model.peft_config["default"].base_model_name_or_path = name  # a name, not a path of this machine
         unsloth.FastVisionModel.for_training(model)
         return model
+
+    def _check_quantized(self, base: Any) -> None:
+        """Refuse a model that Unsloth left in 16 bits, of which it only prints a line."""
+        bits = 4 if self.hparams["quantization"] == "nf4" else 8
+        if not getattr(base, f"is_loaded_in_{bits}bit", False):
+            raise ValueError(
+                f"model.quantization is {self.hparams['quantization']}, but Unsloth loaded 16 bits, as it does where "
+                "bitsandbytes does not work on this GPU; pip install 'deepsynth[gpu]', or use model.quantization=none"
+            )
 
     def _adapter_arguments(self, base: Any) -> dict[str, Any]:
         """Return what ``get_peft_model`` is asked for; our scopes are checked as PeftModule's are."""
@@ -222,17 +244,29 @@ def has_accelerator() -> bool:
     return torch.cuda.is_available()
 
 
+_WAY_OUT = "pip install 'deepsynth[unsloth]' on a machine with a GPU, or use model.class_path=PeftModule"
+
+
+def require_accelerator() -> None:
+    """Refuse a machine without a GPU.
+
+    Raises:
+        ValueError: with the way out.
+    """
+    if not has_accelerator():
+        raise ValueError(f"UnslothModule needs a GPU, and torch finds none; {_WAY_OUT}")
+
+
 def import_unsloth() -> Any:
     """Return the package ``unsloth``.
 
     Raises:
         ValueError: without a GPU, without the package, or when it does not load, with the way out.
     """
-    way_out = "pip install 'deepsynth[unsloth]' on a machine with a GPU, or use model.class_path=PeftModule"
-    if not has_accelerator():
-        raise ValueError(f"UnslothModule needs a GPU, and torch finds none; {way_out}")
+    require_accelerator()
+    prepare_environment(os.environ)
     try:
         import unsloth
     except (ImportError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"UnslothModule cannot load Unsloth ({type(error).__name__}: {error}); {way_out}") from error
+        raise ValueError(f"UnslothModule cannot load Unsloth ({type(error).__name__}: {error}); {_WAY_OUT}") from error
     return unsloth
