@@ -276,3 +276,9 @@ def _prepared(text: str, language: str | None) -> tuple[str, int, str]:
 def _shaper(font_dirs: tuple[str, ...], system_fonts: bool, replace_missing: bool) -> Shaper:
     """Return the process's one shaper for these fonts: caches never travel between processes."""
     return Shaper(FontLibrary(font_dirs, system_fonts), replace_missing)
+
+
+def forget_drawn_text() -> None:
+    """Empty this process's caches of glyphs, words and page starts, as they are in a new one."""
+    _shaper.cache_clear()
+    _PLANS.clear()
