@@ -120,10 +120,8 @@ trainer:
 """
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 1, marks=pytest.mark.slow)]
-)
-def test_a_stopped_run_does_not_wait_for_a_hub_that_hangs(hub, tmp_path, number, code):
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_stopped_run_does_not_wait_for_a_hub_that_hangs(hub, tmp_path, number):
     repo = f"alice/stopped-{number.name.lower()}"
     (tmp_path / "pushing.yaml").write_text(PUSHING.replace("alice/REPO", repo))
     hub.fault(path=repo, action="hang", seconds=600, times=-1)
@@ -148,7 +146,7 @@ def test_a_stopped_run_does_not_wait_for_a_hub_that_hangs(hub, tmp_path, number,
     finally:
         process.kill()
     assert time.monotonic() - begin < 300, "the Hub would have held it up for ten minutes"
-    assert process.returncode == code
+    assert process.returncode == 143
     assert "Traceback" not in said
     assert "deepsynth hub resume" in said
     step = torch.load(tmp_path / "runs/run/checkpoints/last.ckpt", weights_only=True)["global_step"]

@@ -60,6 +60,24 @@ def test_a_signal_sends_nothing_to_other_processes_until_the_step_is_over(
     assert trainer._signal_connector.received_sigterm  # at which Lightning ends the fit
 
 
+def test_ctrl_c_lets_the_step_of_a_single_process_end(trainer: Any) -> None:
+    """Python would raise an error at any line: in the midst of the optimizer's step, or where errors are dropped."""
+    trainer.world_size = 1
+    guard: Any = ProcessGuard()
+    guard.setup(trainer, None, "fit")
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)  # nothing is trained yet
+    guard.on_train_start(trainer, None)
+    guard.on_train_batch_end(trainer)
+    assert not trainer._signal_connector.received_sigterm
+    signal.raise_signal(signal.SIGINT)
+    guard.on_train_batch_end(trainer)
+    assert trainer._signal_connector.received_sigterm
+    guard.on_train_end(trainer, None)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
 def test_reading_has_nothing_to_save_and_ends_at_once(trainer: Any) -> None:
     guard: Any = ProcessGuard()
     guard.setup(trainer, None, "predict")

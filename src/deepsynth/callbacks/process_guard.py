@@ -25,10 +25,12 @@ _CLEANUP_S = 20.0
 class ProcessGuard(Callback):
     """Lets all processes of a run end together.
 
-    SIGTERM and SIGUSR1 (a cluster's notice), and Ctrl-C in a run of several processes, ask for an end: every process
-    finishes its step, a validation that is under way generates no more text, the checkpoint is saved, and the exit
-    code is 143. A second Ctrl-C ends at once. Lightning's own handling sends messages between processes from within
-    the signal's handler, wherever a process happens to be, and they may then wait for each other for ever.
+    SIGTERM, SIGUSR1 (a cluster's notice) and Ctrl-C ask for an end: every process finishes its step, a validation that
+    is under way generates no more text, the checkpoint is saved, and the exit code is 143. A second Ctrl-C ends at
+    once. Lightning's own handling sends messages between processes from within the signal's handler, wherever a process
+    happens to be, and they may then wait for each other for ever; and Python's own answer to Ctrl-C, an error at
+    whatever line is being run, may tear the optimizer's step that the checkpoint is to hold, or be lost in a place
+    whose errors are dropped, such as a destructor.
 
     A process that fails says why, saves nothing, since that would need the others, and ends those it has started; the
     last checkpoint stays. It also gives all processes the run folder of the first. The command line adds this callback
@@ -62,6 +64,16 @@ class ProcessGuard(Callback):
             # Lightning puts its own handler of SIGTERM before this one when the fit begins.
             vars(trainer._signal_connector)["_sigterm_notifier_fn"] = _leave_it
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over Ctrl-C in a run of one process: before its first step there is nothing to save."""
+        if self._handlers and trainer.world_size == 1:
+            self._handlers[signal.SIGINT] = signal.signal(signal.SIGINT, self._handler(trainer, "fit"))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give it back: what comes after the last step may be cut."""
+        if trainer.world_size == 1 and signal.SIGINT in self._handlers:
+            signal.signal(signal.SIGINT, self._handlers.pop(signal.SIGINT))
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the signals back."""
         for number, handler in self._handlers.items():
@@ -78,7 +90,8 @@ class ProcessGuard(Callback):
             if stage != "fit":
                 raise SIGTERMException  # nothing is to be saved
             if not self._asked and trainer.is_global_zero:
-                log.info("%s: the run ends after this step, with a checkpoint", signal.Signals(number).name)
+                name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+                log.info("%s: the run ends after this step, with a checkpoint; Ctrl-C (again) ends it at once", name)
             self._asked = True
 
         return handle
