@@ -68,9 +68,11 @@ class RowCache:
         """Write a layer's keys and values (R, H, T, d), return those that its attention shall see."""
         if self._states is None:
             _, heads, _, width = keys.shape
-            # Zeros, not rubbish: what a mask hides is multiplied by 0, and rubbish may be NaN.
-            self._states = keys.new_zeros(self.layers, 2, self.slots, heads, self.length, width)
+            # Zeros, not rubbish: what a mask hides is multiplied by 0, and rubbish may be NaN. In the type of the
+            # values: rotation makes float32 of keys under autocast, and attention casts them back.
+            self._states = values.new_zeros(self.layers, 2, self.slots, heads, self.length, width)
         own = self._states[layer]
+        keys, values = keys.to(own.dtype), values.to(own.dtype)
         if self._filled is not None:
             own[0, self._filled, :, : keys.shape[2]] = keys
             own[1, self._filled, :, : keys.shape[2]] = values

@@ -1,0 +1,183 @@
+"""Captured steps: what a CUDA graph would fix at its capture changes nothing that is written."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+from deepsynth.generation import Decoder
+from deepsynth.generation import cache as cache_module
+from deepsynth.generation import steps as steps_module
+from deepsynth.generation.cache import RowCache
+from deepsynth.generation.graphs import StepGraphs
+from deepsynth.generation.reader import Reader
+from deepsynth.generation.steps import StaticSteps, can_be_captured
+from tests.generation.reading import batch_of, load, read, samples, stream, tokenizer_of
+from tests.generation.recorded_graph import RecordedGraph, stand_in
+from tests.generation.test_equality import adapted
+
+NAME = "deepsynth/tiny-random"
+captured = partial(StaticSteps, count=4, graphs=True)
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[RecordedGraph]:
+    return stand_in(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return load(NAME)
+
+
+def with_adapter(experts: str, *, merged: bool = False) -> Callable[[], Any]:
+    def make() -> Any:
+        model = adapted(load(NAME), experts)
+        return model.merge_and_unload() if merged else model
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: load(NAME), lambda: load(NAME, torch.bfloat16), with_adapter("none"), with_adapter("all")],
+    ids=["float32", "bfloat16", "adapter", "adapter on routed experts"],
+)
+def test_replays_write_what_single_steps_write(make: Any, graphs: list[RecordedGraph]) -> None:
+    model = make()
+    of = samples(NAME, 5, longest=6)
+    expected = stream(model, NAME, of, 11, slots=4, submitted=3, steps=partial(StaticSteps, count=4))
+    assert stream(model, NAME, of, 11, slots=4, submitted=3, steps=captured) == expected
+    assert len(graphs) >= 2  # four rows; the last ones alone
+    assert sum(graph.replays for graph in graphs) > len(graphs)
+
+
+def test_a_cache_that_grows_gives_up_its_graphs_and_their_pool(
+    model: Any, graphs: list[RecordedGraph], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cache_module, "GROWTH", 16)
+    monkeypatch.setattr(steps_module, "GROWTH", 16)
+    of = samples(NAME, 3, longest=6)
+    expected = stream(model, NAME, of, 40, slots=2, submitted=3)
+    with caplog.at_level(logging.WARNING, logger="deepsynth"):
+        assert stream(model, NAME, of, 40, slots=2, submitted=3, steps=captured) == expected
+    assert len(graphs) >= 3
+    assert not caplog.records
+
+
+def test_a_pool_without_a_graph_is_not_asked_for_again(graphs: list[RecordedGraph]) -> None:
+    kept, value = StepGraphs(torch.device("cpu")), torch.zeros(1)
+
+    def step() -> None:
+        value.add_(1)
+
+    def restore() -> None:
+        value.zero_()
+
+    first, second = kept.capture("a", step, restore), kept.capture("b", step, restore)
+    assert first.pool() == second.pool()
+    kept.clear()
+    graphs.clear()
+    del first, second
+    gc.collect()
+    graph = kept.capture("a", step, restore)
+    graph.replay()
+    graph.replay()
+    assert value == 2
+    assert len(kept) == 1
+
+
+def test_what_waits_for_the_host_ends_the_graphs_and_not_the_reading(
+    model: Any, graphs: list[RecordedGraph], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    of = samples(NAME, 2, longest=6)
+    expected = read(model, NAME, batch_of(NAME, of), 9)
+    original = Reader.step
+
+    def waits(self: Reader, tokens: torch.Tensor, *args: Any) -> torch.Tensor:
+        assert int(tokens.max()) >= 0
+        return original(self, tokens, *args)
+
+    monkeypatch.setattr(Reader, "step", waits)
+    with caplog.at_level(logging.WARNING, logger="deepsynth"):
+        assert stream(model, NAME, of, 9, slots=2, submitted=2, steps=captured) == expected
+    [said] = [record.getMessage() for record in caplog.records if record.name == "deepsynth"]
+    assert "without CUDA graphs" in said
+    assert "not permitted when stream is capturing" in said
+
+
+def test_adapters_that_are_switched_off_scaled_or_merged_are_seen(graphs: list[RecordedGraph]) -> None:
+    model = adapted(load(NAME), "none")
+    batch = batch_of(NAME, samples(NAME, 2, longest=6))
+    decoder = Decoder(model, tokenizer_of(NAME), slots=2, steps=captured)
+
+    def written() -> Any:
+        decoder.submit(batch, 9)
+        found = decoder.advance(drain=True)
+        assert found == read(model, NAME, batch, 9)
+        return found
+
+    found = [written()]
+    with model.disable_adapter():
+        found.append(written())
+    for module in model.modules():
+        if hasattr(module, "scale_layer"):
+            module.scale_layer(3.0)
+    found.append(written())
+    model.merge_adapter()
+    found.append(written())
+    assert found[0] != found[1]
+    assert found[0] != found[2]
+
+
+def test_autocast_keeps_no_copy_of_a_weight_across_steps(
+    graphs: list[RecordedGraph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, kept = Reader.step, []
+
+    def step(*args: Any) -> torch.Tensor:
+        kept.append(torch.is_autocast_cache_enabled())
+        return original(*args)
+
+    monkeypatch.setattr(Reader, "step", step)
+    model = load("deepsynth/tiny")
+    batch = batch_of("deepsynth/tiny", samples("deepsynth/tiny", 1, longest=4))
+    decoder = Decoder(model, tokenizer_of("deepsynth/tiny"), slots=1, steps=captured)
+    with torch.autocast("cpu", torch.bfloat16):
+        decoder.submit(batch, 6)
+        assert decoder.advance(drain=True) == read(model, "deepsynth/tiny", batch, 6)
+    assert graphs
+    assert not any(kept)
+
+
+@pytest.mark.parametrize("make", [lambda: load(NAME), with_adapter("none")], ids=["plain", "adapter"])
+def test_a_step_is_one_graph_without_a_break(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch traces all of it: no branch depends on what is in a tensor."""
+    model, found = make(), []
+
+    def backend(graph: Any, example_inputs: Any) -> Any:
+        found.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(steps_module, "COMPILE_OPTIONS", {"dynamic": False, "fullgraph": True, "backend": backend})
+    of = samples(NAME, 2, longest=6)
+    expected = stream(model, NAME, of, 9, slots=2, submitted=2)
+    assert stream(model, NAME, of, 9, slots=2, submitted=2, steps=partial(StaticSteps, compiled=True)) == expected
+    assert len(found) == 1
+
+
+def test_what_can_be_captured() -> None:
+    def of(model: Any) -> bool:
+        return can_be_captured(Reader(model))
+
+    assert of(load(NAME, torch.bfloat16))
+    assert not of(load(NAME))  # its experts' products would wait
+    assert of(load("deepsynth/tiny"))  # has no experts
+    assert RowCache(1, 1, torch.device("cpu")).length == 0
