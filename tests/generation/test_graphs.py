@@ -156,7 +156,9 @@ def test_autocast_keeps_no_copy_of_a_weight_across_steps(
     assert not any(kept)
 
 
-@pytest.mark.parametrize("make", [lambda: load(NAME), with_adapter("none")], ids=["plain", "adapter"])
+@pytest.mark.parametrize(
+    "make", [pytest.param(lambda: load(NAME), marks=pytest.mark.slow), with_adapter("none")], ids=["plain", "adapter"]
+)
 def test_a_step_is_one_graph_without_a_break(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch traces all of it: no branch depends on what is in a tensor."""
     model, found = make(), []

@@ -105,6 +105,22 @@ def test_single_tokens_dequantise_their_experts_alone(routed: Any, monkeypatch: 
     assert [len(which) for which in asked] == [4, 4]
 
 
+@needs_bitsandbytes
+@pytest.mark.parametrize("tokens", range(1, 9))
+def test_a_few_tokens_read_no_expert_that_none_of_them_has(tokens: int) -> None:
+    quantized = Nf4Experts(experts_of(load()), device=CPU, double=False, compute_dtype=torch.float32)
+    torch.manual_seed(tokens)
+    index = torch.stack([torch.randperm(4)[:2] * 2 + 1 for _ in range(tokens)])  # of 8 experts the odd ones at most
+    hidden, weights = torch.randn(tokens, 128), torch.rand(tokens, 2)
+    expected = quantized(hidden, index, weights).detach()
+    for name in Nf4Experts.PARAMETERS:
+        scales = quantized.quantized(name).scale.data.view(8, -1)
+        for expert in set(range(8)) - set(index.flatten().tolist()):
+            scales[expert] = torch.nan
+    with torch.inference_mode():
+        torch.testing.assert_close(quantized(hidden, index, weights), expected)
+
+
 def saved_for_backward(call: Callable[[], torch.Tensor]) -> int:
     """Return the size of the largest tensor that autograd keeps, in numbers."""
     sizes = [0]

@@ -27,6 +27,9 @@ from torch.nn import functional
 
 BLOCK = 64
 _SCALE_BLOCK = 256
+#: Up to so many rows for each expert of the layer, as in generation, only those that are hit are dequantised: 21 tokens
+#: of DeepSeek-OCR (6 of 64 experts). With more, hardly one is left out.
+_FEW_ROWS = 2
 
 
 class Nf4Tensor(nn.Module):
@@ -114,6 +117,29 @@ class FrozenGroupedLinear(torch.autograd.Function):
         return grouped_mm(grads[0].contiguous(), ctx.weight.dequantize(), ends), None, None
 
 
+def _ends(groups: torch.Tensor, number: int) -> torch.Tensor:
+    """Return (number,) int32, where the rows of each group end, from the sorted groups of all rows (S,)."""
+    return torch.searchsorted(groups, torch.arange(number, device=groups.device), right=True).to(torch.int32)
+
+
+def _hit_experts(experts: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the experts that some row has, once each, and where the rows of each end.
+
+    The shape, min(S, E), depends on no value, so that a CUDA graph can hold it: places that are left over at the end
+    name the last expert once more, and have no rows.
+
+    Args:
+        experts: (S,) sorted, of each row.
+        number: E.
+    """
+    first = torch.ones_like(experts)
+    first[1:] = experts[1:] != experts[:-1]
+    place = first.cumsum(0) - 1
+    most = min(len(experts), number)
+    hit = experts[-1:].repeat(most).scatter(0, place, experts)
+    return hit, _ends(place, most)
+
+
 class Nf4Experts(nn.Module):
     """Stands in for the fused experts of a DeepSeek-OCR decoder layer.
 
@@ -163,19 +189,23 @@ class Nf4Experts(nn.Module):
         experts, order = torch.sort(top_k_index.reshape(-1), stable=True)
         rows = hidden_states[order // chosen].to(self.compute_dtype)
         number = self.quantized("gate_up_proj").shape[0]
-        ends = torch.searchsorted(experts, torch.arange(number, device=experts.device), right=True).to(torch.int32)
-        gate, up = self._linear("gate_up_proj", rows, experts, ends).chunk(2, dim=-1)
-        outputs = self._linear("down_proj", self.act_fn(gate) * up, experts, ends)
+        ends = _ends(experts, number)
+        hit = None
+        if not torch.is_grad_enabled() and len(rows) <= _FEW_ROWS * number:
+            hit = _hit_experts(experts, number)
+        gate, up = self._linear("gate_up_proj", rows, ends, hit).chunk(2, dim=-1)
+        outputs = self._linear("down_proj", self.act_fn(gate) * up, ends, hit)
         outputs = outputs * top_k_weights.reshape(-1)[order, None]
         back = torch.empty_like(order)
         back[order] = torch.arange(len(order), device=order.device)
         return outputs[back].view(count, chosen, -1).sum(dim=1).to(hidden_states.dtype)
 
-    def _linear(self, name: str, rows: torch.Tensor, experts: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    def _linear(
+        self, name: str, rows: torch.Tensor, ends: torch.Tensor, hit: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> torch.Tensor:
         weight = self.quantized(name)
-        if not torch.is_grad_enabled() and 2 * len(rows) <= len(ends) and weight.can_gather:
-            # A few tokens, as in generation: dequantise their experts alone.
-            result = torch.bmm(weight.dequantize(experts), rows[:, :, None])[:, :, 0]
+        if hit is not None and weight.can_gather:
+            result = grouped_mm(rows, weight.dequantize(hit[0]).transpose(-2, -1), hit[1])
         else:
             result = FrozenGroupedLinear.apply(rows, weight, ends)  # type: ignore[no-untyped-call]
         for left, right, scale in self.active.get(name, []):
