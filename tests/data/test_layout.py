@@ -7,6 +7,7 @@ from deepsynth.data.layout import Typesetter
 from deepsynth.data.linebreak import grapheme_clusters, segments
 from deepsynth.data.longwords import Span, break_word
 from deepsynth.data.markdown import markdown_blocks
+from deepsynth.data.mixed import Item, _in_one_direction, _in_two_directions
 from deepsynth.data.pages import Frame, fill_page, row_of
 from deepsynth.data.paragraphs import BODY, Paragraph, RunStyle
 from deepsynth.data.pieces import Style
@@ -342,3 +343,19 @@ def test_cells_of_a_markdown_table_keep_to_the_side_that_its_colons_name():
     (table,) = markdown_blocks("|a|b|c|d|\n|-|:-|:-:|-:|\n|1|2|3|4|\n")
     for row in table.rows:
         assert [cell.align for cell in row] == [None, "left", "center", "right"]
+
+
+@pytest.mark.parametrize("base", [0, 1])
+@pytest.mark.parametrize("stretch", [0.0, 2.5])
+def test_a_line_in_one_direction_is_what_the_algorithm_for_two_makes_of_it(shaper, base, stretch):
+    direction = "rtl" if base else "ltr"
+    words = [("", "one"), ("   ", "two"), ("", "three"), (" ", "four"), ("\t", "five")]
+    for first in (" ", ""):
+        items = [
+            Item(shaper.piece(word, STYLE, direction), base, gap, base, 4.25 * len(gap))
+            for gap, word in [(first, "zero"), *words]
+        ]
+        one = _in_one_direction(items, stretch, base, 400)
+        two = _in_two_directions(items, stretch, base, 400)
+        assert [piece for piece, _ in one] == [piece for piece, _ in two]
+        assert [x for _, x in one] == pytest.approx([x for _, x in two])

@@ -58,8 +58,6 @@ def embedding_levels(text: str) -> tuple[bytes, int]:
 def visual_order(levels: Sequence[int]) -> list[int]:
     """Return the positions of a line's runs from left to right (rule L2: reverse every level from the highest)."""
     order = list(range(len(levels)))
-    if levels and min(levels) == max(levels):  # most lines, and much faster
-        return order[::-1] if levels[0] & 1 else order
     for level in range(max(levels, default=0), 0, -1):
         start = 0
         while start < len(order):

@@ -52,9 +52,21 @@ def fill_mixed(
     items: list[Item] = []
     x = 0.0
     end = begin
-    for gap, gap_level, spans in _units(runs, text, begin, levels):
+    size_px = runs[0][1].size_px
+    known = (shaper.pieces(runs[0][1], "ltr"), shaper.pieces(runs[0][1], "rtl"))
+    for gap, gap_level, unit, level in _units(runs, text, begin, levels):
         end += len(gap)
-        gap_px = gap_width(gap, x, space, runs[0][1].size_px) if gap else 0.0
+        gap_px = space if gap == " " else gap_width(gap, x, space, size_px) if gap else 0.0
+        if isinstance(unit, str):
+            whole = known[level & 1].get(unit)
+            if whole and items and x + gap_px + whole.room <= width:  # the path that most words take
+                items.append(Item(whole, level, gap, gap_level, gap_px))
+                x += gap_px + whole.advance
+                end += len(whole.text)
+                continue
+            spans = [Span(unit, runs[0][1], level)]
+        else:
+            spans = unit
         pieces, room = _pieces(shaper, spans, width)
         if hyphenation and len(pieces) == 1 and x + gap_px + room > width and spans[0].level % 2 == 0:
             divided = hyphenation.divide(shaper, pieces[0].text, spans[0].style, width - x - gap_px)
@@ -113,6 +125,29 @@ def in_visual_order(
     """
     if not items:
         return []
+    levels = {item.level for item in items}
+    if levels == {base} and {gap_level for _, _, gap, gap_level, _ in items[1:] if gap} <= levels:
+        places = _in_one_direction(items, stretch, base, width)
+    else:
+        places = _in_two_directions(items, stretch, base, width)
+    left = min([start + min(piece.left, 0) for piece, start in places])
+    right = max([start + max(piece.right, 0) for piece, start in places])
+    shift = offset - left if left < 0 else min(0.0, width - right) + offset
+    return [(piece, start + shift) for piece, start in places]
+
+
+def _in_one_direction(items: Sequence[Item], stretch: float, base: int, width: int) -> list[tuple[Piece, float]]:
+    """Return the places of a line in the direction of its paragraph, as most lines are."""
+    places: list[tuple[Piece, float]] = []
+    x = -stretch if items[0].gap else 0.0
+    for piece, _, gap, _, gap_px in items:
+        x += gap_px + stretch if gap else gap_px
+        places.append((piece, width - x - piece.advance if base else x))
+        x += piece.advance
+    return places
+
+
+def _in_two_directions(items: Sequence[Item], stretch: float, base: int, width: int) -> list[tuple[Piece, float]]:
     widths: list[float] = []
     levels: list[int] = []
     for number, item in enumerate(items):
@@ -125,17 +160,13 @@ def in_visual_order(
     for position in visual_order(levels):
         starts[position] = x
         x += widths[position]
-    places = [(item.piece, starts[2 * number + 1]) for number, item in enumerate(items)]
-    left = min([start + min(piece.left, 0) for piece, start in places])
-    right = max([start + max(piece.right, 0) for piece, start in places])
-    shift = offset - left if left < 0 else min(0.0, width - right) + offset
-    return [(piece, start + shift) for piece, start in places]
+    return [(item.piece, starts[2 * number + 1]) for number, item in enumerate(items)]
 
 
 def _units(
     runs: Sequence[tuple[str, Style]], text: str, begin: int, levels: bytes
-) -> Iterator[tuple[str, int, list[Span]]]:
-    """Yield the spans that no break may part, after the white space before them and its level."""
+) -> Iterator[tuple[str, int, str | list[Span], int]]:
+    """Yield what no break may part: white space, its level, then letters of one level or several spans, and a level."""
     styles = [style for run, style in runs for _ in run] if len(runs) > 1 else None
     only = runs[0][1]
     gap, gap_level, end = "", 0, begin
@@ -146,10 +177,11 @@ def _units(
             continue
         for segment in segments(token):
             stop = start + len(segment)
-            if styles is None and levels.count(levels[start], start, stop) == stop - start:
-                yield gap, gap_level, [Span(segment, only, levels[start])]
+            level = levels[start]
+            if styles is None and levels.count(level, start, stop) == stop - start:
+                yield gap, gap_level, segment, level
             else:
-                yield gap, gap_level, _spans(text, start, stop, styles, only, levels)
+                yield gap, gap_level, _spans(text, start, stop, styles, only, levels), level
             gap, start = "", stop
 
 

@@ -64,11 +64,12 @@ class Shaper:
         self._fonts: dict[tuple[str, int, float, bool], ImageFont.FreeTypeFont] = {}
         self._glyphs: dict[tuple[FontFile, float], dict[str, _Glyph]] = {}
         self._letters: dict[tuple[FontFile, float], dict[str, _Glyph]] = {}
-        self._pieces: dict[tuple[Style, str, Direction], Piece] = {}
+        self._pieces: dict[tuple[Style, Direction], dict[str, Piece]] = {}
         self._words: dict[Style, dict[str, tuple[Piece, ...]]] = {}
         #: Characters that do not run against a direction, as far as they were met.
         self._along: dict[Direction, set[str]] = {"ltr": set(), "rtl": set()}
         self._word_count = 0
+        self._piece_count = 0
         self._glyph_count = 0
 
     def words(self, style: Style) -> dict[str, tuple[Piece, ...]]:
@@ -100,13 +101,19 @@ class Shaper:
             ValueError: for a character that no font has.
             ImportError: when the word needs shaping, and raqm or fribidi is missing.
         """
-        key = (style, text, direction)
-        piece = self._pieces.get(key)
+        pieces = self.pieces(style, direction)
+        piece = pieces.get(text)
         if piece is None:
-            if len(self._pieces) >= _CACHED_PIECES:
-                self._pieces.clear()
-            piece = self._pieces[key] = self.shape(text, style, direction)
+            piece = pieces[text] = self.shape(text, style, direction)
+            self._piece_count += 1
         return piece
+
+    def pieces(self, style: Style, direction: Direction) -> dict[str, Piece]:
+        """Return the pieces that are remembered, for a quick look; :meth:`piece` makes those that are not."""
+        if self._piece_count > _CACHED_PIECES:
+            self._pieces.clear()
+            self._piece_count = 0
+        return self._pieces.setdefault((style, direction), {})
 
     def shape(self, text: str, style: Style, direction: Direction = "ltr") -> Piece:
         """Return a shaped word without remembering it; see :meth:`piece`."""
