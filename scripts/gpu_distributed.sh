@@ -15,7 +15,7 @@ cd "$(dirname "$0")/.."
 out=${1:-runs/gpu_distributed}
 DEVICE=${DEVICE:-cuda} MODEL=${MODEL:-deepsynth/full-size-ocr} STEPS=${STEPS:-50} FEW=${FEW:-8} CHARS=${CHARS:-1500}
 BATCH=${BATCH:-8} PARTS=${PARTS:-same speed full memory nf4 unsloth static} PYTHON=${PYTHON:-python3}
-LIMIT_S=${LIMIT_S:-570} RUN_S=${RUN_S:-150}
+LR=${LR:-1e-4} LIMIT_S=${LIMIT_S:-570} RUN_S=${RUN_S:-150}
 if [ -z "${GPUS:-}" ]; then
   there=$(nvidia-smi -L | wc -l) GPUS=""
   for count in 1 2 4; do [ "$count" -le "$there" ] && GPUS="$GPUS $count"; done
@@ -56,7 +56,7 @@ for part in $PARTS; do
     ((count > 1)) && one=ddp sharded=fsdp2 against=(--against "$part-1")
     case $part in
       same) train "$count" "same-$count" --strategy $one --batch $((2 * BATCH / count)) --steps "$STEPS" \
-        --workers "${WORKERS:-4}" "${against[@]}" ;;
+        --lr "$LR" --workers "${WORKERS:-4}" "${against[@]}" ;;
       speed) train "$count" "speed-$count" --strategy $one --batch "$BATCH" --steps "$STEPS" --repeat "${against[@]}" ;;
       full) ((count > 1)) && train "$count" "full-$count" --strategy fsdp2 --module full --batch 2 --steps "$FEW" \
         --repeat --activation_memory full --lr 1e-5 ;;

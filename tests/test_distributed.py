@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from deepsynth import FullModule, PeftModule
 from deepsynth.callbacks import AdapterCheckpoint, PredictionWriter
+from deepsynth.data import HubSource, JsonlSource, MixedSource
 from deepsynth.modules import DeepSynthModule
 from deepsynth.parallel_strategy import FullyShardedStrategy
 from tests.processes import launch
@@ -154,6 +155,37 @@ def test_random_weights_are_the_same_in_all_processes(quantization: str, tmp_pat
     assert first == second
 
 
+def train_long(folder: Path, documents: Path, processes: int) -> list[float]:
+    """Return the losses of fifty steps of four samples, five epochs nearly; none is left over at an epoch's end."""
+    losses = Losses()
+    strategy = {"strategy": "ddp"} if processes > 1 else {}
+    trainer = make_trainer(
+        folder, max_steps=50, devices=processes, callbacks=[losses, AdapterCheckpoint()], limit_val_batches=0,
+        enable_checkpointing=True, **strategy,
+    )  # fmt: skip
+    trainer.fit(make_module(lr=2e-3), make_data(documents, batch_size=4 // processes, max_train_documents=44))
+    trainer.save_checkpoint(folder / "end.ckpt")
+    return losses.values
+
+
+@pytest.mark.slow
+def test_fifty_steps_of_two_and_four_processes_are_those_of_one(tmp_path: Path) -> None:
+    documents = tmp_path / "documents.jsonl"
+    texts = ["word " * (1 + 7 * (i % 4)) + str(i) for i in range(44)]
+    documents.write_text("".join(json.dumps({"id": f"d{i}", "text": text}) + "\n" for i, text in enumerate(texts)))
+    one = train_long(tmp_path / "1", documents, 1)
+    assert len(one) == 50
+    assert sum(one[-10:]) < 0.5 * sum(one[:10])  # it learns, so that two runs could part
+    expected = load_file(tmp_path / "1" / "adapter" / "adapter_model.safetensors")
+    for processes in (2, 4):
+        folder = tmp_path / str(processes)
+        for losses in launch(processes, folder, train_long, folder, documents, processes):
+            assert losses == pytest.approx(one, rel=1e-3)
+        found = load_file(folder / "adapter" / "adapter_model.safetensors")
+        apart = sum(float((found[name] - tensor).square().sum()) for name, tensor in expected.items()) ** 0.5
+        assert apart < 1e-3 * sum(float(tensor.square().sum()) for tensor in expected.values()) ** 0.5
+
+
 EVERY_PART = {"lora_mlp": True, "lora_experts": "all", "lora_vision": True, "lora_projector": True}
 
 
@@ -244,7 +276,12 @@ def seen_samples(folder: Path, documents: Path, processes: int, batch_size: int,
     every = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=3, save_top_k=-1)
     arguments |= {"max_epochs": 1, "max_steps": steps, "callbacks": [seen, every], "enable_checkpointing": True}
     trainer = make_trainer(folder, devices=processes, **arguments)
-    trainer.fit(make_module(), make_data(documents, batch_size=batch_size), ckpt_path=ckpt_path)
+    data = make_data(documents, batch_size=batch_size, num_workers=1)
+    data.source = MixedSource(  # some documents come twice
+        {"file": JsonlSource(str(documents)), "stream": HubSource(str(folder / "data"), streaming=True)},
+        weights={"file": 1, "stream": 2}, epoch_size=20,
+    )  # fmt: skip
+    trainer.fit(make_module(), data, ckpt_path=ckpt_path)
     return seen.ids
 
 
@@ -253,6 +290,9 @@ def seen_samples(folder: Path, documents: Path, processes: int, batch_size: int,
 def test_an_epoch_ends_with_every_sample_seen_once_whatever_the_number_of_processes(
     before: tuple[int, int], after: tuple[int, int], tmp_path: Path, documents: Path
 ) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = [{"id": f"s{i}", "text": f"streamed {i}"} for i in range(9)]
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "data")
     ids: list[str] = []
     for (processes, batch_size), steps in ((before, 4), (after, 100)):
         path = {"ckpt_path": tmp_path / "step=3.ckpt"} if ids else {}

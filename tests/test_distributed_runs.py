@@ -261,7 +261,10 @@ def test_the_slurm_script_goes_on_after_a_notice(tmp_path: Path, jsonl: Path) ->
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "deepsynth", "fit", "--config", "run.yaml", *arguments, "--trainer.devices=2"]
-    return subprocess.Popen(command, cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True)
+    # A group of its own stands for a terminal's foreground: Ctrl-C goes to all processes in it.
+    return subprocess.Popen(
+        command, cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
 
 
 @pytest.mark.slow
@@ -287,13 +290,18 @@ def test_a_process_that_fails_ends_the_run_with_its_error(rank: int, tmp_path: P
 @pytest.mark.parametrize(("overlay", "number"), [("fsdp2.yaml", signal.SIGTERM), ("ddp.yaml", signal.SIGINT)])
 def test_a_signal_ends_all_processes_with_a_checkpoint(overlay: str, number: int, tmp_path: Path, jsonl: Path) -> None:
     write_config(tmp_path, jsonl, 1)
-    process = start(tmp_path, "--trainer.max_steps=100000", "--config", str(ROOT / "configs/trainer" / overlay))
+    several = ["--config", str(ROOT / "configs/trainer" / overlay), "--data.num_workers=1"]
+    process = start(tmp_path, "--trainer.max_steps=100000", *several)
     try:
         wait_for(tmp_path / "runs/run/metrics.csv", process)
-        process.send_signal(number)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
         _, said = process.communicate(timeout=240)
     finally:
-        process.kill()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 143, said[-4000:]
     last = tmp_path / "runs/run/checkpoints/last.ckpt"
     step = torch.load(last, weights_only=True)["global_step"]
