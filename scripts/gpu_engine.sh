@@ -1,63 +1,88 @@
 #!/usr/bin/env bash
-# Every option of the training engine (docs/training_engine.md) on a GPU machine without network: DeepSeek-OCR-2 at full
-# size with random weights, batches of 2, 8 and 32, one option changed at a time. One call ends within 9 minutes; the
-# same call goes on where it stopped.
+# Every option of the training engine (docs/training_engine.md) beside Unsloth on a GPU machine without network:
+# DeepSeek-OCR-2 at full size with random weights, batches of 2, 8 and 32, one option changed at a time, what decides
+# first. One call ends within 9 minutes; the same call goes on where it stopped.
 #
-#   scripts/gpu_engine.sh                           into runs/engine/
-#   scripts/gpu_engine.sh OUT                       elsewhere
-#   scripts/gpu_engine.sh OUT --only batch=8        some cells: further options go to both deepsynth benchmark train
-#   scripts/gpu_engine.sh OUT --model_name deepsynth/full-size-ocr        the other family (another OUT)
-#
-# The first call also runs the GPU tests of the engine: equal losses with liger-kernel, compilation, packing, offloading.
-set -euo pipefail
-cd "$(dirname "$0")/.."
-out=${1:-runs/engine}
-shift || true
-end=$((SECONDS + 530))
-mkdir -p "$out/options"
-export PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}" HF_HUB_OFFLINE=1
+#   scripts/gpu_engine.sh [OUT]                                  into OUT (runs/engine): options.json, context.json, logs.txt
+#   EARLIER=FOLDER scripts/gpu_engine.sh OUT                     go on with the results of another call, in FOLDER
+#   MODEL=deepsynth/full-size-ocr scripts/gpu_engine.sh OUT      the other family (another OUT)
+#   ONLY="auto cache" scripts/gpu_engine.sh OUT                  some options
+#   RETRY=1 scripts/gpu_engine.sh OUT                            try those again that could not be measured
+#   MODEL=deepsynth/tiny-random TOKENS=24 LONG=48 BATCHES="1 2" scripts/gpu_engine.sh OUT     a rehearsal without a GPU
+set -uo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/gpu_results.sh"
+take_over() { cp "$1"/options.json "$1"/context.json "$work" 2>/dev/null || true; }
+publish() { cp "$work"/options.json "$work"/context.json "$out" 2>/dev/null; }
+begin "${1:-runs/engine}"
+model=${MODEL:-deepsynth/full-size-ocr-2}
+batches=${BATCHES:-2 8 32}
+mkdir -p "$work/options"
 
-# option NAME KEY: VALUE, ...   writes a fit configuration with these settings of the module
+# option NAME LIMIT_S BATCHES SETTINGS...   a fit configuration with these settings of the module, and its cells
+names=() cells_slow=() cells_quick=()
 option() {
-  printf 'model: {class_path: PeftModule, init_args: {%s}}\n' "$2" >"$out/options/$1.yaml"
+  local name=$1 limit=$2 sizes=$3 kind="" size
+  [[ -z ${ONLY:-} || " $ONLY " == *" $name "* ]] || return 0
+  case $4 in
+    *.yaml) cp "$4" "$work/options/$name.yaml" ;;
+    *) printf 'model: {class_path: PeftModule, init_args: {%s}}\n' "$4" >"$work/options/$name.yaml" ;;
+  esac
+  [[ $4 == *vision_cache* ]] && kind=/repeated
+  names+=("$work/options/$name.yaml")
+  for size in $sizes; do
+    [[ " $batches " == *" $size "* ]] || continue
+    if ((limit > 90)); then cells_slow+=("train/batch=$size$kind/$name"); else cells_quick+=("train/batch=$size$kind/$name"); fi
+  done
 }
-option plain "loss: plain, activation_memory: none, experts_implementation: eager"
-option plain-grouped "loss: plain, activation_memory: none"
-option auto ""
-option none "activation_memory: none"
-option selective "activation_memory: selective"
-option full "activation_memory: full"
-option offload "activation_memory: offload"
-option chunked "activation_memory: none, loss: chunked"
-for pages in 1 2 8 16; do option "vision-chunk-$pages" "activation_memory: none, vision_chunk: $pages"; done
-option compile-vision "activation_memory: none, compile: vision"
-option compile-decoder "activation_memory: none, compile: decoder"
-option compile-all "activation_memory: none, compile: all"
-option cuda-graphs "activation_memory: none, compile: all, cuda_graphs: true"
-option cache "activation_memory: none, vision_cache: memory"
-option cache-compiled "activation_memory: none, vision_cache: memory, compile: decoder"
-option budget-8 "memory_budget_gib: 8.0"
+# Seconds: loading and the first cell, at most. What decides comes first: ours beside Unsloth, then the least memory.
+option unsloth 200 "$batches" configs/backend/unsloth.yaml
+option compile-all 200 "$batches" "activation_memory: none, compile: all"
+option cache-compiled 200 "$batches" "activation_memory: none, vision_cache: memory, compile: decoder"
+option unsloth_4bit 200 2 configs/backend/unsloth_4bit.yaml
+option auto 90 "$batches" ""
+option none 90 "$batches" "activation_memory: none"
+option cache 90 "$batches" "activation_memory: none, vision_cache: memory"
+option nf4-smallest 90 "2" "quantization: nf4, activation_memory: full, vision_chunk: 1"
+option nf4 90 "2 8" "quantization: nf4, activation_memory: none"
+option full 90 "$batches" "activation_memory: full"
+option selective 90 "8 32" "activation_memory: selective"
+option chunked 90 "8 32" "activation_memory: none, loss: chunked"
+option plain 90 "8" "activation_memory: none, loss: plain"
+option plain-eager 90 "8" "activation_memory: none, loss: plain, experts_implementation: eager"
+option vision-chunk-1 90 "8" "activation_memory: none, vision_chunk: 1"
+option vision-chunk-8 90 "8 32" "activation_memory: none, vision_chunk: 8"
+option vision-chunk-16 90 "32" "activation_memory: none, vision_chunk: 16"
+option offload 90 "8" "activation_memory: offload"
+option compile-vision 200 "8" "activation_memory: none, compile: vision"
+option compile-decoder 200 "8" "activation_memory: none, compile: decoder"
+option cuda-graphs 200 "2" "activation_memory: none, compile: all, cuda_graphs: true"
 
-if [[ ! -e $out/tests.txt ]]; then
-  timeout 240 python3 -m pytest -m gpu -q tests/models tests/test_optim.py 2>&1 | tee "$out/tests.part" || true
-  mv "$out/tests.part" "$out/tests.txt"
-fi
-measure() { # OUTPUT OPTION_FILES... -- FURTHER_OPTIONS...
-  local output=$1 files=()
-  shift
-  while [[ $1 != -- ]]; do files+=("$1") && shift; done
-  shift
-  local left=$((end - SECONDS))
-  if ((left < 100)); then
-    echo "$output: no time is left; call this again"
-    exit 0
+# measure OUTPUT LIMIT_S TEXT_TOKENS CELL...
+measure() {
+  local output=$1 limit=$2 tokens=$3 asked
+  shift 3
+  asked=$([[ -n ${RETRY:-} ]] && echo "$@" || missing "$output" "$@")
+  [[ -n $asked ]] || return 0
+  if (($(left) < limit + 10)); then
+    echo "no time is left for: $asked"
+    return 0
   fi
-  python3 -m deepsynth benchmark train --model_name deepsynth/full-size-ocr-2 --backends "${files[@]}" \
-    --output "$output" --resume --cell_limit_s 100 --time_budget_s "$left" "$@"
+  # shellcheck disable=SC2086
+  timeout "$(left)" "$python" -m deepsynth benchmark train --model_name "$model" --backends "${names[@]}" \
+    --batch_sizes ${BATCH_SIZES:-$batches} --pages new repeated --text_tokens "$tokens" --steps 5 --warmup_steps 3 --repeats 2 \
+    --only $asked --resume --output "$output" --cell_limit_s "$limit" --time_budget_s "$(left)" 2>>"$work/command.log"
 }
-new=() repeated=()
-for file in "$out"/options/*.yaml; do
-  case $file in */cache*) repeated+=("$file") ;; *) new+=("$file") ;; esac
-done
-measure "$out/options.json" "${new[@]}" -- "$@"
-measure "$out/cache.json" "${repeated[@]}" "$out/options/none.yaml" -- --pages repeated "$@"
+# One of the slow ones, then the quick ones that it is compared with, then the rest.
+chosen() { # CELL... whose name ends in one of the options of $pick
+  local cell
+  for cell in "$@"; do [[ " $pick " == *" ${cell##*/} "* ]] && echo "$cell"; done
+}
+pick="unsloth" && measure "$work/options.json" 200 "${TOKENS:-768}" $(chosen "${cells_slow[@]}")
+pick="auto none cache nf4-smallest" && measure "$work/options.json" 90 "${TOKENS:-768}" $(chosen "${cells_quick[@]}")
+pick="compile-all cache-compiled unsloth_4bit" && measure "$work/options.json" 200 "${TOKENS:-768}" $(chosen "${cells_slow[@]}")
+long=()
+for name in full nf4-smallest; do [[ -e $work/options/$name.yaml ]] && long+=("train/batch=1/$name"); done
+((${#long[@]})) && BATCH_SIZES=1 measure "$work/context.json" 90 "${LONG:-7900}" "${long[@]}"
+measure "$work/options.json" 90 "${TOKENS:-768}" "${cells_quick[@]}"
+measure "$work/options.json" 200 "${TOKENS:-768}" "${cells_slow[@]}"
+echo "$(left) s are left"
