@@ -6,16 +6,22 @@
 Each run adds a line to ``OUT/results.jsonl`` when it has ended; adapters are kept in ``--work``.
 """
 
+# ruff: noqa: E402  (Unsloth wants to be imported before transformers)
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from deepsynth.unsloth_first import import_unsloth_first
+
+import_unsloth_first(["--model=UnslothModule"] if "unsloth" in sys.argv else [])
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
