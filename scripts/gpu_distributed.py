@@ -221,7 +221,7 @@ def main() -> None:
     results = Path(args.out) / "results.jsonl"
     earlier = [json.loads(line) for line in results.read_text().splitlines()] if results.is_file() else []
     for other in earlier:
-        if other["name"] == args.against:
+        if other["name"] == args.against and "failed" not in other:
             result |= compare(other, result, Path(args.work))
     with results.open("a") as file:
         file.write(json.dumps(result) + "\n")
