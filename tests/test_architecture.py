@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
         "parallel_ranks",
         "parallel_sharding",
         "parallel_strategy",
+        "unsloth_first",
     },
     "run_folder": set(),
     "callbacks": {"types", "metrics", "text_scores", "text_normalization", "hub", "modules"},
