@@ -365,6 +365,12 @@ def test_a_character_without_a_font_may_be_replaced_and_is_counted():
     assert page.stats["characters_replaced"] == 2
 
 
+def test_what_is_replaced_in_a_word_wider_than_the_column_is_counted():
+    (page,) = render("00000ÐÐÐÐ\ue000 and", columns=2, font_size_px=24.0, page_width_px=400, on_missing_glyph="replace")
+    assert [line.text for line in page.lines] == ["00000ÐÐÐÐ", "\ufffd and"]
+    assert page.stats["characters_replaced"] == 1
+
+
 def test_a_hundred_kilobytes_without_a_space_are_broken():
     text = "abcdefghij" * 10_000
     assert_shows(render(text, page_width_px=600, page_height_px=600), text)

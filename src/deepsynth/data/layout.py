@@ -165,7 +165,8 @@ class Typesetter:
                     elif places:
                         yield self._plain_line(places, parts, gaps, " " if gap else "", end, style, width, offset)
                     elif piece.room > width:
-                        for part in break_word(self._shaper, Span(piece.text, style, 0), width):
+                        source = Span(text[end : end + len(piece.text)], style, 0)  # the piece may have U+FFFD instead
+                        for part in break_word(self._shaper, source, width):
                             if places:
                                 yield self._plain_line(places, parts, gaps, "", end, style, width, offset)
                             places, parts, gaps, x = [(part, 0.0)], [gap, part.text], [], part.advance
