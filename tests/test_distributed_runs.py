@@ -44,8 +44,8 @@ trainer: {accelerator: cpu, max_steps: 6, enable_progress_bar: false, log_every_
 # ---------------------------------------------------------------------- the matrix
 
 
-def test_the_table_of_the_docs_is_the_one_in_the_code() -> None:
-    text = (ROOT / "docs" / "cluster.md").read_text()
+def test_the_table_of_the_readme_is_the_one_in_the_code() -> None:
+    text = (ROOT / "README.md").read_text()
     assert text.split("<!-- matrix -->\n")[1] == matrix()
 
 
