@@ -146,12 +146,12 @@ def test_autocast_keeps_no_copy_of_a_weight_across_steps(
         return original(*args)
 
     monkeypatch.setattr(Reader, "step", step)
-    model = load("deepsynth/tiny")
-    batch = batch_of("deepsynth/tiny", samples("deepsynth/tiny", 1, longest=4))
-    decoder = Decoder(model, tokenizer_of("deepsynth/tiny"), slots=1, steps=captured)
+    name = "deepsynth/tiny"
+    model, of = load(name), samples(name, 1, longest=4)
     with torch.autocast("cpu", torch.bfloat16):
-        decoder.submit(batch, 6)
-        assert decoder.advance(drain=True) == read(model, "deepsynth/tiny", batch, 6)
+        expected = stream(model, name, of, 6, slots=1, submitted=1, steps=partial(StaticSteps, count=4))
+        kept.clear()
+        assert stream(model, name, of, 6, slots=1, submitted=1, steps=captured) == expected
     assert graphs
     assert not any(kept)
 
