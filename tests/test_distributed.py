@@ -201,6 +201,7 @@ EVERY_PART = {"lora_mlp": True, "lora_experts": "all", "lora_vision": True, "lor
         ("PeftModule", "fsdp2", 2, {"activation_memory": "full", "lora_experts": "all"}),
         ("PeftModule", "ddp", 2, {"activation_memory": "full", "lora_vision": True}),
         ("PeftModule", "ddp", 2, {"quantization": "nf4", "lora_experts": "all"}),
+        ("PeftModule", "ddp", 2, {"quantization": "int8", "lora_experts": "shared"}),
         ("PeftModule", "fsdp2", 2, {"model_name": "deepsynth/tiny"}),
         ("FullModule", "ddp", 2, {}),
         ("FullModule", "fsdp2", 2, {}),

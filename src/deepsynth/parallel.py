@@ -101,8 +101,7 @@ CASES: tuple[Case, ...] = (
         "nf4 or int8",
         None,
         True,
-        "nf4: 2 processes on the CPU, routed experts too: losses and adapter of one process; int8 is not tested: on "
-        "the CPU bitsandbytes 0.50 fails in one process already, and DDP does not touch the frozen base either way",
+        "2 processes on the CPU, in nf4 with routed experts too: losses and adapter of one process",
     ),
     Case(
         "PeftModule",

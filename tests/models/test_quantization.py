@@ -167,6 +167,20 @@ def test_what_is_quantised_and_that_the_rest_keeps_its_dtype(kind: Any, vision: 
 
 
 @needs_bitsandbytes
+def test_eight_bits_take_the_windows_of_vision() -> None:
+    """Inputs of four dimensions, in one of whose columns are outliers."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(64, 48))
+    x = torch.randn(3, 5, 7, 64)
+    x[..., 10] *= 20
+    expected = layers(x)
+    quantize(layers, Quantization("int8", double=True, compute_dtype=torch.float32, vision=True), CPU, "vision_tower.")
+    found = layers(x)
+    assert found.shape == expected.shape == (3, 5, 7, 48)
+    assert (found - expected).norm() < 0.02 * expected.norm()
+
+
+@needs_bitsandbytes
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 def test_the_table_counts_every_byte(kind: Any) -> None:
     model = load()

@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -98,7 +99,7 @@ def _quantized_linear(linear: nn.Linear, how: Quantization, device: torch.device
                 *sizes, compute_dtype=how.compute_dtype, compress_statistics=how.double, quant_type="nf4"
             )
         else:
-            new = bnb.nn.Linear8bitLt(*sizes, has_fp16_weights=False, threshold=_OUTLIER)
+            new = _linear_of_rows()(*sizes, has_fp16_weights=False, threshold=_OUTLIER)
     if how.kind == "nf4":
         new.weight = bnb.nn.Params4bit(
             weight, requires_grad=False, blocksize=BLOCK, compress_statistics=how.double, quant_type="nf4", module=new
@@ -112,6 +113,22 @@ def _quantized_linear(linear: nn.Linear, how: Quantization, device: torch.device
     new.bias = None if bias is None else nn.Parameter(bias.data.to(device), requires_grad=False)
     quantized: nn.Module = new.train(linear.training)
     return quantized
+
+
+@cache
+def _linear_of_rows() -> type[nn.Module]:
+    """Return bitsandbytes' layer for 8 bits, for inputs of any number of dimensions.
+
+    bitsandbytes 0.50 takes 2 and 3; of the 4 of a window of SAM's it would look for outliers in the wrong columns.
+    """
+    import bitsandbytes as bnb
+
+    class Linear8bitRows(bnb.nn.Linear8bitLt):  # type: ignore[misc]
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows: torch.Tensor = super().forward(x.flatten(0, -2))
+            return rows.unflatten(0, x.shape[:-1])
+
+    return Linear8bitRows
 
 
 def mark_for_peft(model: Any, how: Quantization) -> None:
