@@ -10,7 +10,7 @@ from typing import get_args, get_type_hints
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from deepsynth.benchmark_data import Excerpts
+from deepsynth.benchmark_pages import Excerpts
 from deepsynth.data.augmenter import PageAugmenter
 from deepsynth.data.augmenter_presets import PRESETS
 from deepsynth.data.fonts import bundled_faces

@@ -4,7 +4,8 @@ import pytest
 
 from deepsynth import benchmark
 from deepsynth.benchmark import Cell, run_cells
-from deepsynth.benchmark_data import Excerpts, benchmark_data
+from deepsynth.benchmark_data import benchmark_data
+from deepsynth.benchmark_pages import Excerpts
 
 
 def cells(log, failing=()):
@@ -127,6 +128,16 @@ def test_text_without_spaces_is_cut_anywhere(tmp_path):
     text.write_text("人人生而自由" * 100, encoding="utf-8")
     documents = list(Excerpts(100, 8, text))
     assert [len(document.text) for document in documents] == [100] * 8
+
+
+def test_what_the_process_holds_is_a_cell_where_it_is_asked_for(tmp_path):
+    text = tmp_path / "other.txt"
+    text.write_text("Ein anderer Text, der lang genug für eine Seite ist. " * 10)
+    lines = []
+    results = benchmark_data(memory_pages=20, texts=[text], only=["memory"], report=lines.append)
+    assert list(results["memory"]) == ["pages", *(f"resident_mib_after_{pages}" for pages in (2, 10, 20))]
+    assert all(value > 10 for value in results["memory"].values())
+    assert " MiB after 2, " in lines[1]
 
 
 def test_too_few_pages_are_refused():

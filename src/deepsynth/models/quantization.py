@@ -126,7 +126,7 @@ def _linear_of_rows() -> type[nn.Module]:
     class Linear8bitRows(bnb.nn.Linear8bitLt):  # type: ignore[misc]
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             rows: torch.Tensor = super().forward(x.flatten(0, -2))
-            return rows.unflatten(0, x.shape[:-1])
+            return rows.view(*x.shape[:-1], -1)
 
     return Linear8bitRows
 
