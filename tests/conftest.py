@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Small models gain nothing from threads, and threads that wait for each other burn the cores of a busy machine.
 torch.set_num_threads(1)
+
+# A background job of a shell ignores Ctrl-C, and so does whatever it starts; some tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog.",

@@ -78,6 +78,21 @@ def test_ctrl_c_lets_the_step_of_a_single_process_end(trainer: Any) -> None:
         signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_that_was_started_to_ignore_ctrl_c_does(processes: int, trainer: Any) -> None:
+    trainer.world_size = processes
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    guard: Any = ProcessGuard()
+    guard.setup(trainer, None, "fit")
+    guard.on_train_start(trainer, None)
+    signal.raise_signal(signal.SIGINT)
+    guard.on_train_batch_end(trainer)
+    assert not trainer._signal_connector.received_sigterm
+    guard.on_train_end(trainer, None)
+    guard.teardown(trainer, None, "fit")
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
 def test_reading_has_nothing_to_save_and_ends_at_once(trainer: Any) -> None:
     guard: Any = ProcessGuard()
     guard.setup(trainer, None, "predict")

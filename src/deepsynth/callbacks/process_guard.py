@@ -59,7 +59,7 @@ class ProcessGuard(Callback):
             return
         numbers = [signal.SIGUSR1] if trainer.world_size == 1 else [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT]
         for number in numbers:
-            self._handlers[number] = signal.signal(number, self._handler(trainer, stage))
+            self._take_over(number, trainer, stage)
         if trainer.world_size > 1:
             # Lightning puts its own handler of SIGTERM before this one when the fit begins.
             vars(trainer._signal_connector)["_sigterm_notifier_fn"] = _leave_it
@@ -67,7 +67,7 @@ class ProcessGuard(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over Ctrl-C in a run of one process: before its first step there is nothing to save."""
         if self._handlers and trainer.world_size == 1:
-            self._handlers[signal.SIGINT] = signal.signal(signal.SIGINT, self._handler(trainer, "fit"))
+            self._take_over(signal.SIGINT, trainer, "fit")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give it back: what comes after the last step may be cut."""
@@ -79,6 +79,11 @@ class ProcessGuard(Callback):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
+
+    def _take_over(self, number: int, trainer: Trainer, stage: str) -> None:
+        """Answer a signal, unless the run was started to ignore it, as a shell's background job ignores Ctrl-C."""
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            self._handlers[number] = signal.signal(number, self._handler(trainer, stage))
 
     def _handler(self, trainer: Trainer, stage: str) -> Callable[[int, FrameType | None], None]:
         def handle(number: int, frame: FrameType | None) -> None:
