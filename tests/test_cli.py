@@ -308,7 +308,7 @@ def test_the_table_of_subcommands_is_the_real_one() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_run_leaves_a_checkpoint_that_goes_on(config: str, tmp_path: Path, number: int) -> None:
     command = [sys.executable, "-m", "deepsynth", "fit", "--config", config, "--trainer.max_steps=100000"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}

@@ -127,7 +127,7 @@ def _pixels(stored: torch.Tensor) -> torch.Tensor:
     return (stored.float() / 255 - 0.5) / 0.5
 
 
-@pytest.mark.parametrize("experts", ["none", "all"])
+@pytest.mark.parametrize("experts", [pytest.param("none", marks=pytest.mark.slow), "all"])
 def test_adapters_unmerged_and_merged(experts: str) -> None:
     base = load(SECOND)
     of = samples(SECOND, 3)
