@@ -297,5 +297,4 @@ def _font_metrics(shaper: Shaper, style: Style) -> tuple[int, int, float]:
     faces = shaper.library.family(style.family)
     face = faces.get((style.bold, style.italic), faces[False, False])
     font = shaper.font(face, style.size_px, shaped=False)
-    ascent, descent = font.getmetrics()
-    return ascent, descent, font.getlength(" ")
+    return *font.getmetrics(), font.getlength(" ")
