@@ -1,9 +1,9 @@
 """Arabic and Hebrew words as single letters, each in the form that it has between its neighbours.
 
-A call of HarfBuzz costs as much as rasterising three letters, and words of these scripts repeat slowly; letters do
-not. In a font whose rules for them are no more than the forms of joining letters, lam-alef, and marks on a letter (no
-kerning, no rule across other letters: DejaVu), a letter between joiners has the very glyph that it has within its word,
-so that a word put together from such letters equals the word shaped whole.
+Every new word would cost a call of HarfBuzz, and words of these scripts repeat slowly; letters do not. In a font whose
+rules for them are no more than the forms of joining letters, lam-alef, and marks on a letter (no kerning, no rule
+across other letters: DejaVu), a letter between joiners has the very glyph that it has within its word, so that a word
+put together from such letters equals the word shaped whole.
 """
 
 from __future__ import annotations
