@@ -146,7 +146,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     )
     trainer.fit(module, data)
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    sizes = torch.tensor([float(meter.held), float(peak)], device=module.device)
+    sizes = torch.tensor([float(meter.held), float(peak)], device=trainer.strategy.root_device)
     sizes = trainer.strategy.reduce(sizes, reduce_op="max")
     if not args.repeat and args.module != "full":
         trainer.save_checkpoint(work / "end.ckpt")

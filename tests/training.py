@@ -15,8 +15,8 @@ PAGE = {"page_width_px": 384, "page_height_px": 384, "margin_px": 10, "font_size
 
 
 def make_data(path: Path, **kwargs: Any) -> TextImageDataModule:
-    settings: dict[str, Any] = {"batch_size": 2, "val_fraction": 0.0, "test_fraction": 0.0, **kwargs}
-    return TextImageDataModule(JsonlSource(str(path)), TextRenderer(**PAGE), **settings)
+    settings: dict[str, Any] = {"batch_size": 2, "val_fraction": 0.0, "test_fraction": 0.0, "num_workers": 0}
+    return TextImageDataModule(JsonlSource(str(path)), TextRenderer(**PAGE), **{**settings, **kwargs})
 
 
 def make_module(seed: int = 0, lr: float = 2e-3, **kwargs: Any) -> PeftModule:

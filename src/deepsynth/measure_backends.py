@@ -12,11 +12,11 @@ from deepsynth.measure_process import Backend
 #: Unsloth's. Options of ``deepsynth fit``.
 TRAINING = {
     "transformers-eager": (
-        *("--model=PeftModule", "--model.loss=plain", "--model.activation_memory=full"),
+        *("--model=PeftModule", "--model.kernels=plain", "--model.loss=plain", "--model.activation_memory=full"),
         "--model.experts_implementation=eager",
     ),
     "transformers": (
-        *("--model=PeftModule", "--model.loss=plain", "--model.activation_memory=full"),
+        *("--model=PeftModule", "--model.kernels=plain", "--model.loss=plain", "--model.activation_memory=full"),
         "--model.experts_implementation=grouped_mm",
     ),
     "deepsynth": ("--model=PeftModule",),

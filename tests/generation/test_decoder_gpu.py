@@ -39,7 +39,7 @@ def test_graphs_write_what_single_steps_and_transformers_write(name: str) -> Non
 
     graphs = stream(model, name, of, 60, slots=4, submitted=5, steps=captured)
     assert steps[0].graphs is not None, "the step could not be captured; the log says why"
-    assert len(steps[0].graphs) >= 2
+    assert len(steps[0].graphs) >= 1
     single = stream(model, name, of, 60, slots=4, submitted=5, steps=StaticSteps)
     assert graphs == single
     different = [number for number, pair in enumerate(zip(graphs, theirs, strict=True)) if pair[0] != pair[1]]

@@ -16,7 +16,6 @@ nf4 is from QLoRA (Dettmers et al. 2023, arXiv:2305.14314): blocks of 64 weights
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +23,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
+
+from deepsynth.models.frozen_experts import FrozenExperts, ends_of, grouped_mm, is_silu
 
 BLOCK = 64
 _SCALE_BLOCK = 256
@@ -86,20 +87,6 @@ class Nf4Tensor(nn.Module):
         return weight
 
 
-def grouped_mm(rows: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    """Multiply rows (S, I), sorted by expert, with their expert's matrix (E, I, O): (S, O).
-
-    Args:
-        rows: of all experts, one expert's after the other's.
-        weight: of each expert.
-        ends: (E,) int32, where each expert's rows end.
-    """
-    if rows.is_cuda and torch.cuda.get_device_capability(rows.device) < (8, 0):  # torch's kernel begins with Ampere
-        starts = [0, *ends.tolist()]
-        return torch.cat([rows[a:b] @ weight[i] for i, (a, b) in enumerate(itertools.pairwise(starts))])
-    return functional.grouped_mm(rows, weight, offs=ends)
-
-
 class FrozenGroupedLinear(torch.autograd.Function):
     """Rows (S, I) times frozen nf4 weights, keeping nothing of full size for the backward pass."""
 
@@ -117,11 +104,6 @@ class FrozenGroupedLinear(torch.autograd.Function):
         return grouped_mm(grads[0].contiguous(), ctx.weight.dequantize(), ends), None, None
 
 
-def _ends(groups: torch.Tensor, number: int) -> torch.Tensor:
-    """Return (number,) int32, where the rows of each group end, from the sorted groups of all rows (S,)."""
-    return torch.searchsorted(groups, torch.arange(number, device=groups.device), right=True).to(torch.int32)
-
-
 def _hit_experts(experts: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the experts that some row has, once each, and where the rows of each end.
 
@@ -137,7 +119,7 @@ def _hit_experts(experts: torch.Tensor, number: int) -> tuple[torch.Tensor, torc
     place = first.cumsum(0) - 1
     most = min(len(experts), number)
     hit = experts[-1:].repeat(most).scatter(0, place, experts)
-    return hit, _ends(place, most)
+    return hit, ends_of(place, most)
 
 
 class Nf4Experts(nn.Module):
@@ -185,14 +167,19 @@ class Nf4Experts(nn.Module):
             top_k_index: (N, K).
             top_k_weights: (N, K).
         """
+        number = self.quantized("gate_up_proj").shape[0]
+        few = not torch.is_grad_enabled() and top_k_index.numel() <= _FEW_ROWS * number
+        if not self.active and not few and is_silu(self.act_fn):
+            weights = (self.quantized(name) for name in self.PARAMETERS)
+            total: torch.Tensor = FrozenExperts.apply(  # type: ignore[no-untyped-call]
+                hidden_states.to(self.compute_dtype), top_k_index, top_k_weights, *weights, number
+            )
+            return total.to(hidden_states.dtype)
         count, chosen = top_k_index.shape
         experts, order = torch.sort(top_k_index.reshape(-1), stable=True)
         rows = hidden_states[order // chosen].to(self.compute_dtype)
-        number = self.quantized("gate_up_proj").shape[0]
-        ends = _ends(experts, number)
-        hit = None
-        if not torch.is_grad_enabled() and len(rows) <= _FEW_ROWS * number:
-            hit = _hit_experts(experts, number)
+        ends = ends_of(experts, number)
+        hit = _hit_experts(experts, number) if few else None
         gate, up = self._linear("gate_up_proj", rows, ends, hit).chunk(2, dim=-1)
         outputs = self._linear("down_proj", self.act_fn(gate) * up, ends, hit)
         outputs = outputs * top_k_weights.reshape(-1)[order, None]

@@ -23,6 +23,7 @@ from deepsynth.models.quantization import count_parameters
 from deepsynth.modules.adapter import adapter_state, read_adapter, write_adapter
 from deepsynth.modules.checkpoint import CheckpointedModule
 from deepsynth.modules.evaluation import in_dtype
+from deepsynth.models.decoder_kernels import Kernels
 from deepsynth.modules.training_engine import ActivationMemory, Compile, EngineModule
 from deepsynth.optim import FusedAdamW, Schedule, check_optimizer, make_schedule
 from deepsynth.parallel_ranks import mean_over_ranks
@@ -52,7 +53,10 @@ class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
         dtype: of the frozen weights; ``auto`` is bfloat16 where the GPU has it, else float16 on a GPU, float32 on the
             CPU. Adapters are float32.
         attn_implementation: of the decoder; the vision encoder takes ``sdpa`` where the decoder takes flash attention.
-        experts_implementation: transformers' name (``eager``, ``grouped_mm``, ``batched_mm``); by default its choice.
+        experts_implementation: transformers' name (``eager``, ``grouped_mm``, ``batched_mm``); by default its choice, and
+            in training, for experts that stay frozen, ``kernels``.
+        kernels: ``auto`` takes faster ways through the decoder's layers in training (``models.decoder_kernels``),
+            ``plain`` those of transformers and peft.
         loss: ``chunked`` never holds the logits of more than a few hundred positions, ``liger`` is liger-kernel's for
             CUDA, ``plain`` is the model's own; ``auto`` is ``liger`` where it can be, else ``chunked``.
         activation_memory: what layers keep for the backward pass: all (``none``), outputs of matrix products
@@ -119,6 +123,7 @@ class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
         dtype: Dtype = "auto",
         attn_implementation: Attention = "sdpa",
         experts_implementation: str | None = None,
+        kernels: Kernels = "auto",
         loss: Loss = "auto",
         activation_memory: ActivationMemory = "auto",
         memory_budget_gib: float | None = None,

@@ -38,6 +38,7 @@ _OWN: dict[str, tuple[tuple[Any, ...], str]] = {
     "compile": (("none",), "compiles by itself"),
     "cuda_graphs": ((False,), "compiles by itself"),
     "attn_implementation": (("sdpa",), "chooses attention itself"),
+    "kernels": (("auto",), "has kernels of its own"),
     "experts_implementation": ((None,), "chooses the experts' kernels itself"),
 }
 _CHECKPOINTING: dict[str, bool | str] = {"auto": "unsloth", "offload": "unsloth", "full": True, "none": False}

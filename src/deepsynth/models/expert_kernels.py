@@ -1,0 +1,100 @@
+"""What surrounds the products of routed experts, in one pass over memory each on CUDA and in plain torch elsewhere.
+
+    N  tokens      K  experts of a token      S  N * K rows, sorted by expert      H, I  widths of model and expert
+
+All of it is bound by memory: a row of the model's width is read or written 6 times for each token here, and about 40
+times, half of them in float32, by one operation after the other.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+
+def has_triton() -> bool:
+    """Return whether Triton is installed, as it is with torch for CUDA on Linux."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def gate(gate_up: torch.Tensor) -> torch.Tensor:
+    """Return ``silu(gate) * up`` (S, I) of both (S, 2 * I)."""
+    if not _by_triton(gate_up):
+        first, second = gate_up.chunk(2, dim=-1)
+        return functional.silu(first) * second
+    rows, width = len(gate_up), gate_up.shape[1] // 2
+    result = gate_up.new_empty(rows, width)
+    if rows:
+        _kernels()["gate"][(rows,)](gate_up, result, width, BLOCK=_block(width))
+    return result
+
+
+def gate_backward(
+    inner_grad: torch.Tensor, gate_up: torch.Tensor, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the gradients of ``gate_up`` (S, 2 * I) and of ``weights`` (S,).
+
+    Args:
+        inner_grad: (S, I), of what the last product saw, for a weight of 1.
+        gate_up: (S, 2 * I), as :func:`gate` took it.
+        weights: (S,) float32 of each row in its token's sum.
+    """
+    rows, width = inner_grad.shape
+    if not _by_triton(gate_up):
+        first, second = gate_up.float().chunk(2, dim=-1)
+        sigmoid = first.sigmoid()
+        silu, of_row = first * sigmoid, inner_grad.float()
+        weights_grad = (of_row * silu * second).sum(-1)
+        of_row = of_row * weights[:, None]
+        both = torch.cat([of_row * second * (sigmoid + silu * (1 - sigmoid)), of_row * silu], dim=-1)
+        return both.to(gate_up.dtype), weights_grad
+    result = torch.empty_like(gate_up)
+    weights_grad = weights.new_empty(rows)
+    if rows:
+        _kernels()["gate_backward"][(rows,)](
+            inner_grad, gate_up, weights, result, weights_grad, width, BLOCK=_block(width)
+        )
+    return result, weights_grad
+
+
+def combine(rows: torch.Tensor, places: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """Return for each token the sum of its rows (N, H), added in float32.
+
+    Args:
+        rows: (S, H) sorted by expert.
+        places: (N, K), where each token's rows are.
+        weights: (N, K) float32 of the rows in the sum; by default 1.
+    """
+    count, chosen = places.shape
+    if not _by_triton(rows):
+        own = rows[places.reshape(-1)].view(count, chosen, -1).float()
+        own = own if weights is None else own * weights[..., None]
+        return own.sum(dim=1).to(rows.dtype)
+    result = rows.new_empty(count, rows.shape[1])
+    if count:
+        _kernels()["combine"][(count,)](
+            rows, places, places if weights is None else weights, result, chosen, rows.shape[1],
+            WEIGHTED=weights is not None, BLOCK=_block(rows.shape[1]),
+        )  # fmt: skip
+    return result
+
+
+def _by_triton(tensor: torch.Tensor) -> bool:
+    # What is compiled is left to the compiler, which fuses the plain operations by itself.
+    return tensor.is_cuda and not torch.compiler.is_compiling() and has_triton()
+
+
+def _block(width: int) -> int:
+    return 1 << (width - 1).bit_length()
+
+
+@functools.cache
+def _kernels() -> dict[str, Any]:
+    """Return the Triton kernels; Triton is imported when there is work for it."""
+    from deepsynth.models import expert_triton
+
+    return {"gate": expert_triton.gate, "gate_backward": expert_triton.gate_backward, "combine": expert_triton.combine}

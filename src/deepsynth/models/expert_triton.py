@@ -1,0 +1,53 @@
+"""Triton kernels of :mod:`deepsynth.models.expert_kernels`; one program for each row or token, sums in float32."""
+
+# mypy: ignore-errors
+# ruff: noqa: D103, ANN001, ANN201  (Triton's functions are no Python functions)
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def gate(gate_up, result, width, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    mask = columns < width
+    first = tl.load(gate_up + row * 2 * width + columns, mask=mask, other=0.0).to(tl.float32)
+    second = tl.load(gate_up + row * 2 * width + width + columns, mask=mask, other=0.0)
+    # Rounded between the two as torch rounds between its two operations.
+    silu = (first * tl.sigmoid(first)).to(second.dtype)
+    tl.store(result + row * width + columns, silu * second, mask=mask)
+
+
+@triton.jit
+def gate_backward(inner_grad, gate_up, weights, result, weights_grad, width, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    mask = columns < width
+    first = tl.load(gate_up + row * 2 * width + columns, mask=mask, other=0.0).to(tl.float32)
+    second = tl.load(gate_up + row * 2 * width + width + columns, mask=mask, other=0.0).to(tl.float32)
+    grad = tl.load(inner_grad + row * width + columns, mask=mask, other=0.0).to(tl.float32)
+    sigmoid = tl.sigmoid(first)
+    silu = first * sigmoid
+    tl.store(weights_grad + row, tl.sum(grad * silu * second, axis=0))
+    grad = grad * tl.load(weights + row)
+    kind = result.dtype.element_ty
+    place = result + row * 2 * width + columns
+    tl.store(place, (grad * second * (sigmoid + silu * (1.0 - sigmoid))).to(kind), mask=mask)
+    tl.store(place + width, (grad * silu).to(kind), mask=mask)
+
+
+@triton.jit
+def combine(rows, places, weights, result, chosen, width, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr):
+    token = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    mask = columns < width
+    total = tl.zeros([BLOCK], dtype=tl.float32)
+    for number in range(chosen):
+        place = tl.load(places + token * chosen + number).to(tl.int64)
+        row = tl.load(rows + place * width + columns, mask=mask, other=0.0).to(tl.float32)
+        if WEIGHTED:
+            row = row * tl.load(weights + token * chosen + number)
+        total += row
+    tl.store(result + token * width + columns, total.to(result.dtype.element_ty), mask=mask)

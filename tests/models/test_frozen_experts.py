@@ -1,0 +1,132 @@
+"""Frozen experts give transformers' outputs and gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers.integrations.moe import grouped_mm_experts_forward
+from transformers.models.deepseek_ocr2.configuration_deepseek_ocr2 import DeepseekOcr2TextConfig
+from transformers.models.deepseek_ocr2.modeling_deepseek_ocr2 import DeepseekOcr2TextExperts
+
+from deepsynth.models.expert_kernels import combine, gate, gate_backward
+from deepsynth.models.frozen_experts import frozen_experts_forward
+
+cuda = pytest.param(
+    "cuda",
+    marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+)
+devices = pytest.mark.parametrize("device", ["cpu", cuda])
+
+
+def experts_of(device: str, dtype: torch.dtype = torch.float32) -> Any:
+    config = DeepseekOcr2TextConfig(hidden_size=64, moe_intermediate_size=48, n_routed_experts=8)
+    experts = DeepseekOcr2TextExperts(config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in experts.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 8)
+    return experts.to(device=device, dtype=dtype).requires_grad_(False)
+
+
+def routed(tokens: int, device: str, dtype: torch.dtype = torch.float32, used: int = 8) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(tokens, 64, generator=generator).to(device=device, dtype=dtype).requires_grad_()
+    scores = torch.rand(tokens, 8, generator=generator)
+    scores[:, used:] = 0
+    weights, indices = scores.topk(3)
+    return [hidden, indices.to(device), weights.to(device).requires_grad_()]
+
+
+def run(function: Any, experts: Any, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    hidden, indices, weights = tensors
+    output = function(experts, hidden, indices, weights)
+    above = torch.randn(output.shape, generator=torch.Generator().manual_seed(2)).to(output)
+    return [output.detach(), *torch.autograd.grad(output, (hidden, weights), above)]
+
+
+@devices
+@pytest.mark.parametrize(("tokens", "used"), [(50, 8), (7, 4), (1, 3)])
+def test_outputs_and_gradients_are_those_of_transformers(device: str, tokens: int, used: int) -> None:
+    experts = experts_of(device)
+    ours = run(frozen_experts_forward, experts, routed(tokens, device, used=used))
+    theirs = run(grouped_mm_experts_forward, experts, routed(tokens, device, used=used))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@devices
+def test_in_bfloat16_they_are_as_near_to_the_truth_as_transformers(device: str) -> None:
+    truth = run(grouped_mm_experts_forward, experts_of(device), routed(200, device))
+    experts, kind = experts_of(device, torch.bfloat16), torch.bfloat16
+    ours = run(frozen_experts_forward, experts, routed(200, device, kind))
+    theirs = run(grouped_mm_experts_forward, experts, routed(200, device, kind))
+    for one, other, wanted in zip(ours, theirs, truth, strict=True):
+        distances = [float((found.float() - wanted).norm() / wanted.norm()) for found in (one, other)]
+        assert distances[0] < 1.1 * distances[1] + 1e-4
+
+
+def test_experts_that_train_are_left_to_transformers() -> None:
+    experts = experts_of("cpu")
+    experts.down_proj.requires_grad_()
+    hidden, indices, weights = routed(5, "cpu")
+    frozen_experts_forward(experts, hidden, indices, weights).sum().backward()
+    assert experts.down_proj.grad is not None
+    assert experts.down_proj.grad.abs().sum() > 0
+
+
+def test_the_backward_pass_keeps_the_halves_of_the_gate_alone() -> None:
+    experts = experts_of("cpu")
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    hidden, indices, weights = routed(500, "cpu")
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        frozen_experts_forward(experts, hidden, indices, weights)
+    own = {parameter.data_ptr() for parameter in experts.parameters()}
+    gate_bytes = 4 * 500 * 3 * 2 * 48
+    assert sum(size for place, size in kept.items() if place not in own) < 1.15 * gate_bytes
+
+
+@devices
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "width"), [(37, 48), (64, 896), (0, 8)])
+def test_kernels_compute_what_torch_does(device: str, dtype: torch.dtype, rows: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    gate_up, inner = (torch.randn(rows, n * width, generator=generator).to(device, dtype) for n in (2, 1))
+    weights = torch.rand(rows, generator=generator).to(device)
+    exact = gate_up.double().requires_grad_()
+    first, second = exact.chunk(2, dim=-1)
+    product = torch.nn.functional.silu(first) * second
+    close = {"rtol": 2e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(gate(gate_up).double(), product.detach(), **close)
+    found, weights_grad = gate_backward(inner, gate_up, weights)
+    (wanted,) = torch.autograd.grad(product, exact, inner.double() * weights[:, None])
+    torch.testing.assert_close(found.double(), wanted, **close)
+    torch.testing.assert_close(weights_grad.double(), (inner.double() * product.detach()).sum(-1), rtol=1e-2, atol=1e-2)
+
+
+@devices
+def test_rows_are_combined_in_float32(device: str) -> None:
+    generator = torch.Generator().manual_seed(4)
+    rows = torch.randn(12, 40, generator=generator).to(device, torch.bfloat16)
+    places = torch.randperm(12, generator=generator).view(4, 3).to(device)
+    weights = torch.rand(4, 3, generator=generator).to(device)
+    wanted = rows.double()[places]
+    torch.testing.assert_close(combine(rows, places).double(), wanted.sum(1), rtol=1e-2, atol=1e-2)
+    weighted = (wanted * weights[..., None]).sum(1)
+    torch.testing.assert_close(combine(rows, places, weights).double(), weighted, rtol=1e-2, atol=1e-2)
+
+
+def test_they_compile_in_bfloat16() -> None:
+    experts = experts_of("cpu", torch.bfloat16)
+    compiled = torch.compile(frozen_experts_forward, backend="aot_eager", fullgraph=True)
+    for tokens in (50, 60):
+        ours = run(compiled, experts, routed(tokens, "cpu", torch.bfloat16))
+        plain = run(frozen_experts_forward, experts, routed(tokens, "cpu", torch.bfloat16))
+        for one, other in zip(ours, plain, strict=True):
+            torch.testing.assert_close(one, other)
