@@ -201,14 +201,13 @@ class Study:
         try:
             with torch.inference_mode(), reader.at_work():
                 prompts = reader.prompts(batch.prompts)
-                decoder._cache.reserve(len(prompts[0]) + 1)
                 slots = list(range(size))
-                reader.prefill(prompts, slots, decoder._cache)
+                decoder._steps.prefill(prompts, slots)
                 if self.device == "cuda":
                     torch.cuda.reset_peak_memory_stats()
                 vision = statistics.median(self.timed(lambda: reader.prompts(batch.prompts)) for _ in range(5))
                 text = statistics.median(
-                    self.timed(lambda: reader.prefill(prompts, slots, decoder._cache)) for _ in range(5)
+                    self.timed(lambda: decoder._steps.prefill(prompts, slots)) for _ in range(5)
                 )
         finally:
             reader_module.VISION_PATCHES.update(before)

@@ -81,7 +81,9 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if function.overloadpacket in WAITS:
+        # A tensor without axes is what torch makes of the number in x[...] = 0, which fills in a kernel's argument.
+        number = function.overloadpacket is _ATEN.lift_fresh and not args[0].dim()
+        if function.overloadpacket in WAITS and not number:
             raise RuntimeError(f"operation not permitted when stream is capturing: {function}")
         inputs = [tensor for tensor in tree_flatten((args, kwargs))[0] if isinstance(tensor, torch.Tensor)]
         masks = function.overloadpacket in (_ATEN.index, _ATEN.index_put, _ATEN.index_put_)

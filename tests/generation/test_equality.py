@@ -104,7 +104,7 @@ def test_pages_in_tiles_write_the_reference_tokens(patches: int, monkeypatch: py
     reader = Reader(model)
     seen: list[int] = []
     sam = model.model.vision_tower.sam_encoder
-    hook = sam.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    hook = sam.patch_embed.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     with torch.inference_mode():
         features = reader._features(images)
         hook.remove()
@@ -115,7 +115,8 @@ def test_pages_in_tiles_write_the_reference_tokens(patches: int, monkeypatch: py
             assert torch.allclose(found, other, atol=1e-5)
         cache = RowCache(len(reader.layers), 1, reader.device)
         cache.reserve(2000)
-        token = reader.prefill([Prompt(expected["input_ids"][0], features[0])], [0], cache)
+        hidden, last = reader.embed([Prompt(expected["input_ids"][0], features[0])])
+        token = reader.prefill(hidden, torch.tensor([0]), last, cache)
         tokens = [int(token)]
         for place in range(len(expected["new_tokens"]) - 1):
             token = reader.aligned_step(token, expected["input_ids"].shape[1] + place, cache)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -56,6 +57,28 @@ def test_replays_write_what_single_steps_write(make: Any, graphs: list[RecordedG
     assert stream(model, NAME, of, 11, slots=4, submitted=3, steps=captured) == expected
     assert len(graphs) >= 2  # four rows; the last ones alone
     assert sum(graph.replays for graph in graphs) > len(graphs)
+
+
+@pytest.mark.parametrize("name", [NAME, "deepsynth/tiny"])
+def test_a_page_and_its_prompt_are_captured_when_they_come_again(name: str, graphs: list[RecordedGraph]) -> None:
+    model = load(name)
+    of = samples(name, 4, longest=6)
+    expected = stream(model, name, of, 5, slots=1, submitted=1)
+    assert stream(model, name, of, 5, slots=1, submitted=1, steps=captured) == expected
+    # A step, 4 times in each text; the encoders and the prompt from the second text on, so that the last two replay.
+    assert [graph.replays for graph in graphs] == [16, 2, 2]
+
+
+def test_a_prompt_too_long_for_the_cache_voids_graphs_that_read_where_it_was(
+    model: Any, graphs: list[RecordedGraph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short, long = samples(NAME, 2, longest=6)
+    long = replace(long, input_ids=torch.cat([long.input_ids[: long.prompt_length], torch.full((300,), 7)]))
+    long = replace(long, prompt_length=len(long.input_ids), labels=torch.full_like(long.input_ids, -100))
+    of = [short, short, long, short, short]
+    expected = [stream(model, NAME, [sample], 5, slots=1, submitted=1)[0] for sample in of]
+    assert stream(model, NAME, of, 5, slots=1, submitted=1, steps=captured) == expected
+    assert graphs
 
 
 def test_a_cache_that_grows_gives_up_its_graphs_and_their_pool(

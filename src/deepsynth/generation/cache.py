@@ -28,6 +28,8 @@ class RowCache:
         self.layers = layers
         self.slots = slots
         self.length = 0
+        #: How often the tensor has moved: what was captured before reads where it was.
+        self.moves = 0
         self._states: torch.Tensor | None = None
         self._filled: torch.Tensor | None = None
         self._slots = torch.arange(slots, device=device)  # made once: a captured graph goes on reading it
@@ -35,17 +37,17 @@ class RowCache:
         self._positions: torch.Tensor | int = 0
         self._seen = 0
 
-    def reserve(self, length: int) -> bool:
-        """Make room for ``length`` positions; return whether the tensor moved, so that captured graphs are void."""
+    def reserve(self, length: int) -> None:
+        """Make room for ``length`` positions."""
         if length <= self.length:
-            return False
+            return
+        self.moves += 1
         self.length = -(-length // GROWTH) * GROWTH
         if self._states is None:
-            return True
+            return
         before = self._states
         self._states = before.new_zeros(*before.shape[:4], self.length, before.shape[5])
         self._states[..., : before.shape[4], :] = before
-        return True
 
     def fill(self, slots: torch.Tensor) -> None:
         """Write the next keys and values of prompts, padded at the right, from position 0 of these slots on."""

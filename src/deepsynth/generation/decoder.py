@@ -94,6 +94,7 @@ class Decoder:
     @torch.inference_mode()
     def submit(self, batch: Batch, max_new_tokens: int) -> None:
         """Encode the pages of a batch and let its samples wait; the pixels are not kept."""
+        self._steps.refresh()
         with self._reader.at_work():
             prompts = self._reader.prompts(batch.prompts)
         for prompt, target in zip(prompts, batch.targets, strict=True):
@@ -133,7 +134,6 @@ class Decoder:
         """Prefill samples that wait until every slot is taken; a text may end with its first token."""
         while chosen := self._next_rows(self.slots - len(self._rows)):
             longest = max(len(row.prompt) for row in chosen)
-            self._cache.reserve(longest + 1)
             budget = PREFILL_TOKENS.get(self._reader.device.type, PREFILL_TOKENS["cpu"])
             at_once = max(budget // longest, 1)
             for first in range(0, len(chosen), at_once):
@@ -154,7 +154,7 @@ class Decoder:
     def _prefill(self, rows: list[_Row]) -> None:
         """Write prompts into the next free slots, and the first token of each text."""
         slots = list(range(len(self._rows), len(self._rows) + len(rows)))
-        tokens = self._reader.prefill([row.prompt for row in rows], slots, self._cache).tolist()
+        tokens = self._steps.prefill([row.prompt for row in rows], slots)
         for row, token in zip(rows, tokens, strict=True):
             row.prompt.features = None
             row.writing.add(token)

@@ -1,4 +1,4 @@
-"""CUDA graphs of a decoding step, one for each shape."""
+"""CUDA graphs of what decoding does again and again, one for each shape."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class StepGraphs:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._graphs: dict[Hashable, Any] = {}
+        self._seen: set[Hashable] = set()
+        self._tensors: dict[Hashable, tuple[list[torch.Tensor], torch.Tensor]] = {}
         self._pool: Any = None
         self._stream: Any = None
 
@@ -35,6 +37,7 @@ class StepGraphs:
     def clear(self) -> None:
         """Forget all graphs, and their pool: torch does not let another graph into one that has lost its last."""
         self._graphs.clear()
+        self._tensors.clear()
         self._pool = None
 
     def get(self, shape: Hashable) -> Any:
@@ -68,3 +71,34 @@ class StepGraphs:
         self._pool = graph.pool()
         self._graphs[shape] = graph
         return graph
+
+    def call(self, name: str, run: Callable[..., torch.Tensor], inputs: list[torch.Tensor]) -> torch.Tensor:
+        """Return what ``run`` makes of the inputs; a call whose shapes come for the second time is captured.
+
+        Args:
+            name: of the call.
+            run: with the same result for the same inputs; it may also write to tensors that stay where they are.
+            inputs: whose shapes and types decide whether the call is known.
+
+        Raises:
+            RuntimeError: when the call cannot be captured.
+        """
+        shape = (name, *((tuple(tensor.shape), tensor.dtype) for tensor in inputs))
+        if shape not in self._tensors:
+            if shape not in self._seen:
+                self._seen.add(shape)
+                return run(*inputs)
+            kept = [tensor.clone() for tensor in inputs]
+            result = run(*kept).clone()
+
+            def again() -> None:
+                result.copy_(run(*kept))
+
+            self.capture(shape, again, lambda: None)
+            self._tensors[shape] = kept, result
+            return result.clone()
+        kept, result = self._tensors[shape]
+        for tensor, new in zip(kept, inputs, strict=True):
+            tensor.copy_(new)
+        self._graphs[shape].replay()
+        return result.clone()

@@ -18,8 +18,11 @@ from typing import Any
 import torch
 
 from deepsynth.generation.cache import RowCache
+from deepsynth.models import frozen_experts, sam_attention
+from deepsynth.models.decoder_kernels import reading
 from deepsynth.models.layer_runner import transformer_layers
-from deepsynth.models.vision_chunks import CompiledLayers, Rest, in_chunks
+from deepsynth.models.training_forward import ENCODED_AT_ONCE
+from deepsynth.models.vision_chunks import Captured, CompiledLayers, Rest, in_chunks, one_by_graph
 
 log = logging.getLogger("deepsynth")
 
@@ -69,7 +72,10 @@ class Reader:
         self.image_token_id: int = self.model.config.image_token_id
         self._patch: int = self.model.config.vision_config.sam_config.patch_size
         tower = self.model.model.vision_tower
+        sam_attention.speed_up(tower)
         self._compiled_vision = CompiledLayers(transformer_layers(tower)) if compile_vision else None
+        #: Runs a function of tensors as a captured graph, where there are graphs.
+        self.captured: Captured | None = None
 
     @staticmethod
     def fits(model: Any) -> bool:
@@ -108,7 +114,7 @@ class Reader:
     def at_work(self) -> Iterator[None]:
         """Switch to evaluation, to attention that takes a mask, and to experts that read only what is hit.
 
-        ``grouped_mm`` was the quickest on the CPU too, and copies no weight, which ``batched_mm`` does for every token.
+        Grouped products were the quickest on the CPU too, and copy no weight, as ``batched_mm`` does for every token.
         """
         training = [module for module in self.model.modules() if module.training]
         config = self.text.config
@@ -116,9 +122,11 @@ class Reader:
         for module in training:
             module.training = False
         config._attn_implementation = "sdpa"
-        config._experts_implementation = "grouped_mm"
+        frozen_experts.register()
+        config._experts_implementation = frozen_experts.NAME
         try:
-            yield
+            with reading(self.text):
+                yield
         finally:
             config._attn_implementation, config._experts_implementation = before
             for module in training:
@@ -170,7 +178,13 @@ class Reader:
         return self._encode(images, "together")
 
     def _encode(self, images: dict[str, torch.Tensor], rest: Rest) -> list[torch.Tensor]:
-        with in_chunks(self.model.model.vision_tower, self._images_at_once, rest):
+        tower = self.model.model.vision_tower
+        compiled = rest == "single"
+        with (
+            one_by_graph(tower, self.captured),
+            in_chunks(tower, lambda pixels: self._images_at_once(pixels) * (1 if compiled else ENCODED_AT_ONCE), rest),
+            in_chunks(tower.sam_encoder, self._images_at_once, "together"),
+        ):
             features: list[torch.Tensor] = list(self.model.get_image_features(**images).pooler_output)
         return features
 
@@ -180,9 +194,8 @@ class Reader:
 
     # ------------------------------------------------------------------ decoder
 
-    def prefill(self, prompts: list[Prompt], slots: list[int], cache: RowCache) -> torch.Tensor:
-        """Write prompts into slots of the cache and return the first token (N,) of each text."""
-        lengths = [len(prompt) for prompt in prompts]
+    def embed(self, prompts: list[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what the decoder sees of prompts, (N, T, H) padded at the right, and where each ends (N,)."""
         embed = self.text.embed_tokens
         rows = []
         for prompt in prompts:
@@ -191,12 +204,22 @@ class Reader:
                 row[prompt.ids == self.image_token_id] = prompt.features.to(row.dtype)
             rows.append(row)
         hidden = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        cache.fill(torch.tensor(slots, device=hidden.device))
+        return hidden, torch.tensor([len(prompt) - 1 for prompt in prompts], device=hidden.device)
+
+    def prefill(self, hidden: torch.Tensor, slots: torch.Tensor, last: torch.Tensor, cache: RowCache) -> torch.Tensor:
+        """Write prompts into slots of the cache and return the first token (N,) of each text.
+
+        Args:
+            hidden: (N, T, H), see :meth:`embed`.
+            slots: (N,) of the cache.
+            last: (N,) where each prompt ends.
+            cache: with room for T positions.
+        """
+        cache.fill(slots)
         positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
         # Padding stands at the right, where causality alone hides it; later tokens overwrite what it left behind.
         hidden = self._run(hidden, positions, None, cache)
-        last = torch.tensor(lengths, device=hidden.device) - 1
-        return self._next(hidden[torch.arange(len(prompts), device=hidden.device), last])
+        return self._next(hidden[torch.arange(len(last), device=hidden.device), last])
 
     def step(self, tokens: torch.Tensor, positions: torch.Tensor, cache: RowCache, seen: int) -> torch.Tensor:
         """Return the token (R,) after ``tokens`` (R,), which stand at ``positions`` (R,); shapes and places are fixed.

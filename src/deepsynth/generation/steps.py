@@ -14,13 +14,16 @@ import torch
 
 from deepsynth.generation.cache import GROWTH, RowCache
 from deepsynth.generation.graphs import StepGraphs
-from deepsynth.generation.reader import Reader
+from deepsynth.generation.reader import Prompt, Reader
 from deepsynth.models.vision_chunks import COMPILE_OPTIONS
 
 log = logging.getLogger("deepsynth")
 
 #: Tokens that a GPU writes before the host looks at them. A row that ends has up to so many less one in vain.
 LOOK_EVERY = 8
+#: Prompts of so many positions in all are read by a captured graph: with more, a GPU computes longer than it takes to
+#: launch what it computes, and the graph would keep the memory for it.
+CAPTURED_TOKENS = 2048
 
 
 class Steps(Protocol):
@@ -28,6 +31,9 @@ class Steps(Protocol):
 
     def refresh(self) -> None:
         """Look whether the model is still the one that was prepared for."""
+
+    def prefill(self, prompts: list[Prompt], slots: list[int]) -> list[int]:
+        """Write prompts into these slots of the cache, and return the first token of each text."""
 
     def __call__(self, tokens: list[int], positions: list[int]) -> list[list[int]]:
         """Return the new tokens of each row, after its last one and that one's position."""
@@ -41,6 +47,16 @@ class FreeSteps:
 
     def refresh(self) -> None:
         """Do nothing: nothing was prepared."""
+
+    def prefill(self, prompts: list[Prompt], slots: list[int]) -> list[int]:
+        """Write prompts into these slots of the cache, and return the first token of each text."""
+        hidden, last = self._reader.embed(prompts)
+        self._cache.reserve(hidden.shape[1] + 1)
+        found: list[int] = self._reader.prefill(hidden, self._places(slots), last, self._cache).tolist()
+        return found
+
+    def _places(self, slots: list[int]) -> torch.Tensor:
+        return torch.tensor(slots, device=self._reader.device)
 
     def __call__(self, tokens: list[int], positions: list[int]) -> list[list[int]]:
         """Return one new token for each row."""
@@ -84,19 +100,65 @@ class StaticSteps:
         self._written = torch.zeros(cache.slots, count, dtype=torch.long, device=reader.device)
         self._next = torch.compile(reader.step, **COMPILE_OPTIONS) if compiled else reader.step
         self.graphs = StepGraphs(reader.device) if graphs else None
-        self._prepared_for = 0
+        self._prepared_for = (0, 0)
+        if graphs:
+            reader.captured = self._captured
 
     def refresh(self) -> None:
-        """Throw the graphs away when weights have moved, or adapters were merged or switched."""
-        if self.graphs is not None and (found := self._reader.fingerprint()) != self._prepared_for:
+        """Throw the graphs away when weights or cache have moved, or adapters were merged or switched."""
+        if self.graphs is not None and (found := (self._reader.fingerprint(), self._cache.moves)) != self._prepared_for:
             self.graphs.clear()
             self._prepared_for = found
+
+    def _reserve(self, length: int) -> None:
+        """Make room in the cache; graphs that read it where it was are void."""
+        self._cache.reserve(length)
+        if self.graphs is not None and self._cache.moves != self._prepared_for[1]:
+            self.graphs.clear()
+            self._prepared_for = self._prepared_for[0], self._cache.moves
+
+    def prefill(self, prompts: list[Prompt], slots: list[int]) -> list[int]:
+        """Write prompts into these slots of the cache, and return the first token of each text."""
+        hidden, last = self._reader.embed(prompts)
+        self._reserve(hidden.shape[1] + 1)
+        run = partial(self._reader.prefill, cache=self._cache)
+        inputs = [hidden, torch.tensor(slots, device=hidden.device), last]
+        few = hidden.shape[0] * hidden.shape[1] <= CAPTURED_TOKENS
+        found: list[int] = (self._captured("prefill", run, inputs) if few else run(*inputs)).tolist()
+        return found
+
+    def _captured(self, name: str, run: Callable[..., torch.Tensor], inputs: list[torch.Tensor]) -> torch.Tensor:
+        """Return what ``run`` makes of the inputs, by a graph if it can be."""
+        if self.graphs is None:
+            return run(*inputs)
+
+        def plainly(*tensors: torch.Tensor) -> torch.Tensor:
+            with self._autocast():
+                return run(*tensors)
+
+        try:
+            return self.graphs.call(name, plainly, inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self._give_up(error)
+            return run(*inputs)
+
+    def _give_up(self, error: RuntimeError) -> None:
+        self.graphs = None
+        reason = str(error).strip().splitlines()[0]
+        log.warning("decoding runs without CUDA graphs, several times slower: %s", reason)
+
+    def _autocast(self) -> torch.autocast:
+        """Return a context like the one around, in which copies of weights are not kept for later: graphs outlive it."""
+        kind = self._tokens.device.type
+        on = torch.is_autocast_enabled(kind)
+        return torch.autocast(kind, torch.get_autocast_dtype(kind), on, cache_enabled=self.graphs is None)
 
     def __call__(self, tokens: list[int], positions: list[int]) -> list[list[int]]:
         """Return k new tokens for each row; those after a text's end are for the caller to drop."""
         needed = max(positions) + self.count
-        if self._cache.reserve(needed) and self.graphs is not None:
-            self.graphs.clear()
+        self._reserve(needed)
         rows = min(1 << (len(tokens) - 1).bit_length(), self._cache.slots)
         seen = -(-needed // GROWTH) * GROWTH
         idle = [0] * (rows - len(tokens))
@@ -128,9 +190,7 @@ class StaticSteps:
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
-                self.graphs = None
-                reason = str(error).strip().splitlines()[0]
-                log.warning("decoding runs without CUDA graphs, several times slower: %s", reason)
+                self._give_up(error)
                 restore()
                 return step
         replay: Callable[[], None] = graph.replay
@@ -138,11 +198,7 @@ class StaticSteps:
 
     def _step(self, rows: int, seen: int) -> None:
         tokens, positions = self._tokens[:rows], self._positions[:rows]
-        kind = tokens.device.type
-        # Autocast would keep its copies of weights for later steps; a captured one lets them go.
-        with torch.autocast(
-            kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=self.graphs is None
-        ):
+        with self._autocast():
             tokens.copy_(self._next(tokens, positions, self._cache, seen))
         positions.add_(1)
 

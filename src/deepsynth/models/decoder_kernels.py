@@ -8,7 +8,8 @@ apply. In evaluation and generation everything runs as it was written.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -34,16 +35,43 @@ def speed_up(text: nn.Module, *, experts: bool) -> None:
     if experts and hasattr(text.config, "n_routed_experts"):
         frozen_experts.register()
         text.config._experts_implementation = frozen_experts.NAME
-    fused = has_liger()
     for module in text.modules():
         kind = type(module).__name__
-        if isinstance(module, LoraLinear) or kind in ("Linear4bit", "Linear8bitLt") and hasattr(module, "lora_A"):
+        if isinstance(module, LoraLinear) or (kind in ("Linear4bit", "Linear8bitLt") and hasattr(module, "lora_A")):
             module.forward = _Adapted(module)
-        elif fused and kind.endswith("RMSNorm"):
-            module.forward = _Normalized(module)
-        elif fused and all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
-            if frozen_experts.is_silu(module.act_fn):
-                module.forward = _Gated(module)
+        elif (fused := _fused_class(module)) is not None:
+            module.forward = fused(module)
+
+
+@contextmanager
+def reading(text: nn.Module) -> Iterator[None]:
+    """Let norms and gates of a decoder be fused in evaluation too, for the time of a block; all else stays.
+
+    Args:
+        text: the decoder, which may have been speeded up for training or not.
+    """
+    before = [(module, module.__dict__.get("forward")) for module in text.modules() if _fused_class(module)]
+    for module, _ in before:
+        module.forward = _fused_class(module)(module, always=True)  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        for module, own in before:
+            if own is None:
+                del module.forward
+            else:
+                module.forward = own
+
+
+def _fused_class(module: Any) -> type[_Fused] | None:
+    if not has_liger():
+        return None
+    if type(module).__name__.endswith("RMSNorm"):
+        return _Normalized
+    parts = ("gate_proj", "up_proj", "down_proj", "act_fn")
+    if all(hasattr(module, name) for name in parts) and frozen_experts.is_silu(module.act_fn):
+        return _Gated
+    return None
 
 
 class _Replaced:
@@ -116,26 +144,44 @@ class AdapterProduct(torch.autograd.Function):
         return above, x_grad, left_grad, right_grad, None
 
 
-class _Normalized(_Replaced):
-    """A root-mean-square norm, by liger-kernel: its input is kept, and one number for each token."""
+class _Fused(_Replaced):
+    """By a kernel of liger-kernel, on CUDA; what is compiled is left to the compiler.
+
+    Args:
+        module: whose forward it stands for.
+        always: in evaluation too.
+    """
+
+    def __init__(self, module: Any, always: bool = False) -> None:
+        super().__init__(module)
+        self.always = always
 
     def __call__(self, x: torch.Tensor) -> Any:
-        norm = self.module
-        if not (norm.training and x.is_cuda) or torch.compiler.is_compiling():
+        if not x.is_cuda or torch.compiler.is_compiling() or not (self.always or self.module.training):
             return self.plain(x)
+        return self.run(x)
+
+    def run(self, x: torch.Tensor) -> Any:
+        """Return what the module returns."""
+        raise NotImplementedError
+
+
+class _Normalized(_Fused):
+    """A root-mean-square norm: its input is kept for the backward pass, and one number for each token."""
+
+    def run(self, x: torch.Tensor) -> Any:
         from liger_kernel.ops.rms_norm import LigerRMSNormFunction
 
+        norm = self.module
         # Not in place: what comes from above may be a residual's gradient as well.
         return LigerRMSNormFunction.apply(x, norm.weight, norm.variance_epsilon, 0.0, "llama", False)
 
 
-class _Gated(_Replaced):
-    """A gated feed-forward layer, by liger-kernel: both halves of the gate are kept, not their product."""
+class _Gated(_Fused):
+    """A gated feed-forward layer: both halves of the gate are kept for the backward pass, not their product."""
 
-    def __call__(self, x: torch.Tensor) -> Any:
-        layer = self.module
-        if not (layer.training and x.is_cuda) or torch.compiler.is_compiling():
-            return self.plain(x)
+    def run(self, x: torch.Tensor) -> Any:
         from liger_kernel.ops.swiglu import LigerSiLUMulFunction
 
+        layer = self.module
         return layer.down_proj(LigerSiLUMulFunction.apply(layer.gate_proj(x), layer.up_proj(x)))

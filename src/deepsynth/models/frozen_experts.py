@@ -123,16 +123,20 @@ def frozen_experts_forward(
 
     trained = self.gate_up_proj.requires_grad or self.down_proj.requires_grad
     shared_out = getattr(self, "_is_expert_parallel", False)  # transformers 5.17 does not know it
-    # torch's compiler knows the grouped products of bfloat16 alone; transformers has a way around.
-    known = not torch.compiler.is_compiling() or hidden_states.dtype == torch.bfloat16
+    # torch's compiler knows the grouped products of bfloat16 alone; transformers has a way around on the CPU.
+    unknown = torch.compiler.is_compiling() and hidden_states.dtype != torch.bfloat16
     same = self.gate_up_proj.dtype == hidden_states.dtype
-    if trained or shared_out or not (known and same and is_silu(self.act_fn)):
+    if trained or shared_out or unknown or not (same and is_silu(self.act_fn)):
         result: torch.Tensor = grouped_mm_experts_forward(self, hidden_states, top_k_index, top_k_weights)
         return result
-    found: torch.Tensor = FrozenExperts.apply(  # type: ignore[no-untyped-call]
+    apply = FrozenExperts.apply if hidden_states.dtype == torch.bfloat16 else _apply_uncompiled
+    found: torch.Tensor = apply(  # type: ignore[no-untyped-call]
         hidden_states, top_k_index, top_k_weights, self.gate_up_proj, self.down_proj, self.num_experts
     )
     return found
+
+
+_apply_uncompiled = torch.compiler.disable(FrozenExperts.apply)
 
 
 def register() -> None:

@@ -10,17 +10,22 @@ decoder, and projects the positions that have a label, a chunk at a time (``line
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
 from deepsynth.models import packed_attention
 from deepsynth.models.feature_cache import FeatureCache, image_keys
 from deepsynth.models.linear_cross_entropy import Loss, has_liger, linear_cross_entropy
 from deepsynth.models.vision_chunks import Rest, in_chunks
+
+#: Images that go through the second encoder together, for each that SAM sees at once.
+ENCODED_AT_ONCE = 8
 
 _IMAGE_INPUTS = ("pixel_values", "pixel_values_local", "num_local_patches", "patches_grid")
 
@@ -39,8 +44,8 @@ class TrainingForward:
             again, and features do not depend on how many others were computed with them. It is so with a cache.
 
     Raises:
-        ValueError: for liger-kernel where it is not installed, a cache for vision that is trained, or either of them
-            with weights that FSDP2 shards.
+        ValueError: for liger-kernel where it is not installed, or a cache for vision that is trained or that FSDP2
+            shards.
     """
 
     def __init__(
@@ -59,14 +64,17 @@ class TrainingForward:
             )
         self.model = model
         self.base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        if isinstance(model, FSDPModule):  # gathers its weights only where the model calls its own parts
-            if loss not in ("auto", "plain") or cache is not None:
-                raise ValueError(
-                    f"model.loss is {loss} and model.vision_cache is {'on' if cache else 'none'}, but sharded weights "
-                    "work with model.loss=auto (then the plain loss) and model.vision_cache=none alone"
-                )
-            loss = "plain"
         self.loss = loss
+        self._run, self._head_loss = self._compute, self._project
+        if isinstance(model, FSDPModule):
+            if cache is not None:
+                raise ValueError(
+                    "model.vision_cache is on, but sharded weights are gathered by all processes together, and a page "
+                    "that one of them finds in its cache would leave the others waiting; set model.vision_cache=none"
+                )
+            self._run = _gathering(model, "training_loss", self._compute)
+            if isinstance(self.base.lm_head, FSDPModule):
+                self._head_loss = _gathering(self.base.lm_head, "linear_cross_entropy", self._project)
         self.vision_chunk = vision_chunk
         self.frozen_vision = not any(p.requires_grad for name, p in vision_tensors(self.base).items())
         if cache is not None and not self.frozen_vision:
@@ -84,13 +92,18 @@ class TrainingForward:
             self.base.config.text_config._attn_implementation = packed_attention.NAME
         if self.loss == "plain":
             return self._plain(inputs)
+        return self._run(inputs)
+
+    def _compute(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         labels = inputs["labels"]
         positions = (labels[:, 1:] != -100).nonzero(as_tuple=True)  # found now, while the device has nothing to do
         hidden, balance = self._decode(inputs)
-        head = self.base.lm_head
-        liger = self.loss == "liger" or (self.loss == "auto" and hidden.is_cuda and has_liger())
-        loss = linear_cross_entropy(hidden[positions], head.weight, labels[:, 1:][positions], liger=liger)
+        loss = self._head_loss(hidden[positions], labels[:, 1:][positions])
         return loss if balance is None else loss + balance
+
+    def _project(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        liger = self.loss == "liger" or (self.loss == "auto" and hidden.is_cuda and has_liger())
+        return linear_cross_entropy(hidden, self.base.lm_head.weight, labels, liger=liger)
 
     def _plain(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         if "position_ids" in inputs:  # transformers sees that a row is packed only where there is no mask
@@ -184,14 +197,31 @@ class TrainingForward:
         size = self.vision_chunk or (4 if pixels.is_cuda else 1)
         if self.cache is None:
             size = min(size, len(pixels))
+        inner, tower = self.base.model, self.base.model.vision_tower
+        # SAM fills a GPU with few images; what follows it is small, and launching it takes longer than running it.
+        towers = size if self.fixed_chunks else ENCODED_AT_ONCE * size
         rest: Rest = "filled" if self.fixed_chunks else "together"
-        inner = self.base.model
-        with (
-            in_chunks(inner.vision_tower, lambda _: size, rest),
-            in_chunks(inner.multi_modal_projector, lambda _: size, rest),
-        ):
+        parts = [(tower, towers), (tower.sam_encoder, size), (inner.multi_modal_projector, towers)]
+        if isinstance(self.model, FSDPModule):
+            # All processes gather a layer together, and as often: each goes through its images within the layer.
+            parts = [(layer, size) for layer in tower.sam_encoder.layers]
+        with ExitStack() as chunks:
+            for part, most in parts:
+                chunks.enter_context(in_chunks(part, partial(_always, most), rest))
             features: list[torch.Tensor] = list(inner.get_image_features(**own).pooler_output)
         return features
+
+
+def _always(most: int, images: torch.Tensor) -> int:
+    return most
+
+
+def _gathering(module: Any, name: str, function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Return the function as a method of a sharded module, which gathers the module's own weights for it."""
+    setattr(module, name, function)
+    register_fsdp_forward_method(module, name)
+    found: Callable[..., torch.Tensor] = getattr(module, name)
+    return found
 
 
 def vision_tensors(base: nn.Module) -> dict[str, torch.Tensor]:

@@ -21,6 +21,9 @@ from deepsynth.models.layer_runner import plain_forward
 #: results that do not depend on how many others there are; or one by one (``single``), for two shapes.
 Rest = Literal["together", "filled", "single"]
 
+#: Takes a name, a function of tensors and these tensors, and returns what the function returns.
+Captured = Callable[[str, Callable[..., torch.Tensor], list[torch.Tensor]], torch.Tensor]
+
 #: For ``torch.compile``: each size of images has a graph of its own, and no graph is for sizes that are not known.
 COMPILE_OPTIONS: dict[str, Any] = {"dynamic": False}
 #: torch stops to compile what has 8 graphs. Two encoders with windows and without, pages and tiles, one and several of
@@ -55,6 +58,34 @@ def in_chunks(module: nn.Module, size: Callable[[torch.Tensor], int], rest: Rest
         return BaseModelOutput(torch.cat([output.last_hidden_state for output in outputs])[: len(images)])
 
     with _forward_of(module, chunked):
+        yield
+
+
+@contextmanager
+def one_by_graph(module: nn.Module, captured: Captured | None) -> Iterator[None]:
+    """Let an encoder of images run as a captured graph when there is one image, which takes longer to launch.
+
+    Args:
+        module: as for :func:`in_chunks`, with an output of transformers.
+        captured: runs a function by a graph; ``None`` leaves all as it is.
+    """
+    if captured is None:
+        yield
+        return
+    run = module.forward
+
+    def by_graph(images: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if len(images) > 1:
+            return run(images, *args, **kwargs)
+        from transformers.modeling_outputs import BaseModelOutput
+
+        def features(images: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = run(images, *args, **kwargs).last_hidden_state
+            return found
+
+        return BaseModelOutput(captured(type(module).__name__, features, [images]))
+
+    with _forward_of(module, by_graph):
         yield
 
 

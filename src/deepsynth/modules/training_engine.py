@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from deepsynth.models import sam_attention
 from deepsynth.models.decoder_kernels import speed_up
 from deepsynth.models.feature_cache import DEFAULT_FOLDER, GIB, DiskCache, FeatureCache, MemoryCache, context_of
 from deepsynth.models.layer_runner import LEVELS, LayerRunner, Level, keep, transformer_layers
@@ -81,6 +82,7 @@ class EngineModule(EvaluatedModule):
         inner = self.training_forward.base.model
         if h["kernels"] == "auto":
             speed_up(inner.language_model, experts=h["experts_implementation"] is None)
+            sam_attention.speed_up(inner.vision_tower)
         options: dict[str, Any] = {"mode": "reduce-overhead"} if h["cuda_graphs"] else {}
         self._runners = []
         for part, names in ((inner.language_model, ("decoder", "all")), (inner.vision_tower, ("vision", "all"))):
