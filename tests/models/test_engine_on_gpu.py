@@ -27,7 +27,7 @@ def on_gpu(batch: Batch, path: Path) -> Batch:
 
 
 def make(**settings: Any) -> Any:
-    module = make_module(model_name=FAMILY, dtype="float32", **settings).to("cuda")
+    module = make_module(**{"model_name": FAMILY, "dtype": "float32", **settings}).to("cuda")
     module.configure_model()
     module.model.to("cuda")
     generator = torch.Generator().manual_seed(1)
@@ -41,6 +41,7 @@ def make(**settings: Any) -> Any:
 @pytest.mark.parametrize(
     "settings",
     [
+        {},
         {"loss": "chunked"},
         pytest.param({"loss": "liger"}, marks=pytest.mark.skipif(not has_liger(), reason="needs liger-kernel")),
         {"activation_memory": "selective"},
@@ -57,7 +58,8 @@ def make(**settings: Any) -> Any:
 )
 def test_it_computes_what_the_plain_path_does(settings: dict[str, Any], jsonl: Path) -> None:
     packing = settings.pop("packing", False)
-    expected = loss_and_gradients(make(loss="plain", activation_memory="none"), on_gpu(batch_of(jsonl, FAMILY), jsonl))
+    plain = make(kernels="plain", loss="plain", activation_memory="none")
+    expected = loss_and_gradients(plain, on_gpu(batch_of(jsonl, FAMILY), jsonl))
     module = make(**{"activation_memory": "none", **settings})
     batch = on_gpu(batch_of(jsonl, FAMILY, packing=packing), jsonl)
     for _ in range(3):  # CUDA graphs are recorded in the second step and replayed in the third
@@ -65,6 +67,27 @@ def test_it_computes_what_the_plain_path_does(settings: dict[str, Any], jsonl: P
     torch.testing.assert_close(found[0], expected[0], rtol=1e-4, atol=1e-5)
     for name, gradient in found[1].items():
         torch.testing.assert_close(gradient, expected[1][name], rtol=1e-2, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", [FAMILY, "deepsynth/tiny"])
+@pytest.mark.parametrize("settings", [{}, {"compile": "all"}, {"activation_memory": "selective"}], ids=str)
+def test_in_bfloat16_it_is_as_near_to_the_truth_as_the_plain_path(
+    settings: dict[str, Any], family: str, jsonl: Path
+) -> None:
+    batch = on_gpu(batch_of(jsonl, family), jsonl)
+    ways: list[dict[str, Any]] = [{"loss": "plain", "kernels": "plain"}, settings]
+    truth = loss_and_gradients(make(model_name=family, **ways[0]), batch)
+    plain, fast = (
+        loss_and_gradients(make(**{"model_name": family, "dtype": "bfloat16", "activation_memory": "none", **way}), batch)
+        for way in ways
+    )
+    assert fast[0] == pytest.approx(truth[0], rel=1e-2)
+
+    def distance(found: Any) -> float:
+        off = sum(float((found[1][name] - wanted).square().sum()) for name, wanted in truth[1].items())
+        return off / sum(float(wanted.square().sum()) for wanted in truth[1].values())
+
+    assert distance(fast) < 1.5 * distance(plain) + 1e-4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -51,7 +51,8 @@ def make(machine: str) -> Make:
     def build(backend: str, **kwargs: Any) -> Any:
         seed_everything(0)
         settings: dict[str, Any] = {"max_new_tokens": 8, "schedule": "constant", "activation_memory": "none", **kwargs}
-        return BACKENDS[backend](optimizer=lambda params: torch.optim.AdamW(params, lr=2e-3), **settings)
+        module = BACKENDS[backend](optimizer=lambda params: torch.optim.AdamW(params, lr=2e-3), **settings)
+        return module.to("cuda") if machine == "gpu" else module
 
     return build
 

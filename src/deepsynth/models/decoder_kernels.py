@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from types import MethodType
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -24,82 +25,154 @@ Kernels = Literal["auto", "plain"]
 def speed_up(text: nn.Module, *, experts: bool) -> None:
     """Replace, in a decoder that is on its device, what there is a faster way for.
 
-    Adapters' products and frozen experts everywhere; norms and gates on CUDA, where liger-kernel is installed.
+    Adapters' products and frozen experts everywhere; norms, gates and rotations on CUDA, where liger-kernel is installed.
 
     Args:
         text: the decoder, adapters inside.
         experts: also choose the implementation of routed experts.
     """
-    from peft.tuners.lora import Linear as LoraLinear
-
     if experts and hasattr(text.config, "n_routed_experts"):
         frozen_experts.register()
         text.config._experts_implementation = frozen_experts.NAME
     for module in text.modules():
-        kind = type(module).__name__
-        if isinstance(module, LoraLinear) or (kind in ("Linear4bit", "Linear8bitLt") and hasattr(module, "lora_A")):
-            module.forward = _Adapted(module)
-        elif (fused := _fused_class(module)) is not None:
-            module.forward = fused(module)
+        # Methods and no objects that can be called: torch.compile has one graph for all layers of a kind then.
+        if _is_adapted(module):
+            module.forward = MethodType(_adapted, module)
+        elif (fused := _fused(module)) is not None:
+            module.forward = MethodType(fused.in_training, module)
 
 
 @contextmanager
 def reading(text: nn.Module) -> Iterator[None]:
-    """Let norms and gates of a decoder be fused in evaluation too, for the time of a block; all else stays.
+    """Let norms, gates and rotations of a decoder be fused in evaluation too, for the time of a block; all else stays.
 
     Args:
         text: the decoder, which may have been speeded up for training or not.
     """
-    before = [(module, module.__dict__.get("forward")) for module in text.modules() if _fused_class(module)]
-    for module, _ in before:
-        module.forward = _fused_class(module)(module, always=True)  # type: ignore[misc]
+    found = [(module, fused) for module in text.modules() if (fused := _fused(module)) is not None]
+    before = [module.__dict__.get("forward") for module, _ in found]
+    for module, fused in found:
+        module.forward = MethodType(fused.always, module)
     try:
         yield
     finally:
-        for module, own in before:
+        for (module, _), own in zip(found, before, strict=True):
             if own is None:
                 del module.forward
             else:
                 module.forward = own
 
 
-def _fused_class(module: Any) -> type[_Fused] | None:
+def _is_adapted(module: nn.Module) -> bool:
+    from peft.tuners.lora import Linear as LoraLinear
+
+    return isinstance(module, LoraLinear) or (
+        type(module).__name__ in ("Linear4bit", "Linear8bitLt") and hasattr(module, "lora_A")
+    )
+
+
+class _Fused(NamedTuple):
+    """Forward methods of a kind of module: for training alone, and for evaluation too."""
+
+    in_training: Callable[..., Any]
+    always: Callable[..., Any]
+
+
+def _fused(module: Any) -> _Fused | None:
+    """Return what liger-kernel has for a module of the decoder, if anything."""
     if not has_liger():
         return None
     if type(module).__name__.endswith("RMSNorm"):
-        return _Normalized
-    parts = ("gate_proj", "up_proj", "down_proj", "act_fn")
-    if all(hasattr(module, name) for name in parts) and frozen_experts.is_silu(module.act_fn):
-        return _Gated
+        return _NORM
+    if all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
+        return _GATE if frozen_experts.is_silu(module.act_fn) else None
+    parts = ("q_proj", "k_proj", "v_proj", "o_proj", "head_dim", "layer_idx", "scaling", "attention_dropout")
+    if all(hasattr(module, name) for name in parts):
+        return _ATTENTION
     return None
 
 
-class _Replaced:
-    """Runs something else in training; what it replaces stays within reach."""
+def _fuse(run: Callable[..., Any]) -> _Fused:
+    """Make both methods of a function that computes what a module does, on CUDA; a compiler does its own fusing."""
 
-    def __init__(self, module: Any) -> None:
-        self.module = module
-        before = module.forward
-        self.plain: Callable[..., Any] = before.plain if isinstance(before, _Replaced) else before
+    def always(self: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if not hidden_states.is_cuda or torch.compiler.is_compiling():
+            return type(self).forward(self, hidden_states, *args, **kwargs)
+        return run(self, hidden_states, *args, **kwargs)
+
+    def in_training(self: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if not self.training:
+            return type(self).forward(self, hidden_states, *args, **kwargs)
+        return always(self, hidden_states, *args, **kwargs)
+
+    return _Fused(in_training, always)
 
 
-class _Adapted(_Replaced):
-    """A linear layer with one LoRA adapter."""
+def _normalize(self: Any, hidden_states: torch.Tensor) -> Any:
+    """Return a root-mean-square norm: for the backward pass it keeps its input, and one number for each token."""
+    from liger_kernel.ops.rms_norm import LigerRMSNormFunction
 
-    def __call__(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        layer = self.module
-        names = [name for name in layer.active_adapters if name in layer.lora_A]
-        usual = layer.training and not layer.disable_adapters and not layer.merged and len(names) == 1
-        if not usual or args or kwargs or names[0] in layer.lora_variant or layer.lora_A[names[0]].bias is not None:
-            return self.plain(x, *args, **kwargs)
-        (name,) = names
-        left, right = layer.lora_A[name].weight, layer.lora_B[name].weight
-        if layer.lora_B[name].bias is not None or layer.lora_embedding_A:
-            return self.plain(x)
-        base = layer.base_layer(x)
-        return AdapterProduct.apply(  # type: ignore[no-untyped-call]
-            base, layer.lora_dropout[name](x), left, right, float(layer.scaling[name])
+    # Not in place: what comes from above may be a residual's gradient as well.
+    return LigerRMSNormFunction.apply(hidden_states, self.weight, self.variance_epsilon, 0.0, "llama", False)
+
+
+def _gate(self: Any, hidden_states: torch.Tensor) -> Any:
+    """Return a gated feed-forward layer: for the backward pass it keeps both halves of the gate, not their product."""
+    from liger_kernel.ops.swiglu import LigerSiLUMulFunction
+
+    return self.down_proj(LigerSiLUMulFunction.apply(self.gate_proj(hidden_states), self.up_proj(hidden_states)))
+
+
+def _attend(
+    self: Any,
+    hidden_states: torch.Tensor,
+    position_embeddings: tuple[torch.Tensor, torch.Tensor],
+    attention_mask: torch.Tensor | None = None,
+    past_key_values: Any = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, Any]:
+    """Return attention and its weights, as transformers' layer does, queries and keys rotated by one kernel."""
+    if self.config._attn_implementation == "eager":  # its function is the model's own
+        found: tuple[torch.Tensor, Any] = type(self).forward(
+            self, hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs
         )
+        return found
+    from liger_kernel.ops.rope import LigerRopeFunction
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+    query, key, value = (
+        projection(hidden_states).view(shape).transpose(1, 2)
+        for projection in (self.q_proj, self.k_proj, self.v_proj)
+    )
+    if torch.is_grad_enabled():  # it works in place, on what recomputation may have kept
+        query, key = query.clone(), key.clone()
+    query, key = LigerRopeFunction.apply(query, key, *position_embeddings)
+    if past_key_values is not None:
+        key, value = past_key_values.update(key, value, self.layer_idx)
+    attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
+    dropout = self.attention_dropout if self.training else 0.0
+    output, weights = attend(
+        self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
+    )
+    return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1)), weights
+
+
+_NORM, _GATE, _ATTENTION = _fuse(_normalize), _fuse(_gate), _fuse(_attend)
+
+
+def _adapted(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Return a linear layer's output with one LoRA adapter; in evaluation, and with anything unusual, peft's own."""
+    names = [name for name in self.active_adapters if name in self.lora_A]
+    usual = self.training and not self.disable_adapters and not self.merged and len(names) == 1
+    if not usual or args or kwargs or names[0] in self.lora_variant:
+        return type(self).forward(self, x, *args, **kwargs)
+    left, right = self.lora_A[names[0]], self.lora_B[names[0]]
+    if left.bias is not None or right.bias is not None:
+        return type(self).forward(self, x)
+    return AdapterProduct.apply(  # type: ignore[no-untyped-call]
+        self.base_layer(x), self.lora_dropout[names[0]](x), left.weight, right.weight, float(self.scaling[names[0]])
+    )
 
 
 class AdapterProduct(torch.autograd.Function):
@@ -142,46 +215,3 @@ class AdapterProduct(torch.autograd.Function):
         left_grad = (inner_grad.T @ rows).to(left.dtype)
         right_grad = (flat.T @ inner).to(right.dtype).mul_(ctx.scale)
         return above, x_grad, left_grad, right_grad, None
-
-
-class _Fused(_Replaced):
-    """By a kernel of liger-kernel, on CUDA; what is compiled is left to the compiler.
-
-    Args:
-        module: whose forward it stands for.
-        always: in evaluation too.
-    """
-
-    def __init__(self, module: Any, always: bool = False) -> None:
-        super().__init__(module)
-        self.always = always
-
-    def __call__(self, x: torch.Tensor) -> Any:
-        if not x.is_cuda or torch.compiler.is_compiling() or not (self.always or self.module.training):
-            return self.plain(x)
-        return self.run(x)
-
-    def run(self, x: torch.Tensor) -> Any:
-        """Return what the module returns."""
-        raise NotImplementedError
-
-
-class _Normalized(_Fused):
-    """A root-mean-square norm: its input is kept for the backward pass, and one number for each token."""
-
-    def run(self, x: torch.Tensor) -> Any:
-        from liger_kernel.ops.rms_norm import LigerRMSNormFunction
-
-        norm = self.module
-        # Not in place: what comes from above may be a residual's gradient as well.
-        return LigerRMSNormFunction.apply(x, norm.weight, norm.variance_epsilon, 0.0, "llama", False)
-
-
-class _Gated(_Fused):
-    """A gated feed-forward layer: both halves of the gate are kept for the backward pass, not their product."""
-
-    def run(self, x: torch.Tensor) -> Any:
-        from liger_kernel.ops.swiglu import LigerSiLUMulFunction
-
-        layer = self.module
-        return layer.down_proj(LigerSiLUMulFunction.apply(layer.gate_proj(x), layer.up_proj(x)))

@@ -1,70 +1,67 @@
-"""SAM's relative positions, in one product.
+"""SAM's attention with its relative positions, in fewer passes over memory.
 
-    X  views or windows times heads     s  positions along a side, s * s in all     D  width of a head
+    X  views or windows     Q  heads     s  positions along a side, s * s in all     D  width of a head
 
 Attention gets a bias for every pair of positions, the sum of one number for the distance in height and one for that in
-width. transformers adds them by broadcasting, into memory that attention then has to copy, which is bound by neither
-arithmetic nor memory but by how torch walks five axes. A product with a matrix of zeros and ones writes the same sums in
-the order in which attention reads them.
+width. transformers adds them by broadcasting over five axes, into memory that attention then has to copy, and copies
+queries, keys and values too. Here a product with a matrix of zeros and ones writes the same sums in the order in which
+attention reads them, and queries, keys and values stay where the linear layer wrote them.
 """
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 
 def speed_up(vision: nn.Module) -> None:
-    """Let the layers of SAM in ``vision`` make their bias this way; the numbers stay the same, bit by bit."""
+    """Let SAM's layers in ``vision`` attend this way, where they would by torch's attention."""
     for module in vision.modules():
-        if type(module).__name__.endswith("SamVisionSdpaAttention") and module.use_rel_pos:
-            module.get_decomposed_rel_pos = _RelativePositions(module)
+        if type(module).__name__.endswith("SamVisionSdpaAttention"):
+            module.forward = MethodType(_attend, module)
 
 
-class _RelativePositions:
-    """Stands in for a method of transformers' attention layer."""
+def _attend(self: Any, hidden_states: torch.Tensor, output_attentions: bool = False) -> tuple[torch.Tensor, None]:
+    """Return what transformers' layer returns: (X, s, s, Q * D), and no weights."""
+    if output_attentions:  # it says itself that it cannot
+        found: tuple[torch.Tensor, None] = type(self).forward(self, hidden_states, output_attentions)
+        return found
+    count, *size, _ = hidden_states.shape
+    states = self.qkv(hidden_states).view(count, size[0] * size[1], 3, self.num_attention_heads, -1)
+    query, key, value = (part.transpose(1, 2) for part in states.unbind(2))
+    bias = relative_bias(self, query, size) if self.use_rel_pos else None
+    output = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    return self.proj(output.transpose(1, 2).reshape(hidden_states.shape)), None
 
-    def __init__(self, layer: Any) -> None:
-        self.layer = layer
 
-    def __call__(
-        self,
-        query: torch.Tensor,
-        rel_pos_h: torch.Tensor,
-        rel_pos_w: torch.Tensor,
-        q_size: tuple[int, int],
-        k_size: tuple[int, int],
-    ) -> torch.Tensor:
-        """Return the bias (X, s, s, s, s).
+def relative_bias(layer: Any, query: torch.Tensor, size: list[int]) -> torch.Tensor:
+    """Return the bias (X, Q, s * s, s * s).
 
-        Args:
-            query: (X, s * s, D).
-            rel_pos_h: (2 * s - 1, D) for each distance in height.
-            rel_pos_w: the same in width.
-            q_size: height and width of the queries.
-            k_size: and of the keys.
-        """
-        places = query.view(len(query), *q_size, -1)
-        heights = self._table(q_size[0], k_size[0], rel_pos_h)
-        widths = self._table(q_size[1], k_size[1], rel_pos_w)
-        of_height = torch.einsum("xhwd,hkd->xhwk", places, heights)
-        of_width = torch.einsum("xhwd,wkd->xhwk", places, widths)
-        both = torch.cat([of_height, of_width], dim=-1)
-        rows, columns = (torch.eye(size, dtype=both.dtype, device=both.device) for size in k_size)
-        spread = torch.cat(
-            [
-                rows[:, :, None].expand(-1, -1, k_size[1]).flatten(1),
-                columns[:, None].expand(-1, k_size[0], -1).flatten(1),
-            ]
-        )
-        return (both.view(len(query), -1, both.shape[-1]) @ spread).view(len(query), *q_size, *k_size)
+    Args:
+        layer: with the tables of its distances.
+        query: (X, Q, s * s, D).
+        size: height and width.
+    """
+    heights, widths = (_table(layer, s, table) for s, table in zip(size, (layer.rel_pos_h, layer.rel_pos_w), strict=True))
+    places = query.unflatten(2, size)
+    of_height = torch.einsum("xqhwd,hkd->xqhwk", places, heights)
+    of_width = torch.einsum("xqhwd,wkd->xqhwk", places, widths)
+    both = torch.cat([of_height, of_width], dim=-1).flatten(2, 3)
+    rows, columns = (torch.eye(s, dtype=both.dtype, device=both.device) for s in size)
+    spread = torch.cat(
+        [rows[:, :, None].expand(-1, -1, size[1]).flatten(1), columns[:, None].expand(-1, size[0], -1).flatten(1)]
+    )
+    return both @ spread
 
-    def _table(self, queries: int, keys: int, table: torch.Tensor) -> torch.Tensor:
-        """Return (queries, keys, D)."""
-        if queries != keys or len(table) != 2 * keys - 1:  # another size than the model was made for
-            resized: torch.Tensor = self.layer.get_rel_pos(queries, keys, table)
-            return resized
-        place = torch.arange(keys, device=table.device)
-        return table[place[:, None] - place[None] + keys - 1]
+
+def _table(layer: Any, side: int, table: torch.Tensor) -> torch.Tensor:
+    """Return the vector for each pair of positions along a side (s, s, D)."""
+    if len(table) != 2 * side - 1:  # another size than the model was made for
+        resized: torch.Tensor = layer.get_rel_pos(side, side, table)
+        return resized
+    place = torch.arange(side, device=table.device)
+    return table[place[:, None] - place[None] + side - 1]

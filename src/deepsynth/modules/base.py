@@ -171,6 +171,7 @@ class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
         self.check_engine(self.hparams)
         self.optimizer = optimizer
         self.model: Any = None
+        self._loaded_dtype: torch.dtype | None = None
         self.processor: Any = None
 
     # ------------------------------------------------------------------ weights
@@ -187,7 +188,9 @@ class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
 
     @property
     def resolved_dtype(self) -> torch.dtype:
-        """The dtype of the frozen weights on this machine."""
+        """The dtype of the frozen weights: of those that are loaded, else of those that would be on this machine."""
+        if self._loaded_dtype is not None:
+            return self._loaded_dtype
         name: str = self.hparams["dtype"]
         if name != "auto":
             dtype: torch.dtype = getattr(torch, name)
@@ -205,6 +208,7 @@ class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
         check_module(self, self.resolved_dtype)
         self.processor = load_pretrained(AutoProcessor, self.hparams["model_name"])
         self.model = self.load_model()
+        self._loaded_dtype = self.resolved_dtype  # a module that is moved later keeps the weights that it has
         if self.hparams["adapter"]:
             read_adapter(self.model, Path(self.hparams["adapter"]))
         trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
