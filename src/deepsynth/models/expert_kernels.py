@@ -10,15 +10,56 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
 
 
+#: Up to so many rows are sorted by comparing each with each, in one kernel: 42 tokens of DeepSeek-OCR.
+_FEW_ROWS = 256
+
+
 def has_triton() -> bool:
     """Return whether Triton is installed, as it is with torch for CUDA on Linux."""
     return importlib.util.find_spec("triton") is not None
+
+
+class Routing(NamedTuple):
+    """Which rows there are, sorted by expert.
+
+    Attributes:
+        tokens: (S,) of each row.
+        order: (S,) place of each row among the pairs of token and expert, as the tokens stand.
+        places: (N, K) the other way round: where each pair's row is.
+        ends: (E,) int32, where each expert's rows end.
+    """
+
+    tokens: torch.Tensor
+    order: torch.Tensor
+    places: torch.Tensor
+    ends: torch.Tensor
+
+
+def route(indices: torch.Tensor, number: int) -> Routing:
+    """Return the rows of tokens that go to the experts ``indices`` (N, K), of so many experts (E)."""
+    chosen, rows = indices.shape[1], indices.numel()
+    if 0 < rows <= _FEW_ROWS and _by_triton(indices):
+        tokens, order, places = (torch.empty(rows, dtype=torch.long, device=indices.device) for _ in range(3))
+        ends = torch.empty(number, dtype=torch.int32, device=indices.device)
+        _kernels()["route"][(1,)](
+            indices.contiguous(), tokens, order, places, ends, rows, chosen, number,
+            ROWS=_block(rows), EXPERTS=_block(number),
+        )  # fmt: skip
+        return Routing(tokens, order, places.view(-1, chosen), ends)
+    experts, order = torch.sort(indices.reshape(-1), stable=True)
+    places = torch.empty_like(order).scatter_(0, order, torch.arange(rows, device=order.device))
+    return Routing(order // chosen, order, places.view(-1, chosen), ends_of(experts, number))
+
+
+def ends_of(groups: torch.Tensor, number: int) -> torch.Tensor:
+    """Return (number,) int32, where the rows of each group end, from the sorted groups of all rows (S,)."""
+    return torch.searchsorted(groups, torch.arange(number, device=groups.device), right=True).to(torch.int32)
 
 
 def gate(gate_up: torch.Tensor) -> torch.Tensor:
@@ -97,4 +138,4 @@ def _kernels() -> dict[str, Any]:
     """Return the Triton kernels; Triton is imported when there is work for it."""
     from deepsynth.models import expert_triton
 
-    return {"gate": expert_triton.gate, "gate_backward": expert_triton.gate_backward, "combine": expert_triton.combine}
+    return {name: getattr(expert_triton, name) for name in ("route", "gate", "gate_backward", "combine")}

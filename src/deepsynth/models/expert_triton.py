@@ -9,6 +9,22 @@ import triton.language as tl
 
 
 @triton.jit
+def route(
+    indices, tokens, order, places, ends, rows, chosen, number, ROWS: tl.constexpr, EXPERTS: tl.constexpr
+):
+    pair = tl.arange(0, ROWS)
+    there = pair < rows
+    own = tl.load(indices + pair, mask=there, other=number)
+    before = (own[None, :] < own[:, None]) | ((own[None, :] == own[:, None]) & (pair[None, :] < pair[:, None]))
+    place = tl.sum(before.to(tl.int32), axis=1)
+    tl.store(places + pair, place.to(tl.int64), mask=there)
+    tl.store(order + place, pair.to(tl.int64), mask=there)
+    tl.store(tokens + place, (pair // chosen).to(tl.int64), mask=there)
+    expert = tl.arange(0, EXPERTS)
+    tl.store(ends + expert, tl.sum((own[None, :] <= expert[:, None]).to(tl.int32), axis=1), mask=expert < number)
+
+
+@triton.jit
 def gate(gate_up, result, width, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)

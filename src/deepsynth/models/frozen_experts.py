@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch.nn import functional
 
-from deepsynth.models.expert_kernels import combine, gate, gate_backward
+from deepsynth.models.expert_kernels import combine, gate, gate_backward, route
 
 #: Its name in transformers' table of implementations of experts.
 NAME = "grouped_mm_frozen"
@@ -42,11 +42,6 @@ def grouped_mm(rows: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> 
     return functional.grouped_mm(rows, weight, offs=ends)
 
 
-def ends_of(groups: torch.Tensor, number: int) -> torch.Tensor:
-    """Return (number,) int32, where the rows of each group end, from the sorted groups of all rows (S,)."""
-    return torch.searchsorted(groups, torch.arange(number, device=groups.device), right=True).to(torch.int32)
-
-
 class FrozenExperts(torch.autograd.Function):
     """The weighted sum of each token's experts, ``down(silu(gate) * up)``, without gradients of their weights."""
 
@@ -71,12 +66,7 @@ class FrozenExperts(torch.autograd.Function):
             down: (E, H, I).
             number: E.
         """
-        chosen = indices.shape[1]
-        experts, order = torch.sort(indices.reshape(-1), stable=True)
-        ends = ends_of(experts, number)
-        tokens = order // chosen
-        places = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-        places = places.view(-1, chosen)
+        tokens, order, places, ends = route(indices, number)
         both = grouped_mm(hidden[tokens], _matrix(gate_up).transpose(-2, -1), ends)
         outputs = grouped_mm(gate(both), _matrix(down).transpose(-2, -1), ends)
         matrices = (gate_up, down)

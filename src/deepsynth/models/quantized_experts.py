@@ -24,7 +24,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from deepsynth.models.frozen_experts import FrozenExperts, ends_of, grouped_mm, is_silu
+from deepsynth.models.expert_kernels import ends_of
+from deepsynth.models.frozen_experts import FrozenExperts, grouped_mm, is_silu
 
 BLOCK = 64
 _SCALE_BLOCK = 256

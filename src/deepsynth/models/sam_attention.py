@@ -1,4 +1,4 @@
-"""SAM's attention with its relative positions, in fewer passes over memory.
+"""SAM's patches and its attention with relative positions, in fewer passes over memory.
 
     X  views or windows     Q  heads     s  positions along a side, s * s in all     D  width of a head
 
@@ -6,6 +6,9 @@ Attention gets a bias for every pair of positions, the sum of one number for the
 width. transformers adds them by broadcasting over five axes, into memory that attention then has to copy, and copies
 queries, keys and values too. Here a product with a matrix of zeros and ones writes the same sums in the order in which
 attention reads them, and queries, keys and values stay where the linear layer wrote them.
+
+Patches do not overlap, so that embedding them is a matrix product; for a convolution of three channels cuDNN has no
+kernel that uses the tensor cores.
 """
 
 from __future__ import annotations
@@ -23,6 +26,20 @@ def speed_up(vision: nn.Module) -> None:
     for module in vision.modules():
         if type(module).__name__.endswith("SamVisionSdpaAttention"):
             module.forward = MethodType(_attend, module)
+        elif type(module).__name__.endswith("SamPatchEmbeddings"):
+            module.forward = MethodType(_embed, module)
+
+
+def _embed(self: Any, pixel_values: torch.Tensor) -> torch.Tensor:
+    """Return the embeddings of patches (X, s, s, Q * D) of views (X, channels, pixels, pixels)."""
+    convolution = self.projection
+    high, wide = convolution.kernel_size
+    whole = pixel_values.shape[2] % high == 0 and pixel_values.shape[3] % wide == 0
+    if not (pixel_values.is_cuda and whole and convolution.stride == (high, wide)):
+        found: torch.Tensor = type(self).forward(self, pixel_values)
+        return found
+    patches = pixel_values.unflatten(3, (-1, wide)).unflatten(2, (-1, high)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+    return functional.linear(patches, convolution.weight.flatten(1), convolution.bias)
 
 
 def _attend(self: Any, hidden_states: torch.Tensor, output_attentions: bool = False) -> tuple[torch.Tensor, None]:
