@@ -60,8 +60,8 @@ for part in ${PARTS:-train generate fits phases}; do
     phases) questions="load phases/batch=8 phases/batch=2" ;;
   esac
   for model in $models; do
-    ask "$model" 220 "$questions" "$slow"  # Unsloth: import, write and read the random weights, compile
-    ask "$model" 90 "$questions" "$quick"
+    ask "$model" 120 "$questions" "$slow"  # Unsloth: import, write and read the random weights, compile
+    ask "$model" 70 "$questions" "$quick"
   done
 done
 echo "$(left) s are left"

@@ -35,10 +35,10 @@ option() {
   done
 }
 # Seconds: loading and the first cell, at most. What decides comes first: ours beside Unsloth, then the least memory.
-option unsloth 200 "$batches" configs/backend/unsloth.yaml
-option compile-all 200 "$batches" "activation_memory: none, compile: all"
-option cache-compiled 200 "$batches" "activation_memory: none, vision_cache: memory, compile: decoder"
-option unsloth_4bit 200 2 configs/backend/unsloth_4bit.yaml
+option unsloth 120 "$batches" configs/backend/unsloth.yaml
+option compile-all 120 "$batches" "activation_memory: none, compile: all"
+option cache-compiled 120 "$batches" "activation_memory: none, vision_cache: memory, compile: decoder"
+option unsloth_4bit 120 2 configs/backend/unsloth_4bit.yaml
 option auto 90 "$batches" ""
 option none 90 "$batches" "activation_memory: none"
 option cache 90 "$batches" "activation_memory: none, vision_cache: memory"
@@ -53,9 +53,9 @@ option vision-chunk-1 90 "8" "activation_memory: none, vision_chunk: 1"
 option vision-chunk-8 90 "8 32" "activation_memory: none, vision_chunk: 8"
 option vision-chunk-16 90 "32" "activation_memory: none, vision_chunk: 16"
 option offload 90 "8" "activation_memory: offload"
-option compile-vision 200 "8" "activation_memory: none, compile: vision"
-option compile-decoder 200 "8" "activation_memory: none, compile: decoder"
-option cuda-graphs 200 "2" "activation_memory: none, compile: all, cuda_graphs: true"
+option compile-vision 120 "8 32" "activation_memory: none, compile: vision"
+option compile-decoder 120 "8" "activation_memory: none, compile: decoder"
+option cuda-graphs 120 "2" "activation_memory: none, compile: all, cuda_graphs: true"
 
 # measure OUTPUT LIMIT_S TEXT_TOKENS CELL...
 measure() {
@@ -77,12 +77,12 @@ chosen() { # CELL... whose name ends in one of the options of $pick
   local cell
   for cell in "$@"; do [[ " $pick " == *" ${cell##*/} "* ]] && echo "$cell"; done
 }
-pick="unsloth" && measure "$work/options.json" 200 "${TOKENS:-768}" $(chosen "${cells_slow[@]}")
+pick="unsloth compile-vision" && measure "$work/options.json" 120 "${TOKENS:-768}" $(chosen "${cells_slow[@]}")
 pick="auto none cache nf4-smallest" && measure "$work/options.json" 90 "${TOKENS:-768}" $(chosen "${cells_quick[@]}")
-pick="compile-all cache-compiled unsloth_4bit" && measure "$work/options.json" 200 "${TOKENS:-768}" $(chosen "${cells_slow[@]}")
+pick="unsloth_4bit compile-all cache-compiled" && measure "$work/options.json" 120 "${TOKENS:-768}" $(chosen "${cells_slow[@]}")
 long=()
 for name in full nf4-smallest; do [[ -e $work/options/$name.yaml ]] && long+=("train/batch=1/$name"); done
 ((${#long[@]})) && BATCH_SIZES=1 measure "$work/context.json" 90 "${LONG:-7900}" "${long[@]}"
 measure "$work/options.json" 90 "${TOKENS:-768}" "${cells_quick[@]}"
-measure "$work/options.json" 200 "${TOKENS:-768}" "${cells_slow[@]}"
+measure "$work/options.json" 120 "${TOKENS:-768}" "${cells_slow[@]}"
 echo "$(left) s are left"

@@ -11,7 +11,8 @@
 # tests      captured graphs write what single steps and transformers write
 # speed      first token, ms a token, tokens/s, peak: ours and transformers' at 1 and 16 (no adapter)
 # backends   the same through `deepsynth benchmark generate`, with adapters: ours, in 4 bits, and Unsloth's
-# parity     greedy ids of 100 pages beside transformers'; where bfloat16 parts them, the logits of both tokens
+# parity     greedy ids of 100 pages beside transformers', in float32 and in bfloat16; where texts part, the logits of
+#            both tokens
 # profile    kernels by time; compiled: steps under torch.compile; vision: chunks of 1, 2, 4, 8, compiled or not
 # all        batches of 4 and 64, and the tests that compile
 set -uo pipefail
@@ -57,15 +58,19 @@ for part in ${PARTS:-tests speed backends parity profile vision compiled all}; d
   case $part in
     tests) grep -qs "tests (not compiled): exit 0" "$work/tests.txt" || run_tests 120 "not compiled" ;;
     backends)
-      ask 150 peft         # the first page waits for vision to be compiled
-      ask 200 unsloth      # import, write and read the random weights, compile
-      ask 120 peft_nf4
-      ask 200 unsloth_4bit
-      ask 90 transformers
+      ask 90 peft         # the first page waits for vision to be compiled
+      ask 110 unsloth      # import, write and read the random weights, compile
+      ask 70 peft_nf4
+      ask 110 unsloth_4bit
+      ask 60 transformers
       ;;
     all)
       ALL_SIZES="4 64" study 300 speed
       grep -qs "tests (compiled): exit 0" "$work/tests.txt" || run_tests 240 compiled
+      ;;
+    parity)
+      study 120 parity --dtype float32
+      study 120 parity
       ;;
     *) study 300 "$part" ;;
   esac

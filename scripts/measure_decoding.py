@@ -66,7 +66,7 @@ class Study:
 
     def cell(self, cell: str, measure: Callable[[], dict[str, Any]]) -> None:
         """Measure a cell that is not known yet, and write down what came of it."""
-        cell = f"{self.name.rsplit('/', 1)[-1]}/{cell}"
+        cell = f"{self.name.rsplit('/', 1)[-1]}/{cell}" + ("/float32" if self.dtype == torch.float32 else "")
         if cell in self.known:
             return
         begun = time.perf_counter()
@@ -206,9 +206,7 @@ class Study:
                 if self.device == "cuda":
                     torch.cuda.reset_peak_memory_stats()
                 vision = statistics.median(self.timed(lambda: reader.prompts(batch.prompts)) for _ in range(5))
-                text = statistics.median(
-                    self.timed(lambda: decoder._steps.prefill(prompts, slots)) for _ in range(5)
-                )
+                text = statistics.median(self.timed(lambda: decoder._steps.prefill(prompts, slots)) for _ in range(5))
         finally:
             reader_module.VISION_PATCHES.update(before)
         compiled = reader._compiled_vision is not None
@@ -243,9 +241,10 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", type=int, default=[1, 16, 4, 64])
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--pages", type=int, default=100)
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], help="by default bfloat16 on a GPU")
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    dtype = getattr(torch, args.dtype or ("bfloat16" if device == "cuda" else "float32"))
     study = Study(args.out, args.model, device, dtype, args.tokens)
     print(f"{args.model} on {device}, {decoder_module.PREFILL_TOKENS[device]} tokens at once", flush=True)
     for part in args.parts:

@@ -110,8 +110,7 @@ CASES: tuple[Case, ...] = (
         None,
         None,
         True,
-        "on a GPU; its tests take a stand-in for Unsloth, and scripts/gpu_tests.sh Unsloth itself",
-        shown=False,
+        "on a GPU: trained and read at full size on one H200; the default tests take a stand-in for Unsloth",
     ),
     Case(None, "one process", None, None, True, "the module's own tests"),
     Case(
@@ -128,7 +127,7 @@ CASES: tuple[Case, ...] = (
         None,
         None,
         True,
-        "2 and 4 processes on the CPU: losses and adapter of one process",
+        "2 and 4 processes on the CPU: losses and adapter of one process; speed on 2 H200s",
     ),
     Case(
         "PeftModule",
@@ -136,7 +135,7 @@ CASES: tuple[Case, ...] = (
         None,
         None,
         True,
-        "2 processes on the CPU: losses, adapter file and checkpoint of one process",
+        "2 processes on the CPU: losses, adapter file and checkpoint of one process; memory on 2 H200s",
     ),
     Case(
         "FullModule",
@@ -152,7 +151,7 @@ CASES: tuple[Case, ...] = (
         None,
         None,
         True,
-        "2 processes on the CPU: losses and model folder of one process",
+        "2 processes on the CPU: losses and model folder of one process; a 3 B model on 2 H200s",
     ),
 )
 

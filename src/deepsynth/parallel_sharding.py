@@ -1,9 +1,10 @@
 """FSDP2: a model's weights in shards over processes, and whole again for evaluation and for files.
 
 Every decoder layer and every block of the vision encoder is a unit: its weights are gathered when it computes and
-freed after it. Embedding and head, which are large too, are units of their own where they do not share a weight. A
-unit may hold a frozen base in bfloat16 beside adapters in float32: FSDP2 asks for one dtype among trained parameters
-alone.
+freed after it. So are the routed experts of a layer, which are most of it: while a unit computes the next one is
+gathered, and two whole layers would take twice the memory. Embedding and head, which are large too, are units of their
+own where they do not share a weight. A unit may hold a frozen base in bfloat16 beside adapters in float32: FSDP2 asks
+for one dtype among trained parameters alone.
 """
 
 from __future__ import annotations
@@ -52,7 +53,13 @@ def units(model: Any) -> list[nn.Module]:
     """Return the parts that are gathered one after the other, inner ones before those that hold them."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     names = set(base._no_split_modules)
-    found = [module for module in base.modules() if type(module).__name__ in names]
+    # peft's adapters on routed experts sum up whole weights before the experts themselves are called.
+    wrapped = {module.base_layer for module in base.modules() if hasattr(module, "base_layer")}
+    found = [
+        module
+        for module in base.modules()
+        if type(module).__name__ in names or (hasattr(module, "gate_up_proj") and module not in wrapped)
+    ]
     embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
     if embedding.weight is not head.weight:
         found += [embedding, head]

@@ -77,10 +77,8 @@ def test_in_bfloat16_it_is_as_near_to_the_truth_as_the_plain_path(
     batch = on_gpu(batch_of(jsonl, family), jsonl)
     ways: list[dict[str, Any]] = [{"loss": "plain", "kernels": "plain"}, settings]
     truth = loss_and_gradients(make(model_name=family, **ways[0]), batch)
-    plain, fast = (
-        loss_and_gradients(make(**{"model_name": family, "dtype": "bfloat16", "activation_memory": "none", **way}), batch)
-        for way in ways
-    )
+    half: dict[str, Any] = {"model_name": family, "dtype": "bfloat16", "activation_memory": "none"}
+    plain, fast = (loss_and_gradients(make(**{**half, **way}), batch) for way in ways)
     losses = [float(found[0]) for found in (truth, plain, fast)]
     assert abs(losses[2] - losses[0]) < 2 * abs(losses[1] - losses[0]) + 2e-3 * max(losses[0], 1)
 

@@ -29,7 +29,9 @@ on_gpu = [pytest.param("deepsynth/full-size-ocr-2", marks=gpu), pytest.param("de
 
 #: The "current" baseline and what stands beside it: settings of the module, by a name for the RESULT line.
 ROWS: dict[str, dict[str, Any]] = {
-    "current": {"init": {"kernels": "plain", "experts_implementation": "eager", "activation_memory": "full", "loss": "plain"}},
+    "current": {
+        "init": {"kernels": "plain", "experts_implementation": "eager", "activation_memory": "full", "loss": "plain"}
+    },
     "peft": {"init": {"activation_memory": "full"}},
     "peft auto": {"init": {}},
     "peft nf4": {"init": {"quantization": "nf4", "activation_memory": "full"}},

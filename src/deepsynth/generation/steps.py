@@ -150,7 +150,7 @@ class StaticSteps:
         log.warning("decoding runs without CUDA graphs, several times slower: %s", reason)
 
     def _autocast(self) -> torch.autocast:
-        """Return a context like the one around, in which copies of weights are not kept for later: graphs outlive it."""
+        """Return a context like the one around, which keeps no copies of weights for later: graphs outlive it."""
         kind = self._tokens.device.type
         on = torch.is_autocast_enabled(kind)
         return torch.autocast(kind, torch.get_autocast_dtype(kind), on, cache_enabled=self.graphs is None)

@@ -22,10 +22,11 @@ from deepsynth.models.linear_cross_entropy import has_liger
 Kernels = Literal["auto", "plain"]
 
 
-def speed_up(text: nn.Module, *, experts: bool) -> None:
+def speed_up(text: Any, *, experts: bool) -> None:
     """Replace, in a decoder that is on its device, what there is a faster way for.
 
-    Adapters' products and frozen experts everywhere; norms, gates and rotations on CUDA, where liger-kernel is installed.
+    Adapters' products and frozen experts everywhere; norms, gates and rotations on CUDA, where liger-kernel is
+    installed.
 
     Args:
         text: the decoder, adapters inside.
@@ -36,15 +37,13 @@ def speed_up(text: nn.Module, *, experts: bool) -> None:
         text.config._experts_implementation = frozen_experts.NAME
     for module in text.modules():
         # Methods and no objects that can be called: torch.compile has one graph for all layers of a kind then.
-        if _is_adapted(module):
-            module.forward = MethodType(_adapted, module)
-        elif (fused := _fused(module)) is not None:
+        if (fused := _fused(module)) is not None:
             module.forward = MethodType(fused.in_training, module)
 
 
 @contextmanager
 def reading(text: nn.Module) -> Iterator[None]:
-    """Let norms, gates and rotations of a decoder be fused in evaluation too, for the time of a block; all else stays.
+    """Let a decoder be as fast in evaluation too, for the time of a block; experts are for its configuration to choose.
 
     Args:
         text: the decoder, which may have been speeded up for training or not.
@@ -63,14 +62,6 @@ def reading(text: nn.Module) -> Iterator[None]:
                 module.forward = own
 
 
-def _is_adapted(module: nn.Module) -> bool:
-    from peft.tuners.lora import Linear as LoraLinear
-
-    return isinstance(module, LoraLinear) or (
-        type(module).__name__ in ("Linear4bit", "Linear8bitLt") and hasattr(module, "lora_A")
-    )
-
-
 class _Fused(NamedTuple):
     """Forward methods of a kind of module: for training alone, and for evaluation too."""
 
@@ -79,7 +70,12 @@ class _Fused(NamedTuple):
 
 
 def _fused(module: Any) -> _Fused | None:
-    """Return what liger-kernel has for a module of the decoder, if anything."""
+    """Return the faster way through a module of the decoder, if there is one."""
+    from peft.tuners.lora import Linear as LoraLinear
+
+    four_bits = type(module).__name__ in ("Linear4bit", "Linear8bitLt") and hasattr(module, "lora_A")
+    if four_bits or isinstance(module, LoraLinear):
+        return _ADAPTED
     if not has_liger():
         return None
     if type(module).__name__.endswith("RMSNorm"):
@@ -142,8 +138,7 @@ def _attend(
 
     shape = (*hidden_states.shape[:-1], -1, self.head_dim)
     query, key, value = (
-        projection(hidden_states).view(shape).transpose(1, 2)
-        for projection in (self.q_proj, self.k_proj, self.v_proj)
+        projection(hidden_states).view(shape).transpose(1, 2) for projection in (self.q_proj, self.k_proj, self.v_proj)
     )
     if torch.is_grad_enabled():  # it works in place, on what recomputation may have kept
         query, key = query.clone(), key.clone()
@@ -152,19 +147,14 @@ def _attend(
         key, value = past_key_values.update(key, value, self.layer_idx)
     attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
     dropout = self.attention_dropout if self.training else 0.0
-    output, weights = attend(
-        self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
-    )
+    output, weights = attend(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
     return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1)), weights
 
 
-_NORM, _GATE, _ATTENTION = _fuse(_normalize), _fuse(_gate), _fuse(_attend)
-
-
-def _adapted(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Return a linear layer's output with one LoRA adapter; in evaluation, and with anything unusual, peft's own."""
+def _adapt(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Return a linear layer's output with one LoRA adapter; with anything unusual, peft's own."""
     names = [name for name in self.active_adapters if name in self.lora_A]
-    usual = self.training and not self.disable_adapters and not self.merged and len(names) == 1
+    usual = not self.disable_adapters and not self.merged and len(names) == 1
     if not usual or args or kwargs or names[0] in self.lora_variant:
         return type(self).forward(self, x, *args, **kwargs)
     left, right = self.lora_A[names[0]], self.lora_B[names[0]]
@@ -173,6 +163,16 @@ def _adapted(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
     return AdapterProduct.apply(  # type: ignore[no-untyped-call]
         self.base_layer(x), self.lora_dropout[names[0]](x), left.weight, right.weight, float(self.scaling[names[0]])
     )
+
+
+def _adapt_in_training(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    if not self.training:
+        return type(self).forward(self, x, *args, **kwargs)
+    return _adapt(self, x, *args, **kwargs)
+
+
+_NORM, _GATE, _ATTENTION = _fuse(_normalize), _fuse(_gate), _fuse(_attend)
+_ADAPTED = _Fused(_adapt_in_training, _adapt)
 
 
 class AdapterProduct(torch.autograd.Function):

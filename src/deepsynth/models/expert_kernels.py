@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional
 
-
 #: Up to so many rows are sorted by comparing each with each, in one kernel: 42 tokens of DeepSeek-OCR.
 _FEW_ROWS = 256
 

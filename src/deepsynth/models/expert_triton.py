@@ -9,9 +9,7 @@ import triton.language as tl
 
 
 @triton.jit
-def route(
-    indices, tokens, order, places, ends, rows, chosen, number, ROWS: tl.constexpr, EXPERTS: tl.constexpr
-):
+def route(indices, tokens, order, places, ends, rows, chosen, number, ROWS: tl.constexpr, EXPERTS: tl.constexpr):
     pair = tl.arange(0, ROWS)
     there = pair < rows
     own = tl.load(indices + pair, mask=there, other=number)

@@ -120,13 +120,13 @@ def frozen_experts_forward(
         result: torch.Tensor = grouped_mm_experts_forward(self, hidden_states, top_k_index, top_k_weights)
         return result
     apply = FrozenExperts.apply if hidden_states.dtype == torch.bfloat16 else _apply_uncompiled
-    found: torch.Tensor = apply(  # type: ignore[no-untyped-call]
+    found: torch.Tensor = apply(
         hidden_states, top_k_index, top_k_weights, self.gate_up_proj, self.down_proj, self.num_experts
     )
     return found
 
 
-_apply_uncompiled = torch.compiler.disable(FrozenExperts.apply)
+_apply_uncompiled = torch.compiler.disable(FrozenExperts.apply)  # type: ignore[no-untyped-call]
 
 
 def register() -> None:

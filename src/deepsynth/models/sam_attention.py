@@ -38,7 +38,9 @@ def _embed(self: Any, pixel_values: torch.Tensor) -> torch.Tensor:
     if not (pixel_values.is_cuda and whole and convolution.stride == (high, wide)):
         found: torch.Tensor = type(self).forward(self, pixel_values)
         return found
-    patches = pixel_values.unflatten(3, (-1, wide)).unflatten(2, (-1, high)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+    count, channels, *size = pixel_values.shape
+    grid = pixel_values.reshape(count, channels, size[0] // high, high, size[1] // wide, wide)
+    patches = grid.permute(0, 2, 4, 1, 3, 5).flatten(3)
     return functional.linear(patches, convolution.weight.flatten(1), convolution.bias)
 
 
@@ -63,8 +65,8 @@ def relative_bias(layer: Any, query: torch.Tensor, size: list[int]) -> torch.Ten
         query: (X, Q, s * s, D).
         size: height and width.
     """
-    heights, widths = (_table(layer, s, table) for s, table in zip(size, (layer.rel_pos_h, layer.rel_pos_w), strict=True))
-    places = query.unflatten(2, size)
+    heights, widths = _table(layer, size[0], layer.rel_pos_h), _table(layer, size[1], layer.rel_pos_w)
+    places = query.view(*query.shape[:2], *size, -1)
     of_height = torch.einsum("xqhwd,hkd->xqhwk", places, heights)
     of_width = torch.einsum("xqhwd,wkd->xqhwk", places, widths)
     both = torch.cat([of_height, of_width], dim=-1).flatten(2, 3)

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 from deepsynth import __version__
 from deepsynth.generation import Implementation
+from deepsynth.models.decoder_kernels import Kernels
 from deepsynth.models.linear_cross_entropy import Loss
 from deepsynth.models.lora import Experts, LoraScope, untrained_adapters
 from deepsynth.models.names import load_pretrained
@@ -23,7 +24,6 @@ from deepsynth.models.quantization import count_parameters
 from deepsynth.modules.adapter import adapter_state, read_adapter, write_adapter
 from deepsynth.modules.checkpoint import CheckpointedModule
 from deepsynth.modules.evaluation import in_dtype
-from deepsynth.models.decoder_kernels import Kernels
 from deepsynth.modules.training_engine import ActivationMemory, Compile, EngineModule
 from deepsynth.optim import FusedAdamW, Schedule, check_optimizer, make_schedule
 from deepsynth.parallel_ranks import mean_over_ranks
@@ -53,8 +53,8 @@ class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
         dtype: of the frozen weights; ``auto`` is bfloat16 where the GPU has it, else float16 on a GPU, float32 on the
             CPU. Adapters are float32.
         attn_implementation: of the decoder; the vision encoder takes ``sdpa`` where the decoder takes flash attention.
-        experts_implementation: transformers' name (``eager``, ``grouped_mm``, ``batched_mm``); by default its choice, and
-            in training, for experts that stay frozen, ``kernels``.
+        experts_implementation: transformers' name (``eager``, ``grouped_mm``, ``batched_mm``); by default its choice,
+            and in training, for experts that stay frozen, ``kernels``.
         kernels: ``auto`` takes faster ways through the layers in training (``models.decoder_kernels``,
             ``models.sam_attention``), ``plain`` those of transformers and peft.
         loss: ``chunked`` never holds the logits of more than a few hundred positions, ``liger`` is liger-kernel's for
