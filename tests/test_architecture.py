@@ -24,7 +24,14 @@ ALLOWED: dict[str, set[str]] = {
     "parallel_sharding": set(),
     "parallel_strategy": {"parallel", "parallel_ranks", "parallel_sharding"},
     "data": {"types", "models.tokens", "models.names"},
-    "generation": {"types", "models.layer_runner", "models.vision_chunks"},
+    "generation": {
+        "types",
+        "models.decoder_kernels",
+        "models.frozen_experts",
+        "models.layer_runner",
+        "models.sam_attention",
+        "models.vision_chunks",
+    },
     "hub": {"types"},
     "modules": {
         "types",

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deepsynth.data import HubSource, JsonlSource, MixedSource, Source
@@ -56,6 +56,7 @@ def on_every_rank(
 
 
 @settings(max_examples=60, deadline=None)
+@example(size=8, stages=[(1, 1, 2), (7, 1, 1), (1, 1, 1)], grouped=True, seed=0)  # more processes than samples left
 @given(
     size=st.integers(8, 120),
     stages=st.lists(st.tuples(st.integers(1, 7), st.integers(1, 4), st.integers(1, 9)), min_size=1, max_size=4),

@@ -137,6 +137,7 @@ class ResumableLoader:
                 self.sampler.restored_group = place.get("group")
             elif place["epoch"] == self.sampler.epoch:  # fewer samples are left than there are processes now
                 self._samples_done = place["samples"]
+                self._group = place.get("group", self._group)  # fewer processes may take what is left later
                 return
         self._group = self.sampler.restored_group or self.sampler.group
         self.sampler.start = self._samples_done

@@ -21,8 +21,7 @@ from deepsynth.generation.cache import RowCache
 from deepsynth.models import frozen_experts, sam_attention
 from deepsynth.models.decoder_kernels import reading
 from deepsynth.models.layer_runner import transformer_layers
-from deepsynth.models.training_forward import ENCODED_AT_ONCE
-from deepsynth.models.vision_chunks import Captured, CompiledLayers, Rest, in_chunks, one_by_graph
+from deepsynth.models.vision_chunks import ENCODED_AT_ONCE, Captured, CompiledLayers, Rest, in_chunks, one_by_graph
 
 log = logging.getLogger("deepsynth")
 
@@ -123,7 +122,7 @@ class Reader:
             module.training = False
         config._attn_implementation = "sdpa"
         frozen_experts.register()
-        config._experts_implementation = frozen_experts.NAME
+        config._experts_implementation = frozen_experts.ALWAYS
         try:
             with reading(self.text):
                 yield

@@ -34,7 +34,7 @@ def speed_up(text: Any, *, experts: bool) -> None:
     """
     if experts and hasattr(text.config, "n_routed_experts"):
         frozen_experts.register()
-        text.config._experts_implementation = frozen_experts.NAME
+        text.config._experts_implementation = frozen_experts.IN_TRAINING
     for module in text.modules():
         # Methods and no objects that can be called: torch.compile has one graph for all layers of a kind then.
         if (fused := _fused(module)) is not None:

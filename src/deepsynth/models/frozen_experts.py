@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from deepsynth.models.expert_kernels import combine, gate, gate_backward, route
 
-#: Its name in transformers' table of implementations of experts.
-NAME = "grouped_mm_frozen"
+#: Names in transformers' table of implementations of experts: for training alone, and for reading as well.
+IN_TRAINING, ALWAYS = "grouped_mm_frozen_in_training", "grouped_mm_frozen"
 
 
 class Weight(Protocol):
@@ -129,8 +129,20 @@ def frozen_experts_forward(
 _apply_uncompiled = torch.compiler.disable(FrozenExperts.apply)  # type: ignore[no-untyped-call]
 
 
+def frozen_experts_in_training(
+    self: Any, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+) -> torch.Tensor:
+    """Return what :func:`frozen_experts_forward` does, in training; else what transformers' grouped products do."""
+    from transformers.integrations.moe import grouped_mm_experts_forward
+
+    forward = frozen_experts_forward if self.training else grouped_mm_experts_forward
+    found: torch.Tensor = forward(self, hidden_states, top_k_index, top_k_weights)
+    return found
+
+
 def register() -> None:
-    """Put it into transformers' table."""
+    """Put both into transformers' table."""
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-    ALL_EXPERTS_FUNCTIONS.register(NAME, frozen_experts_forward)
+    ALL_EXPERTS_FUNCTIONS.register(IN_TRAINING, frozen_experts_in_training)
+    ALL_EXPERTS_FUNCTIONS.register(ALWAYS, frozen_experts_forward)

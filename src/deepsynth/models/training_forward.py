@@ -22,10 +22,7 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from deepsynth.models import packed_attention
 from deepsynth.models.feature_cache import FeatureCache, image_keys
 from deepsynth.models.linear_cross_entropy import Loss, has_liger, linear_cross_entropy
-from deepsynth.models.vision_chunks import Rest, in_chunks
-
-#: Images that go through the second encoder together, for each that SAM sees at once.
-ENCODED_AT_ONCE = 8
+from deepsynth.models.vision_chunks import ENCODED_AT_ONCE, Rest, in_chunks
 
 _IMAGE_INPUTS = ("pixel_values", "pixel_values_local", "num_local_patches", "patches_grid")
 

@@ -21,6 +21,9 @@ from deepsynth.models.layer_runner import plain_forward
 #: results that do not depend on how many others there are; or one by one (``single``), for two shapes.
 Rest = Literal["together", "filled", "single"]
 
+#: Images that go through the second encoder together, for each that SAM sees at once: it is small.
+ENCODED_AT_ONCE = 8
+
 #: Takes a name, a function of tensors and these tensors, and returns what the function returns.
 Captured = Callable[[str, Callable[..., torch.Tensor], list[torch.Tensor]], torch.Tensor]
 
