@@ -35,6 +35,8 @@ def write(name: str, small: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     processor = AutoProcessor.from_pretrained(resolve_model_name(small))
     processor.patch_size = 16
+    # The small model reads fewer positions, and its tokenizer would warn of texts that this one takes.
+    processor.tokenizer.model_max_length = TEXT["max_position_embeddings"]
     processor.image_processor.size = {"height": SIDE_PX, "width": SIDE_PX}
     text = {
         **TEXT,

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers.integrations.moe import grouped_mm_experts_forward
 from transformers.models.deepseek_ocr2.configuration_deepseek_ocr2 import DeepseekOcr2TextConfig
-from transformers.models.deepseek_ocr2.modeling_deepseek_ocr2 import DeepseekOcr2TextExperts
+from transformers.models.deepseek_ocr2.modeling_deepseek_ocr2 import DeepseekOcr2TextExperts, DeepseekOcr2TextTopkRouter
 
-from deepsynth.models.expert_kernels import combine, gate, gate_backward, route
+from deepsynth.models.expert_kernels import choose, combine, gate, gate_backward, route
 from deepsynth.models.frozen_experts import frozen_experts_forward
 
 cuda = pytest.param(
@@ -146,3 +146,22 @@ def test_they_compile_in_bfloat16() -> None:
         plain = run(frozen_experts_forward, experts, routed(tokens, "cpu", torch.bfloat16))
         for one, other in zip(ours, plain, strict=True):
             torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("tokens", [pytest.param(count, marks=cuda.marks) for count in (1, 16, 64)])
+def test_few_tokens_choose_the_experts_that_transformers_router_chooses(tokens: int) -> None:
+    router = DeepseekOcr2TextTopkRouter(
+        DeepseekOcr2TextConfig(hidden_size=224, n_routed_experts=48, num_experts_per_tok=6, routed_scaling_factor=2.0)
+    )
+    generator = torch.Generator().manual_seed(6)
+    with torch.no_grad():
+        router.weight.copy_(torch.randn(router.weight.shape, generator=generator) / 10)
+    router = router.to("cuda", torch.bfloat16)
+    hidden = torch.randn(tokens, 224, generator=generator).to("cuda", torch.bfloat16)
+    with torch.no_grad():
+        _, weights, indices = router(hidden)
+        found = choose(hidden, router.weight, 6, 2.0)
+    assert found is not None
+    first, second = indices.sort(dim=-1), found[0].sort(dim=-1)
+    assert torch.equal(first.values, second.values)
+    torch.testing.assert_close(weights.gather(1, first.indices), found[1].gather(1, second.indices))

@@ -19,7 +19,7 @@ import torch
 
 from deepsynth.generation.cache import RowCache
 from deepsynth.models import frozen_experts, sam_attention
-from deepsynth.models.decoder_kernels import reading
+from deepsynth.models.decoder_kernels import Factors, reading
 from deepsynth.models.layer_runner import transformer_layers
 from deepsynth.models.vision_chunks import ENCODED_AT_ONCE, Captured, CompiledLayers, Rest, in_chunks, one_by_graph
 
@@ -73,6 +73,7 @@ class Reader:
         tower = self.model.model.vision_tower
         sam_attention.speed_up(tower)
         self._compiled_vision = CompiledLayers(transformer_layers(tower)) if compile_vision else None
+        self._factors: Factors = {}
         #: Runs a function of tensors as a captured graph, where there are graphs.
         self.captured: Captured | None = None
 
@@ -124,7 +125,7 @@ class Reader:
         frozen_experts.register()
         config._experts_implementation = frozen_experts.ALWAYS
         try:
-            with reading(self.text):
+            with reading(self.text, self._factors):
                 yield
         finally:
             config._attn_implementation, config._experts_implementation = before

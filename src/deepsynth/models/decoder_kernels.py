@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from deepsynth.models import frozen_experts
+from deepsynth.models.expert_kernels import choose
 from deepsynth.models.linear_cross_entropy import has_liger
 
 Kernels = Literal["auto", "plain"]
@@ -37,17 +38,23 @@ def speed_up(text: Any, *, experts: bool) -> None:
         text.config._experts_implementation = frozen_experts.IN_TRAINING
     for module in text.modules():
         # Methods and no objects that can be called: torch.compile has one graph for all layers of a kind then.
-        if (fused := _fused(module)) is not None:
+        if (fused := _fused(module)) is not None and fused.in_training is not None:
             module.forward = MethodType(fused.in_training, module)
 
 
+#: Both factors of adapters in the dtype of the layers that they are on, by layer and adapter.
+Factors = dict[tuple[nn.Module, str], tuple[torch.Tensor, torch.Tensor]]
+
+
 @contextmanager
-def reading(text: nn.Module) -> Iterator[None]:
+def reading(text: Any, factors: Factors) -> Iterator[None]:
     """Let a decoder be as fast in evaluation too, for the time of a block; experts are for its configuration to choose.
 
     Args:
         text: the decoder, which may have been speeded up for training or not.
+        factors: made at the first time and brought up to date at each further one: captured graphs read them.
     """
+    _refresh(text, factors)
     found = [(module, fused) for module in text.modules() if (fused := _fused(module)) is not None]
     before = [module.__dict__.get("forward") for module, _ in found]
     for module, fused in found:
@@ -56,16 +63,35 @@ def reading(text: nn.Module) -> Iterator[None]:
         yield
     finally:
         for (module, _), own in zip(found, before, strict=True):
+            module.__dict__.pop("factors", None)
             if own is None:
                 del module.forward
             else:
                 module.forward = own
 
 
-class _Fused(NamedTuple):
-    """Forward methods of a kind of module: for training alone, and for evaluation too."""
+def _refresh(text: Any, factors: Factors) -> None:
+    """Give adapted layers of 16 bits the factors in their own dtype: to cast them takes as long as to use them."""
+    dtype = text.embed_tokens.weight.dtype
+    for module in text.modules():
+        if dtype == torch.float32 or _fused(module) is not _ADAPTED:
+            continue
+        for name in module.active_adapters:
+            if name not in module.lora_A:
+                continue
+            whole = module.lora_A[name].weight.detach(), module.lora_B[name].weight.detach()
+            if (module, name) not in factors:
+                factors[module, name] = whole[0].to(dtype), whole[1].to(dtype)
+            else:
+                for own, new in zip(factors[module, name], whole, strict=True):
+                    own.copy_(new)
+            module.__dict__["factors"] = {**module.__dict__.get("factors", {}), name: factors[module, name]}
 
-    in_training: Callable[..., Any]
+
+class _Fused(NamedTuple):
+    """Forward methods of a kind of module: for training (or none of its own), and for evaluation too."""
+
+    in_training: Callable[..., Any] | None
     always: Callable[..., Any]
 
 
@@ -76,6 +102,8 @@ def _fused(module: Any) -> _Fused | None:
     four_bits = type(module).__name__ in ("Linear4bit", "Linear8bitLt") and hasattr(module, "lora_A")
     if four_bits or isinstance(module, LoraLinear):
         return _ADAPTED
+    if all(hasattr(module, name) for name in ("top_k", "topk_method", "routed_scaling_factor", "weight")):
+        return _ROUTER
     if not has_liger():
         return None
     if type(module).__name__.endswith("RMSNorm"):
@@ -160,6 +188,13 @@ def _adapt(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
     left, right = self.lora_A[names[0]], self.lora_B[names[0]]
     if left.bias is not None or right.bias is not None:
         return type(self).forward(self, x)
+    kept = self.__dict__.get("factors", {}).get(names[0])
+    if kept is not None and not torch.is_grad_enabled() and kept[0].dtype == x.dtype:
+        base = self.base_layer(x)
+        inner = x.reshape(-1, x.shape[-1]) @ kept[0].T
+        return torch.addmm(base.view(-1, base.shape[-1]), inner, kept[1].T, alpha=self.scaling[names[0]]).view(
+            base.shape
+        )
     return AdapterProduct.apply(  # type: ignore[no-untyped-call]
         self.base_layer(x), self.lora_dropout[names[0]](x), left.weight, right.weight, float(self.scaling[names[0]])
     )
@@ -173,6 +208,18 @@ def _adapt_in_training(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) ->
 
 _NORM, _GATE, _ATTENTION = _fuse(_normalize), _fuse(_gate), _fuse(_attend)
 _ADAPTED = _Fused(_adapt_in_training, _adapt)
+
+
+def _choose(self: Any, hidden_states: torch.Tensor) -> Any:
+    """Return no logits, which reading has no use for, and the weights and indices of each token's experts."""
+    found = None
+    if self.topk_method == "greedy":
+        rows = hidden_states.view(-1, hidden_states.shape[-1])
+        found = choose(rows, self.weight, self.top_k, float(self.routed_scaling_factor))
+    return type(self).forward(self, hidden_states) if found is None else (None, found[1], found[0])
+
+
+_ROUTER = _Fused(None, _choose)
 
 
 class AdapterProduct(torch.autograd.Function):

@@ -17,11 +17,35 @@ from torch.nn import functional
 
 #: Up to so many rows are sorted by comparing each with each, in one kernel: 42 tokens of DeepSeek-OCR.
 _FEW_ROWS = 256
+#: Up to so many tokens choose their experts in one kernel, each of which reads the whole router.
+_FEW_TOKENS = 64
 
 
 def has_triton() -> bool:
     """Return whether Triton is installed, as it is with torch for CUDA on Linux."""
     return importlib.util.find_spec("triton") is not None
+
+
+def choose(
+    hidden: torch.Tensor, router: torch.Tensor, chosen: int, scale: float
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Return experts (N, K) of few tokens and their weights (N, K), in one kernel; ``None`` where there is none for it.
+
+    Args:
+        hidden: (N, H).
+        router: (E, H).
+        chosen: K, those with the largest share of the softmax over E, which is computed in float32.
+        scale: of their weights.
+    """
+    if not 0 < len(hidden) <= _FEW_TOKENS or not _by_triton(hidden) or torch.is_grad_enabled():
+        return None
+    indices = torch.empty(len(hidden), chosen, dtype=torch.long, device=hidden.device)
+    weights = torch.empty(len(hidden), chosen, dtype=torch.float32, device=hidden.device)
+    number, width = router.shape
+    _kernels()["choose"][(len(hidden),)](
+        hidden.contiguous(), router, indices, weights, width, number, chosen, scale, EXPERTS=_block(number), BLOCK=128
+    )
+    return indices, weights
 
 
 class Routing(NamedTuple):
@@ -137,4 +161,4 @@ def _kernels() -> dict[str, Any]:
     """Return the Triton kernels; Triton is imported when there is work for it."""
     from deepsynth.models import expert_triton
 
-    return {name: getattr(expert_triton, name) for name in ("route", "gate", "gate_backward", "combine")}
+    return {name: getattr(expert_triton, name) for name in ("choose", "route", "gate", "gate_backward", "combine")}

@@ -9,6 +9,29 @@ import triton.language as tl
 
 
 @triton.jit
+def choose(hidden, router, indices, weights, width, number, chosen, scale, EXPERTS: tl.constexpr, BLOCK: tl.constexpr):
+    token = tl.program_id(0).to(tl.int64)
+    expert = tl.arange(0, EXPERTS)
+    there = expert < number
+    logits = tl.zeros([EXPERTS], dtype=tl.float32)
+    for start in range(0, width, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        within = column < width
+        state = tl.load(hidden + token * width + column, mask=within, other=0.0).to(tl.float32)
+        both = there[:, None] & within[None, :]
+        row = tl.load(router + expert[:, None] * width + column[None, :], mask=both, other=0.0).to(tl.float32)
+        logits += tl.sum(row * state[None, :], axis=1)
+    logits = tl.where(there, logits, -float("inf"))
+    scores = tl.exp(logits - tl.max(logits, axis=0))
+    scores = scores / tl.sum(scores, axis=0)
+    for place in range(chosen):
+        best = tl.argmax(scores, axis=0)
+        tl.store(indices + token * chosen + place, best.to(tl.int64))
+        tl.store(weights + token * chosen + place, tl.max(scores, axis=0) * scale)
+        scores = tl.where(expert == best, -1.0, scores)
+
+
+@triton.jit
 def route(indices, tokens, order, places, ends, rows, chosen, number, ROWS: tl.constexpr, EXPERTS: tl.constexpr):
     pair = tl.arange(0, ROWS)
     there = pair < rows

@@ -1,0 +1,103 @@
+"""Adapters' products are peft's, in training and in reading; on a GPU see ``test_engine_on_gpu``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from deepsynth.generation import Decoder
+from deepsynth.models.decoder_kernels import _adapt
+from tests.generation.reading import batch_of, load, samples, tokenizer_of
+from tests.generation.test_equality import adapted
+
+NAME = "deepsynth/tiny-random"
+
+
+def adapted_linear(dtype: torch.dtype = torch.float32, *, second: bool = False, **settings: Any) -> Any:
+    torch.manual_seed(0)
+    config = LoraConfig(**{"r": 4, "target_modules": ["0"], "init_lora_weights": False, **settings})
+    peft = get_peft_model(nn.Sequential(nn.Linear(24, 40)).to(dtype), config)
+    if second:
+        peft.add_adapter("other", config)
+    return peft.base_model.model[0]
+
+
+def result(function: Any, layer: Any, x: torch.Tensor) -> list[torch.Tensor]:
+    torch.manual_seed(1)
+    layer.zero_grad()
+    x = x.clone().requires_grad_()
+    output = function(layer, x)
+    output.square().sum().backward()
+    trained = [parameter.grad for parameter in layer.parameters() if parameter.requires_grad]
+    return [output.detach(), x.grad, *(gradient.clone() for gradient in trained)]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"use_rslora": True}, {"lora_dropout": 0.3}, {"use_dora": True}, {"lora_bias": True}],
+    ids=lambda settings: next(iter(settings), "plain"),
+)
+def test_outputs_and_gradients_are_those_of_peft(settings: dict[str, Any]) -> None:
+    layer = adapted_linear(**settings)
+    x = torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(2))
+    ours, theirs = (result(function, layer, x) for function in (_adapt, type(layer).forward))
+    assert len(ours) == len(theirs) >= 4
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_adapters_of_float32_train_through_products_of_16_bits() -> None:
+    layer, exact = adapted_linear(torch.bfloat16), adapted_linear()
+    exact.load_state_dict(layer.state_dict())
+    x = torch.randn(3, 24, generator=torch.Generator().manual_seed(2)).bfloat16()
+    ours, theirs = result(_adapt, layer, x), result(type(layer).forward, layer, x)
+    truth = result(type(exact).forward, exact, x.float())
+    assert [tensor.dtype for tensor in ours] == [tensor.dtype for tensor in theirs]
+    assert ours[2].dtype == torch.float32
+    for one, other, wanted in zip(ours, theirs, truth, strict=True):
+        distances = [float((found.float() - wanted).norm() / wanted.norm()) for found in (one, other)]
+        assert distances[0] < 2 * distances[1] + 4e-3
+
+
+@pytest.mark.parametrize("state", ["disabled", "merged", "two active", "none active"])
+def test_what_is_unusual_is_left_to_peft(state: str) -> None:
+    layer = adapted_linear(second=True)
+    if state == "disabled":
+        layer.enable_adapters(False)
+    elif state == "merged":
+        layer.merge()
+    else:
+        layer.set_adapter(["default", "other"] if state == "two active" else [])
+    x = torch.randn(3, 24, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        assert torch.equal(_adapt(layer, x), type(layer).forward(layer, x))
+
+
+def test_reading_sees_adapters_that_were_trained_since_and_leaves_nothing_behind() -> None:
+    model, of = adapted(load(NAME, torch.bfloat16), "none"), samples(NAME, 2)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.float()
+    before = {name: dict(vars(module)) for name, module in model.named_modules()}
+
+    def read(decoder: Decoder) -> list[str]:
+        decoder.submit(batch_of(NAME, of, dtype=torch.bfloat16), 12)
+        return [generation.text for generation in decoder.advance(drain=True) or []]
+
+    decoder = Decoder(model, tokenizer_of(NAME), slots=2)
+    first = read(decoder)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.mul_(-3)
+    second = read(decoder)
+    assert second == read(Decoder(model, tokenizer_of(NAME), slots=2))
+    assert second != first
+    attending = "SamVisionSdpaAttention", "SamPatchEmbeddings"
+    for name, module in model.named_modules():
+        if not type(module).__name__.endswith(attending):  # these compute the same bits, and may stay
+            assert vars(module).keys() == before[name].keys(), name
