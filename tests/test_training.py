@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ def test_resuming_equals_no_interruption(tmp_path: Path, jsonl: Path, step: int)
     whole = Losses()
     trainer = make_trainer(tmp_path / "whole", callbacks=[whole, SaveAt(step, saved)], max_steps=7)
     trainer.fit(make_module(**settings), make_data(jsonl, num_workers=2))
+    assert multiprocessing.active_children() == []  # workers left behind would be waited for, 5 s each
     rest = Losses()
     trainer = make_trainer(tmp_path / "rest", callbacks=[rest], max_steps=7)
     trainer.fit(make_module(seed=99, **settings), make_data(jsonl), ckpt_path=str(saved), weights_only=True)

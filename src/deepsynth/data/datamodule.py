@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
+from weakref import WeakSet
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -138,6 +139,7 @@ class TextImageDataModule(LightningDataModule):
         self.packing = packing
         self.augment_variants = augment_variants
         self.datasets: dict[str, PageDataset] = {}
+        self._open: WeakSet[ResumableLoader] = WeakSet()  # whose workers may be at work
 
     # ------------------------------------------------------------------ documents
 
@@ -285,7 +287,7 @@ class TextImageDataModule(LightningDataModule):
         )
         if not len(sampler):
             raise ValueError(f"the {split} split has {len(self.datasets[split])} samples, fewer than processes")
-        return ResumableLoader(
+        loader = ResumableLoader(
             self.datasets[split],
             sampler,
             batch_size=batch_size,
@@ -300,6 +302,14 @@ class TextImageDataModule(LightningDataModule):
             generator=torch.Generator().manual_seed(self.seed),
             multiprocessing_context="spawn" if self.num_workers and torch.cuda.is_available() else None,
         )
+        self._open.add(loader)
+        return loader
+
+    def teardown(self, stage: str) -> None:
+        """End the workers of this run's loaders."""
+        for loader in list(self._open):
+            loader.close()
+        self._open.clear()
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move the tensors of a batch; pixels are shared by its two views and moved once."""

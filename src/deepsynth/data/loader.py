@@ -145,6 +145,13 @@ class ResumableLoader:
             self._samples_done += len(batch) * self.sampler.num_replicas
             yield batch
 
+    def close(self) -> None:
+        """End the workers. Left to the garbage collector, which ends their queues first, each is waited for in vain."""
+        iterator: Any = self._batches._iterator
+        if iterator is not None:
+            iterator._shutdown_workers()
+            self._batches._iterator = None
+
     def state_dict(self) -> dict[str, int]:
         """Return the epoch and the number of its samples handed out, over all ranks."""
         return {"epoch": self.sampler.epoch, "samples": self._samples_done, "group": self._group}
