@@ -107,10 +107,19 @@ CASES: tuple[Case, ...] = (
     Case(
         "UnslothModule",
         "one process",
+        "16 or 32 bits",
+        "linear layers",
+        True,
+        "LoRA on attention trained and read at full size on one H200; the default tests take a stand-in for Unsloth",
+    ),
+    Case(
+        "UnslothModule",
+        "one process",
         None,
         None,
         True,
-        "on a GPU: trained and read at full size on one H200; the default tests take a stand-in for Unsloth",
+        "4 bits read at full size on one H200; else its tests take a stand-in, and scripts/gpu_tests.sh Unsloth itself",
+        shown=False,
     ),
     Case(None, "one process", None, None, True, "the module's own tests"),
     Case(

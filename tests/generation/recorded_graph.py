@@ -8,6 +8,9 @@ is gone.
 
 from __future__ import annotations
 
+import linecache
+import re
+import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -67,6 +70,14 @@ class Pool:
     """Memory of graphs; it lives as long as they do."""
 
 
+def _fills() -> bool:
+    """Return whether the line at work is ``x[...] = number``: on a GPU the number is an argument of the kernel."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and "/torch/" in frame.f_code.co_filename:
+        frame = frame.f_back
+    return bool(re.search(r"\] = -?[0-9.]+$", linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()))
+
+
 class _Recorder(TorchDispatchMode):
     def __init__(self, graph: RecordedGraph) -> None:
         super().__init__()
@@ -81,9 +92,7 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        # A tensor without axes is what torch makes of the number in x[...] = 0, which fills in a kernel's argument.
-        number = function.overloadpacket is _ATEN.lift_fresh and not args[0].dim()
-        if function.overloadpacket in WAITS and not number:
+        if function.overloadpacket in WAITS and not (function.overloadpacket is _ATEN.lift_fresh and _fills()):
             raise RuntimeError(f"operation not permitted when stream is capturing: {function}")
         inputs = [tensor for tensor in tree_flatten((args, kwargs))[0] if isinstance(tensor, torch.Tensor)]
         masks = function.overloadpacket in (_ATEN.index, _ATEN.index_put, _ATEN.index_put_)

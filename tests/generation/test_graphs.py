@@ -16,7 +16,7 @@ from deepsynth.generation import Decoder
 from deepsynth.generation import cache as cache_module
 from deepsynth.generation import steps as steps_module
 from deepsynth.generation.cache import RowCache
-from deepsynth.generation.graphs import StepGraphs
+from deepsynth.generation.graphs import MOST_CALLS, NotCaptured, StepGraphs
 from deepsynth.generation.reader import Reader
 from deepsynth.generation.steps import StaticSteps, can_be_captured
 from tests.generation.reading import batch_of, load, read, samples, stream, tokenizer_of
@@ -67,6 +67,32 @@ def test_a_page_and_its_prompt_are_captured_when_they_come_again(name: str, grap
     assert stream(model, name, of, 5, slots=1, submitted=1, steps=captured) == expected
     # A step, 4 times in each text; the encoders and the prompt from the second text on, so that the last two replay.
     assert [graph.replays for graph in graphs] == [16, 2, 2]
+
+
+def test_shapes_that_never_end_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = stand_in(monkeypatch)
+    graphs = StepGraphs(torch.device("cpu"))
+    for _ in range(3):
+        for length in range(1, MOST_CALLS + 5):
+            found = graphs.call("twice", lambda tensor: tensor * 2, [torch.full((length,), float(length))])
+            assert found.tolist() == [2.0 * length] * length
+    assert len(made) == len(graphs) == MOST_CALLS
+
+
+def test_what_a_call_raises_by_itself_is_no_fault_of_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch)
+    graphs = StepGraphs(torch.device("cpu"))
+
+    def fail(tensor: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("its own")
+
+    with pytest.raises(RuntimeError, match="its own") as raised:
+        graphs.call("fails", fail, [torch.zeros(1)])
+    assert not isinstance(raised.value, NotCaptured)
+
+    graphs.call("waits", lambda tensor: tensor + tensor.sum().item(), [torch.zeros(1)])
+    with pytest.raises(NotCaptured, match="not permitted when stream is capturing"):
+        graphs.call("waits", lambda tensor: tensor + tensor.sum().item(), [torch.zeros(1)])
 
 
 def test_a_prompt_too_long_for_the_cache_voids_graphs_that_read_where_it_was(
@@ -180,7 +206,13 @@ def test_autocast_keeps_no_copy_of_a_weight_across_steps(
 
 
 @pytest.mark.parametrize(
-    "make", [pytest.param(lambda: load(NAME), marks=pytest.mark.slow), with_adapter("none")], ids=["plain", "adapter"]
+    "make",
+    [
+        pytest.param(lambda: load(NAME), marks=pytest.mark.slow),
+        with_adapter("none"),
+        lambda: adapted(load(NAME, torch.bfloat16), "none"),
+    ],
+    ids=["plain", "adapter", "adapter in 16 bits"],
 )
 def test_a_step_is_one_graph_without_a_break(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch traces all of it: no branch depends on what is in a tensor."""

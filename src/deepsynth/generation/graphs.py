@@ -9,6 +9,12 @@ import torch
 
 #: Runs before a capture: kernels are chosen, libraries get their work space, and what is compiled is compiled.
 WARM_UPS = 2
+#: Calls that are captured: what comes in ever new shapes must not fill the memory with graphs.
+MOST_CALLS = 16
+
+
+class NotCaptured(RuntimeError):
+    """A call cannot be captured; its message says why."""
 
 
 class StepGraphs:
@@ -73,7 +79,7 @@ class StepGraphs:
         return graph
 
     def call(self, name: str, run: Callable[..., torch.Tensor], inputs: list[torch.Tensor]) -> torch.Tensor:
-        """Return what ``run`` makes of the inputs; a call whose shapes come for the second time is captured.
+        """Return what ``run`` makes of the inputs; calls whose shapes come again are captured, up to a limit.
 
         Args:
             name: of the call.
@@ -81,11 +87,11 @@ class StepGraphs:
             inputs: whose shapes and types decide whether the call is known.
 
         Raises:
-            RuntimeError: when the call cannot be captured.
+            NotCaptured: when the call cannot be captured; other errors are those of ``run``.
         """
         shape = (name, *((tuple(tensor.shape), tensor.dtype) for tensor in inputs))
         if shape not in self._tensors:
-            if shape not in self._seen:
+            if shape not in self._seen or len(self._tensors) >= MOST_CALLS:
                 self._seen.add(shape)
                 return run(*inputs)
             kept = [tensor.clone() for tensor in inputs]
@@ -94,7 +100,12 @@ class StepGraphs:
             def again() -> None:
                 result.copy_(run(*kept))
 
-            self.capture(shape, again, lambda: None)
+            try:
+                self.capture(shape, again, lambda: None)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                raise NotCaptured(str(error)) from error
             self._tensors[shape] = kept, result
             return result.clone()
         kept, result = self._tensors[shape]

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 
 from deepsynth.generation.cache import GROWTH, RowCache
-from deepsynth.generation.graphs import StepGraphs
+from deepsynth.generation.graphs import NotCaptured, StepGraphs
 from deepsynth.generation.reader import Prompt, Reader
 from deepsynth.models.vision_chunks import COMPILE_OPTIONS
 
@@ -21,8 +21,8 @@ log = logging.getLogger("deepsynth")
 
 #: Tokens that a GPU writes before the host looks at them. A row that ends has up to so many less one in vain.
 LOOK_EVERY = 8
-#: Prompts of so many positions in all are read by a captured graph: with more, a GPU computes longer than it takes to
-#: launch what it computes, and the graph would keep the memory for it.
+#: Prompts of so many positions in all are read by a captured graph: the fewer there are, the more of the time is
+#: launching, and a graph keeps the memory of what it computes.
 CAPTURED_TOKENS = 2048
 
 
@@ -138,9 +138,7 @@ class StaticSteps:
 
         try:
             return self.graphs.call(name, plainly, inputs)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
+        except NotCaptured as error:
             self._give_up(error)
             return run(*inputs)
 

@@ -1,9 +1,10 @@
-"""Faster ways through a decoder's layers in training, put in place of what transformers and peft do there.
+"""Faster ways through a decoder's layers, put in place of what transformers and peft do there.
 
     N  tokens      I, O  inputs and outputs of a linear layer      r  LoRA rank
 
 Each computes what it replaces, up to rounding, keeps less for the backward pass, and is left out where it does not
-apply. In evaluation and generation everything runs as it was written.
+apply. :func:`speed_up` is for training, and what it replaced runs as it was written in evaluation; :func:`reading` is
+for decoding.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def reading(text: Any, factors: Factors) -> Iterator[None]:
 
 
 def _refresh(text: Any, factors: Factors) -> None:
-    """Give adapted layers of 16 bits the factors in their own dtype: to cast them takes as long as to use them."""
+    """Give adapted layers of 16 bits the factors in their own dtype, so that no step has to cast them."""
     dtype = text.embed_tokens.weight.dtype
     for module in text.modules():
         if dtype == torch.float32 or _fused(module) is not _ADAPTED:
@@ -188,7 +189,7 @@ def _adapt(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
     left, right = self.lora_A[names[0]], self.lora_B[names[0]]
     if left.bias is not None or right.bias is not None:
         return type(self).forward(self, x)
-    kept = self.__dict__.get("factors", {}).get(names[0])
+    kept = getattr(self, "factors", {}).get(names[0])
     if kept is not None and not torch.is_grad_enabled() and kept[0].dtype == x.dtype:
         base = self.base_layer(x)
         inner = x.reshape(-1, x.shape[-1]) @ kept[0].T

@@ -7,8 +7,7 @@ width. transformers adds them by broadcasting over five axes, into memory that a
 queries, keys and values too. Here a product with a matrix of zeros and ones writes the same sums in the order in which
 attention reads them, and queries, keys and values stay where the linear layer wrote them.
 
-Patches do not overlap, so that embedding them is a matrix product; for a convolution of three channels cuDNN has no
-kernel that uses the tensor cores.
+Patches do not overlap, so that embedding them is a matrix product.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
         attn_implementation: of the decoder; the vision encoder takes ``sdpa`` where the decoder takes flash attention.
         experts_implementation: transformers' name (``eager``, ``grouped_mm``, ``batched_mm``); by default its choice,
             and in training, for experts that stay frozen, ``kernels``.
-        kernels: ``auto`` takes faster ways through the layers in training (``models.decoder_kernels``,
+        kernels: in training ``auto`` takes faster ways through the layers (``models.decoder_kernels``,
             ``models.sam_attention``), ``plain`` those of transformers and peft.
         loss: ``chunked`` never holds the logits of more than a few hundred positions, ``liger`` is liger-kernel's for
             CUDA, ``plain`` is the model's own; ``auto`` is ``liger`` where it can be, else ``chunked``.
