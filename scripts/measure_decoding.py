@@ -111,21 +111,57 @@ class Study:
     # ------------------------------------------------------------------ parts
 
     def parity(self, pages: int, size: int, tokens: int) -> dict[str, Any]:
-        """Compare greedy ids with transformers' in batches; where they part, give the margin of the two candidates."""
+        """Compare greedy ids with transformers' in batches; where they part, give the margin of the two candidates.
+
+        Ours are written in batches, one by one, and without a cache: for the last, one forward pass over prompt and
+        text tells which token follows each.
+        """
         of = samples(self.name, pages, max_tokens=8192)
-        same, ties = 0, []
+        same, ties = {"batched": 0, "one by one": 0, "no cache": 0}, []
         for first in range(0, pages, size):
-            batch = batch_of(self.name, of[first : first + size], self.device, self.dtype)
-            decoder = self.decoder(size, end=True)
-            decoder.submit(batch, tokens)
-            ours = [list(map(int, g.text.split())) for g in decoder.advance(drain=True) or []]
+            rows = of[first : first + size]
+            batch = batch_of(self.name, rows, self.device, self.dtype)
             theirs = self.theirs(batch, tokens)
-            for row, (one, other) in enumerate(zip(ours, theirs, strict=True)):
-                if one == other:
-                    same += 1
-                    continue
-                ties.append({"page": first + row, **self.margin(of[first + row], one, other)})
+            alone = [self.ours(batch_of(self.name, [row], self.device, self.dtype), 1, tokens)[0] for row in rows]
+            uncached = [self.uncached(row, written) for row, written in zip(rows, theirs, strict=True)]
+            ways = {"batched": self.ours(batch, size, tokens), "one by one": alone, "no cache": uncached}
+            for way, texts in ways.items():
+                for row, (one, other) in enumerate(zip(texts, theirs, strict=True)):
+                    if one == other:
+                        same[way] += 1
+                    else:
+                        ties.append({"way": way, "page": first + row, **self.margin(rows[row], one, other)})
         return {"pages": pages, "batch": size, "tokens": tokens, "same": same, "parted": ties}
+
+    def ours(self, batch: Any, size: int, tokens: int) -> list[list[int]]:
+        """Return the ids that the decoder writes."""
+        decoder = self.decoder(size, end=True)
+        decoder.submit(batch, tokens)
+        return [list(map(int, g.text.split())) for g in decoder.advance(drain=True) or []]
+
+    @torch.inference_mode()
+    def uncached(self, sample: Any, text: list[int]) -> list[int]:
+        """Return the most likely token at each place of a text, by one forward pass without a cache."""
+        prompts = batch_of(self.name, [sample], self.device, self.dtype).prompts
+        ids = torch.cat([prompts["input_ids"], torch.tensor([text], device=self.device).long()], dim=1)
+        inputs = {**prompts, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        logits = self.model(**inputs, use_cache=False).logits[0, -len(text) - 1 : -1]
+        return logits.argmax(dim=-1).tolist()
+
+    def adapt(self, *, merged: bool) -> None:
+        """Give the attention an adapter that changes what is written, beside the weights or merged into them."""
+        from peft import LoraConfig, PeftModel, get_peft_model
+
+        if not isinstance(self.model, PeftModel):
+            targets = r".*language_model.*\.(q|k|v|o)_proj"
+            self.model = get_peft_model(self.model, LoraConfig(r=16, lora_alpha=32, target_modules=targets))
+            generator = torch.Generator(self.device).manual_seed(0)
+            for name, factor in self.model.named_parameters():
+                if "lora_B" in name:
+                    torch.nn.init.normal_(factor, std=0.02, generator=generator)
+            self.model.eval()
+        if merged:
+            self.model = self.model.merge_and_unload()
 
     def theirs(self, batch: Any, tokens: int) -> list[list[int]]:
         """Return the ids that transformers writes, up to the end."""
@@ -249,8 +285,13 @@ def main() -> None:
     print(f"{args.model} on {device}, {decoder_module.PREFILL_TOKENS[device]} tokens at once", flush=True)
     for part in args.parts:
         if part == "parity":
-            study.cell("parity/few", lambda: study.parity(4, 1, 32))
-            study.cell("parity/batched", lambda: study.parity(args.pages, 25, 48))
+            study.cell("parity", lambda: study.parity(args.pages, 25, 48))
+            study.adapt(merged=False)
+            study.cell("parity/adapter", lambda: study.parity(args.pages, 25, 48))
+            study.adapt(merged=True)
+            study.cell("parity/merged", lambda: study.parity(args.pages, 25, 48))
+            study.model = None
+            study.model = study._load()
         elif part in ("speed", "compiled"):
             for size in args.sizes:
                 compile = "vision" if part == "speed" else "all"

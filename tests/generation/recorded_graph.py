@@ -2,8 +2,8 @@
 
 A capture runs a function and keeps its operations with the very tensors that they read and wrote. A replay runs the
 operations once more, from those tensors into those tensors; Python is not asked again. Operations that would wait for a
-GPU, or whose shapes depend on what is in a tensor, are refused as CUDA refuses them, and so is a pool whose last graph
-is gone.
+GPU, or whose shapes depend on what is in a tensor, are refused as CUDA refuses them, and so are a pool whose last graph
+is gone and a capture during which another graph goes.
 """
 
 from __future__ import annotations
@@ -44,12 +44,15 @@ class RecordedGraph:
     """Stands in for ``torch.cuda.CUDAGraph``."""
 
     pools: weakref.WeakValueDictionary[int, Any]
-    current: RecordedGraph | None = None
+    destroyed = 0
 
     def __init__(self) -> None:
         self.operations: list[tuple[Any, Any, Any, list[Any]]] = []
         self._pool: Pool | None = None
         self.replays = 0
+
+    def __del__(self) -> None:
+        RecordedGraph.destroyed += 1
 
     def pool(self) -> int:
         assert self._pool is not None
@@ -125,10 +128,12 @@ def _capture(graph: RecordedGraph, *, pool: int | None, stream: Any, capture_err
         if pool not in RecordedGraph.pools:
             raise RuntimeError("use_count > 0 INTERNAL ASSERT FAILED")  # what torch says
         graph._pool = RecordedGraph.pools[pool]
-    recorder = _Recorder(graph)
+    recorder, destroyed = _Recorder(graph), RecordedGraph.destroyed
     with recorder:
         yield
     recorder.put_back()
+    if RecordedGraph.destroyed != destroyed:
+        raise RuntimeError("operation failed due to a previous error during capture")
 
 
 class _Stream:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -183,6 +184,23 @@ def test_adapters_that_are_switched_off_scaled_or_merged_are_seen(graphs: list[R
     found.append(written())
     assert found[0] != found[1]
     assert found[0] != found[2]
+
+
+def test_graphs_of_an_earlier_decoder_are_not_collected_during_a_capture(graphs: list[RecordedGraph]) -> None:
+    gone: list[Any] = []
+
+    def step() -> None:
+        earlier: list[Any] = [RecordedGraph()]
+        earlier.append(earlier)  # as a decoder, its reader and its steps know each other
+        gone.append(weakref.ref(earlier[0]))
+        del earlier
+        kept: list[Any] = []
+        for _ in range(5000):  # more than Python lets pass without looking for such circles
+            kept.append([kept])
+
+    StepGraphs(torch.device("cpu")).capture("step", step, lambda: None)
+    assert gone[0]() is None  # from a run that warms up
+    assert gc.isenabled()
 
 
 def test_autocast_keeps_no_copy_of_a_weight_across_steps(

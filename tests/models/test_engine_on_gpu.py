@@ -66,7 +66,7 @@ def test_it_computes_what_the_plain_path_does(settings: dict[str, Any], jsonl: P
         found = loss_and_gradients(module, batch)
     torch.testing.assert_close(found[0], expected[0], rtol=1e-4, atol=1e-5)
     for name, gradient in found[1].items():
-        torch.testing.assert_close(gradient, expected[1][name], rtol=1e-2, atol=1e-5)
+        assert float((gradient - expected[1][name]).norm() / expected[1][name].norm()) < 2e-3, name
 
 
 @pytest.mark.parametrize("family", [FAMILY, "deepsynth/tiny"])

@@ -49,6 +49,25 @@ def test_it_is_the_same_bit_by_bit_on_the_cpu(device: str, dtype: torch.dtype, s
         assert float((before - after).float().norm() / before.float().norm()) < close
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("count", "height", "width", "d"), [(2, 14, 14, 64), (1, 40, 40, 64), (3, 20, 12, 16)])
+def test_the_kernel_attends_as_torch_does(count: int, height: int, width: int, d: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    states = torch.randn(count, height * width, 3, 2, d, device="cuda", dtype=dtype)
+    of_height = torch.randn(count, 2, height, height, width, device="cuda", dtype=dtype)
+    of_width = torch.randn(count, 2, height, width, width, device="cuda", dtype=dtype)
+    inputs = states, of_height, of_width, height, width
+    found = torch.ops.deepsynth.sam_attention(*inputs)
+    bias = of_height.double().permute(0, 1, 3, 4, 2).flatten(2, 3)[..., :, None]
+    bias = (bias + of_width.double().flatten(2, 3)[..., None, :]).flatten(3)
+    exact = [part.transpose(1, 2).double() for part in states.unbind(2)]
+    wanted = torch.nn.functional.scaled_dot_product_attention(*exact, attn_mask=bias).transpose(1, 2).flatten(2)
+    assert float((found.double() - wanted).norm() / wanted.norm()) < (4e-3 if dtype == torch.bfloat16 else 6e-4)
+    torch.library.opcheck(torch.ops.deepsynth.sam_attention, inputs)
+
+
 def test_gradients_are_the_same() -> None:
     pixels = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(1))
     gradients = []

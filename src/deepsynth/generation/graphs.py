@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import gc
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +13,18 @@ import torch
 WARM_UPS = 2
 #: Calls that are captured: what comes in ever new shapes must not fill the memory with graphs.
 MOST_CALLS = 16
+
+
+@contextmanager
+def nothing_collected() -> Iterator[None]:
+    """Keep Python from collecting garbage: a graph of an earlier decoder that went during a capture would end it."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 class NotCaptured(RuntimeError):
@@ -72,7 +86,8 @@ class StepGraphs:
             torch.cuda.current_stream().wait_stream(self._stream)
             graph: Any = torch.cuda.CUDAGraph()
             # Other threads go on: a loader's pins memory, which would end a capture that minds them.
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            how = {"pool": self._pool, "stream": self._stream, "capture_error_mode": "thread_local"}
+            with nothing_collected(), torch.cuda.graph(graph, **how):
                 step()
         self._pool = graph.pool()
         self._graphs[shape] = graph

@@ -16,8 +16,10 @@ from torch.nn import functional
 
 #: Up to so many rows are sorted by comparing each with each, in one kernel: 42 tokens of DeepSeek-OCR.
 _FEW_ROWS = 256
-#: Up to so many tokens choose their experts in one kernel, each of which reads the whole router.
+#: Up to so many tokens choose their experts in two kernels; each of them reads the whole router.
 _FEW_TOKENS = 64
+#: Experts that one program scores.
+_SCORED = 4
 
 
 def has_triton() -> bool:
@@ -28,7 +30,7 @@ def has_triton() -> bool:
 def choose(
     hidden: torch.Tensor, router: torch.Tensor, chosen: int, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Return experts (N, K) of few tokens and their weights (N, K), in one kernel; ``None`` where there is none for it.
+    """Return experts (N, K) of few tokens and their weights (N, K), in two kernels; ``None`` where none is for it.
 
     Args:
         hidden: (N, H).
@@ -41,8 +43,12 @@ def choose(
     indices = torch.empty(len(hidden), chosen, dtype=torch.long, device=hidden.device)
     weights = torch.empty(len(hidden), chosen, dtype=torch.float32, device=hidden.device)
     number, width = router.shape
+    logits = torch.empty(len(hidden), number, dtype=torch.float32, device=hidden.device)
+    _kernels()["score"][(len(hidden), -(-number // _SCORED))](
+        hidden.contiguous(), router, logits, width, number, EXPERTS=_SCORED, BLOCK=min(_block(width), 1024)
+    )
     _kernels()["choose"][(len(hidden),)](
-        hidden.contiguous(), router, indices, weights, width, number, chosen, scale, EXPERTS=_block(number), BLOCK=128
+        logits, indices, weights, number, chosen, scale, EXPERTS=_block(number), num_warps=1
     )
     return indices, weights
 
@@ -160,4 +166,6 @@ def _kernels() -> dict[str, Any]:
     """Return the Triton kernels; Triton is imported when there is work for it."""
     from deepsynth.models import expert_triton
 
-    return {name: getattr(expert_triton, name) for name in ("choose", "route", "gate", "gate_backward", "combine")}
+    return {
+        name: getattr(expert_triton, name) for name in ("score", "choose", "route", "gate", "gate_backward", "combine")
+    }

@@ -9,20 +9,28 @@ import triton.language as tl
 
 
 @triton.jit
-def choose(hidden, router, indices, weights, width, number, chosen, scale, EXPERTS: tl.constexpr, BLOCK: tl.constexpr):
+def score(hidden, router, logits, width, number, EXPERTS: tl.constexpr, BLOCK: tl.constexpr):
+    # A program for each token and few experts: a token's alone would wait for one read of the router after the other.
     token = tl.program_id(0).to(tl.int64)
-    expert = tl.arange(0, EXPERTS)
+    expert = tl.program_id(1) * EXPERTS + tl.arange(0, EXPERTS)
     there = expert < number
-    logits = tl.zeros([EXPERTS], dtype=tl.float32)
+    found = tl.zeros([EXPERTS], dtype=tl.float32)
     for start in range(0, width, BLOCK):
         column = start + tl.arange(0, BLOCK)
         within = column < width
         state = tl.load(hidden + token * width + column, mask=within, other=0.0).to(tl.float32)
         both = there[:, None] & within[None, :]
         row = tl.load(router + expert[:, None] * width + column[None, :], mask=both, other=0.0).to(tl.float32)
-        logits += tl.sum(row * state[None, :], axis=1)
-    logits = tl.where(there, logits, -float("inf"))
-    scores = tl.exp(logits - tl.max(logits, axis=0))
+        found += tl.sum(row * state[None, :], axis=1)
+    tl.store(logits + token * number + expert, found, mask=there)
+
+
+@triton.jit
+def choose(logits, indices, weights, number, chosen, scale, EXPERTS: tl.constexpr):
+    token = tl.program_id(0).to(tl.int64)
+    expert = tl.arange(0, EXPERTS)
+    scores = tl.load(logits + token * number + expert, mask=expert < number, other=-float("inf"))
+    scores = tl.exp(scores - tl.max(scores, axis=0))
     scores = scores / tl.sum(scores, axis=0)
     for place in range(chosen):
         best = tl.argmax(scores, axis=0)

@@ -4,20 +4,26 @@
 
 Attention gets a bias for every pair of positions, the sum of one number for the distance in height and one for that in
 width. transformers adds them by broadcasting over five axes, into memory that attention then has to copy, and copies
-queries, keys and values too. Here a product with a matrix of zeros and ones writes the same sums in the order in which
-attention reads them, and queries, keys and values stay where the linear layer wrote them.
+queries, keys and values too. Here queries, keys and values stay where the linear layer wrote them, and
+
+- a kernel of our own, on CUDA in 16 bits where nothing of it trains, adds the two numbers as it goes along: the bias of
+  all pairs, 400 MB for a page of 1024 x 1024 in a layer that sees all of it, is never there;
+- elsewhere a product with a matrix of zeros and ones writes the same sums in the order in which attention reads them.
 
 Patches do not overlap, so that embedding them is a matrix product.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def speed_up(vision: nn.Module) -> None:
@@ -50,10 +56,53 @@ def _attend(self: Any, hidden_states: torch.Tensor, output_attentions: bool = Fa
         return found
     count, *size, _ = hidden_states.shape
     states = self.qkv(hidden_states).view(count, size[0] * size[1], 3, self.num_attention_heads, -1)
+    if self.use_rel_pos and _by_kernel(states, self):
+        query = states[:, :, 0].unflatten(1, size)
+        heights, widths = (_table(self, side, table) for side, table in zip(size, _tables(self), strict=True))
+        of_height = torch.einsum("xhwqd,hkd->xqkhw", query, heights)
+        of_width = torch.einsum("xhwqd,wkd->xqhwk", query, widths)
+        return self.proj(_attend_by_kernel(states, of_height, of_width, *size).view(hidden_states.shape)), None
     query, key, value = (part.transpose(1, 2) for part in states.unbind(2))
     bias = relative_bias(self, query, size) if self.use_rel_pos else None
     output = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     return self.proj(output.transpose(1, 2).reshape(hidden_states.shape)), None
+
+
+def _by_kernel(states: torch.Tensor, layer: Any) -> bool:
+    trains = torch.is_grad_enabled() and (states.requires_grad or layer.rel_pos_h.requires_grad)
+    halves = states.dtype in (torch.bfloat16, torch.float16)
+    return _HAS_TRITON and states.is_cuda and halves and not trains and states.shape[-1] in (16, 32, 64, 128)
+
+
+@torch.library.custom_op("deepsynth::sam_attention", mutates_args=())
+def _attend_by_kernel(
+    states: torch.Tensor, of_height: torch.Tensor, of_width: torch.Tensor, height: int, width: int
+) -> torch.Tensor:
+    """Return the heads' outputs (X, s * s, Q * D); an operation of its own, which torch.compile takes as it is.
+
+    Args:
+        states: (X, s * s, 3, Q, D), queries, keys and values.
+        of_height: (X, Q, s, s, s), for each height of a key what it adds for the query at (height, width).
+        of_width: (X, Q, s, s, s), for the query at (height, width) what it adds for each width of a key.
+        height: of the picture.
+        width: of it.
+    """
+    from deepsynth.models.sam_triton import attend
+
+    count, positions, _, heads, d = states.shape
+    result = states.new_empty(count, positions, heads * d)
+    queries = 128 if positions >= 1024 else 64
+    attend[(-(-positions // queries), count * heads)](
+        states.contiguous(), of_height.contiguous(), of_width.contiguous(), result, d**-0.5, heads, height, width,
+        QUERIES=queries, WIDTH=max(1 << (width - 1).bit_length(), 16), D=d,
+        num_warps=8 if queries == 128 else 4, num_stages=3,
+    )  # fmt: skip
+    return result
+
+
+@_attend_by_kernel.register_fake
+def _(states: torch.Tensor, of_height: torch.Tensor, of_width: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    return states.new_empty(*states.shape[:2], states.shape[3] * states.shape[4])
 
 
 def relative_bias(layer: Any, query: torch.Tensor, size: list[int]) -> torch.Tensor:
@@ -64,7 +113,7 @@ def relative_bias(layer: Any, query: torch.Tensor, size: list[int]) -> torch.Ten
         query: (X, Q, s * s, D).
         size: height and width.
     """
-    heights, widths = _table(layer, size[0], layer.rel_pos_h), _table(layer, size[1], layer.rel_pos_w)
+    heights, widths = (_table(layer, side, table) for side, table in zip(size, _tables(layer), strict=True))
     places = query.view(*query.shape[:2], *size, -1)
     of_height = torch.einsum("xqhwd,hkd->xqhwk", places, heights)
     of_width = torch.einsum("xqhwd,wkd->xqhwk", places, widths)
@@ -74,6 +123,10 @@ def relative_bias(layer: Any, query: torch.Tensor, size: list[int]) -> torch.Ten
         [rows[:, :, None].expand(-1, -1, size[1]).flatten(1), columns[:, None].expand(-1, size[0], -1).flatten(1)]
     )
     return both @ spread
+
+
+def _tables(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return layer.rel_pos_h, layer.rel_pos_w
 
 
 def _table(layer: Any, side: int, table: torch.Tensor) -> torch.Tensor:
