@@ -52,16 +52,17 @@ ask() {
     --memory_gib 24 --cell_limit_s "$limit" --time_budget_s "$(left)" ${SMALL:-} 2>>"$work/command.log"
 }
 slow="unsloth unsloth_4bit" quick="current transformers peft peft_nf4"
-for part in ${PARTS:-train generate fits phases}; do
+for part in ${PARTS:-train generate load fits phases}; do
   case $part in
-    train) questions="load train/batch=2 train/batch=8" ;;
-    generate) questions="load generate/batch=1 generate/batch=16" ;;
-    fits) questions="load longest_context largest_batch" ;;
-    phases) questions="load phases/batch=8 phases/batch=2" ;;
+    train) questions="train/batch=8 train/batch=2" ;;
+    load) questions="load" ;;
+    generate) questions="generate/batch=1 generate/batch=16" ;;
+    fits) questions="longest_context largest_batch" ;;
+    phases) questions="phases/batch=8 phases/batch=2" ;;
   esac
   for model in $models; do
-    ask "$model" 120 "$questions" "$slow"  # Unsloth: import, write and read the random weights, compile
-    ask "$model" 70 "$questions" "$quick"
+    ask "$model" 150 "$questions" "$slow"  # Unsloth: import, write and read the random weights, compile
+    ask "$model" 60 "$questions" "$quick"
   done
 done
 echo "$(left) s are left"

@@ -15,7 +15,7 @@ take_over() { cp "$1"/options.json "$1"/context.json "$work" 2>/dev/null || true
 publish() { cp "$work"/options.json "$work"/context.json "$out" 2>/dev/null; }
 begin "${1:-runs/engine}"
 model=${MODEL:-deepsynth/full-size-ocr-2}
-batches=${BATCHES:-2 8 32}
+batches=${BATCHES:-8 2 32}
 mkdir -p "$work/options"
 
 # option NAME LIMIT_S BATCHES SETTINGS...   a fit configuration with these settings of the module, and its cells
@@ -31,28 +31,28 @@ option() {
   names+=("$work/options/$name.yaml")
   for size in $sizes; do
     [[ " $batches " == *" $size "* ]] || continue
-    if ((limit > 90)); then cells_slow+=("train/batch=$size$kind/$name"); else cells_quick+=("train/batch=$size$kind/$name"); fi
+    if ((limit > 60)); then cells_slow+=("train/batch=$size$kind/$name"); else cells_quick+=("train/batch=$size$kind/$name"); fi
   done
 }
 # Seconds: loading and the first cell, at most. What decides comes first: ours beside Unsloth, then the least memory.
-option unsloth 120 "$batches" configs/backend/unsloth.yaml
+option unsloth 160 "8 2" configs/backend/unsloth.yaml
 option compile-all 120 "$batches" "activation_memory: none, compile: all"
 option cache-compiled 120 "$batches" "activation_memory: none, vision_cache: memory, compile: decoder"
 option unsloth_4bit 120 2 configs/backend/unsloth_4bit.yaml
-option auto 90 "$batches" ""
-option none 90 "$batches" "activation_memory: none"
-option cache 90 "$batches" "activation_memory: none, vision_cache: memory"
-option nf4-smallest 90 "2" "quantization: nf4, activation_memory: full, vision_chunk: 1"
-option nf4 90 "2 8" "quantization: nf4, activation_memory: none"
-option full 90 "$batches" "activation_memory: full"
-option selective 90 "8 32" "activation_memory: selective"
-option chunked 90 "8 32" "activation_memory: none, loss: chunked"
-option plain 90 "8" "activation_memory: none, loss: plain"
-option plain-eager 90 "8" "activation_memory: none, loss: plain, experts_implementation: eager"
-option vision-chunk-1 90 "8" "activation_memory: none, vision_chunk: 1"
-option vision-chunk-8 90 "8 32" "activation_memory: none, vision_chunk: 8"
-option vision-chunk-16 90 "32" "activation_memory: none, vision_chunk: 16"
-option offload 90 "8" "activation_memory: offload"
+option auto 60 "$batches" ""
+option none 60 "$batches" "activation_memory: none"
+option cache 60 "$batches" "activation_memory: none, vision_cache: memory"
+option nf4-smallest 60 "2" "quantization: nf4, activation_memory: full, vision_chunk: 1"
+option nf4 60 "2 8" "quantization: nf4, activation_memory: none"
+option full 60 "$batches" "activation_memory: full"
+option selective 60 "8 32" "activation_memory: selective"
+option chunked 60 "8 32" "activation_memory: none, loss: chunked"
+option plain 60 "8" "activation_memory: none, loss: plain"
+option plain-eager 60 "8" "activation_memory: none, loss: plain, experts_implementation: eager"
+option vision-chunk-1 60 "8" "activation_memory: none, vision_chunk: 1"
+option vision-chunk-8 60 "8 32" "activation_memory: none, vision_chunk: 8"
+option vision-chunk-16 60 "32" "activation_memory: none, vision_chunk: 16"
+option offload 60 "8" "activation_memory: offload"
 option compile-vision 120 "8 32" "activation_memory: none, compile: vision"
 option compile-decoder 120 "8" "activation_memory: none, compile: decoder"
 option cuda-graphs 120 "2" "activation_memory: none, compile: all, cuda_graphs: true"
@@ -68,7 +68,7 @@ measure() {
     return 0
   fi
   # shellcheck disable=SC2086
-  timeout "$(left)" "$python" -m deepsynth benchmark train --model_name "$model" --backends "${names[@]}" \
+  timeout -k 5 "$(left)" "$python" -m deepsynth benchmark train --model_name "$model" --backends "${names[@]}" \
     --batch_sizes ${BATCH_SIZES:-$batches} --pages new repeated --text_tokens "$tokens" --steps 5 --warmup_steps 3 --repeats 2 \
     --only $asked --resume --output "$output" --cell_limit_s "$limit" --time_budget_s "$(left)" 2>>"$work/command.log"
 }
@@ -77,12 +77,12 @@ chosen() { # CELL... whose name ends in one of the options of $pick
   local cell
   for cell in "$@"; do [[ " $pick " == *" ${cell##*/} "* ]] && echo "$cell"; done
 }
-pick="unsloth compile-vision" && measure "$work/options.json" 120 "${TOKENS:-768}" $(chosen "${cells_slow[@]}")
-pick="auto none cache nf4-smallest" && measure "$work/options.json" 90 "${TOKENS:-768}" $(chosen "${cells_quick[@]}")
-pick="unsloth_4bit compile-all cache-compiled" && measure "$work/options.json" 120 "${TOKENS:-768}" $(chosen "${cells_slow[@]}")
 long=()
 for name in full nf4-smallest; do [[ -e $work/options/$name.yaml ]] && long+=("train/batch=1/$name"); done
-((${#long[@]})) && BATCH_SIZES=1 measure "$work/context.json" 90 "${LONG:-7900}" "${long[@]}"
-measure "$work/options.json" 90 "${TOKENS:-768}" "${cells_quick[@]}"
+pick="unsloth" && measure "$work/options.json" 160 "${TOKENS:-768}" $(chosen "${cells_slow[@]}")
+pick="auto cache nf4-smallest" && measure "$work/options.json" 60 "${TOKENS:-768}" $(chosen "${cells_quick[@]}")
+((${#long[@]})) && BATCH_SIZES=1 measure "$work/context.json" 60 "${LONG:-7900}" "${long[@]}"
+pick="unsloth_4bit compile-all cache-compiled" && measure "$work/options.json" 120 "${TOKENS:-768}" $(chosen "${cells_slow[@]}")
+measure "$work/options.json" 60 "${TOKENS:-768}" "${cells_quick[@]}"
 measure "$work/options.json" 120 "${TOKENS:-768}" "${cells_slow[@]}"
 echo "$(left) s are left"

@@ -285,11 +285,11 @@ def main() -> None:
     print(f"{args.model} on {device}, {decoder_module.PREFILL_TOKENS[device]} tokens at once", flush=True)
     for part in args.parts:
         if part == "parity":
-            study.cell("parity", lambda: study.parity(args.pages, 25, 48))
+            study.cell("parity", lambda: study.parity(args.pages, 25, min(args.tokens, 48)))
             study.adapt(merged=False)
-            study.cell("parity/adapter", lambda: study.parity(args.pages, 25, 48))
+            study.cell("parity/adapter", lambda: study.parity(args.pages, 25, min(args.tokens, 48)))
             study.adapt(merged=True)
-            study.cell("parity/merged", lambda: study.parity(args.pages, 25, 48))
+            study.cell("parity/merged", lambda: study.parity(args.pages, 25, min(args.tokens, 48)))
             study.model = None
             study.model = study._load()
         elif part in ("speed", "compiled"):

@@ -180,17 +180,23 @@ class Reader:
     def _encode(self, images: dict[str, torch.Tensor], rest: Rest) -> list[torch.Tensor]:
         tower = self.model.model.vision_tower
         compiled = rest == "single"
+
+        def of_sam(pixels: torch.Tensor) -> int:
+            # Twice as many where its bias is not in memory; but what is compiled runs those that are left one by one.
+            return self._images_at_once(pixels) * (2 if sam_attention.has_kernel(pixels) and not compiled else 1)
+
         with (
             one_by_graph(tower, self.captured),
             in_chunks(tower, lambda pixels: self._images_at_once(pixels) * (1 if compiled else ENCODED_AT_ONCE), rest),
-            in_chunks(tower.sam_encoder, self._images_at_once, "together"),
+            in_chunks(tower.sam_encoder, of_sam, "together"),
         ):
             features: list[torch.Tensor] = list(self.model.get_image_features(**images).pooler_output)
         return features
 
     def _images_at_once(self, pixels: torch.Tensor) -> int:
         patches = pixels.shape[-1] * pixels.shape[-2] // self._patch**2
-        return max(VISION_PATCHES.get(pixels.device.type, VISION_PATCHES["cpu"]) // max(patches, 1), 1)
+        most = VISION_PATCHES.get(pixels.device.type, VISION_PATCHES["cpu"])
+        return max(most // max(patches, 1), 1)
 
     # ------------------------------------------------------------------ decoder
 

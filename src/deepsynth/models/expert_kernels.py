@@ -19,7 +19,7 @@ _FEW_ROWS = 256
 #: Up to so many tokens choose their experts in two kernels; each of them reads the whole router.
 _FEW_TOKENS = 64
 #: Experts that one program scores.
-_SCORED = 4
+_SCORED = 2
 
 
 def has_triton() -> bool:

@@ -111,7 +111,7 @@ def frozen_experts_forward(
     """
     from transformers.integrations.moe import grouped_mm_experts_forward
 
-    trained = self.gate_up_proj.requires_grad or self.down_proj.requires_grad
+    trained = torch.is_grad_enabled() and (self.gate_up_proj.requires_grad or self.down_proj.requires_grad)
     shared_out = getattr(self, "_is_expert_parallel", False)  # transformers 5.17 does not know it
     # torch's compiler knows the grouped products of bfloat16 alone; transformers has a way around on the CPU.
     unknown = torch.compiler.is_compiling() and hidden_states.dtype != torch.bfloat16

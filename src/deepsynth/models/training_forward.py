@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
-from deepsynth.models import packed_attention
+from deepsynth.models import packed_attention, sam_attention
 from deepsynth.models.feature_cache import FeatureCache, image_keys
 from deepsynth.models.linear_cross_entropy import Loss, has_liger, linear_cross_entropy
 from deepsynth.models.vision_chunks import ENCODED_AT_ONCE, Rest, in_chunks
@@ -35,7 +35,8 @@ class TrainingForward:
     Args:
         model: a DeepSeek-OCR or DeepSeek-OCR-2 model for conditional generation, or peft's model around one.
         loss: ``plain`` calls the model itself; ``auto`` is ``liger`` on CUDA where it is installed, else ``chunked``.
-        vision_chunk: images that are encoded together; by default 4 on CUDA and 1 elsewhere.
+        vision_chunk: images that are encoded together; by default 1 on the CPU and 4 on CUDA, or 8 where SAM's kernel
+            keeps no bias and no cache needs chunks of one size.
         cache: of the features of frozen vision.
         fixed_chunks: fill the last chunk up with copies, so that the encoder sees one shape alone: nothing is compiled
             again, and features do not depend on how many others were computed with them. It is so with a cache.
@@ -191,7 +192,8 @@ class TrainingForward:
         if tiles is not None and any(tiles_of[index] for index in chosen):
             spans = torch.split(tiles, tiles_of)
             own["pixel_values_local"] = torch.cat([spans[index] for index in chosen])
-        size = self.vision_chunk or (4 if pixels.is_cuda else 1)
+        at_once = 8 if sam_attention.has_kernel(pixels) and not self.fixed_chunks else 4
+        size = self.vision_chunk or (at_once if pixels.is_cuda else 1)
         if self.cache is None:
             size = min(size, len(pixels))
         inner, tower = self.base.model, self.base.model.vision_tower

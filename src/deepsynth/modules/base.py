@@ -67,7 +67,8 @@ class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
             (``~/.cache/deepsynth/vision``) or a folder, for all processes and runs. It pays where the same pixels come
             again: without an augmenter, or with ``data.augment_variants``.
         vision_cache_gib: most that the cache holds.
-        vision_chunk: images that frozen vision encodes together; by default 4 on CUDA and 1 elsewhere.
+        vision_chunk: images that frozen vision encodes together; by default 1 on the CPU and on CUDA 8, or 4 with a
+            cache or in 32 bits.
         compile: compile the layers of the ``decoder``, of ``vision`` or of ``all`` for training; it takes minutes at
             the start.
         cuda_graphs: replay compiled layers as CUDA graphs: for batches so small that launching kernels takes longer
