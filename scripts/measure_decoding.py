@@ -110,28 +110,32 @@ class Study:
 
     # ------------------------------------------------------------------ parts
 
-    def parity(self, pages: int, size: int, tokens: int) -> dict[str, Any]:
+    def parity(self, kind: str, pages: int, size: int, tokens: int) -> None:
         """Compare greedy ids with transformers' in batches; where they part, give the margin of the two candidates.
 
         Ours are written in batches, one by one, and without a cache: for the last, one forward pass over prompt and
-        text tells which token follows each.
+        text tells which token follows each. A batch is a cell.
         """
         of = samples(self.name, pages, max_tokens=8192)
-        same, ties = {"batched": 0, "one by one": 0, "no cache": 0}, []
         for first in range(0, pages, size):
             rows = of[first : first + size]
-            batch = batch_of(self.name, rows, self.device, self.dtype)
-            theirs = self.theirs(batch, tokens)
-            alone = [self.ours(batch_of(self.name, [row], self.device, self.dtype), 1, tokens)[0] for row in rows]
-            uncached = [self.uncached(row, written) for row, written in zip(rows, theirs, strict=True)]
-            ways = {"batched": self.ours(batch, size, tokens), "one by one": alone, "no cache": uncached}
-            for way, texts in ways.items():
-                for row, (one, other) in enumerate(zip(texts, theirs, strict=True)):
-                    if one == other:
-                        same[way] += 1
-                    else:
-                        ties.append({"way": way, "page": first + row, **self.margin(rows[row], one, other)})
-        return {"pages": pages, "batch": size, "tokens": tokens, "same": same, "parted": ties}
+            self.cell(f"parity/{kind}/{first}", lambda rows=rows: self.compare(rows, tokens))  # type: ignore[misc]
+
+    def compare(self, rows: list[Any], tokens: int) -> dict[str, Any]:
+        """Compare one batch of :meth:`parity`."""
+        batch = batch_of(self.name, rows, self.device, self.dtype)
+        theirs = self.theirs(batch, tokens)
+        alone = [self.ours(batch_of(self.name, [row], self.device, self.dtype), 1, tokens)[0] for row in rows]
+        uncached = [self.uncached(row, written) for row, written in zip(rows, theirs, strict=True)]
+        ways = {"batched": self.ours(batch, len(rows), tokens), "one by one": alone, "no cache": uncached}
+        same = {way: sum(map(list.__eq__, texts, theirs)) for way, texts in ways.items()}
+        ties = [
+            {"way": way, "row": number, **self.margin(rows[number], one, other)}
+            for way, texts in ways.items()
+            for number, (one, other) in enumerate(zip(texts, theirs, strict=True))
+            if one != other
+        ]
+        return {"pages": len(rows), "tokens": tokens, "same": same, "parted": ties}
 
     def ours(self, batch: Any, size: int, tokens: int) -> list[list[int]]:
         """Return the ids that the decoder writes."""
@@ -148,20 +152,17 @@ class Study:
         logits = self.model(**inputs, use_cache=False).logits[0, -len(text) - 1 : -1]
         return logits.argmax(dim=-1).tolist()
 
-    def adapt(self, *, merged: bool) -> None:
-        """Give the attention an adapter that changes what is written, beside the weights or merged into them."""
-        from peft import LoraConfig, PeftModel, get_peft_model
+    def adapt(self) -> None:
+        """Merge an adapter of the attention, which changes what is written, into the weights."""
+        from peft import LoraConfig, get_peft_model
 
-        if not isinstance(self.model, PeftModel):
-            targets = r".*language_model.*\.(q|k|v|o)_proj"
-            self.model = get_peft_model(self.model, LoraConfig(r=16, lora_alpha=32, target_modules=targets))
-            generator = torch.Generator(self.device).manual_seed(0)
-            for name, factor in self.model.named_parameters():
-                if "lora_B" in name:
-                    torch.nn.init.normal_(factor, std=0.02, generator=generator)
-            self.model.eval()
-        if merged:
-            self.model = self.model.merge_and_unload()
+        targets = r".*language_model.*\.(q|k|v|o)_proj"
+        adapted = get_peft_model(self.model, LoraConfig(r=16, lora_alpha=32, target_modules=targets))
+        generator = torch.Generator(self.device).manual_seed(0)
+        for name, factor in adapted.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(factor, std=0.02, generator=generator)
+        self.model = adapted.eval().merge_and_unload()
 
     def theirs(self, batch: Any, tokens: int) -> list[list[int]]:
         """Return the ids that transformers writes, up to the end."""
@@ -285,11 +286,10 @@ def main() -> None:
     print(f"{args.model} on {device}, {decoder_module.PREFILL_TOKENS[device]} tokens at once", flush=True)
     for part in args.parts:
         if part == "parity":
-            study.cell("parity", lambda: study.parity(args.pages, 25, min(args.tokens, 48)))
-            study.adapt(merged=False)
-            study.cell("parity/adapter", lambda: study.parity(args.pages, 25, min(args.tokens, 48)))
-            study.adapt(merged=True)
-            study.cell("parity/merged", lambda: study.parity(args.pages, 25, min(args.tokens, 48)))
+            tokens = min(args.tokens, 48)
+            study.parity("plain", args.pages, 25, tokens)
+            study.adapt()
+            study.parity("merged", args.pages, 25, tokens)
             study.model = None
             study.model = study._load()
         elif part in ("speed", "compiled"):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,17 @@ import torch
 
 from deepsynth.generation.cache import RowCache
 from deepsynth.models import frozen_experts, sam_attention
-from deepsynth.models.decoder_kernels import Factors, reading
+from deepsynth.models.decoder_kernels import Reading
 from deepsynth.models.layer_runner import transformer_layers
-from deepsynth.models.vision_chunks import ENCODED_AT_ONCE, Captured, CompiledLayers, Rest, in_chunks, one_by_graph
+from deepsynth.models.vision_chunks import (
+    ENCODED_AT_ONCE,
+    Captured,
+    CompiledLayers,
+    Rest,
+    forward_of,
+    in_chunks,
+    one_by_graph,
+)
 
 log = logging.getLogger("deepsynth")
 
@@ -71,9 +79,9 @@ class Reader:
         self.image_token_id: int = self.model.config.image_token_id
         self._patch: int = self.model.config.vision_config.sam_config.patch_size
         tower = self.model.model.vision_tower
-        sam_attention.speed_up(tower)
+        self._sam = sam_attention.faster_ways(tower)  # made once: what was compiled knows them
         self._compiled_vision = CompiledLayers(transformer_layers(tower)) if compile_vision else None
-        self._factors: Factors = {}
+        self._reading = Reading(self.text)
         #: Runs a function of tensors as a captured graph, where there are graphs.
         self.captured: Captured | None = None
 
@@ -105,7 +113,7 @@ class Reader:
                 tuple(module.scaling.items()),
             )
             for module in self.text.modules()
-            if hasattr(module, "merged_adapters")
+            if "merged_adapters" in module.__dict__
         )
         kind = self.device.type
         return hash((places, adapters, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)))
@@ -125,7 +133,9 @@ class Reader:
         frozen_experts.register()
         config._experts_implementation = frozen_experts.ALWAYS
         try:
-            with reading(self.text, self._factors):
+            with self._reading.at_work(), ExitStack() as faster:
+                for module, forward in self._sam:
+                    faster.enter_context(forward_of(module, forward))
                 yield
         finally:
             config._attn_implementation, config._experts_implementation = before

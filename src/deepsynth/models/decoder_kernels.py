@@ -3,7 +3,7 @@
     N  tokens      I, O  inputs and outputs of a linear layer      r  LoRA rank
 
 Each computes what it replaces, up to rounding, keeps less for the backward pass, and is left out where it does not
-apply. :func:`speed_up` is for training, and what it replaced runs as it was written in evaluation; :func:`reading` is
+apply. :func:`speed_up` is for training, and what it replaced runs as it was written in evaluation; :class:`Reading` is
 for decoding.
 """
 
@@ -43,50 +43,72 @@ def speed_up(text: Any, *, experts: bool) -> None:
             module.forward = MethodType(fused.in_training, module)
 
 
-#: Both factors of adapters in the dtype of the layers that they are on, by layer and adapter.
-Factors = dict[tuple[nn.Module, str], tuple[torch.Tensor, torch.Tensor]]
-
-
-@contextmanager
-def reading(text: Any, factors: Factors) -> Iterator[None]:
-    """Let a decoder be as fast in evaluation too, for the time of a block; experts are for its configuration to choose.
+class Reading:
+    """The faster ways of a decoder in evaluation; experts are for its configuration to choose.
 
     Args:
         text: the decoder, which may have been speeded up for training or not.
-        factors: made at the first time and brought up to date at each further one: captured graphs read them.
     """
-    _refresh(text, factors)
-    found = [(module, fused) for module in text.modules() if (fused := _fused(module)) is not None]
-    before = [module.__dict__.get("forward") for module, _ in found]
-    for module, fused in found:
-        module.forward = MethodType(fused.always, module)
-    try:
-        yield
-    finally:
-        for (module, _), own in zip(found, before, strict=True):
-            module.__dict__.pop("factors", None)
-            if own is None:
-                del module.forward
-            else:
-                module.forward = own
 
+    def __init__(self, text: Any) -> None:
+        self._text = text
+        self._modules: tuple[nn.Module, ...] = ()
+        self._ways: list[tuple[nn.Module, Callable[..., Any]]] = []
+        self._adapted: list[Any] = []
+        #: Both factors of adapters in the dtype of the layers that they are on: captured graphs read them.
+        self._factors: dict[tuple[nn.Module, str], tuple[torch.Tensor, torch.Tensor]] = {}
 
-def _refresh(text: Any, factors: Factors) -> None:
-    """Give adapted layers of 16 bits the factors in their own dtype, so that no step has to cast them."""
-    dtype = text.embed_tokens.weight.dtype
-    for module in text.modules():
-        if dtype == torch.float32 or _fused(module) is not _ADAPTED:
-            continue
-        for name in module.active_adapters:
-            if name not in module.lora_A:
-                continue
-            whole = module.lora_A[name].weight.detach(), module.lora_B[name].weight.detach()
-            if (module, name) not in factors:
-                factors[module, name] = whole[0].to(dtype), whole[1].to(dtype)
-            else:
-                for own, new in zip(factors[module, name], whole, strict=True):
-                    own.copy_(new)
-            module.__dict__["factors"] = {**module.__dict__.get("factors", {}), name: factors[module, name]}
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Let the decoder go these ways, with its adapters as they are now."""
+        self._find()
+        self._refresh()
+        before = [module.__dict__.get("forward") for module, _ in self._ways]
+        for module, way in self._ways:
+            module.forward = way
+        try:
+            yield
+        finally:
+            for module in self._adapted:
+                module.__dict__.pop("factors", None)
+            for (module, _), own in zip(self._ways, before, strict=True):
+                if own is None:
+                    del module.forward
+                else:
+                    module.forward = own
+
+    def _find(self) -> None:
+        """Look through the modules when there are others than the last time: looking takes longer than a token."""
+        modules = tuple(self._text.modules())
+        if modules == self._modules:
+            return
+        found = [(module, fused) for module in modules if (fused := _fused(module)) is not None]
+        self._modules = modules
+        self._ways = [(module, MethodType(fused.always, module)) for module, fused in found]
+        self._adapted = [module for module, fused in found if fused is _ADAPTED]
+
+    def _refresh(self) -> None:
+        """Give adapted layers of 16 bits the factors in their own dtype, so that no step has to cast them."""
+        dtype = self._text.embed_tokens.weight.dtype
+        if dtype == torch.float32:
+            return
+        stale: list[torch.Tensor] = []
+        fresh: list[torch.Tensor] = []
+        for module in self._adapted:
+            kept = {}
+            for name in module.active_adapters:
+                if name not in module.lora_A:
+                    continue
+                whole = module.lora_A[name].weight.detach(), module.lora_B[name].weight.detach()
+                if (module, name) not in self._factors:
+                    self._factors[module, name] = whole[0].to(dtype), whole[1].to(dtype)
+                else:
+                    stale += self._factors[module, name]
+                    fresh += whole
+                kept[name] = self._factors[module, name]
+            module.__dict__["factors"] = kept
+        if stale:
+            torch._foreach_copy_(stale, fresh)
 
 
 class _Fused(NamedTuple):

@@ -60,7 +60,7 @@ def in_chunks(module: nn.Module, size: Callable[[torch.Tensor], int], rest: Rest
 
         return BaseModelOutput(torch.cat([output.last_hidden_state for output in outputs])[: len(images)])
 
-    with _forward_of(module, chunked):
+    with forward_of(module, chunked):
         yield
 
 
@@ -88,7 +88,7 @@ def one_by_graph(module: nn.Module, captured: Captured | None) -> Iterator[None]
 
         return BaseModelOutput(captured(type(module).__name__, features, [images]))
 
-    with _forward_of(module, by_graph):
+    with forward_of(module, by_graph):
         yield
 
 
@@ -129,7 +129,8 @@ def _apart(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def _forward_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def forward_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let a module run this function, for a while."""
     own = module.__dict__.get("forward")
     module.forward = forward
     try:
