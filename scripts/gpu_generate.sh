@@ -60,7 +60,7 @@ for part in ${PARTS:-tests speed backends parity profile vision compiled all}; d
     backends)
       ask 90 peft         # the first page waits for vision to be compiled
       ask 110 unsloth      # import, write and read the random weights, compile
-      ask 70 peft_nf4
+      ask 60 peft_nf4
       ask 110 unsloth_4bit
       ask 60 transformers
       ;;

@@ -81,6 +81,8 @@ class Reader:
         tower = self.model.model.vision_tower
         self._sam = sam_attention.faster_ways(tower)  # made once: what was compiled knows them
         self._compiled_vision = CompiledLayers(transformer_layers(tower)) if compile_vision else None
+        self._modules: tuple[Any, ...] = ()
+        self._tuned: list[Any] = []
         self._reading = Reading(self.text)
         #: Runs a function of tensors as a captured graph, where there are graphs.
         self.captured: Captured | None = None
@@ -106,17 +108,27 @@ class Reader:
 
         That is where weights are, which adapters are merged or active and how much they count, and autocast.
         """
-        places = tuple(parameter.data_ptr() for parameter in self.model.parameters())
+        modules = self._look()
+        parameters = (parameter for module in modules for parameter in module._parameters.values())
+        places = tuple(parameter.data_ptr() for parameter in parameters if parameter is not None)
         adapters = tuple(
             (
                 *(tuple(module.merged_adapters), tuple(module.active_adapters), module.disable_adapters),
                 tuple(module.scaling.items()),
             )
-            for module in self.text.modules()
-            if "merged_adapters" in module.__dict__
+            for module in self._tuned
         )
         kind = self.device.type
         return hash((places, adapters, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)))
+
+    def _look(self) -> tuple[Any, ...]:
+        """Return the modules that there are; when they are others than the last time, find what is to be known."""
+        modules = tuple(self.model.modules())
+        if modules != self._modules:
+            self._modules = modules
+            self._tuned = [module for module in self.text.modules() if hasattr(module, "merged_adapters")]
+            self._reading.find()
+        return modules
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -124,7 +136,7 @@ class Reader:
 
         Grouped products were the quickest on the CPU too, and copy no weight, as ``batched_mm`` does for every token.
         """
-        training = [module for module in self.model.modules() if module.training]
+        training = [module for module in self._look() if module.training]
         config = self.text.config
         before = config._attn_implementation, getattr(config, "_experts_implementation", None)
         for module in training:

@@ -52,7 +52,6 @@ class Reading:
 
     def __init__(self, text: Any) -> None:
         self._text = text
-        self._modules: tuple[nn.Module, ...] = ()
         self._ways: list[tuple[nn.Module, Callable[..., Any]]] = []
         self._adapted: list[Any] = []
         #: Both factors of adapters in the dtype of the layers that they are on: captured graphs read them.
@@ -61,11 +60,11 @@ class Reading:
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """Let the decoder go these ways, with its adapters as they are now."""
-        self._find()
         self._refresh()
+        # Past torch's own way to set attributes, which takes longer than a token for a decoder's hundreds of modules.
         before = [module.__dict__.get("forward") for module, _ in self._ways]
         for module, way in self._ways:
-            module.forward = way
+            module.__dict__["forward"] = way
         try:
             yield
         finally:
@@ -73,17 +72,13 @@ class Reading:
                 module.__dict__.pop("factors", None)
             for (module, _), own in zip(self._ways, before, strict=True):
                 if own is None:
-                    del module.forward
+                    del module.__dict__["forward"]
                 else:
-                    module.forward = own
+                    module.__dict__["forward"] = own
 
-    def _find(self) -> None:
-        """Look through the modules when there are others than the last time: looking takes longer than a token."""
-        modules = tuple(self._text.modules())
-        if modules == self._modules:
-            return
-        found = [(module, fused) for module in modules if (fused := _fused(module)) is not None]
-        self._modules = modules
+    def find(self) -> None:
+        """Look through the modules, at first and whenever there are others."""
+        found = [(module, fused) for module in self._text.modules() if (fused := _fused(module)) is not None]
         self._ways = [(module, MethodType(fused.always, module)) for module, fused in found]
         self._adapted = [module for module, fused in found if fused is _ADAPTED]
 
