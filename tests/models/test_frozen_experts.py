@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora.layer import ParamWrapper
 from transformers.integrations.moe import grouped_mm_experts_forward
 from transformers.models.deepseek_ocr2.configuration_deepseek_ocr2 import DeepseekOcr2TextConfig
 from transformers.models.deepseek_ocr2.modeling_deepseek_ocr2 import DeepseekOcr2TextExperts, DeepseekOcr2TextTopkRouter
 
+from deepsynth.models.decoder_kernels import _fused
 from deepsynth.models.expert_kernels import choose, combine, gate, gate_backward, route
-from deepsynth.models.frozen_experts import frozen_experts_forward
+from deepsynth.models.frozen_experts import IN_TRAINING, frozen_experts_forward, register
 
 cuda = pytest.param(
     "cuda",
@@ -74,6 +80,103 @@ def test_experts_that_train_are_left_to_transformers() -> None:
     frozen_experts_forward(experts, hidden, indices, weights).sum().backward()
     assert experts.down_proj.grad is not None
     assert experts.down_proj.grad.abs().sum() > 0
+
+
+PARAMETERS = ("gate_up_proj", "down_proj")
+
+
+def adapted(device: str, dtype: torch.dtype, parameters: tuple[str, ...] = PARAMETERS, adapters: int = 1) -> Any:
+    """Return experts with LoRA on them, in peft's wrappers, whose factors are none of them zero."""
+    holder = torch.nn.Module()
+    holder.mlp = torch.nn.Module()
+    holder.mlp.experts = experts_of(device, dtype)
+    register()
+    holder.mlp.experts.config._experts_implementation = IN_TRAINING
+    config = LoraConfig(
+        r=3, lora_alpha=5, target_modules=[], target_parameters=[f"mlp.experts.{n}" for n in parameters]
+    )
+    model = get_peft_model(holder, config)  # type: ignore[arg-type]
+    for number in range(1, adapters):
+        model.add_adapter(f"more{number}", config)
+        model.base_model.set_adapter(["default", *(f"more{n}" for n in range(1, number + 1))])
+    generator = torch.Generator().manual_seed(2)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator).to(device, torch.float32) / 4
+            parameter.requires_grad_()
+    return model.train()
+
+
+def with_gradients(model: Any, tensors: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    hidden, indices, weights = tensors
+    output = model.base_model.model.mlp.experts(hidden, indices, weights)
+    above = torch.randn(output.shape, generator=torch.Generator().manual_seed(2)).to(output)
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained
+    gradients = torch.autograd.grad(output, [hidden, weights, *trained.values()], above)
+    return {"output": output.detach(), **dict(zip(["hidden", "weights", *trained], gradients, strict=True))}
+
+
+@devices
+@pytest.mark.parametrize(
+    ("parameters", "adapters", "used"),
+    [(PARAMETERS, 1, 8), (PARAMETERS, 1, 4), (PARAMETERS[:1], 1, 8), (PARAMETERS[1:], 1, 8), (PARAMETERS, 2, 8)],
+)
+def test_adapters_beside_the_experts_are_pefts_sums(
+    device: str, parameters: tuple[str, ...], adapters: int, used: int
+) -> None:
+    tensors = routed(50, device, used=used)
+    wanted = with_gradients(adapted(device, torch.float32, parameters, adapters), tensors)
+    model = adapted(device, torch.float32, parameters, adapters)
+    speed_up_modules(model)
+    with without_parametrization():
+        found = with_gradients(model, tensors)
+    assert found.keys() == wanted.keys()
+    for name, one in found.items():
+        torch.testing.assert_close(
+            one, wanted[name], rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    assert found["output"].abs().sum() > 0
+
+
+@devices
+def test_adapters_in_bfloat16_are_as_near_to_the_truth_as_peft(device: str) -> None:
+    truth = with_gradients(adapted(device, torch.float32), routed(200, device))
+    theirs = with_gradients(adapted(device, torch.bfloat16), routed(200, device, torch.bfloat16))
+    model = adapted(device, torch.bfloat16)
+    speed_up_modules(model)
+    ours = with_gradients(model, routed(200, device, torch.bfloat16))
+    for name, wanted in truth.items():
+        near, far = (float((found[name].float() - wanted).norm() / wanted.norm()) for found in (ours, theirs))
+        assert near < 1.2 * far + 1e-3, name
+
+
+def test_adapters_that_are_switched_off_or_merged_are_left_to_peft() -> None:
+    model, tensors = adapted("cpu", torch.float32), routed(20, "cpu")
+    plain = with_gradients(model, tensors)["output"]
+    speed_up_modules(model)
+    bare = frozen_experts_forward(experts_of("cpu"), *tensors)
+    with model.disable_adapter(), torch.no_grad():
+        off = model.base_model.model.mlp.experts(*tensors)
+    torch.testing.assert_close(off, bare.detach())
+    model.merge_adapter()
+    with torch.no_grad():
+        merged = model.base_model.model.mlp.experts(*tensors)
+    torch.testing.assert_close(merged, plain, rtol=1e-3, atol=1e-4)
+
+
+def speed_up_modules(model: Any) -> None:
+    for module in model.modules():
+        if (fused := _fused(module)) is not None and fused.in_training is not None:
+            module.forward = MethodType(fused.in_training, module)
+
+
+@contextmanager
+def without_parametrization() -> Iterator[None]:
+    """Let peft's own way, which adds adapters to weights, be an error."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ParamWrapper, "_activate_lora", None)
+        yield
 
 
 def test_the_backward_pass_keeps_the_halves_of_the_gate_alone() -> None:

@@ -116,10 +116,13 @@ class _Fused(NamedTuple):
 def _fused(module: Any) -> _Fused | None:
     """Return the faster way through a module of the decoder, if there is one."""
     from peft.tuners.lora import Linear as LoraLinear
+    from peft.tuners.lora.layer import ParamWrapper
 
     four_bits = type(module).__name__ in ("Linear4bit", "Linear8bitLt") and hasattr(module, "lora_A")
     if four_bits or isinstance(module, LoraLinear):
         return _ADAPTED
+    if isinstance(module, ParamWrapper) and all(hasattr(module.get_base_layer(), name) for name in _EXPERT_WEIGHTS):
+        return _ADAPTED_EXPERTS
     if all(hasattr(module, name) for name in ("top_k", "topk_method", "routed_scaling_factor", "weight")):
         return _ROUTER
     if not has_liger():
@@ -224,6 +227,32 @@ def _adapt_in_training(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) ->
     return _adapt(self, x, *args, **kwargs)
 
 
+def _adapt_experts(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Return what routed experts make of tokens, their adapters' products beside theirs; else peft's own way.
+
+    peft adds an adapter to the weights in every pass: a sum of full size, which it keeps, and a gradient as large.
+    """
+    experts = self.get_base_layer()
+    if self.disable_adapters or self.merged or not frozen_experts.takes_adapters(experts, x):
+        return type(self).forward(self, x, *args, **kwargs)
+    active: frozen_experts.Active = experts.__dict__.setdefault("active", {})
+    names = [name for name in self.active_adapters if name in self.lora_A]
+    active[self.parameter_name] = [self.get_delta_factors(name) for name in names]
+    try:
+        return self.base_layer(x, *args, **kwargs)
+    finally:
+        del active[self.parameter_name]
+
+
+def _adapt_experts_in_training(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    if not self.training:
+        return type(self).forward(self, x, *args, **kwargs)
+    return _adapt_experts(self, x, *args, **kwargs)
+
+
+#: The fused parameters of routed experts.
+_EXPERT_WEIGHTS = ("gate_up_proj", "down_proj")
+_ADAPTED_EXPERTS = _Fused(_adapt_experts_in_training, _adapt_experts)
 _NORM, _GATE, _ATTENTION = _fuse(_normalize), _fuse(_gate), _fuse(_attend)
 _ADAPTED = _Fused(_adapt_in_training, _adapt)
 

@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn import functional
 
 from deepsynth.models.expert_kernels import ends_of
-from deepsynth.models.frozen_experts import FrozenExperts, grouped_mm, is_silu
+from deepsynth.models.frozen_experts import Active, FrozenExperts, factors_of, grouped_mm, is_silu
 
 BLOCK = 64
 _SCALE_BLOCK = 256
@@ -144,7 +144,7 @@ class Nf4Experts(nn.Module):
             self.add_module(f"{name}_nf4", Nf4Tensor(weight, double=double, compute_dtype=compute_dtype))
         self.compute_dtype = compute_dtype
         #: Factors (E, O, r), (E, r, I) and scale of the adapters that are active in this call, by parameter.
-        self.active: dict[str, list[tuple[torch.Tensor, torch.Tensor, float]]] = {}
+        self.active: Active = {}
 
     def quantized(self, name: str) -> Nf4Tensor:
         """Return the quantised weights of a fused parameter."""
@@ -170,10 +170,11 @@ class Nf4Experts(nn.Module):
         """
         number = self.quantized("gate_up_proj").shape[0]
         few = not torch.is_grad_enabled() and top_k_index.numel() <= _FEW_ROWS * number
-        if not self.active and not few and is_silu(self.act_fn):
+        if not few and is_silu(self.act_fn):
             weights = (self.quantized(name) for name in self.PARAMETERS)
+            factors = factors_of(self.active, self.compute_dtype) if any(self.active.values()) else ()
             total: torch.Tensor = FrozenExperts.apply(  # type: ignore[no-untyped-call]
-                hidden_states.to(self.compute_dtype), top_k_index, top_k_weights, *weights, number
+                hidden_states.to(self.compute_dtype), top_k_index, top_k_weights, *weights, number, *factors
             )
             return total.to(hidden_states.dtype)
         count, chosen = top_k_index.shape
