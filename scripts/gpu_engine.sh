@@ -50,11 +50,13 @@ option chunked 60 "8 32" "activation_memory: none, loss: chunked"
 option plain 60 "8" "activation_memory: none, loss: plain"
 option plain-eager 60 "8" "activation_memory: none, loss: plain, experts_implementation: eager"
 option vision-chunk-1 60 "8" "activation_memory: none, vision_chunk: 1"
-option vision-chunk-8 60 "8 32" "activation_memory: none, vision_chunk: 8"
+option vision-chunk-4 60 "8 32" "activation_memory: none, vision_chunk: 4"
 option vision-chunk-16 60 "32" "activation_memory: none, vision_chunk: 16"
 option offload 60 "8" "activation_memory: offload"
 option compile-vision 120 "8 32" "activation_memory: none, compile: vision"
 option compile-decoder 120 "8" "activation_memory: none, compile: decoder"
+option experts 60 "8" "activation_memory: none, lora_experts: all"
+option experts-of-peft 60 "8" "activation_memory: none, lora_experts: all, experts_implementation: grouped_mm"
 option cuda-graphs 120 "2" "activation_memory: none, compile: all, cuda_graphs: true"
 
 # measure OUTPUT LIMIT_S TEXT_TOKENS CELL...
@@ -81,7 +83,7 @@ long=()
 for name in full nf4-smallest; do [[ -e $work/options/$name.yaml ]] && long+=("train/batch=1/$name"); done
 pick="unsloth" && measure "$work/options.json" 160 "${TOKENS:-768}" $(chosen "${cells_slow[@]}")
 pick="auto cache nf4-smallest" && measure "$work/options.json" 60 "${TOKENS:-768}" $(chosen "${cells_quick[@]}")
-((${#long[@]})) && BATCH_SIZES=1 measure "$work/context.json" 60 "${LONG:-7900}" "${long[@]}"
+((${#long[@]})) && BATCH_SIZES=1 measure "$work/context.json" 60 "${LONG:-7930}" "${long[@]}"
 pick="unsloth_4bit compile-all cache-compiled" && measure "$work/options.json" 120 "${TOKENS:-768}" $(chosen "${cells_slow[@]}")
 measure "$work/options.json" 60 "${TOKENS:-768}" "${cells_quick[@]}"
 measure "$work/options.json" 120 "${TOKENS:-768}" "${cells_slow[@]}"

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from deepsynth import measure_generation as reading
 from deepsynth.callbacks.flops import flop_counter
 from deepsynth.measure import Bench, NotMeasured
+from deepsynth.measure_batches import Pages
 from deepsynth.measure_fits import largest, measure_largest_batch
 from deepsynth.measure_flops import decoder_forward_flops, matmul_rate, training_flops, vision_forward_flops
 from deepsynth.measure_generation import measure_generation, measure_quality, measure_source
@@ -88,6 +89,17 @@ def test_training_is_measured_and_the_model_is_trained(bench: Bench) -> None:
     after = [p for p in bench.module.parameters() if p.requires_grad]
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert all(p.grad is None for p in after), "nothing of the run is left"
+
+
+def test_pages_whose_features_are_cached_are_no_work(jsonl: Path) -> None:
+    def teraflops(pages: Pages, **kwargs: Any) -> float:
+        bench = Bench(make_module(**kwargs), make_data(jsonl))
+        found = measure_training(bench, batch_size=1, text_tokens=8, steps=1, warmup_steps=4, repeats=1, pages=pages)
+        return float(found["tflop_per_sample"])
+
+    whole = teraflops("repeated")
+    assert teraflops("new", vision_cache="memory") == whole
+    assert 0 < teraflops("repeated", vision_cache="memory") < whole
 
 
 def test_a_loss_that_is_no_number_is_no_measurement(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """How many floating-point operations a training step needs, whatever implementation does them.
 
 The same count holds for every backend that is compared: what one of them does more than once (gradient checkpointing)
-or leaves out does not change what the work is. Per sample, two operations for a multiplication and its addition:
+or leaves out does not change what the work is; only pages whose features are in a cache are no work for vision. Per
+sample, two operations for a multiplication and its addition:
 
 * vision, forward: counted by PyTorch's own counter on the vision tower without weights (the ``meta`` device), a view
   of the model's size at a time: 1.14 TFLOP for DeepSeek-OCR and 1.37 TFLOP for DeepSeek-OCR-2 at 1024 x 1024 pixels;

@@ -81,8 +81,9 @@ def measure_training(
 
     Returns:
         ``samples_per_s`` and ``tokens_per_s`` (positions of image, prompt and text) with ``_low`` and ``_high``;
-        peaks of the whole run; ``tflop_per_sample``; ``matmul_tflops``, what the device reaches in plain products of
-        the weights' dtype; ``mfu``, their share that the training used; the first and the last loss.
+        peaks of the whole run; ``tflop_per_sample``, of what is computed; ``matmul_tflops``, what the device reaches
+        in plain products of the weights' dtype; ``mfu``, their share that the training used; the first and the last
+        loss.
 
     Raises:
         NotMeasured: when the loss is no number any more: such a step may be fast for the wrong reason.
@@ -98,7 +99,10 @@ def measure_training(
     if bad:
         raise NotMeasured(f"the loss is {losses[bad[0]]} in step {bad[0] + 1} of {len(losses)}")
     rates = [batch_size * steps / seconds for seconds in clock.blocks_s]
-    views = [image.shape[-1] for image in work.images.values() if image.is_floating_point() for _ in image]
+    # Features of repeated pages are found in the cache, if there is one: their operations are not done.
+    found = pages == "repeated" and bench.module.hparams.get("vision_cache", "none") != "none"
+    images = [] if found else [image for image in work.images.values() if image.is_floating_point()]
+    views = [image.shape[-1] for image in images for _ in image]
     trained = bool(bench.module.hparams["lora_vision"])
     flops = training_flops(bench.config, views, work.positions, vision_trained=trained)
     matmul = matmul_rate(bench.device, bench.module.resolved_dtype)

@@ -108,9 +108,10 @@ CASES: tuple[Case, ...] = (
         "UnslothModule",
         "one process",
         "16 or 32 bits",
-        "linear layers",
+        None,
         True,
-        "LoRA on attention trained and read at full size on one H200; the default tests take a stand-in for Unsloth",
+        "beside PeftModule on one H200, 50 steps, every scope of LoRA, and read at full size; the default tests take a "
+        "stand-in for Unsloth",
     ),
     Case(
         "UnslothModule",

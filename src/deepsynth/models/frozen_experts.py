@@ -94,19 +94,21 @@ class FrozenExperts(torch.autograd.Function):
         gate_up: torch.Tensor | Weight,
         down: torch.Tensor | Weight,
         number: int,
+        recomputes: bool,
         *factors: torch.Tensor | None,
     ) -> torch.Tensor:
         """Return (N, H).
 
         Args:
-            ctx: takes what the backward pass needs: the gate's halves (S, 2 * I), the routing, and with adapters the
-                tokens.
+            ctx: takes what the backward pass needs: the gate's halves (S, 2 * I) or, to compute them again, the tokens,
+                which adapters need as well; and the routing.
             hidden: (N, H).
             indices: (N, K) experts of each token.
             weights: (N, K) of these in the sum.
             gate_up: (E, 2 * I, H), both matrices of the gate.
             down: (E, H, I).
             number: E.
+            recomputes: whether the backward pass computes the gate's halves again.
             factors: none, or four; see :data:`Factors`.
         """
         tokens, order, places, ends = route(indices, number)
@@ -116,8 +118,10 @@ class FrozenExperts(torch.autograd.Function):
         matrices = (gate_up, down)
         ctx.packed = [None if isinstance(weight, torch.Tensor) else weight for weight in matrices]
         whole = [weight if isinstance(weight, torch.Tensor) else None for weight in matrices]
-        kept = hidden if first[0] is not None else None
-        ctx.save_for_backward(both, tokens, places, order, ends, weights, *whole, kept, *first, *second)
+        kept = hidden if recomputes or first[0] is not None else None
+        ctx.save_for_backward(
+            None if recomputes else both, tokens, places, order, ends, weights, *whole, kept, *first, *second
+        )
         ctx.adapted = bool(factors)
         return combine(outputs, places, weights.float())
 
@@ -126,6 +130,8 @@ class FrozenExperts(torch.autograd.Function):
         """Return the gradients of ``hidden``, ``weights`` and the factors."""
         both, tokens, places, order, ends, weights, *whole, hidden, left, right, left2, right2 = ctx.saved_tensors
         gate_up, down = (packed if packed is not None else w for w, packed in zip(whole, ctx.packed, strict=True))
+        if both is None:
+            both = _linear(hidden[tokens], gate_up, ends, left, right)
         above = grads[0].to(both.dtype)[tokens]
         of_rows = weights.float().reshape(-1)[order]
         inner = grouped_mm(above, _matrix(down), ends)
@@ -147,7 +153,7 @@ class FrozenExperts(torch.autograd.Function):
             factor_grads[0] = grouped_outer(both_grad, grouped_mm(seen, right.transpose(-2, -1), ends), ends)
             factor_grads[1] = grouped_outer(narrow, seen, ends)
         weights_grad = rows_grad[places].to(weights.dtype) if ctx.needs_input_grad[2] else None
-        found = (combine(rows, places), None, weights_grad, None, None, None)
+        found = (combine(rows, places), None, weights_grad, None, None, None, None)
         return (*found, *factor_grads) if ctx.adapted else found
 
 
@@ -198,8 +204,10 @@ def frozen_experts_forward(
     apply = FrozenExperts.apply if hidden_states.dtype == torch.bfloat16 else _apply_uncompiled
     active = self.__dict__.get("active")
     factors = factors_of(active, hidden_states.dtype) if active else ()
+    weights = self.gate_up_proj, self.down_proj
+    recomputes = self.__dict__.get("recomputes", False)
     found: torch.Tensor = apply(
-        hidden_states, top_k_index, top_k_weights, self.gate_up_proj, self.down_proj, self.num_experts, *factors
+        hidden_states, top_k_index, top_k_weights, *weights, self.num_experts, recomputes, *factors
     )
     return found
 
@@ -210,6 +218,18 @@ def _known(experts: Any, hidden: torch.Tensor) -> bool:
     trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
     shared_out = getattr(experts, "_is_expert_parallel", False)  # transformers 5.17 does not know it
     return not trained and not shared_out and weights[0].dtype == hidden.dtype and is_silu(experts.act_fn)
+
+
+def frozen_experts_of(layer: Any) -> Any | None:
+    """Return the routed experts of a decoder's layer if :class:`FrozenExperts` computes them in training.
+
+    What is set as their ``recomputes`` says whether its backward pass computes the gate's halves again.
+    """
+    experts: Any = getattr(getattr(layer, "mlp", None), "experts", None)
+    if hasattr(experts, "get_base_layer"):
+        experts = experts.get_base_layer()
+    implementation = getattr(getattr(experts, "config", None), "_experts_implementation", None)
+    return experts if implementation in (IN_TRAINING, ALWAYS) or hasattr(experts, "quantized") else None
 
 
 def takes_adapters(experts: Any, hidden: torch.Tensor) -> bool:

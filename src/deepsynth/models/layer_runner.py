@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from deepsynth.models.frozen_experts import frozen_experts_of
+
 #: What a layer keeps of its activations, from the fastest to the smallest.
 Level = Literal["none", "selective", "full", "offload"]
 LEVELS: tuple[Level, ...] = ("none", "selective", "full", "offload")
@@ -34,9 +36,11 @@ class LayerRunner:
     """Runs one layer in training.
 
     * ``none``: all activations are kept.
-    * ``selective``: outputs of attention and of matrix products are kept, all else is computed again. Products with an
-      adapter's narrow side are computed again too: as large to keep as others, at a fraction of the operations; and so
-      are the grouped products of experts, whose outputs are as many times larger as a token has experts.
+    * ``selective``: where routed experts are frozen (:mod:`deepsynth.models.frozen_experts`), both halves of their gate
+      are computed again, by one of their two products, and all else is kept: the halves are the most that a layer
+      keeps, as a token has several experts. In other layers outputs of attention and of matrix products are kept, all
+      else is computed again. Products with an adapter's narrow side are computed again too: as large to keep as others,
+      at a fraction of the operations; and so are grouped products of experts.
     * ``full``: a layer's input is kept, the layer is computed again.
     * ``offload``: like ``full``, and the input waits in the memory of the host.
 
@@ -49,14 +53,23 @@ class LayerRunner:
         self.layer = layer
         self.plain = plain_forward(layer)  # not another runner's, from before
         self.fast = self.plain if compile_options is None else torch.compile(self.plain, **compile_options)
+        self._experts = frozen_experts_of(layer)
         self.level: Level = "none"
+        self.keep("none")
         layer.forward = self.run
+
+    def keep(self, level: Level) -> None:
+        """Keep ``level`` of the activations from now on."""
+        self.level = level
+        if self._experts is not None:
+            self._experts.recomputes = level == "selective"
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the layer returns."""
         if not self.layer.training:
             return self.plain(*args, **kwargs)
-        if self.level == "none" or not torch.is_grad_enabled():
+        by_experts = self.level == "selective" and self._experts is not None
+        if self.level == "none" or by_experts or not torch.is_grad_enabled():
             return self.fast(*args, **kwargs)
         if self.level == "full":
             return checkpoint(self.fast, *args, use_reentrant=False, **kwargs)
@@ -91,4 +104,4 @@ def transformer_layers(module: nn.Module) -> list[nn.Module]:
 def keep(runners: Iterable[LayerRunner], level: Level) -> None:
     """Let all layers keep ``level`` of their activations from now on."""
     for runner in runners:
-        runner.level = level
+        runner.keep(level)

@@ -145,6 +145,8 @@ class Nf4Experts(nn.Module):
         self.compute_dtype = compute_dtype
         #: Factors (E, O, r), (E, r, I) and scale of the adapters that are active in this call, by parameter.
         self.active: Active = {}
+        #: Whether the backward pass computes the gate's halves again.
+        self.recomputes = False
 
     def quantized(self, name: str) -> Nf4Tensor:
         """Return the quantised weights of a fused parameter."""
@@ -174,7 +176,13 @@ class Nf4Experts(nn.Module):
             weights = (self.quantized(name) for name in self.PARAMETERS)
             factors = factors_of(self.active, self.compute_dtype) if any(self.active.values()) else ()
             total: torch.Tensor = FrozenExperts.apply(  # type: ignore[no-untyped-call]
-                hidden_states.to(self.compute_dtype), top_k_index, top_k_weights, *weights, number, *factors
+                hidden_states.to(self.compute_dtype),
+                top_k_index,
+                top_k_weights,
+                *weights,
+                number,
+                self.recomputes,
+                *factors,
             )
             return total.to(hidden_states.dtype)
         count, chosen = top_k_index.shape
