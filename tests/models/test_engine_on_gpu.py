@@ -51,6 +51,8 @@ def make(**settings: Any) -> Any:
         {"compile": "decoder"},
         {"compile": "all", "activation_memory": "full"},
         {"compile": "all", "cuda_graphs": True},
+        {"lora_experts": "all", "lora_mlp": True},
+        {"lora_experts": "all", "activation_memory": "selective"},
         {"packing": True},
         {"packing": True, "attn_implementation": "eager"},
     ],
@@ -58,7 +60,8 @@ def make(**settings: Any) -> Any:
 )
 def test_it_computes_what_the_plain_path_does(settings: dict[str, Any], jsonl: Path) -> None:
     packing = settings.pop("packing", False)
-    plain = make(kernels="plain", loss="plain", activation_memory="none")
+    scope = {name: value for name, value in settings.items() if name.startswith("lora_")}
+    plain = make(kernels="plain", loss="plain", activation_memory="none", **scope)
     expected = loss_and_gradients(plain, on_gpu(batch_of(jsonl, FAMILY), jsonl))
     module = make(**{"activation_memory": "none", **settings})
     batch = on_gpu(batch_of(jsonl, FAMILY, packing=packing), jsonl)
@@ -70,14 +73,19 @@ def test_it_computes_what_the_plain_path_does(settings: dict[str, Any], jsonl: P
 
 
 @pytest.mark.parametrize("family", [FAMILY, "deepsynth/tiny"])
-@pytest.mark.parametrize("settings", [{}, {"compile": "all"}, {"activation_memory": "selective"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"compile": "all"}, {"activation_memory": "selective"}, {"lora_experts": "all"}], ids=str
+)
 def test_in_bfloat16_it_is_as_near_to_the_truth_as_the_plain_path(
     settings: dict[str, Any], family: str, jsonl: Path
 ) -> None:
     batch = on_gpu(batch_of(jsonl, family), jsonl)
     ways: list[dict[str, Any]] = [{"loss": "plain", "kernels": "plain"}, settings]
-    truth = loss_and_gradients(make(model_name=family, **ways[0]), batch)
-    half: dict[str, Any] = {"model_name": family, "dtype": "bfloat16", "activation_memory": "none"}
+    if "lora_experts" in settings and family != FAMILY:
+        pytest.skip("it has no routed experts")
+    scope = {name: value for name, value in settings.items() if name.startswith("lora_")}
+    truth = loss_and_gradients(make(model_name=family, **ways[0], **scope), batch)
+    half: dict[str, Any] = {"model_name": family, "dtype": "bfloat16", "activation_memory": "none", **scope}
     plain, fast = (loss_and_gradients(make(**{**half, **way}), batch) for way in ways)
     losses = [float(found[0]) for found in (truth, plain, fast)]
     assert abs(losses[2] - losses[0]) < 2 * abs(losses[1] - losses[0]) + 2e-3 * max(losses[0], 1)

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from deepsynth.models import frozen_experts
+from deepsynth.models.adapter_kernels import add_product
 from deepsynth.models.expert_kernels import choose
 from deepsynth.models.linear_cross_entropy import has_liger
 
@@ -211,11 +212,7 @@ def _adapt(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         return type(self).forward(self, x)
     kept = getattr(self, "factors", {}).get(names[0])
     if kept is not None and not torch.is_grad_enabled() and kept[0].dtype == x.dtype:
-        base = self.base_layer(x)
-        inner = x.reshape(-1, x.shape[-1]) @ kept[0].T
-        return torch.addmm(base.view(-1, base.shape[-1]), inner, kept[1].T, alpha=self.scaling[names[0]]).view(
-            base.shape
-        )
+        return add_product(self.base_layer(x), x, kept[0], kept[1], float(self.scaling[names[0]]))
     return AdapterProduct.apply(  # type: ignore[no-untyped-call]
         self.base_layer(x), self.lora_dropout[names[0]](x), left.weight, right.weight, float(self.scaling[names[0]])
     )

@@ -38,17 +38,17 @@ def choose(
         chosen: K, those with the largest share of the softmax over E, which is computed in float32.
         scale: of their weights.
     """
-    if not 0 < len(hidden) <= _FEW_TOKENS or not _by_triton(hidden) or torch.is_grad_enabled():
+    if not 0 < len(hidden) <= _FEW_TOKENS or not by_triton(hidden) or torch.is_grad_enabled():
         return None
     indices = torch.empty(len(hidden), chosen, dtype=torch.long, device=hidden.device)
     weights = torch.empty(len(hidden), chosen, dtype=torch.float32, device=hidden.device)
     number, width = router.shape
     logits = torch.empty(len(hidden), number, dtype=torch.float32, device=hidden.device)
     _kernels()["score"][(len(hidden), -(-number // _SCORED))](
-        hidden.contiguous(), router, logits, width, number, EXPERTS=_SCORED, BLOCK=min(_block(width), 1024)
+        hidden.contiguous(), router, logits, width, number, EXPERTS=_SCORED, BLOCK=min(block_of(width), 1024)
     )
     _kernels()["choose"][(len(hidden),)](
-        logits, indices, weights, number, chosen, scale, EXPERTS=_block(number), num_warps=1
+        logits, indices, weights, number, chosen, scale, EXPERTS=block_of(number), num_warps=1
     )
     return indices, weights
 
@@ -72,12 +72,12 @@ class Routing(NamedTuple):
 def route(indices: torch.Tensor, number: int) -> Routing:
     """Return the rows of tokens that go to the experts ``indices`` (N, K), of so many experts (E)."""
     chosen, rows = indices.shape[1], indices.numel()
-    if 0 < rows <= _FEW_ROWS and _by_triton(indices):
+    if 0 < rows <= _FEW_ROWS and by_triton(indices):
         tokens, order, places = (torch.empty(rows, dtype=torch.long, device=indices.device) for _ in range(3))
         ends = torch.empty(number, dtype=torch.int32, device=indices.device)
         _kernels()["route"][(1,)](
             indices.contiguous(), tokens, order, places, ends, rows, chosen, number,
-            ROWS=_block(rows), EXPERTS=_block(number),
+            ROWS=block_of(rows), EXPERTS=block_of(number),
         )  # fmt: skip
         return Routing(tokens, order, places.view(-1, chosen), ends)
     experts, order = torch.sort(indices.reshape(-1), stable=True)
@@ -92,13 +92,13 @@ def ends_of(groups: torch.Tensor, number: int) -> torch.Tensor:
 
 def gate(gate_up: torch.Tensor) -> torch.Tensor:
     """Return ``silu(gate) * up`` (S, I) of both (S, 2 * I)."""
-    if not _by_triton(gate_up):
+    if not by_triton(gate_up):
         first, second = gate_up.chunk(2, dim=-1)
         return functional.silu(first) * second
     rows, width = len(gate_up), gate_up.shape[1] // 2
     result = gate_up.new_empty(rows, width)
     if rows:
-        _kernels()["gate"][(rows,)](gate_up, result, width, BLOCK=_block(width))
+        _kernels()["gate"][(rows,)](gate_up, result, width, BLOCK=block_of(width))
     return result
 
 
@@ -113,7 +113,7 @@ def gate_backward(
         weights: (S,) float32 of each row in its token's sum.
     """
     rows, width = inner_grad.shape
-    if not _by_triton(gate_up):
+    if not by_triton(gate_up):
         first, second = gate_up.float().chunk(2, dim=-1)
         sigmoid = first.sigmoid()
         silu, of_row = first * sigmoid, inner_grad.float()
@@ -125,7 +125,7 @@ def gate_backward(
     weights_grad = weights.new_empty(rows)
     if rows:
         _kernels()["gate_backward"][(rows,)](
-            inner_grad, gate_up, weights, result, weights_grad, width, BLOCK=_block(width)
+            inner_grad, gate_up, weights, result, weights_grad, width, BLOCK=block_of(width)
         )
     return result, weights_grad
 
@@ -139,7 +139,7 @@ def combine(rows: torch.Tensor, places: torch.Tensor, weights: torch.Tensor | No
         weights: (N, K) float32 of the rows in the sum; by default 1.
     """
     count, chosen = places.shape
-    if not _by_triton(rows):
+    if not by_triton(rows):
         own = rows[places.reshape(-1)].view(count, chosen, -1).float()
         own = own if weights is None else own * weights[..., None]
         return own.sum(dim=1).to(rows.dtype)
@@ -147,17 +147,19 @@ def combine(rows: torch.Tensor, places: torch.Tensor, weights: torch.Tensor | No
     if count:
         _kernels()["combine"][(count,)](
             rows, places, places if weights is None else weights, result, chosen, rows.shape[1],
-            WEIGHTED=weights is not None, BLOCK=_block(rows.shape[1]),
+            WEIGHTED=weights is not None, BLOCK=block_of(rows.shape[1]),
         )  # fmt: skip
     return result
 
 
-def _by_triton(tensor: torch.Tensor) -> bool:
+def by_triton(tensor: torch.Tensor) -> bool:
+    """Return whether operations on a tensor like this one are left to kernels of ours."""
     # What is compiled is left to the compiler, which fuses the plain operations by itself.
     return tensor.is_cuda and not torch.compiler.is_compiling() and has_triton()
 
 
-def _block(width: int) -> int:
+def block_of(width: int) -> int:
+    """Return the power of two that holds so many numbers."""
     return 1 << (width - 1).bit_length()
 
 
