@@ -70,9 +70,7 @@ def test_adapters_of_float32_train_through_products_of_16_bits() -> None:
 
 @pytest.mark.parametrize("device", ["cpu", cuda])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(
-    ("rows", "inputs", "outputs", "rank"), [(1, 1280, 1280, 16), (40, 96, 200, 5), (65, 64, 48, 8)]
-)
+@pytest.mark.parametrize("shape", [(1, 1280, 1280, 16), (40, 96, 200, 5), (65, 64, 48, 8)], ids=str)
 def test_products_on_few_rows_are_as_near_to_the_truth_as_torch(
     device: str, dtype: torch.dtype, shape: tuple[int, int, int, int]
 ) -> None:
