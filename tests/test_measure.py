@@ -94,11 +94,10 @@ def test_training_is_measured_and_the_model_is_trained(bench: Bench) -> None:
 def test_pages_whose_features_are_cached_are_no_work(jsonl: Path) -> None:
     def teraflops(pages: Pages, **kwargs: Any) -> float:
         bench = Bench(make_module(**kwargs), make_data(jsonl))
-        found = measure_training(bench, batch_size=1, text_tokens=8, steps=1, warmup_steps=4, repeats=1, pages=pages)
+        found = measure_training(bench, batch_size=1, text_tokens=8, steps=1, warmup_steps=1, repeats=1, pages=pages)
         return float(found["tflop_per_sample"])
 
-    whole = teraflops("repeated")
-    assert teraflops("new", vision_cache="memory") == whole
+    whole = teraflops("new", vision_cache="memory")
     assert 0 < teraflops("repeated", vision_cache="memory") < whole
 
 

@@ -227,7 +227,7 @@ def test_autocast_keeps_no_copy_of_a_weight_across_steps(
     "make",
     [
         pytest.param(lambda: load(NAME), marks=pytest.mark.slow),
-        with_adapter("none"),
+        pytest.param(with_adapter("none"), marks=pytest.mark.slow),
         lambda: adapted(load(NAME, torch.bfloat16), "none"),
     ],
     ids=["plain", "adapter", "adapter in 16 bits"],
