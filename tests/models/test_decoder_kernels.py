@@ -11,7 +11,7 @@ from torch import nn
 
 from deepsynth.generation import Decoder
 from deepsynth.models.adapter_kernels import add_product
-from deepsynth.models.decoder_kernels import _adapt
+from deepsynth.models.decoder_kernels import Factors, _adapt
 from tests.generation.reading import batch_of, load, samples, tokenizer_of
 from tests.generation.test_equality import adapted
 
@@ -78,11 +78,46 @@ def test_products_on_few_rows_are_as_near_to_the_truth_as_torch(
     shapes = (rows, 1, outputs), (rows, 1, inputs), (rank, inputs), (outputs, rank)
     tensors = [torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes]
     base, x, left, right = (tensor.double() for tensor in tensors)
-    wanted = base + 0.7 * (x @ left.T) @ right.T
-    in_torch = tensors[0] + 0.7 * (tensors[1] @ tensors[2].T) @ tensors[3].T
-    found = add_product(*tensors, 0.7)
+    wanted = base + (x @ left.T) @ right.T
+    in_torch = tensors[0] + (tensors[1] @ tensors[2].T) @ tensors[3].T
+    found = add_product(*tensors)
     assert found.shape == wanted.shape
     assert float((found - wanted).norm()) < 1.1 * float((in_torch - wanted).norm())
+
+
+def test_factors_in_16_bits_follow_the_adapters_that_train() -> None:
+    layer, factors = adapted_linear(torch.bfloat16), Factors()
+    x = torch.randn(3, 24, generator=torch.Generator().manual_seed(2)).bfloat16()
+    seen = []
+    for _ in range(3):
+        layer.__dict__.pop("factors", None)
+        plain = result(_adapt, layer, x)
+        factors.refresh([layer], torch.bfloat16)
+        places = [factor.data_ptr() for factor in layer.factors["default"]]
+        found = result(_adapt, layer, x)
+        for one, other in zip(found, plain, strict=True):
+            torch.testing.assert_close(one, other)
+        seen.append((found[0], places))
+        for factor in (layer.lora_A, layer.lora_B):
+            factor["default"].weight.data.mul_(1.5)  # as an average of weights would, unseen by autograd
+    assert not torch.equal(seen[0][0], seen[1][0])
+    assert seen[0][1] == seen[2][1]  # a captured graph reads them there
+    layer.set_scale("default", 0.25)
+    factors.refresh([layer], torch.bfloat16)
+    with torch.no_grad():
+        torch.testing.assert_close(_adapt(layer, x), type(layer).forward(layer, x), rtol=2e-2, atol=2e-2)
+
+
+def test_a_second_forward_pass_before_the_backward_pass() -> None:
+    layer, factors = adapted_linear(torch.bfloat16), Factors()
+    x = torch.randn(3, 24).bfloat16().requires_grad_()
+    total = torch.zeros(())
+    for _ in range(2):
+        factors.refresh([layer], torch.bfloat16)
+        total = total + _adapt(layer, x).float().square().sum()
+    (gradient,) = torch.autograd.grad(total, x)
+    (wanted,) = torch.autograd.grad(2 * _adapt(layer, x).float().square().sum(), x)
+    torch.testing.assert_close(gradient, wanted)
 
 
 @pytest.mark.parametrize("state", ["disabled", "merged", "two active", "none active"])

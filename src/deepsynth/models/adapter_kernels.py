@@ -15,28 +15,25 @@ from deepsynth.models.expert_kernels import block_of, by_triton
 _FEW_ROWS = 64
 
 
-def add_product(
-    base: torch.Tensor, x: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scale: float
-) -> torch.Tensor:
-    """Return ``base + scale * x A^T B^T``, and what is in ``base`` may be lost; for reading, without gradients.
+def add_product(base: torch.Tensor, x: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Return ``base + x A^T B^T``, and what is in ``base`` may be lost; for reading, without gradients.
 
     Args:
         base: (..., O), which nobody else reads.
         x: (..., I) in the same dtype.
         left: A (r, I) in the same dtype.
-        right: B (O, r) in the same dtype.
-        scale: of the product.
+        right: B (O, r) in the same dtype, times the scale.
     """
     rank, inputs = left.shape
     rows, flat = x.reshape(-1, inputs), base.reshape(-1, base.shape[-1])
     halves = x.dtype in (torch.bfloat16, torch.float16)
     if not (0 < len(rows) <= _FEW_ROWS and rank <= 128 and halves and base.is_contiguous() and by_triton(x)):
-        return torch.addmm(flat, rows @ left.T, right.T, alpha=scale).view(base.shape)
+        return torch.addmm(flat, rows @ left.T, right.T).view(base.shape)
     from deepsynth.models.adapter_triton import add_product as kernel
 
     outputs, columns = flat.shape[1], 64
     kernel[(-(-outputs // columns), -(-len(rows) // 16))](
-        flat, rows.contiguous(), left.contiguous(), right.contiguous(), len(rows), inputs, outputs, rank, scale,
+        flat, rows.contiguous(), left.contiguous(), right.contiguous(), len(rows), inputs, outputs, rank,
         ROWS=16, RANK=max(block_of(rank), 16), INPUTS=min(max(block_of(inputs), 16), 128), OUTPUTS=columns,
         num_warps=4, num_stages=4,
     )  # fmt: skip

@@ -10,7 +10,7 @@ import triton.language as tl
 
 @triton.jit
 def add_product(
-    base, x, left, right, rows, inputs, outputs, rank, scale,
+    base, x, left, right, rows, inputs, outputs, rank,
     ROWS: tl.constexpr, RANK: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
 ):  # fmt: skip
     # One program: OUTPUTS columns of ROWS rows. Each computes the narrow product anew: less than a kernel more.
@@ -32,5 +32,5 @@ def add_product(
     mask = there[:, None] & wide[None, :]
     kind = base.dtype.element_ty
     # Rounded between the two products as torch rounds between its two operations.
-    found = tl.load(place, mask=mask, other=0.0).to(tl.float32) + tl.dot(narrow.to(kind), factor) * scale
+    found = tl.load(place, mask=mask, other=0.0).to(tl.float32) + tl.dot(narrow.to(kind), factor)
     tl.store(place, found.to(kind), mask=mask)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import MethodType
 from typing import Any, Literal, NamedTuple
 
@@ -25,7 +26,7 @@ from deepsynth.models.linear_cross_entropy import has_liger
 Kernels = Literal["auto", "plain"]
 
 
-def speed_up(text: Any, *, experts: bool) -> None:
+def speed_up(text: Any, *, experts: bool) -> Callable[[], None]:
     """Replace, in a decoder that is on its device, what there is a faster way for.
 
     Adapters' products and frozen experts everywhere; norms, gates and rotations on CUDA, where liger-kernel is
@@ -34,14 +35,20 @@ def speed_up(text: Any, *, experts: bool) -> None:
     Args:
         text: the decoder, adapters inside.
         experts: also choose the implementation of routed experts.
+
+    Returns:
+        What is to be called before each forward pass, so that adapters are seen as they are.
     """
     if experts and hasattr(text.config, "n_routed_experts"):
         frozen_experts.register()
         text.config._experts_implementation = frozen_experts.IN_TRAINING
-    for module in text.modules():
+    found = [(module, fused) for module in text.modules() if (fused := _fused(module)) is not None]
+    for module, fused in found:
         # Methods and no objects that can be called: torch.compile has one graph for all layers of a kind then.
-        if (fused := _fused(module)) is not None and fused.in_training is not None:
+        if fused.in_training is not None:
             module.forward = MethodType(fused.in_training, module)
+    adapted = [module for module, fused in found if fused is _ADAPTED]
+    return partial(Factors().refresh, adapted, text.embed_tokens.weight.dtype)
 
 
 class Reading:
@@ -55,13 +62,12 @@ class Reading:
         self._text = text
         self._ways: list[tuple[nn.Module, Callable[..., Any]]] = []
         self._adapted: list[Any] = []
-        #: Both factors of adapters in the dtype of the layers that they are on: captured graphs read them.
-        self._factors: dict[tuple[nn.Module, str], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._factors = Factors()
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """Let the decoder go these ways, with its adapters as they are now."""
-        self._refresh()
+        self._factors.refresh(self._adapted, self._text.embed_tokens.weight.dtype)
         # Past torch's own way to set attributes, which takes longer than a token for a decoder's hundreds of modules.
         before = [module.__dict__.get("forward") for module, _ in self._ways]
         for module, way in self._ways:
@@ -83,28 +89,51 @@ class Reading:
         self._ways = [(module, MethodType(fused.always, module)) for module, fused in found]
         self._adapted = [module for module, fused in found if fused is _ADAPTED]
 
-    def _refresh(self) -> None:
-        """Give adapted layers of 16 bits the factors in their own dtype, so that no step has to cast them."""
-        dtype = self._text.embed_tokens.weight.dtype
+
+class Factors:
+    """Of active adapters A, and B times its scale, in the layers' 16 bits: no product has to cast or scale them.
+
+    They stay where they are, for captured graphs, and few kernels bring them up to date.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[nn.Module, str], tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def refresh(self, layers: list[Any], dtype: torch.dtype) -> None:
+        """Hand each layer the factors of its adapters as they are now, as ``factors`` by their names.
+
+        Args:
+            layers: peft's linear layers.
+            dtype: of the decoder; in 32 bits there is nothing to do.
+        """
         if dtype == torch.float32:
             return
         stale: list[torch.Tensor] = []
         fresh: list[torch.Tensor] = []
-        for module in self._adapted:
-            kept = {}
-            for name in module.active_adapters:
-                if name not in module.lora_A:
+        scales: list[float] = []
+        for layer in layers:
+            layer.__dict__["factors"] = {}
+            for name in layer.active_adapters:
+                # Of sharded ones the layer itself has the whole, and for as long as it runs.
+                if name not in layer.lora_A or hasattr(layer.lora_A[name].weight, "device_mesh"):
                     continue
-                whole = module.lora_A[name].weight.detach(), module.lora_B[name].weight.detach()
-                if (module, name) not in self._factors:
-                    self._factors[module, name] = whole[0].to(dtype), whole[1].to(dtype)
-                else:
-                    stale += self._factors[module, name]
-                    fresh += whole
-                kept[name] = self._factors[module, name]
-            module.__dict__["factors"] = kept
-        if stale:
-            torch._foreach_copy_(stale, fresh)
+                whole = layer.lora_A[name].weight.detach(), layer.lora_B[name].weight.detach()
+                own = self._kept.get((layer, name))
+                if own is None or any(
+                    a.shape != b.shape or a.device != b.device for a, b in zip(own, whole, strict=True)
+                ):
+                    own = torch.empty_like(whole[0], dtype=dtype), torch.empty_like(whole[1], dtype=dtype)
+                    self._kept[layer, name] = own
+                layer.__dict__["factors"][name] = own
+                stale += own
+                fresh += whole
+                scales.append(float(layer.scaling[name]))
+        if not stale:
+            return
+        # Past autograd: a second forward pass before the backward pass writes the same numbers once more.
+        written = [tensor.data for tensor in stale]
+        torch._foreach_copy_(written, fresh)
+        torch._foreach_mul_(written[1::2], scales)
 
 
 class _Fused(NamedTuple):
@@ -210,11 +239,13 @@ def _adapt(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
     left, right = self.lora_A[names[0]], self.lora_B[names[0]]
     if left.bias is not None or right.bias is not None:
         return type(self).forward(self, x)
-    kept = getattr(self, "factors", {}).get(names[0])
-    if kept is not None and not torch.is_grad_enabled() and kept[0].dtype == x.dtype:
-        return add_product(self.base_layer(x), x, kept[0], kept[1], float(self.scaling[names[0]]))
+    base, scale = self.base_layer(x), float(self.scaling[names[0]])
+    kept = None if torch.compiler.is_compiling() else self.__dict__.get("factors", {}).get(names[0])
+    kept = kept if kept is not None and kept[0].dtype == base.dtype else (None, None)
+    if kept[0] is not None and not torch.is_grad_enabled() and kept[0].dtype == x.dtype:
+        return add_product(base, x, *kept)
     return AdapterProduct.apply(  # type: ignore[no-untyped-call]
-        self.base_layer(x), self.lora_dropout[names[0]](x), left.weight, right.weight, float(self.scaling[names[0]])
+        base, self.lora_dropout[names[0]](x), left.weight, right.weight, scale, *kept
     )
 
 
@@ -274,7 +305,14 @@ class AdapterProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, base: torch.Tensor, x: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scale: float
+        ctx: Any,
+        base: torch.Tensor,
+        x: torch.Tensor,
+        left: torch.Tensor,
+        right: torch.Tensor,
+        scale: float,
+        own_left: torch.Tensor | None,
+        own_right: torch.Tensor | None,
     ) -> torch.Tensor:
         """Return (..., O).
 
@@ -285,24 +323,26 @@ class AdapterProduct(torch.autograd.Function):
             left: A (r, I).
             right: B (O, r).
             scale: of the product.
+            own_left: A in the dtype of ``base``, if that is there already.
+            own_right: B times the scale, in the dtype of ``base``.
         """
         rows = x.reshape(-1, x.shape[-1]).to(base.dtype)
-        inner = rows @ left.to(base.dtype).T
-        flat = base.reshape(-1, base.shape[-1])
-        ctx.save_for_backward(x, inner, left, right)
-        ctx.scale = scale
-        return torch.addmm(flat, inner, right.to(base.dtype).T, alpha=scale).view(base.shape)
+        if own_left is None or own_right is None:
+            own_left, own_right = left.to(base.dtype), right.to(base.dtype) * scale
+        inner = rows @ own_left.T
+        ctx.save_for_backward(x, inner, own_left, own_right)
+        ctx.scale, ctx.dtypes = scale, (left.dtype, right.dtype)
+        # Not in place, though nobody else reads it: selective recomputation keeps what a linear layer returned.
+        return torch.addmm(base.reshape(-1, base.shape[-1]), inner, own_right.T).view(base.shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Return the gradients of all but the scale."""
+        """Return the gradients of ``base``, ``x`` and both factors."""
         x, inner, left, right = ctx.saved_tensors
         (above,) = grads
         rows, flat = x.reshape(-1, x.shape[-1]).to(above.dtype), above.reshape(-1, above.shape[-1])
-        inner_grad = (flat @ right.to(above.dtype)).mul_(ctx.scale)
-        x_grad = None
-        if ctx.needs_input_grad[1]:
-            x_grad = (inner_grad @ left.to(above.dtype)).view(x.shape).to(x.dtype)
-        left_grad = (inner_grad.T @ rows).to(left.dtype)
-        right_grad = (flat.T @ inner).to(right.dtype).mul_(ctx.scale)
-        return above, x_grad, left_grad, right_grad, None
+        inner_grad = flat @ right
+        x_grad = (inner_grad @ left).view(x.shape).to(x.dtype) if ctx.needs_input_grad[1] else None
+        left_grad = (inner_grad.T @ rows).to(ctx.dtypes[0])
+        right_grad = torch.addmm(flat.new_empty(1, 1), flat.T, inner, beta=0, alpha=ctx.scale).to(ctx.dtypes[1])
+        return above, x_grad, left_grad, right_grad, None, None, None

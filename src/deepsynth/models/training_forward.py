@@ -81,10 +81,14 @@ class TrainingForward:
                 "model.vision_cache=none, or model.lora_vision=false and model.lora_projector=false"
             )
         self.cache = cache
+        #: Called before each forward pass, if the decoder was prepared by :mod:`deepsynth.models.decoder_kernels`.
+        self.prepare: Callable[[], None] | None = None
         self.fixed_chunks = fixed_chunks or cache is not None
 
     def __call__(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the loss of right-padded or packed inputs; see ``deepsynth.types.Batch``."""
+        if self.prepare is not None:
+            self.prepare()
         if "position_ids" in inputs and self.base.config.text_config._attn_implementation == "sdpa":
             packed_attention.register()
             self.base.config.text_config._attn_implementation = packed_attention.NAME

@@ -81,7 +81,7 @@ class EngineModule(EvaluatedModule):
         )
         inner = self.training_forward.base.model
         if h["kernels"] == "auto":
-            speed_up(inner.language_model, experts=h["experts_implementation"] is None)
+            self.training_forward.prepare = speed_up(inner.language_model, experts=h["experts_implementation"] is None)
             sam_attention.speed_up(inner.vision_tower)
         options: dict[str, Any] = {"mode": "reduce-overhead"} if h["cuda_graphs"] else {}
         self._runners = []
