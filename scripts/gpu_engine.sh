@@ -83,7 +83,7 @@ long=()
 for name in full nf4-smallest; do [[ -e $work/options/$name.yaml ]] && long+=("train/batch=1/$name"); done
 pick="unsloth" && measure "$work/options.json" 160 "${TOKENS:-768}" $(chosen "${cells_slow[@]}")
 pick="auto cache nf4-smallest" && measure "$work/options.json" 60 "${TOKENS:-768}" $(chosen "${cells_quick[@]}")
-((${#long[@]})) && BATCH_SIZES=1 measure "$work/context.json" 60 "${LONG:-7930}" "${long[@]}"
+((${#long[@]})) && BATCH_SIZES=1 measure "$work/context.json" 60 "${LONG:-7908}" "${long[@]}"
 pick="unsloth_4bit compile-all cache-compiled" && measure "$work/options.json" 120 "${TOKENS:-768}" $(chosen "${cells_slow[@]}")
 measure "$work/options.json" 60 "${TOKENS:-768}" "${cells_quick[@]}"
 measure "$work/options.json" 120 "${TOKENS:-768}" "${cells_slow[@]}"

@@ -113,8 +113,8 @@ class Study:
     def parity(self, kind: str, pages: int, size: int, tokens: int) -> None:
         """Compare greedy ids with transformers' in batches; where they part, give the margin of the two candidates.
 
-        Ours are written in batches, one by one, and without a cache: for the last, one forward pass over prompt and
-        text tells which token follows each. A batch is a cell.
+        Ours are written in batches and one by one. Beside them, transformers without a cache: one forward pass over
+        prompt and text tells which token follows each. A batch is a cell.
         """
         of = samples(self.name, pages, max_tokens=8192)
         for first in range(0, pages, size):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from deepsynth.generation import Decoder
 from deepsynth.generation import cache as cache_module
@@ -184,6 +185,28 @@ def test_adapters_that_are_switched_off_scaled_or_merged_are_seen(graphs: list[R
     found.append(written())
     assert found[0] != found[1]
     assert found[0] != found[2]
+
+
+def test_adapters_of_vision_that_are_switched_off_are_seen(graphs: list[RecordedGraph]) -> None:
+    config = LoraConfig(r=4, target_modules=r".*vision_tower.*\.(qkv|q_proj)", init_lora_weights=False)
+    model = get_peft_model(load(NAME), config).eval()
+    batch = batch_of(NAME, samples(NAME, 1, longest=6))  # a single page is encoded by a graph
+    decoder = Decoder(model, tokenizer_of(NAME), slots=1, steps=captured)
+
+    def features() -> torch.Tensor:
+        decoder.submit(batch, 2)
+        (found,) = (row.prompt.features for row in decoder._waiting)
+        decoder.advance(drain=True)
+        assert found is not None
+        return found
+
+    found = [features() for _ in range(3)]
+    assert torch.equal(found[0], found[2])
+    with model.disable_adapter():
+        off = features()
+    assert not torch.allclose(off, found[0])
+    model.merge_adapter()
+    torch.testing.assert_close(features(), found[0], rtol=1e-3, atol=1e-3)
 
 
 def test_graphs_of_an_earlier_decoder_are_not_collected_during_a_capture(graphs: list[RecordedGraph]) -> None:

@@ -39,10 +39,15 @@ def test_every_level_computes_the_same_bits(scope: dict[str, Any], jsonl: Path) 
 
 
 @pytest.mark.parametrize(
-    "experts",
-    [pytest.param("eager", marks=pytest.mark.slow), IN_TRAINING, pytest.param("grouped_mm", marks=pytest.mark.slow)],
+    ("experts", "trained"),
+    [
+        (IN_TRAINING, False),
+        (IN_TRAINING, True),
+        pytest.param("eager", False, marks=pytest.mark.slow),
+        pytest.param("grouped_mm", False, marks=pytest.mark.slow),
+    ],
 )
-def test_each_level_keeps_less_than_the_one_before(experts: str) -> None:
+def test_each_level_keeps_less_than_the_one_before(experts: str, trained: bool) -> None:
     from transformers import DeepseekOcr2TextConfig
     from transformers.models.deepseek_ocr2.modeling_deepseek_ocr2 import DeepseekOcr2TextModel
 
@@ -53,7 +58,7 @@ def test_each_level_keeps_less_than_the_one_before(experts: str) -> None:
     )  # fmt: skip
     register()
     config._experts_implementation = experts
-    decoder = DeepseekOcr2TextModel(config).to(torch.bfloat16).requires_grad_(False).train()
+    decoder = DeepseekOcr2TextModel(config).to(torch.bfloat16).requires_grad_(trained).train()
     runners = [LayerRunner(layer) for layer in decoder.layers]
     embeds = torch.randn(2, 128, 256, dtype=torch.bfloat16, requires_grad=True)
     kept, gradients = [], []

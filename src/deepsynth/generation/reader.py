@@ -126,7 +126,7 @@ class Reader:
         modules = tuple(self.model.modules())
         if modules != self._modules:
             self._modules = modules
-            self._tuned = [module for module in self.text.modules() if hasattr(module, "merged_adapters")]
+            self._tuned = [module for module in modules if hasattr(module, "merged_adapters")]
             self._reading.find()
         return modules
 
@@ -146,6 +146,8 @@ class Reader:
         config._experts_implementation = frozen_experts.ALWAYS
         try:
             with self._reading.at_work(), ExitStack() as faster:
+                if self.device.type == "cuda":
+                    faster.enter_context(torch.cuda.device(self.device))  # Triton launches where torch stands
                 for module, forward in self._sam:
                     faster.enter_context(forward_of(module, forward))
                 yield

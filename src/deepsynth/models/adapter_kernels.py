@@ -26,15 +26,16 @@ def add_product(base: torch.Tensor, x: torch.Tensor, left: torch.Tensor, right: 
     """
     rank, inputs = left.shape
     rows, flat = x.reshape(-1, inputs), base.reshape(-1, base.shape[-1])
-    halves = x.dtype in (torch.bfloat16, torch.float16)
+    halves = x.dtype in (torch.bfloat16, torch.float16) and base.dtype == left.dtype == x.dtype
     if not (0 < len(rows) <= _FEW_ROWS and rank <= 128 and halves and base.is_contiguous() and by_triton(x)):
         return torch.addmm(flat, rows @ left.T, right.T).view(base.shape)
     from deepsynth.models.adapter_triton import add_product as kernel
 
     outputs, columns = flat.shape[1], 64
+    read = min(max(block_of(inputs), 16), 128 if rank <= 32 else 32)  # at once; small GPUs have 100 kB for all stages
     kernel[(-(-outputs // columns), -(-len(rows) // 16))](
         flat, rows.contiguous(), left.contiguous(), right.contiguous(), len(rows), inputs, outputs, rank,
-        ROWS=16, RANK=max(block_of(rank), 16), INPUTS=min(max(block_of(inputs), 16), 128), OUTPUTS=columns,
+        ROWS=16, RANK=max(block_of(rank), 16), INPUTS=read, OUTPUTS=columns,
         num_warps=4, num_stages=4,
     )  # fmt: skip
     return base

@@ -10,7 +10,7 @@ for decoding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from types import MethodType
 from typing import Any, Literal, NamedTuple
@@ -26,7 +26,7 @@ from deepsynth.models.linear_cross_entropy import has_liger
 Kernels = Literal["auto", "plain"]
 
 
-def speed_up(text: Any, *, experts: bool) -> Callable[[], None]:
+def speed_up(text: Any, *, experts: bool) -> Callable[[], AbstractContextManager[None]]:
     """Replace, in a decoder that is on its device, what there is a faster way for.
 
     Adapters' products and frozen experts everywhere; norms, gates and rotations on CUDA, where liger-kernel is
@@ -37,7 +37,7 @@ def speed_up(text: Any, *, experts: bool) -> Callable[[], None]:
         experts: also choose the implementation of routed experts.
 
     Returns:
-        What is to be called before each forward pass, so that adapters are seen as they are.
+        What every forward pass is to run in.
     """
     if experts and hasattr(text.config, "n_routed_experts"):
         frozen_experts.register()
@@ -48,7 +48,7 @@ def speed_up(text: Any, *, experts: bool) -> Callable[[], None]:
         if fused.in_training is not None:
             module.forward = MethodType(fused.in_training, module)
     adapted = [module for module, fused in found if fused is _ADAPTED]
-    return partial(Factors().refresh, adapted, text.embed_tokens.weight.dtype)
+    return partial(Factors(text.embed_tokens.weight.dtype).at_hand, adapted)
 
 
 class Reading:
@@ -62,21 +62,19 @@ class Reading:
         self._text = text
         self._ways: list[tuple[nn.Module, Callable[..., Any]]] = []
         self._adapted: list[Any] = []
-        self._factors = Factors()
+        self._factors = Factors(text.embed_tokens.weight.dtype)
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """Let the decoder go these ways, with its adapters as they are now."""
-        self._factors.refresh(self._adapted, self._text.embed_tokens.weight.dtype)
         # Past torch's own way to set attributes, which takes longer than a token for a decoder's hundreds of modules.
         before = [module.__dict__.get("forward") for module, _ in self._ways]
         for module, way in self._ways:
             module.__dict__["forward"] = way
         try:
-            yield
+            with self._factors.at_hand(self._adapted):
+                yield
         finally:
-            for module in self._adapted:
-                module.__dict__.pop("factors", None)
             for (module, _), own in zip(self._ways, before, strict=True):
                 if own is None:
                     del module.__dict__["forward"]
@@ -94,21 +92,31 @@ class Factors:
     """Of active adapters A, and B times its scale, in the layers' 16 bits: no product has to cast or scale them.
 
     They stay where they are, for captured graphs, and few kernels bring them up to date.
+
+    Args:
+        dtype: of the decoder; in 32 bits there is nothing to do.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
         self._kept: dict[tuple[nn.Module, str], tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def refresh(self, layers: list[Any], dtype: torch.dtype) -> None:
-        """Hand each layer the factors of its adapters as they are now, as ``factors`` by their names.
+    @contextmanager
+    def at_hand(self, layers: list[Any]) -> Iterator[None]:
+        """Let peft's linear layers have the factors of their adapters as they are now, as ``factors`` by their names.
 
-        Args:
-            layers: peft's linear layers.
-            dtype: of the decoder; in 32 bits there is nothing to do.
+        No longer than for the block: whoever runs a layer after it may have trained the adapter.
         """
-        if dtype == torch.float32:
-            return
-        stale: list[torch.Tensor] = []
+        try:
+            if self._dtype != torch.float32:
+                self._refresh(layers)
+            yield
+        finally:
+            for layer in layers:
+                layer.__dict__.pop("factors", None)
+
+    def _refresh(self, layers: list[Any]) -> None:
+        known, self._kept = self._kept, {}
         fresh: list[torch.Tensor] = []
         scales: list[float] = []
         for layer in layers:
@@ -118,20 +126,22 @@ class Factors:
                 if name not in layer.lora_A or hasattr(layer.lora_A[name].weight, "device_mesh"):
                     continue
                 whole = layer.lora_A[name].weight.detach(), layer.lora_B[name].weight.detach()
-                own = self._kept.get((layer, name))
+                own = known.get((layer, name))
                 if own is None or any(
                     a.shape != b.shape or a.device != b.device for a, b in zip(own, whole, strict=True)
                 ):
-                    own = torch.empty_like(whole[0], dtype=dtype), torch.empty_like(whole[1], dtype=dtype)
-                    self._kept[layer, name] = own
-                layer.__dict__["factors"][name] = own
-                stale += own
+                    with torch.inference_mode(False):  # a later backward pass may need them
+                        own = (
+                            torch.empty_like(whole[0], dtype=self._dtype),
+                            torch.empty_like(whole[1], dtype=self._dtype),
+                        )
+                layer.__dict__["factors"][name] = self._kept[layer, name] = own
                 fresh += whole
                 scales.append(float(layer.scaling[name]))
-        if not stale:
+        if not fresh:
             return
         # Past autograd: a second forward pass before the backward pass writes the same numbers once more.
-        written = [tensor.data for tensor in stale]
+        written = [factor.data for own in self._kept.values() for factor in own]
         torch._foreach_copy_(written, fresh)
         torch._foreach_mul_(written[1::2], scales)
 

@@ -229,7 +229,11 @@ def frozen_experts_of(layer: Any) -> Any | None:
     if hasattr(experts, "get_base_layer"):
         experts = experts.get_base_layer()
     implementation = getattr(getattr(experts, "config", None), "_experts_implementation", None)
-    return experts if implementation in (IN_TRAINING, ALWAYS) or hasattr(experts, "quantized") else None
+    if hasattr(experts, "quantized"):
+        return experts if is_silu(experts.act_fn) else None
+    if implementation not in (IN_TRAINING, ALWAYS) or not is_silu(experts.act_fn):
+        return None
+    return None if experts.gate_up_proj.requires_grad or experts.down_proj.requires_grad else experts
 
 
 def takes_adapters(experts: Any, hidden: torch.Tensor) -> bool:

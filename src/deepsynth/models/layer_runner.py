@@ -53,14 +53,14 @@ class LayerRunner:
         self.layer = layer
         self.plain = plain_forward(layer)  # not another runner's, from before
         self.fast = self.plain if compile_options is None else torch.compile(self.plain, **compile_options)
-        self._experts = frozen_experts_of(layer)
-        self.level: Level = "none"
+        self._experts: Any = None
         self.keep("none")
         layer.forward = self.run
 
     def keep(self, level: Level) -> None:
         """Keep ``level`` of the activations from now on."""
-        self.level = level
+        self.level: Level = level
+        self._experts = frozen_experts_of(self.layer)
         if self._experts is not None:
             self._experts.recomputes = level == "selective"
 

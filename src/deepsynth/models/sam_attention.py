@@ -29,10 +29,12 @@ _HAS_TRITON = importlib.util.find_spec("triton") is not None
 _QUERIES = 64
 
 
-def speed_up(vision: nn.Module) -> None:
-    """Let SAM's layers in ``vision`` attend this way, where they would by torch's attention."""
-    for module, forward in faster_ways(vision):
+def speed_up(vision: nn.Module) -> bool:
+    """Let SAM's layers in ``vision`` attend this way, where they would by torch's attention; say whether any does."""
+    found = faster_ways(vision)
+    for module, forward in found:
         module.forward = forward
+    return any(hasattr(module, "qkv") for module, _ in found)
 
 
 def faster_ways(vision: nn.Module) -> list[tuple[nn.Module, Callable[..., Any]]]:
@@ -106,7 +108,7 @@ def _attend_by_kernel(
 
     count, positions, _, heads, d = states.shape
     result = states.new_empty(count, positions, heads * d)
-    attend[(-(-positions // _QUERIES), count * heads)](
+    attend[(-(-positions // _QUERIES) * count * heads,)](
         states.contiguous(), of_height.contiguous(), of_width.contiguous(), result, d**-0.5, heads, height, width,
         QUERIES=_QUERIES, WIDTH=max(1 << (width - 1).bit_length(), 16), D=d, num_warps=4, num_stages=3,
     )  # fmt: skip

@@ -17,10 +17,11 @@ def attend(
     # a step share a height, and every step the widths. Exponentials are of base 2.
     log2e: tl.constexpr = 1.4426950408889634
     positions = height * width
-    pair = tl.program_id(1).to(tl.int64)
+    blocks = tl.cdiv(positions, QUERIES)  # of one head, which follow each other and read the same keys
+    pair = (tl.program_id(0) // blocks).to(tl.int64)
     across = heads * D  # numbers of a position's queries, and as many of its keys and of its values
     base = states + (pair // heads) * positions * 3 * across + (pair % heads) * D
-    query = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
+    query = (tl.program_id(0) % blocks) * QUERIES + tl.arange(0, QUERIES)
     asked = query < positions
     column = tl.arange(0, WIDTH)
     there = column < width

@@ -11,7 +11,7 @@ decoder, and projects the positions that have a label, a chunk at a time (``line
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from typing import Any
 
@@ -81,20 +81,19 @@ class TrainingForward:
                 "model.vision_cache=none, or model.lora_vision=false and model.lora_projector=false"
             )
         self.cache = cache
-        #: Called before each forward pass, if the decoder was prepared by :mod:`deepsynth.models.decoder_kernels`.
-        self.prepare: Callable[[], None] | None = None
+        #: What a forward pass runs in, as :func:`deepsynth.models.decoder_kernels.speed_up` says.
+        self.prepared: Callable[[], AbstractContextManager[None]] = nullcontext
+        #: Whether SAM attends without a bias in memory where it can.
+        self.sam_by_kernel = False
         self.fixed_chunks = fixed_chunks or cache is not None
 
     def __call__(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the loss of right-padded or packed inputs; see ``deepsynth.types.Batch``."""
-        if self.prepare is not None:
-            self.prepare()
         if "position_ids" in inputs and self.base.config.text_config._attn_implementation == "sdpa":
             packed_attention.register()
             self.base.config.text_config._attn_implementation = packed_attention.NAME
-        if self.loss == "plain":
-            return self._plain(inputs)
-        return self._run(inputs)
+        with self.prepared():
+            return self._plain(inputs) if self.loss == "plain" else self._run(inputs)
 
     def _compute(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         labels = inputs["labels"]
@@ -196,7 +195,8 @@ class TrainingForward:
         if tiles is not None and any(tiles_of[index] for index in chosen):
             spans = torch.split(tiles, tiles_of)
             own["pixel_values_local"] = torch.cat([spans[index] for index in chosen])
-        at_once = 8 if sam_attention.has_kernel(pixels) and not self.fixed_chunks else 4
+        without_bias = self.sam_by_kernel and sam_attention.has_kernel(pixels)
+        at_once = 8 if without_bias and not self.fixed_chunks else 4
         size = self.vision_chunk or (at_once if pixels.is_cuda else 1)
         if self.cache is None:
             size = min(size, len(pixels))

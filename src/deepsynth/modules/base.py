@@ -59,9 +59,10 @@ class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
             ``models.sam_attention``), ``plain`` those of transformers and peft.
         loss: ``chunked`` never holds the logits of more than a few hundred positions, ``liger`` is liger-kernel's for
             CUDA, ``plain`` is the model's own; ``auto`` is ``liger`` where it can be, else ``chunked``.
-        activation_memory: what layers keep for the backward pass: all (``none``), all but the gates of frozen experts
-            (``selective``), their inputs (``full``), or not even those on the GPU (``offload``): each smaller and
-            slower than the one before. ``auto`` tries one step and takes the first within the memory there is.
+        activation_memory: what layers keep for the backward pass: all (``none``), all but the gates of frozen experts,
+            or without these outputs of matrix products (``selective``), their inputs (``full``), or not even those on
+            the GPU (``offload``): each smaller and slower than the one before. ``auto`` tries one step and takes the
+            first within the memory there is.
         memory_budget_gib: for ``auto``: what a step may take. By default nine tenths of a GPU, and no limit on the CPU.
         vision_cache: keep what frozen vision makes of a page: ``memory`` of this process, ``disk``
             (``~/.cache/deepsynth/vision``) or a folder, for all processes and runs. It pays where the same pixels come

@@ -81,8 +81,8 @@ class EngineModule(EvaluatedModule):
         )
         inner = self.training_forward.base.model
         if h["kernels"] == "auto":
-            self.training_forward.prepare = speed_up(inner.language_model, experts=h["experts_implementation"] is None)
-            sam_attention.speed_up(inner.vision_tower)
+            self.training_forward.prepared = speed_up(inner.language_model, experts=h["experts_implementation"] is None)
+            self.training_forward.sam_by_kernel = sam_attention.speed_up(inner.vision_tower)
         options: dict[str, Any] = {"mode": "reduce-overhead"} if h["cuda_graphs"] else {}
         self._runners = []
         for part, names in ((inner.language_model, ("decoder", "all")), (inner.vision_tower, ("vision", "all"))):
@@ -99,7 +99,10 @@ class EngineModule(EvaluatedModule):
         if kind == "memory":
             return MemoryCache(limit)
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        context = context_of(base, list(vision_tensors(base)), self.hparams["compile"], self.hparams["vision_chunk"])
+        vision = list(vision_tensors(base))
+        by_kernel = self.hparams["kernels"] == "auto" and sam_attention.has_kernel(next(iter(base.parameters())))
+        details = self.hparams["compile"], self.hparams["vision_chunk"], self.hparams["kernels"], by_kernel
+        context = context_of(base, vision, *details)
         ranks = self._trainer.world_size if self._trainer is not None else 1
         return DiskCache(DEFAULT_FOLDER if kind == "disk" else Path(kind), context, limit, ranks)
 
