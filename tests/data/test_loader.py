@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -103,3 +105,19 @@ def test_lengths_of_a_data_set_follow_its_texts(jsonl: Any) -> None:
     dataset = data.datasets["train"]
     assert dataset.lengths == [len(document.text) for document in dataset.documents]
     assert data.train_dataloader().sampler.lengths == dataset.lengths
+
+
+def test_spawned_workers_are_told_little_so_that_none_waits_for_anothers_imports() -> None:
+    documents = [f"{index} " + "word " * 200 for index in range(1003)]
+    sampler = EpochSampler(documents, shuffle=False, seed=0, num_replicas=1, rank=0, even=True)
+    loader = ResumableLoader(documents, sampler, batch_size=8, num_workers=2, multiprocessing_context="spawn")
+    told = [pickle.dumps(loader._batches.dataset) for _ in range(2)]
+    assert len(pickle.dumps(documents)) > 2**16 > 2**10 > len(told[0])
+    for message in told:
+        received = pickle.loads(message)
+        assert len(received) == len(documents)
+        assert [received[index] for index in range(1003)] == documents
+    folder = Path(loader._batches.dataset._folder.name)
+    assert len(list(folder.iterdir())) == 1
+    del loader
+    assert not folder.exists()

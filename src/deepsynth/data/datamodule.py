@@ -18,7 +18,7 @@ from deepsynth.data.loader import EpochSampler, ResumableLoader
 from deepsynth.data.mixing import original_id
 from deepsynth.data.processor import OcrProcessor, Processor
 from deepsynth.data.renderer import Renderer, TextRenderer
-from deepsynth.data.source import Source
+from deepsynth.data.source import Source, read_documents
 from deepsynth.data.workers import default_workers, quiet_worker
 from deepsynth.types import Batch, Document, Task
 
@@ -143,32 +143,6 @@ class TextImageDataModule(LightningDataModule):
 
     # ------------------------------------------------------------------ documents
 
-    def read(self, source: Source, *, need_text: bool) -> list[Document]:
-        """Return the documents of a source after the checks that concern all of them.
-
-        Raises:
-            ValueError: for an empty source, two equal ids, a mix of documents with and without target, or (where text
-                is needed) a scan whose text is unknown.
-        """
-        documents = list(source)
-        if not documents:
-            raise ValueError(f"{source} holds no document")
-        seen: set[str] = set()
-        for document in documents:
-            if document.id in seen:
-                raise ValueError(f"{source}: two documents have the id {document.id!r}; ids must be unique")
-            seen.add(document.id)
-            if document.task != documents[0].task:
-                raise ValueError(
-                    f"{source}: document {document.id!r} has {'no' if document.target is None else 'a'} target, unlike "
-                    f"{documents[0].id!r}; either all documents have one (summarisation) or none (transcription)"
-                )
-            if need_text and not document.text and document.image is not None and document.target is None:
-                raise ValueError(
-                    f"{source}: the text of scan {document.id!r} is unknown; only `deepsynth predict` can read it"
-                )
-        return documents
-
     def split_of(self, document: Document) -> Split:
         """Return the split of a document, from its id alone."""
         place = stable_hash(f"split:{original_id(document.id)}") / 2**64
@@ -184,10 +158,10 @@ class TextImageDataModule(LightningDataModule):
         """
         if split == "predict":
             if self.predict_split == "all":
-                return self.read(self.source, need_text=False)
+                return read_documents(self.source, need_text=False)
             split = self.predict_split
         own = {"val": self.val_source, "test": self.test_source}.get(split)
-        documents = self.read(own or self.source, need_text=True)
+        documents = read_documents(own or self.source, need_text=True)
         total = len(documents)
         if own is None:
             documents = [document for document in documents if self.split_of(document) == split]

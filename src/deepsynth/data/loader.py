@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
+from deepsynth.data.workers import DatasetByFile
 from deepsynth.types import Batch
 
 
@@ -114,6 +115,8 @@ class ResumableLoader:
 
     def __init__(self, dataset: Any, sampler: EpochSampler, **kwargs: Any) -> None:
         self.sampler = sampler
+        if kwargs.get("multiprocessing_context") == "spawn":
+            dataset = DatasetByFile(dataset)
         self._batches: DataLoader[Any] = DataLoader(dataset, sampler=sampler, **kwargs)
         self._samples_done = 0
         self._restored: dict[str, int] | None = None

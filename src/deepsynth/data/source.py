@@ -45,6 +45,33 @@ class Source(ABC):
         return False
 
 
+def read_documents(source: Source, *, need_text: bool) -> list[Document]:
+    """Return the documents of a source after the checks that concern all of them.
+
+    Raises:
+        ValueError: for an empty source, two equal ids, a mix of documents with and without target, or (where text
+            is needed) a scan whose text is unknown.
+    """
+    documents = list(source)
+    if not documents:
+        raise ValueError(f"{source} holds no document")
+    seen: set[str] = set()
+    for document in documents:
+        if document.id in seen:
+            raise ValueError(f"{source}: two documents have the id {document.id!r}; ids must be unique")
+        seen.add(document.id)
+        if document.task != documents[0].task:
+            raise ValueError(
+                f"{source}: document {document.id!r} has {'no' if document.target is None else 'a'} target, unlike "
+                f"{documents[0].id!r}; either all documents have one (summarisation) or none (transcription)"
+            )
+        if need_text and not document.text and document.image is not None and document.target is None:
+            raise ValueError(
+                f"{source}: the text of scan {document.id!r} is unknown; only `deepsynth predict` can read it"
+            )
+    return documents
+
+
 class RowSource(Source):
     r"""A source whose documents are rows with named fields.
 

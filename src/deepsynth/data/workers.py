@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 
 
 def default_workers() -> int:
@@ -25,3 +30,37 @@ def quiet_worker(worker_id: int) -> None:
         os.setpgrp()
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+class DatasetByFile(Dataset[Any]):
+    """A dataset that spawned workers read from a file, so that they start side by side.
+
+    What a spawned process is to do goes through a pipe of 64 KiB, which it reads after its imports. With documents in
+    there, each worker waits until the one before has imported everything.
+
+    Args:
+        dataset: what it is; workers have it as it was when the first of them was started.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+        self._folder = TemporaryDirectory(prefix="deepsynth-workers-")  # goes when this object does
+
+    def __len__(self) -> int:
+        """Return the dataset's length."""
+        return len(self._dataset)
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return the dataset's sample."""
+        return self._dataset[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return where the dataset is, which is written once."""
+        file = Path(self._folder.name) / "dataset.pickle"
+        if not file.exists():
+            file.write_bytes(pickle.dumps(self._dataset))
+        return {"file": file}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Read the dataset, in the worker."""
+        self._dataset = pickle.loads(state["file"].read_bytes())

@@ -1,7 +1,7 @@
 """The Triton kernel of adapters on few rows; see :func:`deepsynth.models.adapter_kernels.add_product`."""
 
 # mypy: ignore-errors
-# ruff: noqa: D103, ANN001, ANN201  (Triton's functions are no Python functions)
+# ruff: noqa: ANN001, ANN201  (Triton's functions are no Python functions)
 from __future__ import annotations
 
 import triton
@@ -13,7 +13,10 @@ def add_product(
     base, x, left, right, rows, inputs, outputs, rank,
     ROWS: tl.constexpr, RANK: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
 ):  # fmt: skip
-    # One program: OUTPUTS columns of ROWS rows. Each computes the narrow product anew: less than a kernel more.
+    """Add ``x @ left.T @ right.T`` to ``base`` in place.
+
+    One program: OUTPUTS columns of ROWS rows. Each computes the narrow product anew: less than a kernel more.
+    """
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     there = row < rows
     r = tl.arange(0, RANK)

@@ -1,7 +1,7 @@
 """Triton kernels of :mod:`deepsynth.models.expert_kernels`; one program for each row or token, sums in float32."""
 
 # mypy: ignore-errors
-# ruff: noqa: D103, ANN001, ANN201  (Triton's functions are no Python functions)
+# ruff: noqa: ANN001, ANN201  (Triton's functions are no Python functions)
 from __future__ import annotations
 
 import triton
@@ -10,7 +10,10 @@ import triton.language as tl
 
 @triton.jit
 def score(hidden, router, logits, width, number, EXPERTS: tl.constexpr, BLOCK: tl.constexpr):
-    # A program for each token and few experts: a token's alone would wait for one read of the router after the other.
+    """Multiply states of tokens by the router's rows, in float32.
+
+    A program for each token and few experts: a token's alone would wait for one read of the router after the other.
+    """
     token = tl.program_id(0).to(tl.int64)
     expert = tl.program_id(1) * EXPERTS + tl.arange(0, EXPERTS)
     there = expert < number
@@ -27,6 +30,7 @@ def score(hidden, router, logits, width, number, EXPERTS: tl.constexpr, BLOCK: t
 
 @triton.jit
 def choose(logits, indices, weights, number, chosen, scale, EXPERTS: tl.constexpr):
+    """Choose a token's experts by the softmax of its scores, the best first, and weigh them by ``scale`` times it."""
     token = tl.program_id(0).to(tl.int64)
     expert = tl.arange(0, EXPERTS)
     scores = tl.load(logits + token * number + expert, mask=expert < number, other=-float("inf"))
@@ -41,6 +45,7 @@ def choose(logits, indices, weights, number, chosen, scale, EXPERTS: tl.constexp
 
 @triton.jit
 def route(indices, tokens, order, places, ends, rows, chosen, number, ROWS: tl.constexpr, EXPERTS: tl.constexpr):
+    """Sort (token, expert) pairs by expert, tokens in their order; ``ends`` are where each expert's rows end."""
     pair = tl.arange(0, ROWS)
     there = pair < rows
     own = tl.load(indices + pair, mask=there, other=number)
@@ -55,6 +60,7 @@ def route(indices, tokens, order, places, ends, rows, chosen, number, ROWS: tl.c
 
 @triton.jit
 def gate(gate_up, result, width, BLOCK: tl.constexpr):
+    """Compute ``silu(first half) * second half`` of a row."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < width
@@ -67,6 +73,7 @@ def gate(gate_up, result, width, BLOCK: tl.constexpr):
 
 @triton.jit
 def gate_backward(inner_grad, gate_up, weights, result, weights_grad, width, BLOCK: tl.constexpr):
+    """Compute the gradients of a gated row and of the row's weight, from that of the weighted product."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < width
@@ -85,6 +92,7 @@ def gate_backward(inner_grad, gate_up, weights, result, weights_grad, width, BLO
 
 @triton.jit
 def combine(rows, places, weights, result, chosen, width, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr):
+    """Add up the rows of a token's experts in float32, weighted or not."""
     token = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < width

@@ -1,7 +1,7 @@
 """The Triton kernel of :mod:`deepsynth.models.sam_attention`."""
 
 # mypy: ignore-errors
-# ruff: noqa: D103, ANN001, ANN201  (Triton's functions are no Python functions)
+# ruff: noqa: ANN001, ANN201  (Triton's functions are no Python functions)
 from __future__ import annotations
 
 import triton
@@ -13,8 +13,11 @@ def attend(
     states, of_height, of_width, result, scale, heads, height, width,
     QUERIES: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
-    # One program: QUERIES positions of one head against all keys, a row of the picture at a time, so that all keys of
-    # a step share a height, and every step the widths. Exponentials are of base 2.
+    """Attend within pictures, with scores of relative heights and widths added.
+
+    One program: QUERIES positions of one head against all keys, a row of the picture at a time, so that all keys of a
+    step share a height, and every step the widths. Exponentials are of base 2.
+    """
     log2e: tl.constexpr = 1.4426950408889634
     positions = height * width
     blocks = tl.cdiv(positions, QUERIES)  # of one head, which follow each other and read the same keys

@@ -10,8 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from deepsynth.generation import Decoder
-from deepsynth.models.adapter_kernels import add_product
-from deepsynth.models.decoder_kernels import Factors, _adapt
+from deepsynth.models.adapter_kernels import Factors, adapt, add_product
 from tests.generation.reading import batch_of, load, samples, tokenizer_of
 from tests.generation.test_equality import adapted
 
@@ -49,7 +48,7 @@ def result(function: Any, layer: Any, x: torch.Tensor) -> list[torch.Tensor]:
 def test_outputs_and_gradients_are_those_of_peft(settings: dict[str, Any]) -> None:
     layer = adapted_linear(**settings)
     x = torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(2))
-    ours, theirs = (result(function, layer, x) for function in (_adapt, type(layer).forward))
+    ours, theirs = (result(function, layer, x) for function in (adapt, type(layer).forward))
     assert len(ours) == len(theirs) >= 4
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
@@ -59,7 +58,7 @@ def test_adapters_of_float32_train_through_products_of_16_bits() -> None:
     layer, exact = adapted_linear(torch.bfloat16), adapted_linear()
     exact.load_state_dict(layer.state_dict())
     x = torch.randn(3, 24, generator=torch.Generator().manual_seed(2)).bfloat16()
-    ours, theirs = result(_adapt, layer, x), result(type(layer).forward, layer, x)
+    ours, theirs = result(adapt, layer, x), result(type(layer).forward, layer, x)
     truth = result(type(exact).forward, exact, x.float())
     assert [tensor.dtype for tensor in ours] == [tensor.dtype for tensor in theirs]
     assert ours[2].dtype == torch.float32
@@ -90,10 +89,10 @@ def test_factors_in_16_bits_follow_the_adapters_that_train() -> None:
     x = torch.randn(3, 24, generator=torch.Generator().manual_seed(2)).bfloat16()
     seen = []
     for _ in range(3):
-        plain = result(_adapt, layer, x)
+        plain = result(adapt, layer, x)
         with factors.at_hand([layer]):
             places = [factor.data_ptr() for factor in layer.factors["default"]]
-            found = result(_adapt, layer, x)
+            found = result(adapt, layer, x)
         for one, other in zip(found, plain, strict=True):
             torch.testing.assert_close(one, other)
         seen.append((found[0], places))
@@ -103,7 +102,7 @@ def test_factors_in_16_bits_follow_the_adapters_that_train() -> None:
     assert seen[0][1] == seen[2][1]  # a captured graph reads them there
     layer.set_scale("default", 0.25)
     with torch.no_grad(), factors.at_hand([layer]):
-        torch.testing.assert_close(_adapt(layer, x), type(layer).forward(layer, x), rtol=2e-2, atol=2e-2)
+        torch.testing.assert_close(adapt(layer, x), type(layer).forward(layer, x), rtol=2e-2, atol=2e-2)
     assert "factors" not in vars(layer)  # who runs the layer next may have trained it
 
 
@@ -113,9 +112,9 @@ def test_a_second_forward_pass_before_the_backward_pass() -> None:
     total = torch.zeros(())
     for _ in range(2):
         with factors.at_hand([layer]):
-            total = total + _adapt(layer, x).float().square().sum()
+            total = total + adapt(layer, x).float().square().sum()
     (gradient,) = torch.autograd.grad(total, x)
-    (wanted,) = torch.autograd.grad(2 * _adapt(layer, x).float().square().sum(), x)
+    (wanted,) = torch.autograd.grad(2 * adapt(layer, x).float().square().sum(), x)
     torch.testing.assert_close(gradient, wanted)
 
 
@@ -123,9 +122,9 @@ def test_factors_that_were_made_in_inference_mode_train() -> None:
     layer, factors = adapted_linear(torch.bfloat16), Factors(torch.bfloat16)
     x = torch.randn(3, 24).bfloat16()
     with torch.inference_mode(), factors.at_hand([layer]):
-        _adapt(layer, x)
+        adapt(layer, x)
     with factors.at_hand([layer]):
-        _adapt(layer, x).float().square().sum().backward()
+        adapt(layer, x).float().square().sum().backward()
     assert layer.lora_A["default"].weight.grad is not None
 
 
@@ -134,9 +133,9 @@ def test_factors_of_an_adapter_that_was_replaced() -> None:
     x = torch.randn(3, 24).bfloat16()
     for rank in (4, 8, 1):
         layer.update_layer("default", r=rank, lora_alpha=rank, config=LoraConfig(init_lora_weights=False))
-        plain = result(_adapt, layer, x)
+        plain = result(adapt, layer, x)
         with factors.at_hand([layer]):
-            torch.testing.assert_close(result(_adapt, layer, x)[0], plain[0])
+            torch.testing.assert_close(result(adapt, layer, x)[0], plain[0])
 
 
 @pytest.mark.parametrize("state", ["disabled", "merged", "two active", "none active"])
@@ -150,7 +149,7 @@ def test_what_is_unusual_is_left_to_peft(state: str) -> None:
         layer.set_adapter(["default", "other"] if state == "two active" else [])
     x = torch.randn(3, 24, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        assert torch.equal(_adapt(layer, x), type(layer).forward(layer, x))
+        assert torch.equal(adapt(layer, x), type(layer).forward(layer, x))
 
 
 def test_reading_sees_adapters_that_were_trained_since_and_leaves_nothing_behind() -> None:
