@@ -101,7 +101,7 @@ time.sleep(600)
     ("route", "when"),
     [
         ("/commit/", "after"),
-        ("__lfs__/upload", "before"),
+        pytest.param("__lfs__/upload", "before", marks=pytest.mark.slow),
         pytest.param("/commit/", "before", marks=pytest.mark.slow),
         pytest.param("__lfs__/upload", "after", marks=pytest.mark.slow),
     ],

@@ -77,6 +77,7 @@ def test_the_makefile_measures_both_kinds_of_pages_before_and_after() -> None:
         assert ("--data.renderer.paper=[white]" in args) == name.startswith("light")
 
 
+@pytest.mark.slow  # CI runs `make quickstart` itself
 def test_the_shift_is_real_and_the_commands_run(checkout: Path) -> None:
     fit, *reads = commands()
     short = ["--trainer.max_steps=1", "--trainer.val_check_interval=1", "--model.max_new_tokens=4"]

@@ -83,7 +83,11 @@ def test_the_first_four_losses_are_what_they_were(tmp_path: Path, jsonl: Path) -
     assert losses.losses == pytest.approx(FIRST_LOSSES, abs=2e-3)
 
 
-@pytest.mark.parametrize("step", [3, 4, 6], ids=["middle", "end-of-epoch", "second-epoch"])
+@pytest.mark.parametrize(
+    "step",
+    [pytest.param(3, id="middle"), pytest.param(4, id="end-of-epoch"),
+     pytest.param(6, id="second-epoch", marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_resuming_equals_no_interruption(tmp_path: Path, jsonl: Path, step: int) -> None:
     settings = {"lora_dropout": 0.1, "schedule": "cosine", "warmup_steps": 2}
     saved = tmp_path / "saved.ckpt"

@@ -41,7 +41,7 @@ def test_every_level_computes_the_same_bits(scope: dict[str, Any], jsonl: Path) 
 @pytest.mark.parametrize(
     ("experts", "trained"),
     [
-        (IN_TRAINING, False),
+        pytest.param(IN_TRAINING, False, marks=pytest.mark.slow),
         (IN_TRAINING, True),
         pytest.param("eager", False, marks=pytest.mark.slow),
         pytest.param("grouped_mm", False, marks=pytest.mark.slow),

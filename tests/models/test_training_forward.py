@@ -183,7 +183,7 @@ def test_the_curves_of_the_fast_and_the_plain_path_lie_on_each_other(steps: int,
     assert fast == pytest.approx(plain, rel=2e-3)
 
 
-@pytest.mark.parametrize("where", ["memory", "disk"])
+@pytest.mark.parametrize("where", [pytest.param("memory", marks=pytest.mark.slow), "disk"])
 def test_training_with_the_cache_is_bit_equal_to_training_without(where: str, tmp_path: Path, jsonl: Path) -> None:
     from deepsynth.data import PageAugmenter
 

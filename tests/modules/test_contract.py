@@ -125,7 +125,10 @@ def test_the_same_parameters_train_in_both_and_all_of_them_do(
     assert sum(p.numel() for p in modules["peft"].parameters() if p.requires_grad) == sum(wanted)
 
 
-@pytest.mark.parametrize("scope", [SCOPES[0], SCOPES[3]], ids=["attention", "all"])
+@pytest.mark.parametrize(
+    "scope",
+    [pytest.param(SCOPES[0], id="attention", marks=pytest.mark.slow), pytest.param(SCOPES[3], id="all")],
+)
 @pytest.mark.parametrize("steps", [4, pytest.param(50, marks=pytest.mark.slow)])
 def test_order_first_loss_and_curve_are_the_same(
     make: Make, trainer: Any, machine: str, jsonl: Path, scope: dict[str, Any], steps: int
