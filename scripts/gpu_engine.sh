@@ -49,6 +49,8 @@ option selective 60 "8 32" "activation_memory: selective"
 option chunked 60 "8 32" "activation_memory: none, loss: chunked"
 option plain 60 "8" "activation_memory: none, loss: plain"
 option plain-eager 60 "8" "activation_memory: none, loss: plain, experts_implementation: eager"
+option eager-attention 60 "8" "activation_memory: none, attn_implementation: eager"
+option flash-4 60 "8 32" "activation_memory: none, attn_implementation: flash_attention_4"  # where flash-attn-4 is installed
 option vision-chunk-1 60 "8" "activation_memory: none, vision_chunk: 1"
 option vision-chunk-4 60 "8 32" "activation_memory: none, vision_chunk: 4"
 option vision-chunk-16 60 "32" "activation_memory: none, vision_chunk: 16"

@@ -33,7 +33,7 @@ from deepsynth.types import Batch
 log = logging.getLogger("deepsynth")
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
-Attention = Literal["sdpa", "eager", "flash_attention_2"]
+Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flash_attention_4"]
 
 
 class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
@@ -52,7 +52,8 @@ class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
         weights: ``pretrained``, or ``random`` to make the architecture with random weights (for benchmarks).
         dtype: of the frozen weights; ``auto`` is bfloat16 where the GPU has it, else float16 on a GPU, float32 on the
             CPU. Adapters are float32.
-        attn_implementation: of the decoder; the vision encoder takes ``sdpa`` where the decoder takes flash attention.
+        attn_implementation: of the decoder; the vision encoder takes ``sdpa`` where the decoder takes flash attention,
+            whose package is never needed: ``sdpa`` is fused in torch itself.
         experts_implementation: transformers' name (``eager``, ``grouped_mm``, ``batched_mm``); by default its choice,
             and in training, for experts that stay frozen, ``kernels``.
         kernels: in training ``auto`` takes faster ways through the layers (``models.decoder_kernels``,

@@ -141,13 +141,15 @@ class PeftModule(DeepSynthModule):
     def _attention(self, config: Any) -> str | dict[str, str]:
         """Return the implementation by part of the model: flash attention is for the decoder alone."""
         chosen: str = self.hparams["attn_implementation"]
-        if chosen != "flash_attention_2":
+        if not chosen.startswith("flash_attention_"):
             return chosen
-        from transformers.utils import is_flash_attn_2_available
+        import transformers.utils
 
-        if not is_flash_attn_2_available():
+        version = chosen.removeprefix("flash_attention_")
+        package = "flash-attn" if version == "2" else f"flash-attn-{version}"
+        if not getattr(transformers.utils, f"is_flash_attn_{version}_available")():
             raise ValueError(
-                "model.attn_implementation is flash_attention_2, but flash-attn is not installed or there is no GPU; "
-                "pip install flash-attn, or use model.attn_implementation=sdpa"
+                f"model.attn_implementation is {chosen}, but {package} is not installed or there is no GPU; "
+                f"pip install {package}, or use model.attn_implementation=sdpa"
             )
-        return {"": "sdpa", "vision_config": "sdpa", "text_config": "flash_attention_2"}
+        return {"": "sdpa", "vision_config": "sdpa", "text_config": chosen}
