@@ -69,7 +69,7 @@ def test_a_run_writes_its_folder_and_the_next_stages_add_to_it(config: str, tmp_
     assert {"train/loss", "val/loss", "val/cer", "test/cer", "train/samples_per_s", "step"} <= columns
     rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == [f"d{i}" for i in range(8)]
-    assert all(set(row) == {"id", "prediction", "target"} for row in rows)
+    assert all(set(row) == {"id", "prediction", "target", "stop"} for row in rows)
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["tiny"]
     assert not list(run.glob("*.partial"))
 

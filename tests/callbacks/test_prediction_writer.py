@@ -14,9 +14,9 @@ from deepsynth.callbacks import PredictionWriter
 from tests.training import make_data, make_module, make_trainer
 
 
-def row(document: str, prediction: str, page: int = 0, target: str = "") -> dict[str, Any]:
-    name = f"{document}#{page}"
-    return {"id": name, "document_id": document, "page": page, "prediction": prediction, "target": target}
+def row(document: str, prediction: str, page: int = 0, target: str = "", stop: str = "eos") -> dict[str, Any]:
+    texts = {"prediction": prediction, "target": target}
+    return {"id": f"{document}#{page}", "document_id": document, "page": page, **texts, "stop": stop}
 
 
 def fake_trainer(folder: Path, **kwargs: Any) -> Any:
@@ -39,10 +39,12 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def test_pages_are_joined_and_documents_keep_their_order(tmp_path: Path) -> None:
-    predict(tmp_path, [[row("b", "two", 1, "zwei")], [row("b", "one", 0, "eins"), row("a", "x")]])
+    pages = [row("b", "two", 1, "zwei", stop="length")], [row("b", "one", 0, "eins"), row("a", "x")]
+    predict(tmp_path, [*pages, [row("c", "y", 0, "a", "loop"), row("c", "z", 1, "b", "length")]])
     assert read(tmp_path / "predictions.jsonl") == [
-        {"id": "b", "prediction": "one\ntwo", "target": "eins\nzwei"},
-        {"id": "a", "prediction": "x", "target": ""},
+        {"id": "b", "prediction": "one\ntwo", "target": "eins\nzwei", "stop": "length"},
+        {"id": "a", "prediction": "x", "target": "", "stop": "eos"},
+        {"id": "c", "prediction": "y\nz", "target": "a\nb", "stop": "loop"},
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.jsonl"]
 
@@ -108,7 +110,7 @@ def test_a_run_reads_every_document(tmp_path: Path, jsonl: Path) -> None:
     trainer.predict(make_module(max_new_tokens=2), make_data(jsonl, batch_size=4))
     found = read(tmp_path / "out" / "read.jsonl")
     assert [one["id"] for one in found] == [f"d{i}" for i in range(8)]
-    assert all(set(one) == {"id", "prediction", "target"} for one in found)
+    assert all(set(one) == {"id", "prediction", "target", "stop"} for one in found)
 
 
 class Interruption(Callback):

@@ -21,10 +21,11 @@ Row = dict[str, Any]
 
 
 class PredictionWriter(Callback):
-    """Writes ``{"id", "prediction", "target"}`` per document, pages joined, in the source's order.
+    """Writes ``{"id", "prediction", "target", "stop"}`` per document, pages joined, in the source's order.
 
-    Rows are appended to ``<file>.partial`` as they come, a page a line with its tokens and why generation stopped, so
-    that an interrupted run keeps what it read; at the end the joined documents are written to ``<file>``. An older file
+    ``stop`` is why generation ended: ``eos``, else ``loop`` where a page ended so, or ``length``. Rows are appended to
+    ``<file>.partial`` as they come, a page a line with its tokens and its own ``stop``, so that an interrupted run
+    keeps what it read; at the end the joined documents are written to ``<file>``. An older file
     is kept as ``<stem>-1``, ``<stem>-2``, …. No row stays in memory. The command line adds this callback by itself.
 
     With ``resume`` the same command may be run until it comes to its end: each time it passes over the samples that
@@ -203,7 +204,8 @@ def _document(pages: list[Row]) -> Row:
     """Return the row of the document that all these pages are of."""
     ids, numbers = [row["document_id"] for row in pages], [row["page"] for row in pages]
     texts = {key: join_pages(ids, numbers, [row[key] for row in pages])[ids[0]] for key in ("prediction", "target")}
-    return {"id": ids[0], **texts}
+    stops = {row["stop"] for row in pages}
+    return {"id": ids[0], **texts, "stop": next(stop for stop in ("loop", "length", "eos") if stop in stops)}
 
 
 def keep_older(path: Path) -> Path:

@@ -96,8 +96,8 @@ class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
         generation_compile: what that decoder compiles: the layers of ``vision``, ``all`` (the steps of a GPU too), or
             ``none``; it takes minutes at the start. ``auto`` is ``vision`` on CUDA, else ``none``.
         stop_loops: end a text whose last 30 tokens stand once more among the 90 before them.
-        generate_samples: validation samples that are read by generation, from the start; 0 for none. Test and predict
-            read all.
+        generate_samples: validation samples that are read by generation, from the start, over all processes; 0 for
+            none. Test and predict read all.
         generate_time_s: seconds that one validation's generation may take per process, after its first batch; the log
             says when it cut in. Test and predict take the time they need.
 

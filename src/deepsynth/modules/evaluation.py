@@ -57,7 +57,7 @@ class EvaluatedModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Return the loss and, for the samples that are generated, ids, predictions and targets."""
-        return self._evaluate(batch, batch_idx, limit=self.hparams["generate_samples"])
+        return self._evaluate(batch, batch_idx, limit=self._share(self.hparams["generate_samples"]))
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Return the loss, ids, predictions and targets."""
@@ -151,6 +151,10 @@ class EvaluatedModule(LightningModule):
         for listener in self.phase_listeners:
             listener(phase)
 
+    def _share(self, samples: int) -> int:
+        """Return how many of the first samples are this process's: they are dealt out one by one."""
+        return max(0, -((self.trainer.global_rank - samples) // self.trainer.world_size))
+
     def _evaluate(self, batch: Batch, batch_idx: int, limit: int | None) -> dict[str, Any]:
         self._see_prompt(batch)
         loss = self.compute_loss(batch)
@@ -171,6 +175,7 @@ class EvaluatedModule(LightningModule):
                 )
             else:
                 rows = [filled(*pair) for pair in zip(self._blank_rows(batch), generations, strict=True)]
+                rows = rows if limit is None else rows[: limit - self._generated]
                 self._generated += len(rows)
                 self._take(rows)
         return {"loss": loss, "rows": rows}
