@@ -14,7 +14,7 @@ import torch
 from deepsynth.models.linear_cross_entropy import has_liger
 from deepsynth.models.packed_attention import packed_attention
 from deepsynth.types import Batch
-from tests.models.test_training_forward import batch_of, curve, loss_and_gradients
+from tests.models.test_training_forward import PLAIN, batch_of, curve, loss_and_gradients
 from tests.training import make_data, make_module
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -121,3 +121,14 @@ def test_the_cache_is_bit_equal_on_a_gpu(tmp_path: Path, jsonl: Path) -> None:
     gpu = {"accelerator": "gpu", "devices": 1}
     without = curve(tmp_path, jsonl, 12, {}, vision_chunk=1, trainer=gpu)
     assert curve(tmp_path, jsonl, 12, {}, vision_chunk=1, vision_cache="memory", trainer=gpu) == without
+
+
+@pytest.mark.parametrize("settings", [{}, {"compile": "all"}, {"activation_memory": "selective"}], ids=str)
+def test_the_curves_of_the_fast_and_the_plain_path_lie_on_each_other(
+    settings: dict[str, Any], tmp_path: Path, jsonl: Path
+) -> None:
+    gpu: dict[str, Any] = {"accelerator": "gpu", "devices": 1}
+    plain = curve(tmp_path, jsonl, 100, {}, gpu, dtype="float32", **PLAIN)
+    fast = curve(tmp_path, jsonl, 100, {}, gpu, dtype="float32", **{"activation_memory": "none", **settings})
+    assert plain[-1] < 0.9 * plain[0]
+    assert fast == pytest.approx(plain, rel=2e-3)
