@@ -15,7 +15,7 @@ from deepsynth.benchmark import Result
 from deepsynth.benchmark_generate import benchmark_generate
 from deepsynth.benchmark_train import benchmark_train
 from deepsynth.commands import spell_out
-from deepsynth.compare import compare
+from deepsynth.compare import compare, loaded
 from deepsynth.compare_checklist import Line, checklist, public_names
 from deepsynth.compare_report import html_page, markdown
 from deepsynth.compare_tables import Comparison, missing, tables
@@ -207,6 +207,26 @@ def test_a_backend_that_could_have_loaded_and_did_not_has_failed() -> None:
     assert [(line.state, line.figure) for line in loads] == [("failed", "unsloth: the process ended with code 1")]
     c = Comparison(broken, ["current", "unsloth"], "current", {"gpu": "none"}, {})
     assert next(line.state for line in checklist(c) if line.claim == "FastVisionModel loads") == "not measured"
+
+
+def test_every_cell_says_what_loading_was() -> None:
+    results: dict[str, Result] = {
+        "train/batch=2/unsloth": {"module": "UnslothModule", "weights_gib": 3.0, "load_s": 7.0, "samples_per_s": 6.0},
+        "train/batch=8/unsloth": {"not_measured": "out of memory"},
+        "train/batch=2/peft": {"not_measured": "took longer than 9 s"},
+    }
+    assert loaded(results) == {"load/unsloth": results["train/batch=2/unsloth"]}
+    c = Comparison({**loaded(results), **results}, ["unsloth", "peft"], "unsloth", {"gpu": "a GPU"}, {})
+    line = next(line for line in checklist(c) if line.claim == "FastVisionModel loads")
+    assert (line.state, line.figure) == ("passed", "3.00 GiB of weights in 7.0 s")
+
+
+def test_onboarding_is_the_time_that_is_handed_in() -> None:
+    def line(seconds: float | None) -> Line:
+        return next(line for line in checklist(comparison(), None, seconds) if line.claim.startswith("onboarding"))
+
+    assert line(None).state == "not measured"
+    assert (line(375.0).state, line(375.0).figure[:11]) == ("passed", "6.2 minutes")
 
 
 def test_the_results_of_the_tests_are_read(tmp_path: Path) -> None:

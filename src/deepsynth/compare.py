@@ -30,6 +30,7 @@ def compare(
     memory_gib: float | None = None,
     price_per_gpu_hour: float | None = None,
     junit_xml: Path | None = None,
+    onboarding_s: float | None = None,
     only: Sequence[str] = (),
     resume: bool = False,
     cell_limit_s: float = 900.0,
@@ -57,6 +58,7 @@ def compare(
         memory_gib: for the searches for the largest batch and the longest context; by default the whole GPU.
         price_per_gpu_hour: in any currency, for the cost of 50,000 samples.
         junit_xml: what ``pytest --junitxml=FILE`` wrote, for the checklist.
+        onboarding_s: seconds that ``make quickstart`` took in a fresh checkout, for the checklist.
         only: the cells whose name holds one of these: ``train``, ``train/batch=8``, the name of a backend, …
         resume: go on with the results in ``output``.
         cell_limit_s: seconds that one cell may take, loading included.
@@ -119,7 +121,7 @@ def compare(
         time_budget_s=time_budget_s,
     )
     comparison = Comparison(
-        results=results,
+        results={**loaded(results), **results},
         backends=list(dict.fromkeys([*names, *(cell.rpartition("/")[2] for cell in results)])),
         baseline=baseline or names[0],
         environment=json.loads(results_file.read_text("utf-8"))["environment"]
@@ -128,12 +130,17 @@ def compare(
         settings=settings,
         price_per_gpu_hour=price_per_gpu_hour,
     )
-    lines = checklist(comparison, junit_xml)
+    lines = checklist(comparison, junit_xml, onboarding_s)
     output.mkdir(parents=True, exist_ok=True)
     (output / "report.md").write_text(markdown(comparison, lines), encoding="utf-8")
     (output / "report.html").write_text(html_page(comparison, lines), encoding="utf-8")
     report(f"{len(results)} cells in {results_file}; {output / 'report.html'}")
     return results
+
+
+def loaded(results: dict[str, Result]) -> dict[str, Result]:
+    """Return the cells ``load`` of backends of which others were asked: every cell says what loading was."""
+    return {f"load/{name.rpartition('/')[2]}": result for name, result in results.items() if "module" in result}
 
 
 def list_questions(

@@ -1,8 +1,9 @@
 """A process that loads one backend and measures what it is asked for: ``python -m deepsynth.measure_worker``.
 
 One JSON line in: ``{"args": [...]}``, the options of ``deepsynth fit``. Then a line for each measurement,
-``{"measure": "train", "options": {...}}``, answered by one line: the figures, or ``{"not_measured": why}``. What
-libraries print goes to the standard error. An error that nobody foresaw ends the process, with its traceback there.
+``{"measure": "train", "options": {...}}``, answered by one line: the figures after those of loading, or
+``{"not_measured": why}``. What libraries print goes to the standard error. An error that nobody foresaw ends the
+process, with its traceback there.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Answers:
                 bench = build(self.args)
                 bench.load()
                 self._bench = bench
-            return dict(MEASUREMENTS[measure](self._bench, **options))
+            return {**self._bench.load(), **MEASUREMENTS[measure](self._bench, **options)}
         except NotMeasured as error:
             return {"not_measured": str(error)}
         except (ParserError, *USER_ERRORS, RuntimeError, MemoryError) as error:
