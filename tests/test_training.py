@@ -102,6 +102,26 @@ def test_resuming_equals_no_interruption(tmp_path: Path, jsonl: Path, step: int)
     assert rest.losses == pytest.approx(whole.losses[step:], abs=1e-6)
 
 
+@pytest.mark.parametrize("name", ["AdamW8bit", "PagedAdamW8bit"])
+def test_an_optimizer_of_eight_bits_trains_and_resumes(name: str, tmp_path: Path, jsonl: Path) -> None:
+    optim = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed (extra gpu)").optim
+
+    def module() -> Any:
+        found = make_module()
+        found.optimizer = lambda params: getattr(optim, name)(params, lr=2e-3, min_8bit_size=64)
+        return found
+
+    saved, whole, rest = tmp_path / "saved.ckpt", Losses(), Losses()
+    trainer = make_trainer(tmp_path / "whole", callbacks=[whole, SaveAt(3, saved)], max_steps=6)
+    trainer.fit(module(), make_data(jsonl))
+    (optimizer,) = trainer.optimizers
+    assert {state["state1"].dtype for state in optimizer.state.values()} == {torch.uint8}
+    assert whole.losses[-1] < whole.losses[0]
+    trainer = make_trainer(tmp_path / "rest", callbacks=[rest], max_steps=6)
+    trainer.fit(module(), make_data(jsonl), ckpt_path=str(saved), weights_only=True)
+    assert rest.losses == pytest.approx(whole.losses[3:], abs=1e-5)
+
+
 def test_a_run_that_reached_max_steps_goes_on_with_the_rest_of_its_epoch(tmp_path: Path, jsonl: Path) -> None:
     first, rest = Losses(), Losses()
     trainer = make_trainer(tmp_path, callbacks=[first], max_steps=3)
