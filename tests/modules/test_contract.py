@@ -195,6 +195,22 @@ def test_a_checkpoint_of_one_is_validated_by_the_other(
     assert machine == "gpu" or found == pytest.approx(expected, rel=1e-4)
 
 
+def test_unsloths_model_is_read_by_the_packages_decoder_too(
+    make: Make, trainer: Any, machine: str, jsonl: Path
+) -> None:
+    read = {}
+    for backend, generation in (("unsloth", "transformers"), ("unsloth", "deepsynth"), ("peft", "deepsynth")):
+        module = make(backend, generation=generation, max_new_tokens=12)
+        batches = trainer(limit_predict_batches=3).predict(module, data_of(jsonl))
+        assert module._decodes == (generation == "deepsynth")
+        read[backend, generation] = [(row["id"], row["prediction"]) for rows in batches for row in rows]
+    first, *others = read.values()
+    assert any(text for _, text in first)
+    for other in others:
+        assert [name for name, _ in other] == [name for name, _ in first]
+        assert machine == "gpu" or other == first
+
+
 @pytest.mark.parametrize(("first", "second"), [("peft", "unsloth"), ("unsloth", "peft")])
 def test_the_class_that_the_command_asks_for_wins_over_the_checkpoints(
     make: Make, trainer: Any, jsonl: Path, tmp_path: Path, first: str, second: str, monkeypatch: pytest.MonkeyPatch
