@@ -10,6 +10,7 @@ calls it.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import time
@@ -47,6 +48,7 @@ class Study:
         lines = file.read_text().splitlines() if file.exists() else []
         self.known = {json.loads(line)["cell"] for line in lines if "error" not in json.loads(line)}
         self.model = self._load()
+        self.exact: Any = None  # the same weights in float32, where texts part
         self.tokenizer = tokenizer_of(name)
         self.of = samples(name, 4, max_tokens=8192)
 
@@ -162,7 +164,7 @@ class Study:
         for name, factor in adapted.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(factor, std=0.02, generator=generator)
-        self.model = adapted.eval().merge_and_unload()
+        self.model, self.exact = adapted.eval().merge_and_unload(), None
 
     def theirs(self, batch: Any, tokens: int) -> list[list[int]]:
         """Return the ids that transformers writes, up to the end."""
@@ -178,16 +180,33 @@ class Study:
 
     @torch.inference_mode()
     def margin(self, sample: Any, ours: list[int], theirs: list[int]) -> dict[str, Any]:
-        """Say how far apart the two tokens are where texts part, by the model's own forward pass without a cache."""
+        """Say how far apart the two tokens are where texts part, by the model's own forward pass without a cache.
+
+        In 16 bits also by the same weights in float32: ``gap`` is the distance of the two there, ``noise`` the standard
+        deviation of what rounding does to the distance of two logits, taken over the vocabulary at that place. It is a
+        ``tie`` where the gap is no more than three times the noise.
+        """
         place = next((i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)
         if place is None:
             return {"place": min(len(ours), len(theirs)), "lengths": [len(ours), len(theirs)]}
-        prompts = batch_of(self.name, [sample], self.device, self.dtype).prompts
-        ids = torch.cat([prompts["input_ids"], torch.tensor([ours[:place]], device=self.device).long()], dim=1)
+        pair = [ours[place], theirs[place]]
+        logits = self.next_logits(self.model, sample, ours[:place])
+        found = {"place": place, "tokens": pair, "logits": logits[pair].tolist(), "best": float(logits.max())}
+        if self.dtype != torch.float32:
+            if self.exact is None:
+                self.exact = copy.deepcopy(self.model).float()
+            exact = self.next_logits(self.exact, sample, ours[:place])
+            gap, noise = float(exact[pair[0]] - exact[pair[1]]), 2**0.5 * float((logits - exact).std())
+            found |= {"exact": exact[pair].tolist(), "gap": gap, "noise": noise, "tie": abs(gap) <= 3 * noise}
+        return found
+
+    def next_logits(self, model: Any, sample: Any, text: list[int]) -> torch.Tensor:
+        """Return the logits (V) of what follows a prompt and the beginning of its text, without a cache."""
+        prompts = batch_of(self.name, [sample], self.device, model.dtype).prompts
+        ids = torch.cat([prompts["input_ids"], torch.tensor([text], device=self.device).long()], dim=1)
         inputs = {**prompts, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        logits = self.model(**inputs, use_cache=False).logits[0, -1].float()
-        two = logits[[ours[place], theirs[place]]].tolist()
-        return {"place": place, "tokens": [ours[place], theirs[place]], "logits": two, "best": float(logits.max())}
+        logits: torch.Tensor = model(**inputs, use_cache=False).logits[0, -1].float()
+        return logits
 
     def speed(self, size: int, compile: Any) -> dict[str, Any]:
         """Measure the first token, each one after it, all together, and the peak; after two runs that do not count."""
@@ -290,7 +309,7 @@ def main() -> None:
             study.parity("plain", args.pages, 25, tokens)
             study.adapt()
             study.parity("merged", args.pages, 25, tokens)
-            study.model = None
+            study.model = study.exact = None
             study.model = study._load()
         elif part in ("speed", "compiled"):
             for size in args.sizes:
