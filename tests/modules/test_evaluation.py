@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deepsynth.callbacks import PredictionWriter
 from deepsynth.generation import LoopRule
 from deepsynth.metrics import CorpusMetrics, summarize
 from deepsynth.modules.document_scores import DocumentScores, score_documents
@@ -71,7 +72,8 @@ def test_loops_are_stopped_unless_the_setting_says_no(
     for stops in (True, False):
         caplog.clear()
         module = make_module(max_new_tokens=40, stop_loops=stops)
-        batches = make_trainer(tmp_path, limit_predict_batches=1).predict(module, make_data(jsonl))
+        trainer = make_trainer(tmp_path, limit_predict_batches=1, callbacks=[PredictionWriter()])
+        batches = trainer.predict(module, make_data(jsonl))
         assert ("loop" in {one["stop"] for batch in batches or [] for one in batch}) == stops
         (told,) = [record.getMessage() for record in caplog.records if "known text" in record.getMessage()]
         assert ("loop_rate 0.0000" in told) != stops

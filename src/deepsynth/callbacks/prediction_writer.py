@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from deepsynth.metrics import join_pages
 from deepsynth.modules import DeepSynthModule
+from deepsynth.modules.document_scores import DocumentScores, figures
 from deepsynth.types import Batch
 
 Row = dict[str, Any]
@@ -26,7 +27,8 @@ class PredictionWriter(Callback):
     ``stop`` is why generation ended: ``eos``, else ``loop`` where a page ended so, or ``length``. Rows are appended to
     ``<file>.partial`` as they come, a page a line with its tokens and its own ``stop``, so that an interrupted run
     keeps what it read; at the end the joined documents are written to ``<file>``. An older file
-    is kept as ``<stem>-1``, ``<stem>-2``, …. No row stays in memory. The command line adds this callback by itself.
+    is kept as ``<stem>-1``, ``<stem>-2``, …. No row stays in memory, and the metrics of known texts are taken
+    from the files. The command line adds this callback by itself.
 
     With ``resume`` the same command may be run until it comes to its end: each time it passes over the samples that
     ``<file>.partial`` has, after a look at their ids.
@@ -78,7 +80,7 @@ class PredictionWriter(Callback):
                 cut_broken_line(partial)
                 self._earlier_ids = (row["id"] for row in rows_of(partial))
                 assert isinstance(pl_module, DeepSynthModule)
-                pl_module.earlier_rows = rows_of(partial)
+                pl_module.earlier_samples = sum(1 for _ in rows_of(partial))
             else:
                 kept = keep_older(partial)
                 rank_zero_info(
@@ -127,7 +129,7 @@ class PredictionWriter(Callback):
         return f"{self._pages / seconds:.2f} pages/s, {self._tokens / seconds:.0f} tokens/s"
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Join pages by document, over all ranks, and write the file on rank zero.
+        """Join pages by document, over all ranks, write the file on rank zero and print the metrics of known texts.
 
         Raises:
             ValueError: on rank zero, when another rank's partial file is not on this machine.
@@ -142,13 +144,18 @@ class PredictionWriter(Callback):
                         "set PredictionWriter.file to a place that all machines share"
                     )
             path = self._path(trainer)
-            temporary, count = path.with_name(path.name + ".new"), 0
+            temporary, count, scores = path.with_name(path.name + ".new"), 0, DocumentScores()
             with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
-                for row in joined(in_turn(partials)):
+                for row in joined(scored(in_turn(partials), scores)):
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
                     count += 1
             keep_older(path)
             os.replace(temporary, path)
+            table = scores.table()
+            metrics = figures(table)
+            if metrics:
+                shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("cer", "wer", "cer_median", "loop_rate"))
+                rank_zero_info(f"predict: {len(table)} documents with a known text: {shown}")
             rank_zero_info(f"{count} predictions in {path} ({self._speed()})")
         trainer.strategy.barrier()  # no rank forgets what it read before all of it is in the file
         self._partial(trainer).unlink()
@@ -186,6 +193,13 @@ def in_turn(partials: list[Path]) -> Iterator[Row]:
                 open_files.remove(rows)
             else:
                 yield row
+
+
+def scored(rows: Iterator[Row], scores: DocumentScores) -> Iterator[Row]:
+    """Yield rows that were counted into the scores."""
+    for row in rows:
+        scores.add([row])
+        yield row
 
 
 def joined(rows: Iterator[Row]) -> Iterator[Row]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from deepsynth.generation import Compile, Decoder, Generation, Implementation, LoopRule, decodes, generate
 from deepsynth.modules.document_scores import DocumentScores, figures, score_documents
@@ -33,8 +33,8 @@ class EvaluatedModule(LightningModule):
         self.prompt: str | None = None
         #: Called with "generation" when it begins and with ``None`` when it is over; see :class:`VramMonitor`.
         self.phase_listeners: list[Callable[[str | None], None]] = []
-        #: Rows that an earlier, interrupted run predicted: the next one passes over so many samples.
-        self.earlier_rows: Iterable[dict[str, Any]] = ()
+        #: How many samples an earlier, interrupted run predicted: the next one passes over them.
+        self.earlier_samples = 0
         self._scores = DocumentScores()
         self._kept_rows: list[dict[str, Any]] = []
         self._loss_sum, self._loss_tokens = 0.0, 0
@@ -79,9 +79,7 @@ class EvaluatedModule(LightningModule):
         generations = self._read_on(batch if passed < len(batch) else None)
         self._announce(None)
         places = [(self._unread.popleft(), generation) for generation in generations]
-        rows = [filled(row, generation) for row, generation in places if row is not None]
-        self._take(rows)
-        return rows
+        return [filled(row, generation) for row, generation in places if row is not None]
 
     def _read_on(self, batch: Batch | None) -> list[Generation]:
         """Begin with a batch, and return the texts whose turn has come; with the last batch, all."""
@@ -254,13 +252,9 @@ class EvaluatedModule(LightningModule):
         self._start_evaluation()
 
     def on_predict_epoch_start(self) -> None:
-        """Forget the last epoch's rows, and count those of an interrupted run."""
+        """Forget the last epoch's rows, and begin behind those of an interrupted run."""
         self._start_evaluation()
-        self._already_read = 0
-        for row in self.earlier_rows:
-            self._take([row])
-            self._already_read += 1
-        self.earlier_rows = ()
+        self._already_read, self.earlier_samples = self.earlier_samples, 0
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/*``."""
@@ -271,13 +265,8 @@ class EvaluatedModule(LightningModule):
         self._log_evaluation("test")
 
     def on_predict_epoch_end(self) -> None:
-        """Print the metrics of the predictions whose targets are known: Lightning logs nothing while predicting."""
+        """Give the memory of decoding back."""
         self.forget_decoders()
-        table = self._score_table()
-        metrics = figures(table)
-        if metrics:
-            shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("cer", "wer", "cer_median", "loop_rate"))
-            rank_zero_info(f"predict: {len(table)} documents with a known text: {shown}")
 
 
 def filled(row: dict[str, Any], generation: Generation) -> dict[str, Any]:
