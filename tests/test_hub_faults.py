@@ -67,11 +67,15 @@ def kind_of(fault: dict[str, Any]) -> str:
 
 
 def pairs_of(case: Case) -> set[tuple[Any, ...]]:
-    """The pairs of kind, route, before or after the effect, and way of uploading; and the very fault, by itself."""
+    """The pairs of before or after the effect, way of uploading, and kind or route; and the very fault, by itself.
+
+    Each kind at each route is in the slow test, which has everything.
+    """
     mode, route, fault = case
     effect = "after" if fault.get("when") in ("after", "mid_response") else "before"
     values = (("kind", kind_of(fault)), ("route", route), ("effect", effect), ("mode", mode))
-    return {*itertools.combinations(values, 2), ("fault", FAULTS.index(fault))}
+    pairs = {pair for pair in itertools.combinations(values, 2) if pair != values[:2]}
+    return {*pairs, ("fault", FAULTS.index(fault))}
 
 
 def pairwise(cases: list[Case]) -> list[Case]:
@@ -171,7 +175,7 @@ def test_the_short_list_has_every_pair_and_every_fault():
     assert len(SOME) < len(EVERY) / 10
 
 
-@pytest.mark.parametrize("cases", groups(SOME, 40))
+@pytest.mark.parametrize("cases", groups(SOME, 24))
 def test_a_fault_neither_loses_nor_doubles_a_push(hubs, tmp_path, cases):
     survive_all(hubs, tmp_path, cases)
 
