@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +18,17 @@ from deepsynth.data.source import has_printable
 def pairs() -> list[python_docs.Document]:
     """Return the summaries; reading them takes seconds once."""
     return list(PythonDocsSource())
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Return a function that puts another folder in the library's place, past what this process has read of it."""
+
+    def set_to(folder: Path) -> None:
+        monkeypatch.setattr(python_docs, "_library", lambda: folder)
+        monkeypatch.setattr(python_docs, "_descriptions", python_docs._descriptions.__wrapped__)
+
+    return set_to
 
 
 def test_pairs_of_first_paragraph_and_body(pairs: list[python_docs.Document]) -> None:
@@ -64,9 +76,8 @@ def test_limits() -> None:
         list(PythonDocsSource(min_chars=10_000_000))
 
 
-def test_modules_are_read_and_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    part = python_docs._library() / "xmlrpc"  # all of it takes seconds
-    monkeypatch.setattr(python_docs, "_library", lambda: part)
+def test_modules_are_read_and_not_imported(library: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    library(python_docs._library() / "xmlrpc")  # all of it takes seconds
     for name in [name for name in sys.modules if name.partition(".")[0] == "xmlrpc"]:
         monkeypatch.delitem(sys.modules, name)
     loaded = set(sys.modules)
@@ -75,7 +86,7 @@ def test_modules_are_read_and_not_imported(monkeypatch: pytest.MonkeyPatch) -> N
     assert imported <= {"pydoc_data", "pydoc_data.topics"}
 
 
-def test_a_library_of_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_of_one_file(tmp_path: Path, library: Callable[[Path], None]) -> None:
     body = (
         "It takes every page of the document, one after the other, and gives it to the writer that was chosen before."
     )
@@ -88,12 +99,8 @@ def test_a_library_of_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "broken.py").write_text("def (")
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "module.py").write_text(f'"""Left out, as all tests are.\n\n{body} Thrice.\n"""\n')
-    monkeypatch.setattr(python_docs, "_library", lambda: tmp_path)
-    python_docs._descriptions.cache_clear()
-    try:
-        documents = [document for document in PythonDocsSource() if document.source == "stdlib"]
-    finally:
-        python_docs._descriptions.cache_clear()
+    library(tmp_path)
+    documents = [document for document in PythonDocsSource() if document.source == "stdlib"]
     assert [document.id for document in documents] == ["stdlib/module", "stdlib/module.Writer"]
     assert documents[0].target == "Write the pages of a document."
     assert documents[1].text == f"{body} Twice."
