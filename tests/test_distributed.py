@@ -15,11 +15,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 
-from deepsynth import FullModule, PeftModule
+from deepsynth import FullModule, PeftModule, UnslothModule
 from deepsynth.callbacks import AdapterCheckpoint, PredictionWriter
 from deepsynth.data import HubSource, JsonlSource, MixedSource
 from deepsynth.modules import DeepSynthModule
 from deepsynth.parallel_strategy import FullyShardedStrategy
+from tests import unsloth_stand_in
 from tests.processes import launch
 from tests.training import make_data, make_module, make_trainer
 
@@ -54,6 +55,8 @@ def module_of(kind: str, **settings: Any) -> DeepSynthModule:
     if kind == "PeftModule":
         return make_module(lr=1e-2, **settings)
     seed_everything(0)
+    if kind == "UnslothModule":
+        return UnslothModule(optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2), schedule="constant", **settings)
     return FullModule(optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3), schedule="constant", **settings)
 
 
@@ -205,6 +208,8 @@ EVERY_PART = {"lora_mlp": True, "lora_experts": "all", "lora_vision": True, "lor
         ("PeftModule", "ddp", 2, {"quantization": "nf4", "lora_experts": "all"}),
         ("PeftModule", "ddp", 2, {"quantization": "int8", "lora_experts": "shared"}),
         ("PeftModule", "fsdp2", 2, {"model_name": "deepsynth/tiny"}),
+        ("UnslothModule", "ddp", 2, {}),
+        ("UnslothModule", "ddp", 2, {"lora_experts": "all"}),
         ("FullModule", "ddp", 2, {}),
         ("FullModule", "fsdp2", 2, {}),
         ("FullModule", "ddp", 2, {"model_name": "deepsynth/tiny"}),
@@ -213,15 +218,23 @@ EVERY_PART = {"lora_mlp": True, "lora_experts": "all", "lora_vision": True, "lor
     ids=lambda value: "-".join(value) if isinstance(value, dict) else str(value),
 )
 def test_every_case_that_works_is_as_one_process(
-    kind: str, strategy: str, processes: int, settings: dict[str, Any], tmp_path: Path, documents: Path
+    kind: str,
+    strategy: str,
+    processes: int,
+    settings: dict[str, Any],
+    tmp_path: Path,
+    documents: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if "quantization" in settings:
         pytest.importorskip("bitsandbytes")
+    if kind == "UnslothModule":
+        unsloth_stand_in.install(monkeypatch)  # the processes are forked, and have it too
     one = train(tmp_path / "one", documents, "one", 1, kind, settings)
     arguments = (tmp_path / "several", documents, strategy, processes, kind, settings)
     several = launch(processes, tmp_path / "several", train, *arguments)
     assert_same_run(one, several, tolerance=2e-3)
-    weights = "adapter_model.safetensors" if kind == "PeftModule" else "model.safetensors"
+    weights = "model.safetensors" if kind == "FullModule" else "adapter_model.safetensors"
     assert_same_files(tmp_path / "one", tmp_path / "several", weights)
 
 

@@ -101,7 +101,8 @@ CASES: tuple[Case, ...] = (
         None,
         None,
         True,
-        "each process has a device of its own, as with PeftModule; scripts/gpu_distributed.sh runs it",
+        "with Unsloth itself, which scripts/gpu_distributed.sh takes; with a stand-in 2 processes on the CPU have the "
+        "losses and the adapter of one",
         shown=False,
     ),
     Case(
