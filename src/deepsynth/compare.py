@@ -121,7 +121,7 @@ def compare(
         time_budget_s=time_budget_s,
     )
     comparison = Comparison(
-        results={**loaded(results), **results},
+        results={**results, **loaded(results)},
         backends=list(dict.fromkeys([*names, *(cell.rpartition("/")[2] for cell in results)])),
         baseline=baseline or names[0],
         environment=json.loads(results_file.read_text("utf-8"))["environment"]
@@ -139,7 +139,7 @@ def compare(
 
 
 def loaded(results: dict[str, Result]) -> dict[str, Result]:
-    """Return the cells ``load`` of backends of which others were asked: every cell says what loading was."""
+    """Return the cells ``load`` of backends of which any cell was measured: every one says what loading was."""
     return {f"load/{name.rpartition('/')[2]}": result for name, result in results.items() if "module" in result}
 
 

@@ -40,11 +40,11 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def test_pages_are_joined_and_documents_keep_their_order(tmp_path: Path) -> None:
     pages = [row("b", "two", 1, "zwei", stop="length")], [row("b", "one", 0, "eins"), row("a", "x")]
-    predict(tmp_path, [*pages, [row("c", "y", 0, "a", "loop"), row("c", "z", 1, "b", "length")]])
+    predict(tmp_path, [*pages, [row("c", "y", 0, stop="loop"), row("c", "z", 1, stop="length")]])
     assert read(tmp_path / "predictions.jsonl") == [
         {"id": "b", "prediction": "one\ntwo", "target": "eins\nzwei", "stop": "length"},
         {"id": "a", "prediction": "x", "target": "", "stop": "eos"},
-        {"id": "c", "prediction": "y\nz", "target": "a\nb", "stop": "loop"},
+        {"id": "c", "prediction": "y\nz", "target": "", "stop": "loop"},
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.jsonl"]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import random
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,17 +107,51 @@ def test_lengths_of_a_data_set_follow_its_texts(jsonl: Any) -> None:
     assert data.train_dataloader().sampler.lengths == dataset.lengths
 
 
-def test_spawned_workers_are_told_little_so_that_none_waits_for_anothers_imports() -> None:
+def documents_and_loader(workers: int) -> tuple[list[str], ResumableLoader]:
     documents = [f"{index} " + "word " * 200 for index in range(1003)]
-    sampler = EpochSampler(documents, shuffle=False, seed=0, num_replicas=1, rank=0, even=True)
-    loader = ResumableLoader(documents, sampler, batch_size=8, num_workers=2, multiprocessing_context="spawn")
+    sampler = EpochSampler(documents, shuffle=False, seed=0)
+    loader = ResumableLoader(
+        Documents(documents), sampler, batch_size=8, num_workers=workers, multiprocessing_context="spawn"
+    )
+    return documents, loader
+
+
+class Documents:
+    """A data set of texts."""
+
+    def __init__(self, documents: list[str]) -> None:
+        self.documents = documents
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def __getitem__(self, key: tuple[int, int]) -> str:
+        return self.documents[key[1]]
+
+
+def test_spawned_workers_are_told_little_so_that_none_waits_for_anothers_imports() -> None:
+    documents, loader = documents_and_loader(2)
     told = [pickle.dumps(loader._batches.dataset) for _ in range(2)]
     assert len(pickle.dumps(documents)) > 2**16 > 2**10 > len(told[0])
     for message in told:
         received = pickle.loads(message)
-        assert len(received) == len(documents)
-        assert [received[index] for index in range(1003)] == documents
-    folder = Path(loader._batches.dataset._folder.name)
-    assert len(list(folder.iterdir())) == 1
-    del loader
-    assert not folder.exists()
+        assert [received[0, index] for index in range(len(received))] == documents
+
+
+def test_a_full_disk_is_said_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def write(self, *_: Any) -> int:
+            raise OSError(28, "No space left on device")
+
+    _, loader = documents_and_loader(2)
+    monkeypatch.setattr("deepsynth.data.workers.tempfile.TemporaryFile", Full)
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left"):
+            pickle.dumps(loader._batches.dataset)
+
+
+@pytest.mark.slow
+def test_spawned_workers_give_what_there_is() -> None:
+    documents, loader = documents_and_loader(3)
+    assert [text for batch in loader for text in batch] == documents
+    loader.close()

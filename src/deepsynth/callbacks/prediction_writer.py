@@ -27,8 +27,8 @@ class PredictionWriter(Callback):
     ``stop`` is why generation ended: ``eos``, else ``loop`` where a page ended so, or ``length``. Rows are appended to
     ``<file>.partial`` as they come, a page a line with its tokens and its own ``stop``, so that an interrupted run
     keeps what it read; at the end the joined documents are written to ``<file>``. An older file
-    is kept as ``<stem>-1``, ``<stem>-2``, …. No row stays in memory, and the metrics of known texts are taken
-    from the files. The command line adds this callback by itself.
+    is kept as ``<stem>-1``, ``<stem>-2``, …. No row stays in memory, and the metrics of known texts, which
+    this callback prints, are taken from the file. The command line adds this callback by itself.
 
     With ``resume`` the same command may be run until it comes to its end: each time it passes over the samples that
     ``<file>.partial`` has, after a look at their ids.
@@ -144,21 +144,18 @@ class PredictionWriter(Callback):
                         "set PredictionWriter.file to a place that all machines share"
                     )
             path = self._path(trainer)
-            temporary, count, scores = path.with_name(path.name + ".new"), 0, DocumentScores()
+            temporary, count = path.with_name(path.name + ".new"), 0
             with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
-                for row in joined(scored(in_turn(partials), scores)):
+                for row in joined(in_turn(partials)):
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
                     count += 1
             keep_older(path)
             os.replace(temporary, path)
-            table = scores.table()
-            metrics = figures(table)
-            if metrics:
-                shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("cer", "wer", "cer_median", "loop_rate"))
-                rank_zero_info(f"predict: {len(table)} documents with a known text: {shown}")
             rank_zero_info(f"{count} predictions in {path} ({self._speed()})")
         trainer.strategy.barrier()  # no rank forgets what it read before all of it is in the file
         self._partial(trainer).unlink()
+        if trainer.is_global_zero:
+            tell_metrics(path)  # which takes minutes for many documents, and nobody waits for
 
 
 def rows_of(partial: Path) -> Iterator[Row]:
@@ -195,11 +192,16 @@ def in_turn(partials: list[Path]) -> Iterator[Row]:
                 yield row
 
 
-def scored(rows: Iterator[Row], scores: DocumentScores) -> Iterator[Row]:
-    """Yield rows that were counted into the scores."""
-    for row in rows:
-        scores.add([row])
-        yield row
+def tell_metrics(path: Path) -> None:
+    """Print the metrics of the documents whose text is known; Lightning logs nothing while predicting."""
+    scores = DocumentScores()
+    for row in rows_of(path):
+        scores.add([{**row, "document_id": row["id"], "page": 0}])
+    table = scores.table()
+    metrics = figures(table)
+    if metrics:
+        shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("cer", "wer", "cer_median", "loop_rate"))
+        rank_zero_info(f"predict: {len(table)} documents with a known text: {shown}")
 
 
 def joined(rows: Iterator[Row]) -> Iterator[Row]:
@@ -218,6 +220,8 @@ def _document(pages: list[Row]) -> Row:
     """Return the row of the document that all these pages are of."""
     ids, numbers = [row["document_id"] for row in pages], [row["page"] for row in pages]
     texts = {key: join_pages(ids, numbers, [row[key] for row in pages])[ids[0]] for key in ("prediction", "target")}
+    if not any(row["target"] for row in pages):
+        texts["target"] = ""  # and not the breaks between pages of which nothing is known
     stops = {row["stop"] for row in pages}
     return {"id": ids[0], **texts, "stop": next(stop for stop in ("loop", "length", "eos") if stop in stops)}
 

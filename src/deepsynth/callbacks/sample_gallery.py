@@ -33,7 +33,8 @@ class SampleGallery(Callback):
             init_args: {samples: 4}
 
     Args:
-        samples: number of samples; validation must generate at least as many (``model.generate_samples``).
+        samples: number of samples; this process must read at least as many in validation
+            (``model.generate_samples`` over the number of processes).
         file: by default ``gallery.html`` in the trainer's root folder.
 
     Raises:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import pickle
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+import tempfile
+from multiprocessing import reduction
+from typing import IO, Any
 
 import torch
 from torch.utils.data import Dataset
@@ -36,15 +37,16 @@ class DatasetByFile(Dataset[Any]):
     """A dataset that spawned workers read from a file, so that they start side by side.
 
     What a spawned process is to do goes through a pipe of 64 KiB, which it reads after its imports. With documents in
-    there, each worker waits until the one before has imported everything.
+    there, each worker waits until the one before has imported everything. The file has no name: it goes with the last
+    process that has it open, however that ends. Windows has no such files, and its workers wait.
 
     Args:
-        dataset: what it is; workers have it as it was when the first of them was started.
+        dataset: what it is, which plain pickle can write; workers have it as it was when the first of them was started.
     """
 
     def __init__(self, dataset: Any) -> None:
         self._dataset = dataset
-        self._folder = TemporaryDirectory(prefix="deepsynth-workers-")  # goes when this object does
+        self._file: IO[bytes] | None = None
 
     def __len__(self) -> int:
         """Return the dataset's length."""
@@ -56,11 +58,23 @@ class DatasetByFile(Dataset[Any]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return where the dataset is, which is written once."""
-        file = Path(self._folder.name) / "dataset.pickle"
-        if not file.exists():
-            file.write_bytes(pickle.dumps(self._dataset))
-        return {"file": file}
+        if not hasattr(reduction, "DupFd"):
+            return {"dataset": self._dataset}
+        if self._file is None:
+            file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as this object is there
+            pickle.dump(self._dataset, file)
+            file.flush()
+            self._file = file
+        return {"file": reduction.DupFd(self._file.fileno())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Read the dataset, in the worker."""
-        self._dataset = pickle.loads(state["file"].read_bytes())
+        self._file = None
+        if "dataset" in state:
+            self._dataset = state["dataset"]
+            return
+        descriptor = state["file"].detach()
+        # Mapped: all workers share one position in the file, and read at the same time.
+        with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as content:
+            self._dataset = pickle.loads(content)
+        os.close(descriptor)

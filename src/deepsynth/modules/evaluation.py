@@ -169,7 +169,7 @@ class EvaluatedModule(LightningModule):
                 self._generation_cut = True
                 rank_zero_warn(
                     f"validation: generation took its {self.hparams['generate_time_s']:g} s "
-                    f"(model.generate_time_s) and stopped after {self._generated} of {limit} samples"
+                    f"(model.generate_time_s) and stopped after {self._generated} of this process's {limit} samples"
                 )
             else:
                 rows = [filled(*pair) for pair in zip(self._blank_rows(batch), generations, strict=True)]

@@ -146,7 +146,7 @@ class PeftModule(DeepSynthModule):
         import transformers.utils
 
         version = chosen.removeprefix("flash_attention_")
-        package = "flash-attn" if version == "2" else f"flash-attn-{version}"
+        package = {"2": "flash-attn", "4": "flash-attn-4"}.get(version, "the hopper folder of flash-attention's source")
         if not getattr(transformers.utils, f"is_flash_attn_{version}_available")():
             raise ValueError(
                 f"model.attn_implementation is {chosen}, but {package} is not installed or there is no GPU; "
