@@ -36,6 +36,7 @@ from deepsynth.data import Augmenter, Processor, Renderer, Source, TextImageData
 from deepsynth.hub.pull import is_reference, resolve_checkpoint
 from deepsynth.modules import DeepSynthModule
 from deepsynth.modules.adapter import adapter_settings
+from deepsynth.parallel import check_asked
 from deepsynth.parallel_ranks import is_lost_connection, of_this_rank, rank
 from deepsynth.run_folder import MetricsCsv, choose_run_folder, discard_start, is_unused
 
@@ -170,6 +171,7 @@ class DeepSynthCLI(LightningCLI):
         """Make the trainer with its run folder, loggers and default callbacks, each unless the user gave one."""
         trainer = self._get(self.config_init, "trainer")
         console.check_accelerator(trainer)
+        check_asked(trainer.get("strategy"))
         folder = choose_run_folder(
             Path(trainer["default_root_dir"]),
             self.run_name(),

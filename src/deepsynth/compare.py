@@ -75,6 +75,8 @@ def compare(
     for name, value in (("steps", steps), ("repeats", repeats), ("text_tokens", text_tokens)):
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
+    if onboarding_s is not None and onboarding_s <= 0:
+        raise ValueError(f"onboarding_s is {onboarding_s}; it must be above 0")
     names = [file.stem for file in backends]
     if len(set(names)) < len(names) or not names:
         raise ValueError(f"backends are named {', '.join(names) or 'nothing'}; each file needs a name of its own")

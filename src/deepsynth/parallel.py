@@ -196,6 +196,21 @@ def check_combination(module: str, strategy: Strategy, weights: Weights, scope: 
         raise ValueError(f"trainer.strategy is {asked} with {module} and {weights} weights: {case.note}")
 
 
+def check_asked(strategy: object) -> None:
+    """Refuse DeepSpeed by its name: Lightning would first have it installed, only to see it refused after that.
+
+    Args:
+        strategy: the trainer's, as the configuration has it.
+
+    Raises:
+        ValueError: with the reason and what to use instead.
+    """
+    if isinstance(strategy, str) and strategy.startswith("deepspeed"):
+        case = find_case("any", "other", "16 or 32 bits", "linear layers")
+        assert case is not None, "whatever the module, a case covers other strategies"
+        raise ValueError(f"trainer.strategy is {strategy}: {case.note}")
+
+
 def matrix(cases: Iterable[Case] = CASES) -> str:
     """Return the table of the docs, in Markdown."""
     rows = ["| module | strategy | base weights | what is trained | |", "|---|---|---|---|---|"]

@@ -26,9 +26,9 @@ class PredictionWriter(Callback):
 
     ``stop`` is why generation ended: ``eos``, else ``loop`` where a page ended so, or ``length``. Rows are appended to
     ``<file>.partial`` as they come, a page a line with its tokens and its own ``stop``, so that an interrupted run
-    keeps what it read; at the end the joined documents are written to ``<file>``. An older file
-    is kept as ``<stem>-1``, ``<stem>-2``, …. No row stays in memory, and the metrics of known texts, which
-    this callback prints, are taken from the file. The command line adds this callback by itself.
+    keeps what it read; at the end the joined documents are written to ``<file>``. An older file is kept as
+    ``<stem>-1``, ``<stem>-2``, …. No row stays in memory, and the metrics of known texts, which this callback prints,
+    are taken from the file. The command line adds this callback by itself.
 
     With ``resume`` the same command may be run until it comes to its end: each time it passes over the samples that
     ``<file>.partial`` has, after a look at their ids.

@@ -24,7 +24,7 @@ _FEW_ROWS = 64
 def add_product(base: torch.Tensor, x: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Return ``base + x A^T B^T``, and what is in ``base`` may be lost; for reading, without gradients.
 
-    Few rows, as when a model writes, take one kernel on CUDA: torch has three that have next to nothing to do.
+    Few rows, as when a model writes, take one kernel on CUDA: torch's have next to nothing to do each.
 
     Args:
         base: (..., O), which nobody else reads.

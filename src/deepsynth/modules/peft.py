@@ -146,10 +146,12 @@ class PeftModule(DeepSynthModule):
         import transformers.utils
 
         version = chosen.removeprefix("flash_attention_")
-        package = {"2": "flash-attn", "4": "flash-attn-4"}.get(version, "the hopper folder of flash-attention's source")
+        package = "flash-attn" if version == "2" else f"flash-attn-{version}"
+        # Of 3 there is no package to install; it is built from flash-attention's source.
+        how = "build it from flash-attention's folder hopper" if version == "3" else f"pip install {package}"
         if not getattr(transformers.utils, f"is_flash_attn_{version}_available")():
             raise ValueError(
                 f"model.attn_implementation is {chosen}, but {package} is not installed or there is no GPU; "
-                f"pip install {package}, or use model.attn_implementation=sdpa"
+                f"{how}, or use model.attn_implementation=sdpa"
             )
         return {"": "sdpa", "vision_config": "sdpa", "text_config": chosen}
