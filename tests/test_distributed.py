@@ -210,6 +210,7 @@ EVERY_PART = {"lora_mlp": True, "lora_experts": "all", "lora_vision": True, "lor
         ("PeftModule", "fsdp2", 2, {"model_name": "deepsynth/tiny"}),
         ("UnslothModule", "ddp", 2, {}),
         ("UnslothModule", "ddp", 2, {"lora_experts": "all"}),
+        ("UnslothModule", "ddp", 2, {"weights": "random"}),
         ("FullModule", "ddp", 2, {}),
         ("FullModule", "fsdp2", 2, {}),
         ("FullModule", "ddp", 2, {"model_name": "deepsynth/tiny"}),

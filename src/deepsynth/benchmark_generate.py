@@ -41,7 +41,7 @@ def benchmark_generate(
             Unsloth's where it is installed.
         batch_sizes: pages at once.
         new_tokens: most that are written for a page.
-        num_pages: of the source; 0 leaves it out.
+        num_pages: of the source, behind a first batch; 0 leaves it out.
         source_batch_size: pages of the source at once.
         repeats: the figures are medians over them.
         only: the cells whose name holds one of these: ``batch=16``, ``deepsynth``, ``source``, …
@@ -77,7 +77,7 @@ def benchmark_generate(
     }
     report(f"{'cell':<44}{'prefill ms':>12}{'ms/token':>10}{'tokens/s':>10}{'pages/s':>9}{'peak GiB':>10}")
     return measure_all(
-        list_backends(GENERATION, config, backends, model_name, weights, documents=max(num_pages, 1)),
+        list_backends(GENERATION, config, backends, model_name, weights),
         questions,
         line=_line,
         report=report,

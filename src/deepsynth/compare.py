@@ -204,6 +204,7 @@ HEADLINES = {
     "ms_per_token": 2,
     "tokens_per_s": 1,
     "pages_per_s": 2,
+    "start_s": 1,
     "largest_batch": 0,
     "longest_context": 0,
     "cer_before": 4,

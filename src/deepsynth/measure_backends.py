@@ -37,7 +37,6 @@ def list_backends(
     files: Sequence[Path],
     model_name: str,
     weights: str,
-    documents: int = 1,
 ) -> list[Backend]:
     """Return the backends to measure.
 
@@ -48,7 +47,6 @@ def list_backends(
         files: fit configurations of one backend each; their file names are their names.
         model_name: what to measure, when there is no ``config``.
         weights: ``random`` or ``pretrained``, when there is no ``config``.
-        documents: of the source, when there is no ``config``.
 
     Raises:
         ValueError: for two files of the same name.
@@ -57,10 +55,7 @@ def list_backends(
         shared: tuple[str, ...] = ("--config", str(config))
         chosen: tuple[str, ...] = ()
     else:
-        shared = (
-            *("--data=TextImageDataModule", "--data.source=PythonDocsSource", "--data.source.task=transcribe"),
-            *("--data.predict_split=val", f"--data.max_eval_documents={documents}"),
-        )
+        shared = ("--data=TextImageDataModule", "--data.source=PythonDocsSource", "--data.source.task=transcribe")
         chosen = (f"--model.model_name={model_name}", f"--model.weights={weights}")
     if not files:
         # The model's class comes before its options, and a class that is chosen again keeps those that it has.

@@ -6,6 +6,8 @@ import statistics
 import time
 from typing import Any
 
+from lightning.pytorch import Callback, LightningModule, Trainer
+
 from deepsynth.benchmark import Result
 from deepsynth.generation import Generation
 from deepsynth.measure import Bench, NotMeasured, spread
@@ -95,47 +97,68 @@ def _read(bench: Bench, work: SyntheticBatches, index: int, new_tokens: int) -> 
 def measure_source(bench: Bench, *, batch_size: int, num_pages: int, new_tokens: int) -> Result:
     """Read pages of the configuration's own source as ``deepsynth predict`` does, rendering included.
 
+    The rate begins behind the first batch, which waits for workers to start and for kernels to be compiled: over a long
+    source that is nothing, over a short one it is all. Pages that the workers draw meanwhile are ready before they are
+    asked for, so take many more than ``num_workers * prefetch_factor`` batches.
+
     Args:
         bench: whose module reads its own data.
         batch_size: pages at once.
-        num_pages: to read, in whole batches, after a first batch that is not counted.
+        num_pages: to read, in whole batches, behind the first one.
         new_tokens: most that are written for a page.
 
     Returns:
-        ``pages_per_s``, ``tokens_per_s``, ``pages``, and the peak of memory.
+        ``pages_per_s`` and ``tokens_per_s`` behind the first batch, ``pages``, so many; ``start_s``, to the end of the
+        first batch; the peak of memory.
 
     Raises:
-        NotMeasured: when the source has no page.
+        NotMeasured: when the source has no page behind the first batch.
     """
     bench.load()
-    data, hparams = bench.data, bench.module.hparams
+    data, hparams, clock = bench.data, bench.module.hparams, _Clock()
     before = data.eval_batch_size, hparams["max_new_tokens"], hparams["stop_loops"]
     data.eval_batch_size, hparams["max_new_tokens"], hparams["stop_loops"] = batch_size, new_tokens, False
+    batches = 1 + -(-num_pages // batch_size)
     try:
-        _predict(bench, 1)
         bench.restart_peak()
-        start = time.perf_counter()
-        rows = _predict(bench, -(-num_pages // batch_size))
-        bench.synchronize()
-        seconds = time.perf_counter() - start
+        trainer = bench.trainer(clock, limit_predict_batches=batches)
+        trainer.predict(bench.module, datamodule=data, return_predictions=False)
     finally:
         data.eval_batch_size, hparams["max_new_tokens"], hparams["stop_loops"] = before
+    if not clock.pages:
+        raise NotMeasured(f"the source gave no page behind its first batch of {batch_size}")
+    seconds = clock.last - clock.first
     result = {
-        "pages_per_s": len(rows) / seconds,
-        "tokens_per_s": sum(row["tokens"] for row in rows) / seconds,
-        "pages": len(rows),
+        "pages_per_s": clock.pages / seconds,
+        "tokens_per_s": clock.tokens / seconds,
+        "pages": clock.pages,
+        "start_s": clock.first - clock.begun,
         **bench.peak(),
     }
     bench.release()
     return result
 
 
-def _predict(bench: Bench, batches: int) -> list[dict[str, Any]]:
-    outputs = bench.trainer(limit_predict_batches=batches).predict(bench.module, datamodule=bench.data)
-    rows = [row for batch in outputs or [] for row in batch]
-    if not rows:
-        raise NotMeasured("the source gave no page")
-    return rows
+class _Clock(Callback):
+    """When the first and the last batch of predict ended, and what was read between."""
+
+    begun = first = last = 0.0
+    pages = tokens = 0
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin before the workers do."""
+        self.begun = time.perf_counter()
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        """Count texts that are there."""
+        self.last = time.perf_counter()
+        if not batch_idx:
+            self.first = self.last
+            return
+        self.pages += len(outputs)
+        self.tokens += sum(row["tokens"] for row in outputs)
 
 
 #: The metrics of the validation set that are compared before and after.

@@ -74,7 +74,15 @@ def test_it_computes_what_the_plain_path_does(settings: dict[str, Any], jsonl: P
 
 @pytest.mark.parametrize("family", [FAMILY, "deepsynth/tiny"])
 @pytest.mark.parametrize(
-    "settings", [{}, {"compile": "all"}, {"activation_memory": "selective"}, {"lora_experts": "all"}], ids=str
+    "settings",
+    [
+        {},
+        {"compile": "all"},
+        {"compile": "all", "cuda_graphs": True},
+        {"activation_memory": "selective"},
+        {"lora_experts": "all"},
+    ],
+    ids=str,
 )
 def test_in_bfloat16_it_is_as_near_to_the_truth_as_the_plain_path(
     settings: dict[str, Any], family: str, jsonl: Path

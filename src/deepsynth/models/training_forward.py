@@ -36,7 +36,7 @@ class TrainingForward:
         model: a DeepSeek-OCR or DeepSeek-OCR-2 model for conditional generation, or peft's model around one.
         loss: ``plain`` calls the model itself; ``auto`` is ``liger`` on CUDA where it is installed, else ``chunked``.
         vision_chunk: images that are encoded together; by default 1 on the CPU and 4 on CUDA, or 8 where SAM's kernel
-            keeps no bias and no cache needs chunks of one size.
+            keeps no bias and no cache wants chunks that every batch fills.
         cache: of the features of frozen vision.
         fixed_chunks: fill the last chunk up with copies, so that the encoder sees one shape alone: nothing is compiled
             again, and features do not depend on how many others were computed with them. It is so with a cache.
@@ -196,7 +196,7 @@ class TrainingForward:
             spans = torch.split(tiles, tiles_of)
             own["pixel_values_local"] = torch.cat([spans[index] for index in chosen])
         without_bias = self.sam_by_kernel and sam_attention.has_kernel(pixels)
-        at_once = 8 if without_bias and not self.fixed_chunks else 4
+        at_once = 8 if without_bias and self.cache is None else 4
         size = self.vision_chunk or (at_once if pixels.is_cuda else 1)
         if self.cache is None:
             size = min(size, len(pixels))

@@ -250,6 +250,10 @@ class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
     def compute_loss(self, batch: Batch) -> torch.Tensor:
         """Return the mean loss over the batch's label tokens."""
         assert self.training_forward is not None, "configure_model was called"
+        if self.hparams["cuda_graphs"]:
+            # Otherwise each compiled layer without gradients, as all of frozen vision, counts as a step of its own,
+            # which may overwrite what the one before it has returned.
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         return self.training_forward(in_dtype(batch, self.resolved_dtype).inputs)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:

@@ -203,6 +203,8 @@ class UnslothModule(DeepSynthModule):
                 config = load_pretrained(AutoConfig, name)
                 model = AutoModelForImageTextToText.from_config(config, dtype=self.resolved_dtype)
             fill_with_random_weights(model, self.device)
+            # transformers lets the first of several processes write alone, but each has a folder of its own here.
+            model.should_save_on_this_rank = bool
             model.save_pretrained(folder)
             load_pretrained(AutoProcessor, name).save_pretrained(folder)
             del model
