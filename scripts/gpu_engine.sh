@@ -38,6 +38,7 @@ option() {
 option unsloth 160 "8 2" configs/backend/unsloth.yaml
 option compile-all 120 "$batches" "activation_memory: none, compile: all"
 option cache-compiled 120 "$batches" "activation_memory: none, vision_cache: memory, compile: decoder"
+option unsloth-none 160 "8 2" configs/backend/unsloth_none.yaml
 option unsloth_4bit 160 2 configs/backend/unsloth_4bit.yaml
 option auto 60 "$batches" ""
 option none 60 "$batches" "activation_memory: none"
@@ -59,7 +60,7 @@ option compile-vision 120 "8 32" "activation_memory: none, compile: vision"
 option compile-decoder 120 "8" "activation_memory: none, compile: decoder"
 option experts 60 "8" "activation_memory: none, lora_experts: all"
 option experts-of-peft 60 "8" "activation_memory: none, lora_experts: all, experts_implementation: grouped_mm"
-option cuda-graphs 120 "2" "activation_memory: none, compile: all, cuda_graphs: true"
+option cuda-graphs 60 "2 8" "activation_memory: none, compile: all, cuda_graphs: true"
 
 # measure OUTPUT LIMIT_S TEXT_TOKENS CELL...
 measure() {
@@ -86,7 +87,7 @@ for name in full nf4-smallest; do [[ -e $work/options/$name.yaml ]] && long+=("t
 pick="unsloth" && measure "$work/options.json" 160 "${TOKENS:-768}" $(chosen "${cells_slow[@]}")
 pick="auto cache nf4-smallest" && measure "$work/options.json" 60 "${TOKENS:-768}" $(chosen "${cells_quick[@]}")
 ((${#long[@]})) && BATCH_SIZES=1 measure "$work/context.json" 60 "${LONG:-7908}" "${long[@]}"
-pick="unsloth_4bit compile-all cache-compiled" && measure "$work/options.json" 160 "${TOKENS:-768}" $(chosen "${cells_slow[@]}")
+pick="unsloth-none unsloth_4bit compile-all cache-compiled" && measure "$work/options.json" 160 "${TOKENS:-768}" $(chosen "${cells_slow[@]}")
 measure "$work/options.json" 60 "${TOKENS:-768}" "${cells_quick[@]}"
 measure "$work/options.json" 120 "${TOKENS:-768}" "${cells_slow[@]}"
 echo "$(left) s are left"
