@@ -41,7 +41,7 @@ def benchmark_generate(
             Unsloth's where it is installed.
         batch_sizes: pages at once.
         new_tokens: most that are written for a page.
-        num_pages: of the source, behind a first batch; 0 leaves it out.
+        num_pages: of the source, between a first and a last batch; 0 leaves it out.
         source_batch_size: pages of the source at once.
         repeats: the figures are medians over them.
         only: the cells whose name holds one of these: ``batch=16``, ``deepsynth``, ``source``, …

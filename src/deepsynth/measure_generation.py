@@ -97,28 +97,29 @@ def _read(bench: Bench, work: SyntheticBatches, index: int, new_tokens: int) -> 
 def measure_source(bench: Bench, *, batch_size: int, num_pages: int, new_tokens: int) -> Result:
     """Read pages of the configuration's own source as ``deepsynth predict`` does, rendering included.
 
-    The rate begins behind the first batch, which waits for workers to start and for kernels to be compiled: over a long
-    source that is nothing, over a short one it is all. Pages that the workers draw meanwhile are ready before they are
-    asked for, so take many more than ``num_workers * prefetch_factor`` batches.
+    The rate is that of a long source, from the end of the first batch to the end of the last but one: the first waits
+    for workers to start and for kernels to be compiled, and pages that are read across batches are finished with the
+    last. Pages that the workers draw before the rate begins are ready when they are asked for, so take many more than
+    ``num_workers * prefetch_factor`` batches.
 
     Args:
         bench: whose module reads its own data.
         batch_size: pages at once.
-        num_pages: to read, in whole batches, behind the first one.
+        num_pages: to read, in whole batches, between the first and the last.
         new_tokens: most that are written for a page.
 
     Returns:
-        ``pages_per_s`` and ``tokens_per_s`` behind the first batch, ``pages``, so many; ``start_s``, to the end of the
-        first batch; the peak of memory.
+        ``pages_per_s`` and ``tokens_per_s``, ``pages``, so many; ``start_s``, to the end of the first batch; the peak
+        of memory.
 
     Raises:
-        NotMeasured: when the source has no page behind the first batch.
+        NotMeasured: when the source has no third batch.
     """
     bench.load()
     data, hparams, clock = bench.data, bench.module.hparams, _Clock()
     before = data.eval_batch_size, hparams["max_new_tokens"], hparams["stop_loops"]
     data.eval_batch_size, hparams["max_new_tokens"], hparams["stop_loops"] = batch_size, new_tokens, False
-    batches = 1 + -(-num_pages // batch_size)
+    batches = 2 + -(-num_pages // batch_size)
     try:
         bench.restart_peak()
         trainer = bench.trainer(clock, limit_predict_batches=batches)
@@ -126,7 +127,7 @@ def measure_source(bench: Bench, *, batch_size: int, num_pages: int, new_tokens:
     finally:
         data.eval_batch_size, hparams["max_new_tokens"], hparams["stop_loops"] = before
     if not clock.pages:
-        raise NotMeasured(f"the source gave no page behind its first batch of {batch_size}")
+        raise NotMeasured(f"the source has less than three batches of {batch_size} pages")
     seconds = clock.last - clock.first
     result = {
         "pages_per_s": clock.pages / seconds,
@@ -140,7 +141,7 @@ def measure_source(bench: Bench, *, batch_size: int, num_pages: int, new_tokens:
 
 
 class _Clock(Callback):
-    """When the first and the last batch of predict ended, and what was read between."""
+    """What predict has read when, between its first and its last batch."""
 
     begun = first = last = 0.0
     pages = tokens = 0
@@ -152,7 +153,9 @@ class _Clock(Callback):
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
-        """Count texts that are there."""
+        """Count the texts that came with a batch."""
+        if trainer.predict_loop.batch_progress.is_last_batch:
+            return
         self.last = time.perf_counter()
         if not batch_idx:
             self.first = self.last
