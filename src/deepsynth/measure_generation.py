@@ -154,7 +154,7 @@ class _Clock(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
         """Count the texts that came with a batch."""
-        if trainer.predict_loop.batch_progress.is_last_batch:
+        if trainer.predict_loop.batch_progress.is_last_batch:  # type: ignore[attr-defined]
             return
         self.last = time.perf_counter()
         if not batch_idx:
