@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 import deepsynth.callbacks
+import deepsynth.data
 from deepsynth import console
 from deepsynth.callbacks import (
     AdapterCheckpoint,
@@ -39,6 +40,9 @@ from deepsynth.modules.adapter import adapter_settings
 from deepsynth.parallel import check_asked
 from deepsynth.parallel_ranks import is_lost_connection, of_this_rank, rank
 from deepsynth.run_folder import MetricsCsv, choose_run_folder, discard_start, is_unused
+
+#: A configuration may call a class by its bare name once it is imported, which its package does on first use.
+BARE_NAMES = {name: getattr(deepsynth.data, name) for name in deepsynth.data.__all__}
 
 #: What a user's mistake raises, here and in the libraries below; anything else is a bug and shows its traceback.
 USER_ERRORS = (ValueError, OSError, ImportError, MisconfigurationException)

@@ -7,6 +7,7 @@ depend on the Python version alone, not on the distribution: what Linux distribu
 from __future__ import annotations
 
 import ast
+import gc
 import re
 import sysconfig
 import textwrap
@@ -98,9 +99,16 @@ class PythonDocsSource(Source):
 def _descriptions() -> tuple[tuple[str, str, str], ...]:
     """Return ``(id, title, body)`` of every section of the topics and every docstring, in the order of the ids.
 
-    Read once a process: parsing the library takes seconds.
+    Read once a process: parsing the library takes seconds. Syntax trees hold no cycles, but are so many objects that
+    the collector would look through all that is alive, torch included, many times over: it waits meanwhile.
     """
-    found = {name: (title, body) for name, title, body in (*_topic_sections(), *_docstrings())}
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        found = {name: (title, body) for name, title, body in (*_topic_sections(), *_docstrings())}
+    finally:
+        if collects:
+            gc.enable()
     return tuple((name, title, body) for name, (title, body) in sorted(found.items()))
 
 
@@ -181,11 +189,9 @@ def _is_sentence(text: str) -> bool:
 
 def _is_prose(text: str) -> bool:
     """Return whether the text is mostly words, not doctests or tables, and has no control character."""
-    visible = [character for character in text if not character.isspace()]
-    letters = sum(character.isalpha() for character in visible)
+    visible = "".join(text.split())
+    letters = sum(map(str.isalpha, visible))
     doctest = sum(len(line) for line in text.splitlines() if _DOCTEST_LINE.match(line))
     return (
-        letters >= _MIN_LETTERS * len(visible) > 0
-        and doctest * 2 <= len(text)
-        and all(character.isprintable() or character == "\n" for character in text)
+        letters >= _MIN_LETTERS * len(visible) > 0 and doctest * 2 <= len(text) and text.replace("\n", "").isprintable()
     )
