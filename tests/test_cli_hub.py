@@ -120,7 +120,8 @@ trainer:
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_does_not_wait_for_a_hub_that_hangs(hub, tmp_path, number):
     repo = f"alice/stopped-{number.name.lower()}"
     (tmp_path / "pushing.yaml").write_text(PUSHING.replace("alice/REPO", repo))

@@ -60,8 +60,14 @@ def _adapter(base: str, folder: Path, scope: str = "all", strength: float = 0.02
     return folder
 
 
-@pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("format", ["native", "published"])
+@pytest.mark.parametrize(
+    ("format", "scope"),
+    [
+        pytest.param(format, scope, marks=[] if scope == "all" else pytest.mark.slow)
+        for format in ("native", "published")
+        for scope in SCOPES
+    ],
+)
 def test_merged_model_stands_alone(scope: str, format: Any, base: Path, tmp_path: Path) -> None:
     """It loads without peft, with its processor, and says how many weights the adapter changed."""
     adapter = _adapter(str(base), tmp_path / "adapter", scope)

@@ -83,12 +83,16 @@ def test_pages_come_back_as_they_were_rendered(hub, tmp_path):
         "train shard 0: 6 pages",
     ]
     rows = json.loads(run_python(hub, READ, "alice/pages").stdout)
-    # again: nothing is sent, nothing is rendered
-    before = hub.mark()
-    assert push(hub, "alice/pages", tmp_path) == {"pushed": [], "rendered": []}
-    assert hub.uploads(since=before) == []
     texts = {(i, n): "page two" if n else f"page one of {i}" for i in range(8) for n in (0, 1)}
     assert rows == [[f"d{i}#{n}", text, "en", "test", [i, n, 7]] for (i, n), text in texts.items()]
+
+
+@pytest.mark.slow
+def test_again_nothing_is_sent_and_nothing_rendered(hub, tmp_path):
+    assert len(push(hub, "alice/again", tmp_path, count=3)["pushed"]) == 1
+    before = hub.mark()
+    assert push(hub, "alice/again", tmp_path, count=3) == {"pushed": [], "rendered": []}
+    assert hub.uploads(since=before) == []
 
 
 @pytest.mark.slow

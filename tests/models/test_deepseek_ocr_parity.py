@@ -117,7 +117,9 @@ def test_greedy_text_in_a_padded_batch(model: Any, tiny_processor: Any, referenc
 
 @pytest.mark.parametrize("case", ["published_noaux", "published_aux", "vision_trainable_noaux"])
 @pytest.mark.parametrize("experts", ["grouped_mm", "eager"])
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize(
+    "checkpointing", [pytest.param(False, id="kept"), pytest.param(True, id="recomputed", marks=pytest.mark.slow)]
+)
 def test_gradients(
     case: str,
     experts: str,

@@ -124,7 +124,14 @@ TINY = {"model": "deepsynth/tiny-random", "accelerator": "cpu", "workers": 0, "s
         "text_chars": 40, "page_px": 256, "new_tokens": 2}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["current", "peft", "peft nf4 all experts", "unsloth all experts"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "current",
+        "peft nf4 all experts",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("peft", "unsloth all experts")),
+    ],
+)
 def test_the_run_itself_works_on_the_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if "nf4" in name:
         pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed (extra gpu)")
