@@ -6,6 +6,8 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -181,15 +183,15 @@ def cut_broken_line(partial: Path) -> None:
 
 
 def in_turn(partials: list[Path]) -> Iterator[Row]:
-    """Yield the rows of all ranks' files, one of each in turn: the sampler dealt the samples out in this way."""
-    open_files = [rows_of(partial) for partial in partials]
-    while open_files:
-        for rows in list(open_files):
-            row = next(rows, None)
-            if row is None:
-                open_files.remove(rows)
+    """Yield the rows of all ranks' files, a document of each in turn: they were dealt out in this way."""
+    by_document = [groupby(rows_of(partial), key=itemgetter("document_id")) for partial in partials]
+    while by_document:
+        for documents in list(by_document):
+            _, rows = next(documents, (None, None))
+            if rows is None:
+                by_document.remove(documents)
             else:
-                yield row
+                yield from rows
 
 
 def tell_metrics(path: Path) -> None:

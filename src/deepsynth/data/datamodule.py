@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 from weakref import WeakSet
 
 import torch
@@ -19,6 +19,7 @@ from deepsynth.data.mixing import original_id
 from deepsynth.data.processor import OcrProcessor, Processor
 from deepsynth.data.renderer import Renderer, TextRenderer
 from deepsynth.data.source import Source, read_documents
+from deepsynth.data.stream import Fingerprint, PageStream, StreamLoader
 from deepsynth.data.workers import default_workers, quiet_worker
 from deepsynth.types import Batch, Document, Task
 
@@ -139,7 +140,8 @@ class TextImageDataModule(LightningDataModule):
         self.packing = packing
         self.augment_variants = augment_variants
         self.datasets: dict[str, PageDataset] = {}
-        self._open: WeakSet[ResumableLoader] = WeakSet()  # whose workers may be at work
+        self.stream: PageStream | None = None  # of predict
+        self._open: WeakSet[ResumableLoader | StreamLoader] = WeakSet()  # whose workers may be at work
 
     # ------------------------------------------------------------------ documents
 
@@ -150,16 +152,12 @@ class TextImageDataModule(LightningDataModule):
             return "val"
         return "test" if place < self.val_fraction + self.test_fraction else "train"
 
-    def documents(self, split: Split | Literal["predict"]) -> list[Document]:
-        """Return the documents of a split; for ``predict``, of ``predict_split``.
+    def documents(self, split: Split) -> list[Document]:
+        """Return the documents of a split.
 
         Raises:
             ValueError: when the split is empty, with its size and the key that changes it.
         """
-        if split == "predict":
-            if self.predict_split == "all":
-                return read_documents(self.source, need_text=False)
-            split = self.predict_split
         own = {"val": self.val_source, "test": self.test_source}.get(split)
         documents = read_documents(own or self.source, need_text=True)
         total = len(documents)
@@ -180,36 +178,58 @@ class TextImageDataModule(LightningDataModule):
     # ------------------------------------------------------------------ Lightning's hooks
 
     def setup(self, stage: str) -> None:
-        """Read the documents of a stage (fit, validate, test, predict) and lay their pages out."""
-        splits: dict[str, Sequence[Split | Literal["predict"]]] = {
-            "fit": ("train", "val"),
-            "validate": ("val",),
-            "test": ("test",),
-            "predict": ("predict",),
-        }
+        """Read the documents of a stage (fit, validate, test) and lay their pages out.
+
+        For ``predict`` they are looked through for mistakes, and read again as they are needed; those of a source that
+        streams are read as they are needed alone.
+        """
+        if stage == "predict":
+            self._set_up_stream()
+            return
+        splits: dict[str, Sequence[Split]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
         for split in splits[stage]:
             if split in self.datasets or (split == "val" and not self.holds_out_validation):
                 continue
-            dataset = PageDataset(self.documents(split), replace(self.pipeline(), prompt_only=split == "predict"))
+            dataset = PageDataset(self.documents(split), self.pipeline())
             if not len(dataset):
                 raise ValueError(
                     f"every sample of the {split} split exceeds data.max_tokens; raise it or put less text on a page"
                 )
-            self._check_ranks_agree(split, dataset)
+            self._check_ranks_agree(f"{split} samples", dataset.fingerprint)
             self.datasets[split] = dataset
             dropped = f", {dataset.dropped} dropped as longer than data.max_tokens" if dataset.dropped else ""
             log.info("%s: %d documents, %d samples%s", split, len(dataset.documents), len(dataset), dropped)
 
-    def _check_ranks_agree(self, split: str, dataset: PageDataset) -> None:
+    def _set_up_stream(self) -> None:
+        trainer = self.trainer
+        rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        documents = self.source if self.predict_split == "all" else self.documents(self.predict_split)
+        stream = PageStream(documents, replace(self.pipeline(), prompt_only=True), rank, ranks)
+        if not stream.streams:
+            found = stream.survey()
+            if found[0] < ranks:
+                raise ValueError(f"{self.source} has {found[0]} documents, fewer than processes")
+            self._check_ranks_agree("documents", found)
+            log.info("predict: %d documents", found[0])
+        self.stream = stream
+
+    def _end_stream(self, found: Fingerprint, dropped: int) -> None:
+        """Compare what the ranks have walked through, where nobody could before, and say what was left out."""
+        if self.stream is not None and self.stream.streams:
+            self._check_ranks_agree("documents", found)
+        if dropped:
+            log.info("predict: %d samples dropped as longer than data.max_tokens", dropped)
+
+    def _check_ranks_agree(self, what: str, found: tuple[int, object]) -> None:
         """Refuse documents that are not those of rank 0: samples would be lost, and others come twice, in silence."""
         trainer = self.trainer
         if trainer is None or trainer.world_size == 1:
             return
-        first = trainer.strategy.broadcast(dataset.fingerprint)
-        if first != dataset.fingerprint:
+        first = trainer.strategy.broadcast(found)
+        if first != found:
             raise ValueError(
-                f"rank {trainer.global_rank} has {len(dataset)} {split} samples of {self.source}, but rank 0 has "
-                f"{first[0]}, or others, or in another order; all must read the same files, with the same fonts"
+                f"rank {trainer.global_rank} has {found[0]} {what} of {self.source}, but rank 0 has {first[0]}, or "
+                "others, or in another order; all must read the same files, with the same fonts"
             )
 
     def pipeline(self) -> Pipeline:
@@ -229,7 +249,10 @@ class TextImageDataModule(LightningDataModule):
     @property
     def task(self) -> Task:
         """The task of the data that was set up."""
-        return next(iter(self.datasets.values())).documents[0].task
+        if self.datasets:
+            return next(iter(self.datasets.values())).documents[0].task
+        assert self.stream is not None, "setup was called"
+        return self.stream.task
 
     def train_dataloader(self) -> ResumableLoader:
         """Return shuffled training batches."""
@@ -243,9 +266,13 @@ class TextImageDataModule(LightningDataModule):
         """Return test batches in the source's order."""
         return self._loader("test", self.eval_batch_size)
 
-    def predict_dataloader(self) -> ResumableLoader:
-        """Return all documents' batches in the source's order."""
-        return self._loader("predict", self.eval_batch_size)
+    def predict_dataloader(self) -> StreamLoader:
+        """Return batches in the source's order."""
+        assert self.stream is not None, "setup was called"
+        collator = Collator(self.processor.pad_token_id, self.pad_to_multiple_of)
+        loader = StreamLoader(self.stream, self.eval_batch_size, collator, self._end_stream, **self._loader_options())
+        self._open.add(loader)
+        return loader
 
     def _loader(self, split: str, batch_size: int, *, shuffle: bool = False, even: bool = False) -> ResumableLoader:
         trainer = self.trainer
@@ -265,19 +292,24 @@ class TextImageDataModule(LightningDataModule):
             self.datasets[split],
             sampler,
             batch_size=batch_size,
-            num_workers=self.num_workers,
             collate_fn=Collator(
                 self.processor.pad_token_id, self.pad_to_multiple_of, packed=self.packing and split == "train"
             ),
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=quiet_worker,
-            # A generator of its own: an iterator draws a seed, which must not move the random state that dropout uses.
-            generator=torch.Generator().manual_seed(self.seed),
-            multiprocessing_context="spawn" if self.num_workers and torch.cuda.is_available() else None,
+            **self._loader_options(),
         )
         self._open.add(loader)
         return loader
+
+    def _loader_options(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+            "worker_init_fn": quiet_worker,
+            # A generator of its own: an iterator draws a seed, which must not move the random state that dropout uses.
+            "generator": torch.Generator().manual_seed(self.seed),
+            "multiprocessing_context": "spawn" if self.num_workers and torch.cuda.is_available() else None,
+        }
 
     def teardown(self, stage: str) -> None:
         """End the workers of this run's loaders."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,24 +52,35 @@ def read_documents(source: Source, *, need_text: bool) -> list[Document]:
         ValueError: for an empty source, two equal ids, a mix of documents with and without target, or (where text
             is needed) a scan whose text is unknown.
     """
-    documents = list(source)
-    if not documents:
-        raise ValueError(f"{source} holds no document")
+    return list(checked_documents(source, need_text=need_text))
+
+
+def checked_documents(source: Source | Sequence[Document], *, need_text: bool) -> Iterator[Document]:
+    """Yield the documents of a source, each as soon as it has passed the checks of :func:`read_documents`.
+
+    Raises:
+        ValueError: as there.
+    """
     seen: set[str] = set()
-    for document in documents:
+    task = None
+    for document in source:
         if document.id in seen:
             raise ValueError(f"{source}: two documents have the id {document.id!r}; ids must be unique")
+        if task is None:
+            task, first_id = document.task, document.id
         seen.add(document.id)
-        if document.task != documents[0].task:
+        if document.task != task:
             raise ValueError(
                 f"{source}: document {document.id!r} has {'no' if document.target is None else 'a'} target, unlike "
-                f"{documents[0].id!r}; either all documents have one (summarisation) or none (transcription)"
+                f"{first_id!r}; either all documents have one (summarisation) or none (transcription)"
             )
         if need_text and not document.text and document.image is not None and document.target is None:
             raise ValueError(
                 f"{source}: the text of scan {document.id!r} is unknown; only `deepsynth predict` can read it"
             )
-    return documents
+        yield document
+    if task is None:
+        raise ValueError(f"{source} holds no document")
 
 
 class RowSource(Source):
