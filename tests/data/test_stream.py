@@ -15,7 +15,6 @@ import pytest
 from deepsynth.callbacks import PredictionWriter
 from deepsynth.callbacks.prediction_writer import in_turn, joined
 from deepsynth.data import Source, TextImageDataModule
-from deepsynth.data.stream import Fingerprinted
 from deepsynth.types import Document
 from tests.training import make_data, make_module, make_trainer
 
@@ -25,15 +24,15 @@ class Streamed(Source):
 
     streaming = True  # type: ignore[assignment]
 
-    def __init__(self, size: int | None = None, broken: int | None = None) -> None:
-        self.size, self.broken, self.drawn = size, broken, 0
+    def __init__(self, size: int | None = None, broken: int | None = None, target: str | None = None) -> None:
+        self.size, self.broken, self.target, self.drawn = size, broken, target, 0
 
     def __iter__(self) -> Iterator[Document]:
         for number in islice(count(), self.size):
             if number == self.broken:
                 raise ValueError(f"rows.jsonl, line {number + 1}: no text")
             self.drawn += 1
-            yield Document(f"d{number}", "Some words of a document. " * (1 + 60 * (number % 3 == 1)))
+            yield Document(f"d{number}", "Some words of a document. " * (1 + 60 * (number % 3 == 1)), self.target)
 
 
 class Ranks:
@@ -116,11 +115,23 @@ def test_ranks_that_read_different_documents_are_refused(streaming: bool, tmp_pa
         rows_of(data_of(source, tmp_path, 1, 2, said=(4, "0")))
 
 
+def test_ranks_of_which_only_some_came_to_the_end_agree(tmp_path: Path) -> None:
+    data = data_of(Streamed(5), tmp_path, 1, 2, said=(4, "0"))
+    next(iter(data.predict_dataloader()))
+    data.teardown("predict")
+
+
 def test_what_is_dropped_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    data = data_of(Streamed(4), tmp_path, max_tokens=4, on_max_tokens="drop")
-    assert data.stream is not None
-    pages = len(list(data.stream.keys(Fingerprinted(iter(Streamed(4))))))
-    assert pages > 4
+    summaries = Streamed(6, target="Words.")  # one sample a document, two of them of several pages
+    lengths = [
+        length
+        for batch in data_of(summaries, tmp_path).predict_dataloader()
+        for length in batch.prompts["attention_mask"].sum(dim=1).tolist()
+    ]
+    assert len(set(lengths)) == 2
     with caplog.at_level(logging.INFO):
-        assert rows_of(data) == []
-    assert f"predict: {pages} samples dropped as longer than data.max_tokens" in caplog.text
+        rows = rows_of(data_of(summaries, tmp_path, max_tokens=min(lengths), on_max_tokens="drop"))
+    assert [row["document_id"] for row in rows] == ["d0", "d2", "d3", "d5"]
+    assert "predict: 2 samples dropped as longer than data.max_tokens" in caplog.text
+    with pytest.raises(ValueError, match=r"all 6 samples of predict exceed data\.max_tokens"):
+        rows_of(data_of(summaries, tmp_path, max_tokens=4, on_max_tokens="drop"))

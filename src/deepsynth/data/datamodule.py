@@ -141,6 +141,7 @@ class TextImageDataModule(LightningDataModule):
         self.augment_variants = augment_variants
         self.datasets: dict[str, PageDataset] = {}
         self.stream: PageStream | None = None  # of predict
+        self._walked: Fingerprint | None = None  # by it, to its end
         self._open: WeakSet[ResumableLoader | StreamLoader] = WeakSet()  # whose workers may be at work
 
     # ------------------------------------------------------------------ documents
@@ -211,22 +212,28 @@ class TextImageDataModule(LightningDataModule):
                 raise ValueError(f"{self.source} has {found[0]} documents, fewer than processes")
             self._check_ranks_agree("documents", found)
             log.info("predict: %d documents", found[0])
-        self.stream = stream
+        self.stream, self._walked = stream, None
 
-    def _end_stream(self, found: Fingerprint, dropped: int) -> None:
-        """Compare what the ranks have walked through, where nobody could before, and say what was left out."""
-        if self.stream is not None and self.stream.streams:
-            self._check_ranks_agree("documents", found)
+    def _end_stream(self, found: Fingerprint, given: int, dropped: int) -> None:
+        """Remember what was walked through, and say what was left out."""
+        self._walked = found
+        if dropped and not given:
+            raise ValueError(
+                f"all {dropped} samples of predict exceed data.max_tokens; raise it or put less text on a page"
+            )
         if dropped:
             log.info("predict: %d samples dropped as longer than data.max_tokens", dropped)
 
-    def _check_ranks_agree(self, what: str, found: tuple[int, object]) -> None:
-        """Refuse documents that are not those of rank 0: samples would be lost, and others come twice, in silence."""
+    def _check_ranks_agree(self, what: str, found: tuple[int, object] | None) -> None:
+        """Refuse documents that are not those of rank 0: samples would be lost, and others come twice, in silence.
+
+        ``None`` is not known, and agrees with all.
+        """
         trainer = self.trainer
         if trainer is None or trainer.world_size == 1:
             return
         first = trainer.strategy.broadcast(found)
-        if first != found:
+        if found is not None and first is not None and first != found:
             raise ValueError(
                 f"rank {trainer.global_rank} has {found[0]} {what} of {self.source}, but rank 0 has {first[0]}, or "
                 "others, or in another order; all must read the same files, with the same fonts"
@@ -312,10 +319,17 @@ class TextImageDataModule(LightningDataModule):
         }
 
     def teardown(self, stage: str) -> None:
-        """End the workers of this run's loaders."""
+        """End the workers of this run's loaders, and compare what ranks have read where nobody could before.
+
+        Raises:
+            ValueError: when they have walked through different documents.
+        """
         for loader in list(self._open):
             loader.close()
         self._open.clear()
+        # Here and not at a stream's end, which a limit of batches lets some ranks reach and others not.
+        if stage == "predict" and self.stream is not None and self.stream.streams:
+            self._check_ranks_agree("documents", self._walked)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move the tensors of a batch; pixels are shared by its two views and moved once."""

@@ -133,7 +133,7 @@ class StreamLoader:
         stream: gives the samples.
         batch_size: of pages.
         collator: joins them.
-        at_end: is told what the whole source was, and how many samples of this rank were dropped.
+        at_end: is told what the whole source was, and how many samples of this rank were given and dropped.
         kwargs: for torch's DataLoader.
     """
 
@@ -145,7 +145,7 @@ class StreamLoader:
         stream: PageStream,
         batch_size: int,
         collator: Collator,
-        at_end: Callable[[Fingerprint, int], None],
+        at_end: Callable[[Fingerprint, int, int], None],
         **kwargs: Any,
     ) -> None:
         self.stream = stream
@@ -182,7 +182,7 @@ class StreamLoader:
                 given += len(batch)
                 yield batch
         assert self._walked is not None, "the sampler was asked"
-        self._at_end(self._walked.fingerprint, self._asked - given)
+        self._at_end(self._walked.fingerprint, given, self._asked - given)
 
     def close(self) -> None:
         """End the workers. Left to the garbage collector, which ends their queues first, each is waited for in vain."""
