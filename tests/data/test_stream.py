@@ -135,3 +135,20 @@ def test_what_is_dropped_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert "predict: 2 samples dropped as longer than data.max_tokens" in caplog.text
     with pytest.raises(ValueError, match=r"all 6 samples of predict exceed data\.max_tokens"):
         rows_of(data_of(summaries, tmp_path, max_tokens=4, on_max_tokens="drop"))
+
+
+@pytest.mark.slow
+def test_spawned_workers_read_the_same(jsonl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are started where there is a GPU; what a stream hands them has to be picklable, the stream has not."""
+
+    def ids(workers: int) -> list[str]:
+        data = make_data(jsonl, eval_batch_size=3, num_workers=workers)
+        if workers:
+            options = {**data._loader_options(), "multiprocessing_context": "spawn"}
+            monkeypatch.setattr(data, "_loader_options", lambda: options)
+        data.setup("predict")
+        found = [name for batch in data.predict_dataloader() for name in batch.document_ids]
+        data.teardown("predict")
+        return found
+
+    assert ids(2) == ids(0)
