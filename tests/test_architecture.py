@@ -13,6 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 #: What a part of the package may import of the package besides itself.
 ALLOWED: dict[str, set[str]] = {
     "types": set(),
+    "lazy_imports": set(),
     "text_normalization": set(),
     "text_scores": {"text_normalization"},
     "metrics": {"text_scores", "text_normalization"},
@@ -23,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "parallel_ranks": set(),
     "parallel_sharding": set(),
     "parallel_strategy": {"parallel", "parallel_ranks", "parallel_sharding"},
-    "data": {"types", "models.tokens", "models.names"},
+    "data": {"types", "lazy_imports", "models.tokens", "models.names"},
     "generation": {
         "types",
         "models.decoder_kernels",

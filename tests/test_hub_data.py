@@ -87,7 +87,6 @@ def test_pages_come_back_as_they_were_rendered(hub, tmp_path):
     assert rows == [[f"d{i}#{n}", text, "en", "test", [i, n, 7]] for (i, n), text in texts.items()]
 
 
-@pytest.mark.slow
 def test_again_nothing_is_sent_and_nothing_rendered(hub, tmp_path):
     assert len(push(hub, "alice/again", tmp_path, count=3)["pushed"]) == 1
     before = hub.mark()

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from deepsynth.lazy_imports import importing
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -36,10 +38,5 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> object:
-    """Import the public classes on first use, so that ``import deepsynth`` and ``deepsynth --help`` stay fast."""
-    if name in _HOMES:
-        import importlib
-
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'deepsynth' has no attribute {name!r}")
+#: ``import deepsynth`` and ``deepsynth --help`` stay fast.
+__getattr__ = importing(__name__, _HOMES)

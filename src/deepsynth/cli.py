@@ -35,14 +35,15 @@ from deepsynth.cli_errors import ParserError, explain, one_line
 from deepsynth.commands import COMMANDS
 from deepsynth.data import Augmenter, Processor, Renderer, Source, TextImageDataModule
 from deepsynth.hub.pull import is_reference, resolve_checkpoint
+from deepsynth.lazy_imports import import_all
 from deepsynth.modules import DeepSynthModule
 from deepsynth.modules.adapter import adapter_settings
 from deepsynth.parallel import check_asked
 from deepsynth.parallel_ranks import is_lost_connection, of_this_rank, rank
 from deepsynth.run_folder import MetricsCsv, choose_run_folder, discard_start, is_unused
 
-#: A configuration may call a class by its bare name once it is imported, which its package does on first use.
-BARE_NAMES = {name: getattr(deepsynth.data, name) for name in deepsynth.data.__all__}
+# A configuration may call a class by its bare name once it is imported.
+import_all(deepsynth.data)
 
 #: What a user's mistake raises, here and in the libraries below; anything else is a bug and shows its traceback.
 USER_ERRORS = (ValueError, OSError, ImportError, MisconfigurationException)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
@@ -152,3 +154,8 @@ def test_spawned_workers_read_the_same(jsonl: Path, monkeypatch: pytest.MonkeyPa
         return found
 
     assert ids(2) == ids(0)
+
+
+def test_a_worker_imports_no_lightning() -> None:
+    code = "import sys, deepsynth.data.stream, deepsynth.data.collator; print('lightning' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

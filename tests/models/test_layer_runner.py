@@ -154,3 +154,16 @@ def test_few_graphs_are_compiled_and_none_for_another_length(level: Any, jsonl: 
 def test_settings_that_cannot_be_are_refused_before_anything_is_loaded(settings: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_module(**settings)
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_a_step_says_where_it_begins_to_who_records_it(
+    graphs: bool, jsonl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything runs: what an earlier step has returned may be overwritten from then on."""
+    said: list[str] = []
+    module = make(FAMILY, compile="decoder", cuda_graphs=graphs)
+    module.training_forward = lambda inputs: said.append("forward")
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: said.append("begin"))
+    module.compute_loss(batch_of(jsonl, FAMILY))
+    assert said == (["begin", "forward"] if graphs else ["forward"])

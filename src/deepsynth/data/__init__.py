@@ -6,8 +6,9 @@ others together.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from deepsynth.lazy_imports import importing
 
 if TYPE_CHECKING:
     from deepsynth.data.augmenter import Augmenter, PageAugmenter
@@ -45,29 +46,24 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Augmenter": "augmenter",
-    "CachedRenderer": "page_cache",
-    "Collator": "collator",
-    "CsvSource": "text_sources",
-    "HubSource": "hub_source",
-    "ImageSource": "image_source",
-    "JsonlSource": "text_sources",
-    "MixedSource": "mixing",
-    "OcrProcessor": "processor",
-    "PageAugmenter": "augmenter",
-    "ParquetSource": "text_sources",
-    "Processor": "processor",
-    "PythonDocsSource": "python_docs",
-    "Renderer": "renderer",
-    "Source": "source",
-    "TextFolderSource": "text_sources",
-    "TextImageDataModule": "datamodule",
-    "TextRenderer": "renderer",
+    "Augmenter": "deepsynth.data.augmenter",
+    "CachedRenderer": "deepsynth.data.page_cache",
+    "Collator": "deepsynth.data.collator",
+    "CsvSource": "deepsynth.data.text_sources",
+    "HubSource": "deepsynth.data.hub_source",
+    "ImageSource": "deepsynth.data.image_source",
+    "JsonlSource": "deepsynth.data.text_sources",
+    "MixedSource": "deepsynth.data.mixing",
+    "OcrProcessor": "deepsynth.data.processor",
+    "PageAugmenter": "deepsynth.data.augmenter",
+    "ParquetSource": "deepsynth.data.text_sources",
+    "Processor": "deepsynth.data.processor",
+    "PythonDocsSource": "deepsynth.data.python_docs",
+    "Renderer": "deepsynth.data.renderer",
+    "Source": "deepsynth.data.source",
+    "TextFolderSource": "deepsynth.data.text_sources",
+    "TextImageDataModule": "deepsynth.data.datamodule",
+    "TextRenderer": "deepsynth.data.renderer",
 }
 
-
-def __getattr__(name: str) -> object:
-    """Import a class from its file."""
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = importing(__name__, _HOMES)
