@@ -24,7 +24,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
-from tests.local_hub import TOKEN, local_hub  # noqa: E402 - the path comes first
+from tests.helpers.local_hub import TOKEN, local_hub  # noqa: E402 - the path comes first
 
 WARM_UP = 20
 TEXTS = ("The quick brown fox jumps over the lazy dog.", "Pack my box with five dozen liquor jugs.")
@@ -71,7 +71,7 @@ def measure(folder: Path, settings: argparse.Namespace) -> None:
 
     from deepsynth.callbacks import HubCheckpoint, VramMonitor
     from deepsynth.hub import worker
-    from tests.training import make_data, make_module, make_trainer
+    from tests.helpers.training import make_data, make_module, make_trainer
 
     torch.set_num_threads(1)
     documents = folder / "docs.jsonl"

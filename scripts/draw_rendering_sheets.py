@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from deepsynth.data.preview import contact_sheet
-from deepsynth.data.renderer import TextRenderer
+from deepsynth.data.rendering.renderer import TextRenderer
 from deepsynth.types import Document
 
 #: Article 1 of the Universal Declaration of Human Rights (the beginning, in some).

@@ -19,8 +19,8 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from deepsynth.data import Collator, OcrProcessor, PageAugmenter, TextRenderer
-from deepsynth.data.dataset import Pipeline
-from deepsynth.data.fonts import bundled_folder
+from deepsynth.data.fonts.files import bundled_folder
+from deepsynth.data.loading.dataset import Pipeline
 from deepsynth.generation import generate
 from deepsynth.types import Document
 
@@ -67,7 +67,7 @@ def main() -> None:
     from transformers import AutoModelForImageTextToText
 
     import deepsynth.models  # noqa: F401  registers the native classes
-    from deepsynth.models.names import resolve_model_name
+    from deepsynth.models.registry import resolve_model_name
 
     begun = time.perf_counter()
     model = AutoModelForImageTextToText.from_pretrained(resolve_model_name(args.model), dtype="float32").eval()

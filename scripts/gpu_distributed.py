@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from deepsynth.unsloth_first import import_unsloth_first
+from deepsynth.unsloth_import import import_unsloth_first
 
 import_unsloth_first(["--model=UnslothModule"] if "unsloth" in sys.argv else [])
 
@@ -31,8 +31,8 @@ from safetensors.torch import load_file
 from deepsynth import FullModule, PeftModule, TextImageDataModule
 from deepsynth.callbacks import AdapterCheckpoint, ProcessGuard
 from deepsynth.data import PythonDocsSource
+from deepsynth.distributed.strategy import FullyShardedStrategy
 from deepsynth.modules.unsloth import UnslothModule
-from deepsynth.parallel_strategy import FullyShardedStrategy
 from deepsynth.types import Batch
 
 GIB = 1024**3

@@ -32,6 +32,6 @@ part() {
   echo "$name: exit $?, $(left) s are left"
   tail -n 25 "$work/$name.txt"
 }
-part engine 240 tests/models tests/test_optim.py tests/callbacks
+part engine 240 tests/models tests/modules/test_optim.py tests/callbacks
 part contract 240 tests/modules/test_contract.py
 part full 420 tests/modules/test_full_size.py -k "ocr-2 and (learns or (small and 2-) or adapters)"

@@ -15,7 +15,7 @@ from transformers import AutoProcessor, DeepseekOcr2Config
 
 from deepsynth.models.deepseek_ocr import DeepseekOcrConfig
 from deepsynth.models.deepseek_ocr.configuration import TEXT
-from deepsynth.models.names import BUILTIN, resolve_model_name
+from deepsynth.models.registry import BUILTIN, resolve_model_name
 
 #: transformers has no defaults of the published sizes for DeepSeek-OCR-2's second encoder.
 ENCODER = {

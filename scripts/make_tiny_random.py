@@ -1,4 +1,4 @@
-"""Write ``src/deepsynth/models/tiny_random``: DeepSeek-OCR-2's classes at a tiny size with random weights.
+"""Write ``src/deepsynth/models/builtin/tiny_random``: DeepSeek-OCR-2's classes at a tiny size with random weights.
 
     python scripts/make_tiny_random.py
 

@@ -23,8 +23,8 @@ import torch
 
 from deepsynth.generation import Decoder
 from deepsynth.generation import decoder as decoder_module
-from deepsynth.generation import reader as reader_module
-from tests.generation.reading import batch_of, load, samples, tokenizer_of
+from deepsynth.generation import model_runner as reader_module
+from tests.helpers.generation import batch_of, load, samples, tokenizer_of
 
 PARTS = ("parity", "speed", "vision", "compiled", "profile")
 
@@ -57,8 +57,8 @@ class Study:
             return load(self.name, self.dtype, self.device)
         from transformers import AutoConfig, AutoModelForImageTextToText
 
-        from deepsynth.models.names import load_pretrained
         from deepsynth.models.random_weights import fill_with_random_weights
+        from deepsynth.models.registry import load_pretrained
 
         torch.manual_seed(0)
         with torch.device("meta"):

@@ -15,10 +15,10 @@ from PIL import ImageFont
 from torch.utils.data import Dataset
 
 from deepsynth.data import Augmenter, PythonDocsSource, Renderer, TextImageDataModule, TextRenderer
-from deepsynth.data.dataset import PageDataset, Pipeline
-from deepsynth.data.fonts import bundled_folder
-from deepsynth.data.loader import ResumableLoader
-from deepsynth.data.processor import OcrProcessor
+from deepsynth.data.fonts.files import bundled_folder
+from deepsynth.data.loading.dataset import PageDataset, Pipeline
+from deepsynth.data.loading.loader import ResumableLoader
+from deepsynth.data.processing.processor import OcrProcessor
 from deepsynth.models.deepseek_ocr.image_processing import DeepseekOcrImageProcessor
 from deepsynth.types import Document, Page, Sample
 

@@ -59,7 +59,7 @@ def summaries(tmp_path: Path) -> Path:
 @pytest.fixture
 def steady_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let measured reading take 100 ms and 10 ms a token; really, a few tokens of a tiny model are noise."""
-    from deepsynth import measure_generation
+    from deepsynth.measurement import generation as measure_generation
 
     read = measure_generation._read
 

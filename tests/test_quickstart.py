@@ -14,7 +14,7 @@ from rapidfuzz.distance import Levenshtein
 
 from deepsynth.__main__ import main
 from deepsynth.data import PythonDocsSource
-from deepsynth.data.processor import OcrProcessor
+from deepsynth.data.processing.processor import OcrProcessor
 
 ROOT = Path(__file__).parents[1]
 PASSAGES = [json.loads(line) for line in (ROOT / "configs/quickstart_unseen.jsonl").read_text().splitlines()]

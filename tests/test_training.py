@@ -12,7 +12,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from deepsynth.types import Batch
-from tests.training import make_data, make_module, make_trainer
+from tests.helpers.training import make_data, make_module, make_trainer
 
 #: Measured with these settings; a change means that pages, labels, model or optimizer compute something else.
 FIRST_LOSSES = [7.1488, 6.4548, 6.2012, 5.9844]

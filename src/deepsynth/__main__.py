@@ -1,4 +1,4 @@
-"""The command ``deepsynth``: answers what needs no library at once, then hands over to :mod:`deepsynth.cli`."""
+"""The command ``deepsynth``: answers what needs no library at once, then hands over to :mod:`deepsynth.cli.main`."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def main(args: Sequence[str] | None = None) -> int:
     if args[0] not in SUBCOMMANDS:
         sys.stderr.write(f"deepsynth: {args[0]!r} is no subcommand; there are {', '.join(SUBCOMMANDS)}\n")
         return 2
-    from deepsynth.unsloth_first import import_unsloth_first
+    from deepsynth.unsloth_import import import_unsloth_first
 
     import_unsloth_first(args)
-    from deepsynth.cli import run
+    from deepsynth.cli.main import run
 
     return run(args)
 

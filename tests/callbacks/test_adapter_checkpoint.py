@@ -13,9 +13,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from deepsynth.callbacks import AdapterCheckpoint
 from deepsynth.callbacks.adapter_checkpoint import _WithAdapter, _write
-from deepsynth.models.names import resolve_model_name
-from tests.test_checkpoint_io import disk_with
-from tests.training import make_data, make_module, make_trainer
+from deepsynth.models.registry import resolve_model_name
+from tests.helpers.training import make_data, make_module, make_trainer
+from tests.modules.test_checkpoint_io import disk_with
 
 
 def files(folder: Path) -> set[str]:

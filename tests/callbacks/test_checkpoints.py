@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from tests.training import make_data, make_module, make_trainer
+from tests.helpers.training import make_data, make_module, make_trainer
 
 
 class Losses(Callback):

@@ -14,10 +14,10 @@ from lightning.pytorch import Callback
 
 from deepsynth.callbacks.hub_checkpoint import HubCheckpoint
 from deepsynth.hub.worker import Backoff, resume
-from deepsynth.models.names import resolve_model_name
+from deepsynth.models.registry import resolve_model_name
 from deepsynth.modules.adapter import from_file_name
-from tests.local_hub import TOKEN, local_hub
-from tests.training import make_data, make_module, make_trainer
+from tests.helpers.local_hub import TOKEN, local_hub
+from tests.helpers.training import make_data, make_module, make_trainer
 
 QUICK = Backoff(0.05, 0.2)
 

@@ -12,9 +12,9 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
 
 from deepsynth.callbacks import TextMetrics, Throughput, VramMonitor, vram_monitor
-from deepsynth.callbacks.memory import GIB, DeviceMemory, memory_of
 from deepsynth.callbacks.vram_monitor import PHASES
-from tests.training import make_data, make_module, make_trainer
+from deepsynth.profiling.memory import GIB, DeviceMemory, memory_of
+from tests.helpers.training import make_data, make_module, make_trainer
 
 ACCELERATORS = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 HELD_MIB = 512

@@ -11,7 +11,7 @@ import pytest
 from lightning.pytorch import Callback
 
 from deepsynth.callbacks import PredictionWriter
-from tests.training import make_data, make_module, make_trainer
+from tests.helpers.training import make_data, make_module, make_trainer
 
 
 def row(document: str, prediction: str, page: int = 0, target: str = "", stop: str = "eos") -> dict[str, Any]:

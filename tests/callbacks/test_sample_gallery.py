@@ -21,7 +21,7 @@ from deepsynth.callbacks import SampleGallery
 from deepsynth.callbacks.gallery_page import GalleryEntry, Reading, differences, gallery_page, marked
 from deepsynth.callbacks.sample_gallery import jpeg, pictures_of
 from deepsynth.types import Batch
-from tests.training import make_data, make_module, make_trainer
+from tests.helpers.training import make_data, make_module, make_trainer
 
 
 class Tags(HTMLParser):

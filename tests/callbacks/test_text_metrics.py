@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from deepsynth.callbacks import TextMetrics
-from tests.training import make_data, make_module, make_trainer
+from tests.helpers.training import make_data, make_module, make_trainer
 
 
 def row(document: str, prediction: str, target: str, page: int = 0, **kwargs: Any) -> dict[str, Any]:

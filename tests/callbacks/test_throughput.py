@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from deepsynth.callbacks import Throughput, throughput
-from deepsynth.callbacks.flops import _grouped_mm_flop, flop_counter, peak_flops
-from tests.training import make_data, make_module, make_trainer
+from deepsynth.profiling.flops import _grouped_mm_flop, flop_counter, peak_flops
+from tests.helpers.training import make_data, make_module, make_trainer
 
 
 class Clock:

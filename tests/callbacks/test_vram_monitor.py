@@ -12,10 +12,10 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 
 from deepsynth.callbacks import VramMonitor, vram_monitor
-from deepsynth.callbacks.memory import GIB, DeviceMemory, Memory, ProcessMemory, Usage, memory_of
-from deepsynth.callbacks.out_of_memory import is_out_of_memory, shapes
+from deepsynth.profiling.memory import GIB, DeviceMemory, Memory, ProcessMemory, Usage, memory_of
+from deepsynth.profiling.out_of_memory import is_out_of_memory, shapes
 from deepsynth.types import Batch
-from tests.training import make_data, make_module, make_trainer
+from tests.helpers.training import make_data, make_module, make_trainer
 
 
 class ScriptedMemory(Memory):

@@ -3,9 +3,9 @@ import csv
 import pytest
 from PIL import Image
 
-from deepsynth.data.dataset import Pipeline
+from deepsynth.data.loading.dataset import Pipeline
 from deepsynth.data.preview import contact_sheet, format_table, write_preview
-from deepsynth.data.renderer import TextRenderer
+from deepsynth.data.rendering.renderer import TextRenderer
 from deepsynth.models.tokens import MODES
 from deepsynth.types import Document
 

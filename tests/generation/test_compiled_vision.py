@@ -10,12 +10,12 @@ import torch
 import torch._dynamo
 
 from deepsynth.generation import Decoder
-from deepsynth.generation.reader import VISION_PATCHES
-from deepsynth.models import vision_chunks
-from deepsynth.models.layer_runner import transformer_layers
-from deepsynth.models.vision_chunks import in_chunks
-from tests.generation.reading import batch_of, load, read, samples, tokenizer_of
-from tests.training import make_module
+from deepsynth.generation.model_runner import VISION_PATCHES
+from deepsynth.models.engine import vision_chunks
+from deepsynth.models.engine.layer_runner import transformer_layers
+from deepsynth.models.engine.vision_chunks import in_chunks
+from tests.helpers.generation import batch_of, load, read, samples, tokenizer_of
+from tests.helpers.training import make_module
 
 #: Images of the model that are encoded together below.
 CHUNK = 2

@@ -11,9 +11,9 @@ import torch
 from deepsynth.generation import Decoder, LoopRule, generate
 from deepsynth.generation import cache as cache_module
 from deepsynth.generation.cache import RowCache
-from deepsynth.generation.reader import Reader
+from deepsynth.generation.model_runner import Reader
 from deepsynth.generation.steps import FreeSteps, StaticSteps
-from tests.generation.reading import batch_of, load, read, samples, stream, tokenizer_of
+from tests.helpers.generation import batch_of, load, read, samples, stream, tokenizer_of
 
 NAME = "deepsynth/tiny-random"
 

@@ -11,7 +11,7 @@ import torch
 
 from deepsynth.generation import Decoder
 from deepsynth.generation.steps import StaticSteps
-from tests.generation.reading import batch_of, load, read, samples, stream, tokenizer_of
+from tests.helpers.generation import batch_of, load, read, samples, stream, tokenizer_of
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

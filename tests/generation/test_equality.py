@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from deepsynth.generation import Generation
 from deepsynth.generation.cache import RowCache
-from deepsynth.generation.reader import VISION_PATCHES, Prompt, Reader
+from deepsynth.generation.model_runner import VISION_PATCHES, Prompt, Reader
 from deepsynth.generation.steps import StaticSteps
 from deepsynth.models.lora import LoraScope, lora_config
-from tests.generation.reading import batch_of, load, read, samples, stream, tokenizer_of
+from tests.helpers.generation import batch_of, load, read, samples, stream, tokenizer_of
 
 REFERENCE = Path(__file__).parents[1] / "fixtures/deepseek_ocr_v1"
 FIRST, SECOND = "deepsynth/tiny", "deepsynth/tiny-random"

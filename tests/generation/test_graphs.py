@@ -19,11 +19,11 @@ from deepsynth.generation import cache as cache_module
 from deepsynth.generation import steps as steps_module
 from deepsynth.generation.cache import RowCache
 from deepsynth.generation.graphs import MOST_CALLS, NotCaptured, StepGraphs
-from deepsynth.generation.reader import Reader
+from deepsynth.generation.model_runner import Reader
 from deepsynth.generation.steps import StaticSteps, can_be_captured
-from tests.generation.reading import batch_of, load, read, samples, stream, tokenizer_of
-from tests.generation.recorded_graph import RecordedGraph, stand_in
 from tests.generation.test_equality import adapted
+from tests.helpers.generation import batch_of, load, read, samples, stream, tokenizer_of
+from tests.helpers.recorded_graph import RecordedGraph, stand_in
 
 NAME = "deepsynth/tiny-random"
 captured = partial(StaticSteps, count=4, graphs=True)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from deepsynth.generation.reader import Reader
+from deepsynth.generation.model_runner import Reader
 from deepsynth.generation.steps import StaticSteps, can_be_captured
-from deepsynth.models.quantized_experts import Nf4Experts
-from tests.generation.reading import batch_of, read, samples, stream
-from tests.generation.recorded_graph import stand_in
-from tests.training import make_module
+from deepsynth.models.quantization.nf4_experts import Nf4Experts
+from tests.helpers.generation import batch_of, read, samples, stream
+from tests.helpers.recorded_graph import stand_in
+from tests.helpers.training import make_module
 
 pytestmark = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (extra gpu)")
 

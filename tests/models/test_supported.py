@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, DeepseekOcr2Co
 from deepsynth.models.deepseek_ocr import DeepseekOcrConfig
 from deepsynth.models.deepseek_ocr.configuration import TEXT
 from deepsynth.models.lora import LoraScope, lora_config
-from deepsynth.models.names import resolve_model_name
+from deepsynth.models.registry import resolve_model_name
 from deepsynth.models.supported import LORA_SCOPES, SUPPORTED, SupportedModel, family_of, lora_parameters
 
 SCOPES = {

@@ -1,6 +1,6 @@
 """One contract for both backends: the same work gives the same numbers, and each takes over from the other.
 
-On the CPU a stand-in (``tests.unsloth_stand_in``) is behind the real UnslothModule; with ``-m gpu`` it is Unsloth:
+On the CPU a stand-in (``tests.helpers.unsloth_stand_in``) is behind the real UnslothModule; with ``-m gpu`` it is Unsloth:
 
     python -m pytest -m gpu tests/modules/test_contract.py -s
 """
@@ -19,8 +19,8 @@ from deepsynth import PeftModule, TextImageDataModule, UnslothModule
 from deepsynth.__main__ import main
 from deepsynth.data import JsonlSource
 from deepsynth.models.supported import lora_parameters
-from tests import unsloth_stand_in
-from tests.training import make_data, make_trainer
+from tests.helpers import unsloth_stand_in
+from tests.helpers.training import make_data, make_trainer
 
 BACKENDS = {"peft": PeftModule, "unsloth": UnslothModule}
 Make = Callable[..., Any]
@@ -150,7 +150,7 @@ def test_an_adapter_loads_in_the_other_and_in_plain_peft(
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 
-    from deepsynth.models.names import resolve_model_name
+    from deepsynth.models.registry import resolve_model_name
 
     module = make(first, lora_experts="all")
     train(module, trainer, jsonl, steps=2)

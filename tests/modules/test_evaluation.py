@@ -10,9 +10,9 @@ import pytest
 
 from deepsynth.callbacks import PredictionWriter
 from deepsynth.generation import LoopRule
-from deepsynth.metrics import CorpusMetrics, summarize
-from deepsynth.modules.document_scores import DocumentScores, score_documents
-from tests.training import make_data, make_module, make_trainer
+from deepsynth.metrics.corpus import CorpusMetrics, summarize
+from deepsynth.metrics.documents import DocumentScores, score_documents
+from tests.helpers.training import make_data, make_module, make_trainer
 
 
 def row(document: str, page: int, prediction: str, target: str, stop: str = "eos") -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from deepsynth.modules import FullModule
-from tests.training import make_data, make_trainer
+from tests.helpers.training import make_data, make_trainer
 
 
 def make_full(**kwargs: Any) -> FullModule:

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 import torch
 
-from deepsynth.models.names import load_pretrained
+from deepsynth.models.registry import load_pretrained
 from deepsynth.models.supported import lora_parameters
-from tests import unsloth_stand_in
-from tests.modules.full_size_run import measure
+from tests.helpers import unsloth_stand_in
+from tests.helpers.full_size_run import measure
 
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 on_gpu = [pytest.param("deepsynth/full-size-ocr-2", marks=gpu), pytest.param("deepsynth/full-size-ocr", marks=gpu)]
@@ -46,7 +46,7 @@ ROWS: dict[str, dict[str, Any]] = {
 def measured(settings: str) -> dict[str, Any]:
     """Run in a new process, once for each combination of settings."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.modules.full_size_run", settings],
+        [sys.executable, "-m", "tests.helpers.full_size_run", settings],
         cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=580,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

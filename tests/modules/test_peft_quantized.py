@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from deepsynth import PeftModule
-from deepsynth.export import export_model
-from deepsynth.models.layer_runner import keep
-from deepsynth.models.quantized_experts import Nf4Experts
+from deepsynth.export.merge import export_model
+from deepsynth.models.engine.layer_runner import keep
+from deepsynth.models.quantization.nf4_experts import Nf4Experts
 from deepsynth.modules import FullModule
 from deepsynth.types import Batch
-from tests.training import make_data, make_module, make_trainer
+from tests.helpers.training import make_data, make_module, make_trainer
 
 needs_bitsandbytes = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (extra gpu)"

@@ -11,10 +11,10 @@ import torch
 
 from deepsynth.data import JsonlSource
 from deepsynth.modules import UnslothModule
-from deepsynth.unsloth_first import prepare_environment
-from tests import unsloth_stand_in
-from tests.training import make_data, make_trainer
-from tests.unsloth_stand_in import FastVisionModel
+from deepsynth.unsloth_import import prepare_environment
+from tests.helpers import unsloth_stand_in
+from tests.helpers.training import make_data, make_trainer
+from tests.helpers.unsloth_stand_in import FastVisionModel
 
 
 @pytest.fixture

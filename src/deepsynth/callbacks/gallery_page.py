@@ -9,8 +9,8 @@ from html import escape
 
 from rapidfuzz.distance import Levenshtein
 
-from deepsynth.metrics import summarize
-from deepsynth.text_scores import score_table
+from deepsynth.metrics.corpus import summarize
+from deepsynth.metrics.scores import score_table
 
 #: Characters in common between two differences that are fewer than this belong to the difference: chance.
 LEAST_IN_COMMON = 3

@@ -15,9 +15,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_info
 
-from deepsynth.metrics import join_pages
+from deepsynth.metrics.corpus import join_pages
+from deepsynth.metrics.documents import DocumentScores, figures
 from deepsynth.modules import DeepSynthModule
-from deepsynth.modules.document_scores import DocumentScores, figures
 from deepsynth.types import Batch
 
 Row = dict[str, Any]

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from deepsynth.callbacks.rows import gather_rows
-from deepsynth.metrics import METRICS, bootstrap_intervals, join_pages, summarize, summarize_groups
-from deepsynth.text_normalization import NORMALIZATION_PROFILES, normalize
-from deepsynth.text_scores import score_table
+from deepsynth.distributed.rows import gather_rows
+from deepsynth.metrics.corpus import METRICS, bootstrap_intervals, join_pages, summarize, summarize_groups
+from deepsynth.metrics.normalization import NORMALIZATION_PROFILES, normalize
+from deepsynth.metrics.scores import score_table
 
 
 class TextMetrics(Callback):
@@ -28,8 +28,8 @@ class TextMetrics(Callback):
             init_args: {monitor: val/cer/arabic, patience: 3}
 
     Args:
-        profiles: of :data:`deepsynth.text_normalization.NORMALIZATION_PROFILES`; joined by ``+`` to apply several.
-        metrics: of :data:`deepsynth.metrics.METRICS`.
+        profiles: of :data:`deepsynth.metrics.normalization.NORMALIZATION_PROFILES`; joined by ``+`` to apply several.
+        metrics: of :data:`deepsynth.metrics.corpus.METRICS`.
         by: ``language`` and ``source`` give figures for each of them that the data names, when there are several.
         confidence: probability that a bootstrap over documents gives for the bounds; ``null`` for no bounds.
         resamples: of the bootstrap.

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.flop_counter import FlopCounterMode
 
-from deepsynth.callbacks.flops import flop_counter, peak_flops
+from deepsynth.profiling.flops import flop_counter, peak_flops
 
 
 class Throughput(Callback):

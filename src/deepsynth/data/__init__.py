@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 from deepsynth.lazy_imports import importing
 
 if TYPE_CHECKING:
-    from deepsynth.data.augmenter import Augmenter, PageAugmenter
-    from deepsynth.data.collator import Collator
+    from deepsynth.data.augmentation.augmenter import Augmenter, PageAugmenter
     from deepsynth.data.datamodule import TextImageDataModule
-    from deepsynth.data.hub_source import HubSource
-    from deepsynth.data.image_source import ImageSource
-    from deepsynth.data.mixing import MixedSource
-    from deepsynth.data.page_cache import CachedRenderer
-    from deepsynth.data.processor import OcrProcessor, Processor
-    from deepsynth.data.python_docs import PythonDocsSource
-    from deepsynth.data.renderer import Renderer, TextRenderer
-    from deepsynth.data.source import Source
-    from deepsynth.data.text_sources import CsvSource, JsonlSource, ParquetSource, TextFolderSource
+    from deepsynth.data.processing.collator import Collator
+    from deepsynth.data.processing.processor import OcrProcessor, Processor
+    from deepsynth.data.rendering.page_cache import CachedRenderer
+    from deepsynth.data.rendering.renderer import Renderer, TextRenderer
+    from deepsynth.data.sources.base import Source
+    from deepsynth.data.sources.hub import HubSource
+    from deepsynth.data.sources.images import ImageSource
+    from deepsynth.data.sources.mixed import MixedSource
+    from deepsynth.data.sources.python_docs import PythonDocsSource
+    from deepsynth.data.sources.text_files import CsvSource, JsonlSource, ParquetSource, TextFolderSource
 
 __all__ = [
     "Augmenter",
@@ -46,24 +46,24 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Augmenter": "deepsynth.data.augmenter",
-    "CachedRenderer": "deepsynth.data.page_cache",
-    "Collator": "deepsynth.data.collator",
-    "CsvSource": "deepsynth.data.text_sources",
-    "HubSource": "deepsynth.data.hub_source",
-    "ImageSource": "deepsynth.data.image_source",
-    "JsonlSource": "deepsynth.data.text_sources",
-    "MixedSource": "deepsynth.data.mixing",
-    "OcrProcessor": "deepsynth.data.processor",
-    "PageAugmenter": "deepsynth.data.augmenter",
-    "ParquetSource": "deepsynth.data.text_sources",
-    "Processor": "deepsynth.data.processor",
-    "PythonDocsSource": "deepsynth.data.python_docs",
-    "Renderer": "deepsynth.data.renderer",
-    "Source": "deepsynth.data.source",
-    "TextFolderSource": "deepsynth.data.text_sources",
+    "Augmenter": "deepsynth.data.augmentation.augmenter",
+    "CachedRenderer": "deepsynth.data.rendering.page_cache",
+    "Collator": "deepsynth.data.processing.collator",
+    "CsvSource": "deepsynth.data.sources.text_files",
+    "HubSource": "deepsynth.data.sources.hub",
+    "ImageSource": "deepsynth.data.sources.images",
+    "JsonlSource": "deepsynth.data.sources.text_files",
+    "MixedSource": "deepsynth.data.sources.mixed",
+    "OcrProcessor": "deepsynth.data.processing.processor",
+    "PageAugmenter": "deepsynth.data.augmentation.augmenter",
+    "ParquetSource": "deepsynth.data.sources.text_files",
+    "Processor": "deepsynth.data.processing.processor",
+    "PythonDocsSource": "deepsynth.data.sources.python_docs",
+    "Renderer": "deepsynth.data.rendering.renderer",
+    "Source": "deepsynth.data.sources.base",
+    "TextFolderSource": "deepsynth.data.sources.text_files",
     "TextImageDataModule": "deepsynth.data.datamodule",
-    "TextRenderer": "deepsynth.data.renderer",
+    "TextRenderer": "deepsynth.data.rendering.renderer",
 }
 
 __getattr__ = importing(__name__, _HOMES)

@@ -11,16 +11,16 @@ from weakref import WeakSet
 import torch
 from lightning.pytorch import LightningDataModule
 
-from deepsynth.data.augmenter import Augmenter
-from deepsynth.data.collator import Collator
-from deepsynth.data.dataset import PageDataset, Pipeline, stable_hash
-from deepsynth.data.loader import EpochSampler, ResumableLoader
-from deepsynth.data.mixing import original_id
-from deepsynth.data.processor import OcrProcessor, Processor
-from deepsynth.data.renderer import Renderer, TextRenderer
-from deepsynth.data.source import Source, read_documents
-from deepsynth.data.stream import Fingerprint, PageStream, StreamLoader
-from deepsynth.data.workers import default_workers, quiet_worker
+from deepsynth.data.augmentation.augmenter import Augmenter
+from deepsynth.data.loading.dataset import PageDataset, Pipeline, stable_hash
+from deepsynth.data.loading.loader import EpochSampler, ResumableLoader
+from deepsynth.data.loading.stream import Fingerprint, PageStream, StreamLoader
+from deepsynth.data.loading.workers import default_workers, quiet_worker
+from deepsynth.data.processing.collator import Collator
+from deepsynth.data.processing.processor import OcrProcessor, Processor
+from deepsynth.data.rendering.renderer import Renderer, TextRenderer
+from deepsynth.data.sources.base import Source, read_documents
+from deepsynth.data.sources.mixed import original_id
 from deepsynth.types import Batch, Document, Task
 
 log = logging.getLogger("deepsynth")

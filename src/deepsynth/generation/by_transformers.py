@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from deepsynth.generation.results import Generation, finished
-from deepsynth.generation.stopping import LoopRule, Writing
+from deepsynth.generation.texts import LoopRule, Writing
 from deepsynth.types import Batch
 
 

@@ -14,10 +14,10 @@ from typing import Any, Literal
 import torch
 
 from deepsynth.generation.cache import RowCache
-from deepsynth.generation.reader import Prompt, Reader
+from deepsynth.generation.model_runner import Prompt, Reader
 from deepsynth.generation.results import Generation, finished
 from deepsynth.generation.steps import Steps, steps_for
-from deepsynth.generation.stopping import LoopRule, Writing
+from deepsynth.generation.texts import LoopRule, Writing
 from deepsynth.types import Batch
 
 #: What torch.compile works on.

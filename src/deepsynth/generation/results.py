@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deepsynth.generation.stopping import Stop, Writing
+from deepsynth.generation.texts import Stop, Writing
 
 
 @dataclass(frozen=True, slots=True)

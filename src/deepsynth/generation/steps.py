@@ -14,8 +14,8 @@ import torch
 
 from deepsynth.generation.cache import GROWTH, RowCache
 from deepsynth.generation.graphs import NotCaptured, StepGraphs
-from deepsynth.generation.reader import Prompt, Reader
-from deepsynth.models.vision_chunks import COMPILE_OPTIONS
+from deepsynth.generation.model_runner import Prompt, Reader
+from deepsynth.models.engine.vision_chunks import COMPILE_OPTIONS
 
 log = logging.getLogger("deepsynth")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deepsynth.hub.errors import ASKED_WAIT, asked_wait_s
+from deepsynth.hub.outcome import ASKED_WAIT, asked_wait_s
 
 #: Longest silence of the Hub within one request before it counts as lost, in seconds.
 REQUEST_TIMEOUT_S = 60.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from deepsynth.hub.errors import Outcome, classify, client_errors
+from deepsynth.hub.outcome import Outcome, classify, client_errors
 from deepsynth.hub.snapshot import Snapshot
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepsynth.hub.attempt import run_attempt
 from deepsynth.hub.client import REQUEST_TIMEOUT_S
-from deepsynth.hub.errors import Outcome
+from deepsynth.hub.outcome import Outcome
+from deepsynth.hub.push_call import run_attempt
 from deepsynth.hub.snapshot import Snapshot, Target
 from deepsynth.hub.spool import Spool, spools_of
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deepsynth.parallel_sharding import is_sharded, scatter_after_evaluation, whole_on_rank_zero
+from deepsynth.distributed.sharding import is_sharded, scatter_after_evaluation, whole_on_rank_zero
 
 
 def adapter_state(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -15,19 +15,19 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 from deepsynth import __version__
+from deepsynth.distributed.ranks import mean_over_ranks
+from deepsynth.distributed.strategy import check_module, share_between_processes
 from deepsynth.generation import Implementation
-from deepsynth.models.decoder_kernels import Kernels
-from deepsynth.models.linear_cross_entropy import Loss
+from deepsynth.models.kernels.decoder import Kernels
+from deepsynth.models.kernels.linear_cross_entropy import Loss
 from deepsynth.models.lora import Experts, LoraScope, untrained_adapters
-from deepsynth.models.names import load_pretrained
-from deepsynth.models.quantization import count_parameters
+from deepsynth.models.quantization.quantize import count_parameters
+from deepsynth.models.registry import load_pretrained
 from deepsynth.modules.adapter import adapter_state, read_adapter, write_adapter
 from deepsynth.modules.checkpoint import CheckpointedModule
 from deepsynth.modules.evaluation import in_dtype
+from deepsynth.modules.optim import FusedAdamW, Schedule, check_optimizer, make_schedule
 from deepsynth.modules.training_engine import ActivationMemory, Compile, EngineModule
-from deepsynth.optim import FusedAdamW, Schedule, check_optimizer, make_schedule
-from deepsynth.parallel_ranks import mean_over_ranks
-from deepsynth.parallel_strategy import check_module, share_between_processes
 from deepsynth.types import Batch
 
 log = logging.getLogger("deepsynth")

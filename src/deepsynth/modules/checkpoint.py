@@ -10,9 +10,9 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from deepsynth import __version__
-from deepsynth.checkpoint_io import AtomicCheckpointIO
+from deepsynth.distributed.sharding import is_sharded, like, whole_on_rank_zero
 from deepsynth.modules.adapter import adapter_state, check_adapter_keys
-from deepsynth.parallel_sharding import is_sharded, like, whole_on_rank_zero
+from deepsynth.modules.checkpoint_io import AtomicCheckpointIO
 
 
 class CheckpointedModule(LightningModule):

@@ -14,8 +14,8 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from deepsynth.generation import Compile, Decoder, Generation, Implementation, LoopRule, decodes, generate
-from deepsynth.modules.document_scores import DocumentScores, figures, score_documents
-from deepsynth.text_scores import ScoreTable
+from deepsynth.metrics.documents import DocumentScores, figures, score_documents
+from deepsynth.metrics.scores import ScoreTable
 from deepsynth.types import Batch
 
 

@@ -7,9 +7,11 @@ from typing import Any, get_args
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from deepsynth.distributed.ranks import seed_as_rank_zero
+from deepsynth.distributed.strategy import loading_device
 from deepsynth.models.lora import lora_config
-from deepsynth.models.names import load_pretrained
-from deepsynth.models.quantization import (
+from deepsynth.models.quantization.nf4_experts import Nf4Experts, adapter_class, expert_parameters
+from deepsynth.models.quantization.quantize import (
     Kind,
     Quantization,
     format_weight_table,
@@ -18,12 +20,10 @@ from deepsynth.models.quantization import (
     require_bitsandbytes,
     weight_table,
 )
-from deepsynth.models.quantized_experts import Nf4Experts, adapter_class, expert_parameters
 from deepsynth.models.random_weights import fill_with_random_weights
+from deepsynth.models.registry import load_pretrained
 from deepsynth.models.supported import family_of
 from deepsynth.modules.base import DeepSynthModule, Dtype
-from deepsynth.parallel_ranks import seed_as_rank_zero
-from deepsynth.parallel_strategy import loading_device
 
 
 class PeftModule(DeepSynthModule):

@@ -10,14 +10,14 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from deepsynth.models import sam_attention
-from deepsynth.models.decoder_kernels import speed_up
-from deepsynth.models.feature_cache import DEFAULT_FOLDER, GIB, DiskCache, FeatureCache, MemoryCache, context_of
-from deepsynth.models.layer_runner import LEVELS, LayerRunner, Level, keep, transformer_layers
-from deepsynth.models.memory_measurement import peak_bytes
-from deepsynth.models.training_forward import TrainingForward, vision_tensors
+from deepsynth.distributed.sharding import is_sharded
+from deepsynth.models.engine.feature_cache import DEFAULT_FOLDER, GIB, DiskCache, FeatureCache, MemoryCache, context_of
+from deepsynth.models.engine.layer_runner import LEVELS, LayerRunner, Level, keep, transformer_layers
+from deepsynth.models.engine.training_forward import TrainingForward, vision_tensors
+from deepsynth.models.kernels import sam_attention
+from deepsynth.models.kernels.decoder import speed_up
 from deepsynth.modules.evaluation import EvaluatedModule
-from deepsynth.parallel_sharding import is_sharded
+from deepsynth.profiling.live_bytes import peak_bytes
 from deepsynth.types import Batch
 
 log = logging.getLogger("deepsynth")

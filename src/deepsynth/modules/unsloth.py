@@ -18,15 +18,15 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from deepsynth.generation import Generation, Implementation
+from deepsynth.models.engine.training_forward import TrainingForward
 from deepsynth.models.lora import lora_config
-from deepsynth.models.names import load_pretrained, resolve_model_name
-from deepsynth.models.quantization import Kind, format_weight_table, weight_table
+from deepsynth.models.quantization.quantize import Kind, format_weight_table, weight_table
 from deepsynth.models.random_weights import fill_with_random_weights
+from deepsynth.models.registry import load_pretrained, resolve_model_name
 from deepsynth.models.supported import family_of
-from deepsynth.models.training_forward import TrainingForward
 from deepsynth.modules.base import DeepSynthModule
 from deepsynth.types import Batch
-from deepsynth.unsloth_first import prepare_environment
+from deepsynth.unsloth_import import prepare_environment
 
 #: Settings of the training engine that Unsloth replaces by its own: what they may be, and what it does instead.
 _OWN: dict[str, tuple[tuple[Any, ...], str]] = {

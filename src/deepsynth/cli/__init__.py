@@ -1,0 +1,1 @@
+"""The command line: Trainer's subcommands, the other commands, run folders and errors."""

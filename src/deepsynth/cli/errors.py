@@ -1,0 +1,94 @@
+"""The parser's complaints in one line that names what was found, where, and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from deepsynth.distributed.support import REFUSED_OPTIONS
+
+
+class ParserError(Exception):
+    """Arguments or a configuration that cannot be used."""
+
+
+def one_line(message: str, limit: int = 600) -> str:
+    """Return a message without line breaks and repeated spaces, cut at ``limit`` characters."""
+    if "Original Traceback" in message:  # from a DataLoader worker: the last line is the worker's own error
+        message = message.strip().splitlines()[-1].partition(": ")[2] or message
+    text = " ".join(_innermost(message).split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _innermost(message: str) -> str:
+    """Return what jsonargparse wraps into "Does not validate against any of the Union subtypes"."""
+    prefix, union, rest = message.partition("Does not validate against any of the Union subtypes")
+    if not union:
+        return message
+    match = re.search(r"Errors:\s*- (.*?)\s*(?:- Expected a <class 'NoneType'>|Given value type:)", rest, re.DOTALL)
+    key = re.match(r'Parser key "([^"]+)"', prefix)
+    reason = match.group(1) if match else rest
+    return f'Parser key "{key.group(1)}": {reason}' if key else reason
+
+
+def explain(message: str, args: Sequence[str], classes: Sequence[str], options: Sequence[str]) -> str:
+    """Return a parser's message with the place where the mistake stands, and the nearest name that exists.
+
+    Args:
+        message: of jsonargparse.
+        args: of the command line.
+        classes: short names of all classes that a configuration may name.
+        options: names of all options that the classes have.
+    """
+    text = one_line(message)
+    wrong_class = re.search(r"Expected a dot import path string: (\S+)", text)
+    wrong_option = re.search(r"[Oo]ption '([^']+)'", text)
+    wrong_value = re.match(r'Parser key "([^"]+)": (.*)', text)
+    if wrong_class:
+        name = wrong_class.group(1)
+        return f"there is no class {name!r}{_place(name, args)}; {_nearest(name, classes)}"
+    if wrong_option:
+        key = wrong_option.group(1)
+        leaf = key.rpartition(".")[2]
+        return f"there is no option {key!r}{_place(leaf, args)}; {REFUSED_OPTIONS.get(leaf) or _nearest(leaf, options)}"
+    if wrong_value and wrong_value.group(1) != "config":
+        key, reason = wrong_value.groups()
+        while nested := re.match(r'Parser key "([^"]+)": (.*)', reason):
+            key, reason = f"{key}.{nested.group(1)}", nested.group(2)
+        reason = re.sub(r"<class '([^']+)'>", r"\1", reason)
+        return f"{key}: {reason}{_place(key.rpartition('.')[2], args)}"
+    return text
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(set(known)))}"
+
+
+def _place(name: str, args: Sequence[str]) -> str:
+    """Return " (FILE, line N)" or " (--key=value)" for the last place where the name stands, or nothing."""
+    word = re.compile(rf"(?<![\w.]){re.escape(name)}(?!\w)")
+    for arg in reversed(args):
+        if (
+            arg.startswith("--")
+            and not arg.startswith("--config")
+            and word.search(arg.replace(".", " ").replace("=", " "))
+        ):
+            return f" ({arg})"
+    for file in reversed(_config_files(args)):
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError):
+            continue  # the parser has its own message about a file that cannot be read
+        for number, line in enumerate(lines, 1):
+            if word.search(line):
+                return f" ({file}, line {number})"
+    return ""
+
+
+def _config_files(args: Sequence[str]) -> list[Path]:
+    files = [arg.partition("=")[2] for arg in args if arg.startswith("--config=")]
+    files += [args[i + 1] for i, arg in enumerate(args[:-1]) if arg in ("--config", "-c")]
+    return [Path(file) for file in files]

@@ -1,0 +1,1 @@
+"""Degradations of page images, as scanners, cameras and copiers cause them."""

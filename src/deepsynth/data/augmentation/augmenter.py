@@ -1,0 +1,165 @@
+"""From clean pages to pages as a scanner, a camera or a fax would give them: the base of every augmenter, and ours."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from deepsynth.data.augmentation.base import BoxArray, Degradation, ImageArray, as_uint8, to_rgb
+from deepsynth.data.augmentation.device import Fax, Greyscale, InverseVideo, Jpeg, PhotocopyLines, ScannerEdges
+from deepsynth.data.augmentation.geometric import (
+    GeometricDegradation,
+    PageCurl,
+    Perspective,
+    Ripple,
+    Rotation,
+    Skew,
+    move,
+)
+from deepsynth.data.augmentation.ink import BrokenStrokes, InkBleed, InkFade, SaltAndPepper
+from deepsynth.data.augmentation.light import ColourCast, Shadow, UnevenLight
+from deepsynth.data.augmentation.noise import SensorNoise
+from deepsynth.data.augmentation.optics import DefocusBlur, GaussianBlur, MotionBlur, ResolutionLoss
+from deepsynth.data.augmentation.paper import BleedThrough, PaperTexture, Stains
+from deepsynth.data.augmentation.presets import PRESETS, Preset
+from deepsynth.types import Line, Page, Word
+
+
+class Augmenter(ABC):
+    """Degrades a page and keeps its text readable and whole."""
+
+    @abstractmethod
+    def __call__(self, page: Page, rng: np.random.Generator) -> Page:
+        """Return the degraded page: same text, boxes moved along with the pixels."""
+
+
+@dataclass(frozen=True)
+class PageAugmenter(Augmenter):
+    """Degrade pages by a preset, each degradation replaceable by its own options.
+
+    The fields are in the order in which a page goes through them: ink, paper, camera, scanner, file. A field left
+    ``None`` is as the preset says; one that is given replaces the preset's, with its own defaults where an option is
+    not named; ``probability: 0`` turns it off. Each degradation draws from a generator of its own, so that changing
+    one changes no other.
+
+    The image keeps its size, and every word stays on the page: word boxes are moved with the pixels, and what would
+    leave is shifted back in or shrunk. A page without boxes (a scan) stays on the page as a whole.
+
+    The same generator state gives the same pixels in any process; OpenCV's own threads are switched off in processes
+    that augment (``cv2.setNumThreads(0)``), since the loader's workers are the parallelism.
+
+    Example:
+        >>> PageAugmenter(preset="scan", rotation=Rotation(probability=0.5, degrees=(0.0, 1.0)))  # doctest: +SKIP
+
+    Attributes:
+        preset: ``none`` (pages stay as they are), ``scan`` (an office scanner), ``photo`` (a telephone's camera),
+            ``fax``, or ``hard`` (some of everything, legible to a patient reader).
+    """
+
+    preset: Preset = "scan"
+    ink_bleed: InkBleed | None = None
+    ink_fade: InkFade | None = None
+    broken_strokes: BrokenStrokes | None = None
+    salt_and_pepper: SaltAndPepper | None = None
+    paper_texture: PaperTexture | None = None
+    bleed_through: BleedThrough | None = None
+    stains: Stains | None = None
+    inverse_video: InverseVideo | None = None
+    ripple: Ripple | None = None
+    page_curl: PageCurl | None = None
+    skew: Skew | None = None
+    rotation: Rotation | None = None
+    perspective: Perspective | None = None
+    shadow: Shadow | None = None
+    uneven_light: UnevenLight | None = None
+    colour_cast: ColourCast | None = None
+    motion_blur: MotionBlur | None = None
+    defocus_blur: DefocusBlur | None = None
+    gaussian_blur: GaussianBlur | None = None
+    sensor_noise: SensorNoise | None = None
+    greyscale: Greyscale | None = None
+    scanner_edges: ScannerEdges | None = None
+    photocopy_lines: PhotocopyLines | None = None
+    resolution_loss: ResolutionLoss | None = None
+    fax: Fax | None = None
+    jpeg: Jpeg | None = None
+
+    def __post_init__(self) -> None:
+        """Check the preset's name.
+
+        Raises:
+            ValueError: for a preset that does not exist.
+        """
+        if self.preset not in PRESETS:
+            raise ValueError(f"augmenter preset is {self.preset!r}; allowed: {', '.join(PRESETS)} (option 'preset')")
+
+    @cached_property
+    def degradations(self) -> tuple[Degradation | None, ...]:
+        """Return what is in force, in order; ``None`` holds the place of what is not."""
+        preset = {degradation.key: degradation for degradation in PRESETS[self.preset]}
+        names = [field.name for field in fields(self) if field.name != "preset"]
+        return tuple(getattr(self, name) or preset.get(name) for name in names)
+
+    def __call__(self, page: Page, rng: np.random.Generator) -> Page:
+        """Return the degraded page: same size and text, boxes moved along with the pixels."""
+        drawn = list(self._draw(rng))
+        if not drawn:
+            return page
+        cv2.setNumThreads(0)
+        image = _read(page.image)
+        before = boxes = _page_boxes(page)
+        moves: list[tuple[GeometricDegradation, np.random.Generator]] = []
+        for degradation, own_rng in drawn:
+            if isinstance(degradation, GeometricDegradation):
+                moves.append((degradation, own_rng))
+                continue
+            if moves:
+                image, boxes = move(image, boxes, moves)
+                moves = []
+            image, boxes = degradation(image, boxes, own_rng)
+        if moves:
+            image, boxes = move(image, boxes, moves)
+        page = replace(page, image=Image.fromarray(to_rgb(image)))
+        return page if boxes is before else _with_boxes(page, boxes)
+
+    def _draw(self, rng: np.random.Generator) -> Iterator[tuple[Degradation, np.random.Generator]]:
+        """Draw which degradations this page gets, and a generator for each."""
+        chances = rng.random(len(self.degradations))
+        seeds = rng.integers(2**63, size=len(self.degradations))
+        for degradation, chance, seed in zip(self.degradations, chances, seeds, strict=True):
+            if degradation is not None and chance < degradation.probability:
+                yield degradation, np.random.default_rng(seed)
+
+
+def _read(picture: Image.Image) -> ImageArray:
+    """Return the pixels, as (H, W) when all three channels are equal."""
+    if picture.mode == "L":
+        return np.asarray(picture)
+    image = np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
+    red, green, blue = cv2.split(image)
+    if cv2.norm(red, green, cv2.NORM_INF) == 0 and cv2.norm(green, blue, cv2.NORM_INF) == 0:
+        return as_uint8(red)
+    return image
+
+
+def _page_boxes(page: Page) -> BoxArray:
+    """Return the boxes (n, 4) of lines and their words in reading order; the whole page when there are none."""
+    boxes = [box for line in page.lines for box in (line.box, *(word.box for word in line.words))]
+    return np.array(boxes or [(0, 0, *page.image.size)], dtype=np.float64)
+
+
+def _with_boxes(page: Page, boxes: BoxArray) -> Page:
+    """Return the page with its lines' and words' boxes replaced, in the order of :func:`_page_boxes`."""
+    moved = map(tuple, boxes.tolist())
+    lines = []
+    for line in page.lines:
+        box = next(moved)  # a line's own box comes before its words'
+        words = tuple(Word(word.text, next(moved)) for word in line.words)
+        lines.append(Line(line.text, box, words, line.font, line.font_size_px))
+    return replace(page, lines=tuple(lines))

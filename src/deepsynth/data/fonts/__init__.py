@@ -1,0 +1,1 @@
+"""Font files, their coverage, and text shaped into glyphs."""

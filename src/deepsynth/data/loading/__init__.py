@@ -1,0 +1,1 @@
+"""Samples and batches: datasets, samplers, loaders and worker processes."""

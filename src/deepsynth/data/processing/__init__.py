@@ -1,0 +1,1 @@
+"""From pages to model inputs, and from samples to batches."""

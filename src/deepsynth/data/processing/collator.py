@@ -1,0 +1,100 @@
+"""From samples to a batch: right-padded or packed for training, left-padded prompts for generation.
+
+Shapes are explained in :mod:`deepsynth.types`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from deepsynth.data.processing.processor import IGNORED_LABEL
+from deepsynth.types import Batch, Sample
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Pads samples to the longest of the batch and joins their views.
+
+    Args:
+        pad_token_id: fills ``input_ids``; the attention mask hides it.
+        pad_to_multiple_of: rounds T up, so that kernels meet few different shapes.
+        packed: put all samples into one row, one after the other, with ``position_ids`` that begin again at 0 with
+            each of them; what rounding adds at the end is a sequence of its own.
+    """
+
+    pad_token_id: int = 0
+    pad_to_multiple_of: int = 1
+    packed: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for a multiple below 1."""
+        if self.pad_to_multiple_of < 1:
+            raise ValueError(f"data.pad_to_multiple_of is {self.pad_to_multiple_of}; it must be at least 1")
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """Return inputs (B, T) padded at the right, or packed (1, T), and prompts (B, P) padded at the left.
+
+        Raises:
+            ValueError: for an empty list.
+        """
+        if not samples:
+            raise ValueError("a batch needs at least one sample")
+        prompt_length = max(sample.prompt_length for sample in samples)
+        prompt_ids = torch.full((len(samples), prompt_length), self.pad_token_id)
+        prompt_mask = torch.zeros_like(prompt_ids)
+        for row, sample in enumerate(samples):
+            prompt = sample.prompt_length
+            prompt_ids[row, prompt_length - prompt :] = sample.input_ids[:prompt]
+            prompt_mask[row, prompt_length - prompt :] = 1
+        images = self._join_images(samples)
+        return Batch(
+            inputs={**(self._pack(samples) if self.packed else self._pad(samples)), **images},
+            prompts={"input_ids": prompt_ids, "attention_mask": prompt_mask, **images},
+            targets=[sample.target for sample in samples],
+            ids=[sample.id for sample in samples],
+            document_ids=[sample.document_id for sample in samples],
+            pages=[sample.page for sample in samples],
+            languages=[sample.language for sample in samples],
+            sources=[sample.source for sample in samples],
+            prompt=samples[0].prompt,
+        )
+
+    def _round_up(self, length: int) -> int:
+        return -(-length // self.pad_to_multiple_of) * self.pad_to_multiple_of
+
+    def _pad(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+        """Return one row a sample, (B, T)."""
+        length = self._round_up(max(len(sample.input_ids) for sample in samples))
+        input_ids = torch.full((len(samples), length), self.pad_token_id)
+        attention_mask = torch.zeros_like(input_ids)
+        labels = torch.full_like(input_ids, IGNORED_LABEL)
+        for row, sample in enumerate(samples):
+            size = len(sample.input_ids)
+            input_ids[row, :size] = sample.input_ids
+            attention_mask[row, :size] = 1
+            labels[row, :size] = sample.labels
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+    def _pack(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+        """Return all samples in one row, (1, T)."""
+        sizes = [len(sample.input_ids) for sample in samples]
+        rest = self._round_up(sum(sizes)) - sum(sizes)
+        labels = [sample.labels.clone() for sample in samples]
+        for own in labels:
+            own[0] = IGNORED_LABEL  # the last token of the sample before does not predict it
+        joined = {
+            "input_ids": [*(sample.input_ids for sample in samples), torch.full((rest,), self.pad_token_id)],
+            "attention_mask": [torch.ones(sum(sizes), dtype=torch.long), torch.zeros(rest, dtype=torch.long)],
+            "labels": [*labels, torch.full((rest,), IGNORED_LABEL)],
+            "position_ids": [torch.arange(size) for size in [*sizes, rest]],
+        }
+        return {name: torch.cat(parts)[None] for name, parts in joined.items()}
+
+    @staticmethod
+    def _join_images(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+        """Concatenate every image input along its first axis; samples without it (no image, no tiles) add nothing."""
+        names = dict.fromkeys(name for sample in samples for name in sample.images)
+        return {name: torch.cat([s.images[name] for s in samples if name in s.images]) for name in names}

@@ -1,0 +1,198 @@
+"""From pages to a sample: prompt, image tokens, labels and pixels.
+
+Shapes are explained in :mod:`deepsynth.types`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+
+from deepsynth.data.processing.pixel_lookup import ViewTable, view_table
+from deepsynth.models.registry import load_pretrained
+from deepsynth.models.tokens import ImageLayout, image_layout
+from deepsynth.types import Document, Page, Sample, Task
+
+#: The published prompt of DeepSeek-OCR for plain transcription, and ours for summaries.
+DEFAULT_PROMPTS: dict[Task, str] = {
+    "transcribe": "<image>\nFree OCR.",
+    "summarize": "<image>\nSummarize this document.",
+}
+IGNORED_LABEL = -100
+
+
+class Processor(ABC):
+    """Turns the pages of one sample into what the model takes."""
+
+    @abstractmethod
+    def __call__(self, document: Document, pages: Sequence[Page], *, prompt_only: bool = False) -> Sample | None:
+        """Return the sample, or ``None`` when it exceeds the token budget and the processor was told to drop it.
+
+        With ``prompt_only`` it is for reading alone: without the target's tokens, which then need no budget.
+
+        Raises:
+            ValueError: when it exceeds the token budget.
+        """
+
+    @property
+    def drops(self) -> bool:
+        """Whether a sample beyond the token budget is left out instead of being an error."""
+        return False
+
+    @property
+    @abstractmethod
+    def pad_token_id(self) -> int:
+        """The id that fills ``input_ids`` of shorter samples."""
+
+    @abstractmethod
+    def prompt_for(self, task: Task) -> str:
+        """Return the prompt of a task, ``<image>`` standing for the pages."""
+
+
+@dataclass(frozen=True)
+class OcrProcessor(Processor):
+    """The processor of the DeepSeek-OCR family: ``[bos] image tokens, prompt, target, [eos]``.
+
+    The labels are the target and its EOS; both always come whole. The number of image tokens is counted by
+    :class:`deepsynth.models.tokens.ImageLayout` and checked against the views that were made.
+
+    Args:
+        model_name: whose tokenizer and image processor to use: a built-in name, a folder or a Hub repository.
+        mode: a resolution of the model's family by name (``tiny``, ``base``, ``gundam``, …); by default what the
+            model's own ``processor_config.json`` says.
+        prompt: with ``<image>`` where the pages stand; by default one per task.
+        max_tokens: budget of a whole sample (image, prompt, target, EOS); by default the decoder's positions.
+        on_max_tokens: what happens to a sample beyond the budget: an error that names it, or drop and count it.
+    """
+
+    model_name: str = "deepsynth/tiny-random"
+    mode: str | None = None
+    prompt: str | None = None
+    max_tokens: int | None = None
+    on_max_tokens: Literal["error", "drop"] = "error"
+
+    def __post_init__(self) -> None:
+        """Validate what needs no file.
+
+        Raises:
+            ValueError: for a prompt without ``<image>`` or a budget below 1.
+        """
+        if self.prompt is not None and self.prompt.count("<image>") != 1:
+            raise ValueError(
+                f"data.prompt is {self.prompt!r}; it must hold <image> exactly once, where the pages stand"
+            )
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValueError(f"data.max_tokens is {self.max_tokens}; it must be at least 1")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave what was loaded behind: each DataLoader worker loads its own."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore the arguments."""
+        self.__dict__.update(state)
+
+    @cached_property
+    def hf_processor(self) -> Any:
+        """Load the Hugging Face processor (tokenizer and image processor) once per process."""
+        from transformers import AutoProcessor
+
+        return load_pretrained(AutoProcessor, self.model_name)
+
+    @cached_property
+    def layout(self) -> ImageLayout:
+        """How an image becomes views and tokens."""
+        return image_layout(self.hf_processor, self.mode)
+
+    @cached_property
+    def token_budget(self) -> int:
+        """The most tokens that a sample may have: ``max_tokens``, or the decoder's positions."""
+        if self.max_tokens:
+            return self.max_tokens
+        from transformers import AutoConfig
+
+        config = load_pretrained(AutoConfig, self.model_name)
+        return int(config.get_text_config().max_position_embeddings)
+
+    @property
+    def drops(self) -> bool:
+        """Whether a sample beyond the token budget is left out instead of being an error."""
+        return self.on_max_tokens == "drop"
+
+    @property
+    def pad_token_id(self) -> int:
+        """The tokenizer's padding id."""
+        return int(self.hf_processor.tokenizer.pad_token_id)
+
+    def prompt_for(self, task: Task) -> str:
+        """Return the prompt of a task, ``<image>`` standing for the pages."""
+        return (self.prompt or DEFAULT_PROMPTS[task]).strip()
+
+    @cached_property
+    def _view_table(self) -> ViewTable | None:
+        return view_table(self.hf_processor.image_processor, self.layout)
+
+    def _views(self, images: Sequence[Image.Image]) -> Mapping[str, torch.Tensor]:
+        """Return what the image processor makes of the pages."""
+        if self._view_table and self._view_table.serves(images):
+            return self._view_table(images)
+        outputs: Mapping[str, torch.Tensor] = self.hf_processor.image_processor(
+            images=list(images), return_tensors="pt", **self.layout.processor_kwargs()
+        )
+        return outputs
+
+    def _encode(self, text: str) -> list[int]:
+        ids = self.hf_processor.tokenizer.encode(text, add_special_tokens=False)
+        return [int(i) for i in ids]
+
+    def _target_ids(self, target: str) -> list[int]:
+        # A document may contain "<image>" or another special token as plain text: it must stay text.
+        tokenizer = self.hf_processor.tokenizer
+        return [int(i) for i in tokenizer.encode(target, add_special_tokens=False, split_special_tokens=True)]
+
+    def __call__(self, document: Document, pages: Sequence[Page], *, prompt_only: bool = False) -> Sample | None:
+        """Return input ids (T,), labels (T,) and the views of the pages.
+
+        Raises:
+            ValueError: when the sample exceeds the token budget, with its id and lengths.
+        """
+        target = pages[0].text if document.target is None else document.target
+        outputs = self._views([page.image for page in pages])
+        image_token = self.hf_processor.image_token_id
+        tokenizer = self.hf_processor.tokenizer
+        before, after = self.prompt_for(document.task).split("<image>")
+        prompt_ids = [tokenizer.bos_token_id, *self._encode(before)]
+        for page in pages:
+            prompt_ids += [image_token] * self.layout.tokens(*page.image.size)
+        prompt_ids += self._encode(after)
+        target_ids = [] if prompt_only else [*self._target_ids(target), tokenizer.eos_token_id]
+        total = len(prompt_ids) + len(target_ids)
+        if total > self.token_budget:
+            if self.on_max_tokens == "drop":
+                return None
+            raise ValueError(
+                f"document {document.id!r}: {len(prompt_ids)} tokens of {len(pages)} page(s) and prompt + "
+                f"{len(target_ids)} of the target = {total}, but the budget is {self.token_budget}; raise "
+                "data.max_tokens, put less text on a page, or set data.on_max_tokens=drop"
+            )
+        number = pages[0].number
+        several = document.target is None and document.image is None
+        return Sample(
+            id=f"{document.id}#{number}" if several else document.id,
+            document_id=document.id,
+            page=number,
+            input_ids=torch.tensor(prompt_ids + target_ids),
+            labels=torch.tensor([IGNORED_LABEL] * len(prompt_ids) + target_ids),
+            prompt_length=len(prompt_ids),
+            images={name: torch.as_tensor(value) for name, value in outputs.items()},
+            target=target,
+            prompt=self.prompt_for(document.task),
+            language=document.language,
+            source=document.source,
+        )

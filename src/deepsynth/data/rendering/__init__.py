@@ -1,0 +1,1 @@
+"""Documents drawn as page images."""

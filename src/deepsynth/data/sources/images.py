@@ -1,0 +1,169 @@
+"""Scans and photographs: documents that are images already and skip the renderer."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from deepsynth.data.sources.base import (
+    DEFAULT_ID_FIELD,
+    DEFAULT_LANGUAGE_FIELD,
+    DEFAULT_SOURCE_FIELD,
+    DEFAULT_TARGET_FIELD,
+    DEFAULT_TEXT_FIELD,
+    RowSource,
+    decoded_lines,
+    fields_found,
+    list_files,
+)
+from deepsynth.data.sources.text_files import jsonl_rows
+from deepsynth.types import Document
+
+#: File name endings that count as images in a folder.
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2"})
+
+#: Larger images are refused: twice Pillow's limit, 179 million pixels, more than A3 at 900 dpi.
+MAX_PIXELS = 178_956_970
+
+#: What Pillow's decoders raise for broken files.
+_BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class ImageSource(RowSource):
+    """Read scans with their text, without opening the images.
+
+    ``path`` is a JSON-lines file whose rows name an image (relative to the file) and its text, or a folder. A folder
+    with ``*.jsonl`` files is read through them; any other one gives each image below it, with the text of the ``.txt``
+    file of the same name beside it. Images without texts can be predicted, not trained on.
+
+    Args:
+        path: the file or folder.
+        image_field: the image's path.
+        text_field: the image's transcription; absent under its default name: unknown.
+        target_field: what the model shall write; null, or absent under its default name: the text itself.
+        id_field: unique names; absent under its default name: the image's path as the row has it.
+        language_field: language code, optional under its default name.
+        source_field: name of the collection, optional under its default name.
+    """
+
+    path: Path
+    image_field: str = "image"
+    text_field: str = DEFAULT_TEXT_FIELD
+    target_field: str | None = DEFAULT_TARGET_FIELD
+    id_field: str = DEFAULT_ID_FIELD
+    language_field: str = DEFAULT_LANGUAGE_FIELD
+    source_field: str = DEFAULT_SOURCE_FIELD
+
+    def rows(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield ``(file and line, fields)``.
+
+        Raises:
+            ValueError: when a file is missing or a line is no JSON object.
+        """
+        path = Path(self.path).expanduser()
+        if path.is_dir() and not any(path.glob("*.jsonl")):
+            yield from self._folder_rows(path)
+            return
+        for file in list_files(path, ".jsonl"):
+            if file.suffix.lower() in IMAGE_SUFFIXES:
+                raise ValueError(f"{file}: a JSON-lines file or a folder is expected, found an image; give its folder")
+            for where, row in jsonl_rows(file):
+                name = row.get(self.image_field)
+                if not isinstance(name, str) or not name:
+                    raise ValueError(
+                        f"{where}: no image path in the field {self.image_field!r}; "
+                        f"the fields found are {fields_found(row)}"
+                    )
+                image = file.parent / name
+                if not image.is_file():
+                    raise ValueError(f"{where}: no image {image} (paths are relative to {file.name})")
+                yield where, _with_id({**row, self.image_field: image}, self.id_field, name)
+
+    def _folder_rows(self, folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        images = {
+            file.relative_to(folder).as_posix(): file
+            for file in folder.rglob("*")
+            if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
+        }
+        if not images:
+            raise ValueError(
+                f"{folder}: no *.jsonl file and no image ({', '.join(sorted(IMAGE_SUFFIXES))}) in this folder"
+            )
+        for name in sorted(images):
+            row: dict[str, Any] = {self.image_field: images[name], DEFAULT_ID_FIELD: name}
+            beside = images[name].with_suffix(".txt")
+            if beside.is_file():
+                row[DEFAULT_TEXT_FIELD] = "".join(line for _, line in decoded_lines(beside)).strip()
+            yield str(images[name]), row
+
+    def image(self, where: str, row: Mapping[str, Any]) -> Path | None:
+        """Return the path of the row's image, which exists."""
+        image: Path = row[self.image_field]
+        return image
+
+
+def _with_id(row: dict[str, Any], field: str, fallback: str) -> dict[str, Any]:
+    """Return the row with ``fallback`` for an id where it has none under the default name."""
+    if field == DEFAULT_ID_FIELD and row.get(field) is None:
+        row[field] = fallback
+    return row
+
+
+def load_image(document: Document) -> Image.Image:
+    """Decode a document's scan to RGB: upright, transparency on white, 8 bits a channel, the first frame.
+
+    Args:
+        document: one with an ``image``; the decoded pixels are not kept in it.
+
+    Raises:
+        ValueError: when there is no image, or it is no image, broken, or larger than ``MAX_PIXELS``.
+    """
+    where = f"document {document.id!r}"
+    if isinstance(document.image, Path):
+        where += f", {document.image}"
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns from half the limit on; large scans are legitimate, and beyond the limit it raises.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            if isinstance(document.image, Path):
+                with Image.open(document.image) as image:
+                    return _upright_rgb(image)
+            if isinstance(document.image, Image.Image):
+                # A copy of a lazily opened image decodes into the original too: open its bytes again instead.
+                stream = getattr(document.image, "fp", None)
+                if stream is None:
+                    return _upright_rgb(document.image)
+                stream.seek(0)
+                return _upright_rgb(Image.open(stream))
+    except _BROKEN_IMAGE as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{where}: the image cannot be decoded: {reason}") from None
+    raise ValueError(f"{where}: no image, only text; it has to be rendered")
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    """Return an 8-bit RGB copy, turned as its EXIF orientation says."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are allowed")
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        # Integers and floats of 32 bits do not say what white is: the next usual value above the largest one.
+        largest = 65535.0 if image.mode.startswith("I;16") else float(values.max(initial=0.0))
+        white = next((white for white in (1.0, 255.0, 65535.0) if largest <= white), largest)
+        grey = np.clip(values / white * 255.0, 0.0, 255.0).round().astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        page = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(page, image).convert("RGB")
+    return image.convert("RGB")

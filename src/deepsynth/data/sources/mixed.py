@@ -1,0 +1,161 @@
+"""Several sources as one, in given shares.
+
+Which source the k-th document comes from is a formula, no walk: source ``s`` of weight ``w`` (all weights summing to 1)
+has its j-th turn at the time ``(j + offset) / w``, with an offset in 0 to 1 drawn from the seed, and turns are taken
+in the order of their times. So after any number k of documents each source has given ``w * k`` of them to within as
+many as there are sources, and a run that stops in the middle of an epoch goes on where it was: :meth:`MixedSource.turn`
+says what comes next, and :meth:`MixedSource.starting_at` passes over earlier documents without rendering any.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from deepsynth.data.sources.base import Source
+from deepsynth.types import Document
+
+_REPEAT = re.compile(r"~\d+\Z")
+
+
+@dataclass(frozen=True)
+class MixedSource(Source):
+    """Take documents from several sources in turn, by weight.
+
+    Ids become ``{name}/{id}``, so that they stay unique. Where ``epoch_size`` asks for more than a source has, it
+    begins again: the n-th time its ids end in ``~n``, from ``~2``, and the same text is laid out anew.
+    :func:`original_id` takes such an ending off, so that all times of a document fall in the same split.
+
+    Example:
+        >>> MixedSource(sources={"law": JsonlSource("law.jsonl"), "news": JsonlSource("news.jsonl")},
+        ...             weights={"law": 3, "news": 1}, epoch_size=20000)  # doctest: +SKIP
+
+    Attributes:
+        sources: by name; the name becomes ``Document.source`` where the source gives none.
+        weights: share of each source by its name, in any unit; all equal when not given.
+        epoch_size: documents in all; when not given, the mix ends where the first of its sources does, and nothing
+            comes twice.
+        seed: of the sources' offsets.
+    """
+
+    sources: Mapping[str, Source]
+    weights: Mapping[str, float] | None = None
+    epoch_size: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the names and numbers.
+
+        Raises:
+            ValueError: for no source, a weight that is not above 0, or names that do not agree.
+        """
+        if not self.sources:
+            raise ValueError("sources is empty; a mix needs at least one source, {name: source}")
+        for name in self.sources:
+            if not name or "/" in name:
+                raise ValueError(f"sources: {name!r} is no name: it becomes the part of the ids before '/'")
+        if self.weights is not None and set(self.weights) != set(self.sources):
+            named, there = (", ".join(sorted(names)) or "nothing" for names in (self.weights, self.sources))
+            raise ValueError(f"weights names {named}, sources {there}; give one weight for each source")
+        for name, weight in (self.weights or {}).items():
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
+                raise ValueError(
+                    f"weights.{name} is {weight!r}; allowed: a number above 0 (leave the source out for 0)"
+                )
+        if self.epoch_size is not None and self.epoch_size < 1:
+            raise ValueError(f"epoch_size is {self.epoch_size}; allowed: 1 or more, or null")
+
+    @property
+    def streaming(self) -> bool:
+        """Whether any of the sources must not be held in memory."""
+        return any(source.streaming for source in self.sources.values())
+
+    @cached_property
+    def _rhythm(self) -> tuple[tuple[str, float, float], ...]:
+        """Name, share and offset of each source, by name, so that the order of the mapping does not matter."""
+        names = sorted(self.sources)
+        weights = [float(self.weights[name]) if self.weights else 1.0 for name in names]
+        offsets = np.random.default_rng(self.seed).random(len(names)).tolist()
+        total = math.fsum(weights)
+        return tuple(
+            (name, weight / total, offset) for name, weight, offset in zip(names, weights, offsets, strict=True)
+        )
+
+    def turn(self, position: int) -> tuple[str, int]:
+        """Return the source of the document at ``position`` (from 0), and its turn (from 0) within that source."""
+        return self._after(position)[1]
+
+    def _after(self, position: int) -> tuple[dict[str, int], tuple[str, int]]:
+        """Return how many documents each source gave before ``position``, and the (source, turn) there."""
+        # Up to the time t there are t turns, to one a source: only those within that distance need a look.
+        reach = len(self._rhythm) + 1
+        given: dict[str, int] = {}
+        near: list[tuple[float, str, int]] = []
+        for name, share, offset in self._rhythm:
+            given[name] = max(0, math.floor(share * (position - reach) - offset))
+            last = math.ceil(share * (position + reach) - offset)
+            near += [(_time(turn, share, offset), name, turn) for turn in range(given[name], last + 1)]
+        near.sort()
+        index = position - sum(given.values())
+        for _, name, _ in near[:index]:
+            given[name] += 1
+        return given, near[index][1:]
+
+    def __iter__(self) -> Iterator[Document]:
+        """Yield every document of the mix.
+
+        Raises:
+            ValueError: for a source without documents, or a row that is none.
+        """
+        return self.starting_at(0)
+
+    def starting_at(self, position: int) -> Iterator[Document]:
+        """Yield the documents from ``position`` (from 0) on; equal to the whole without its first ``position``.
+
+        Raises:
+            ValueError: for a source without documents, or a row that is none.
+        """
+        given, _ = self._after(position)
+        documents = {name: self._documents(name, given[name]) for name in self.sources}
+        turns = [(_time(given[name], share, offset), name, share, offset) for name, share, offset in self._rhythm]
+        heapq.heapify(turns)
+        left = itertools.count() if self.epoch_size is None else range(position, self.epoch_size)
+        for _ in left:
+            _, name, share, offset = turns[0]
+            document = next(documents[name], None)
+            if document is None:
+                return
+            yield document
+            given[name] += 1
+            heapq.heapreplace(turns, (_time(given[name], share, offset), name, share, offset))
+
+    def _documents(self, name: str, skip: int) -> Iterator[Document]:
+        """Yield a source's documents under their new ids after passing over ``skip``; again and again with a size."""
+        for time in itertools.count(1):
+            size = 0
+            for size, document in enumerate(self.sources[name], 1):
+                if size > skip:
+                    ending = "" if time == 1 else f"~{time}"
+                    new_id = f"{name}/{document.id}{ending}"
+                    yield replace(document, id=new_id, source=document.source or name)
+            if not size:
+                raise ValueError(f"sources.{name} has no document; leave it out of the mix")
+            skip = max(0, skip - size)
+            if self.epoch_size is None:
+                return
+
+
+def original_id(document_id: str) -> str:
+    """Return the id without the ending that :class:`MixedSource` gives a document that comes again."""
+    return _REPEAT.sub("", document_id)
+
+
+def _time(turn: int, share: float, offset: float) -> float:
+    return (turn + offset) / share

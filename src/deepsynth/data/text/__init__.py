@@ -1,0 +1,1 @@
+"""Unicode text without pixels: cleaning, line breaking, bidirectional order, scripts."""

@@ -1,0 +1,1 @@
+"""Paragraphs and blocks set into lines and pages."""

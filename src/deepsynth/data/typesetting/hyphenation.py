@@ -1,0 +1,94 @@
+"""Where a word may be divided at the end of a line, by the patterns that LibreOffice and TeX use (pyphen has them).
+
+The hyphen is drawn and is no part of the page's text: the word goes on in the next line, and the text has it whole.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+from deepsynth.data.fonts.glyphs import Piece, Style
+from deepsynth.data.fonts.shaping import Shaper
+
+#: The language of a document that names none.
+DEFAULT_LANGUAGE = "en"
+_HYPHEN = "-"
+_SHORTEST_WORD = 5
+#: Letters that stay before and after a division.
+_LEAST_BEFORE, _LEAST_AFTER = 2, 3
+#: One word of letters, with what may stand around it in print: quotes, brackets, "l'", "'s". No addresses, no codes.
+_WORD = re.compile(rf"[\W_]*(?:\w{{1,5}}['’])?([^\W\d_]{{{_SHORTEST_WORD},}})(?:['’]\w{{1,2}})?[\W_]*")
+
+
+class Hyphenation:
+    """Divides the words of a language.
+
+    Args:
+        language: a code that pyphen has a dictionary for, such as ``de_DE``.
+    """
+
+    def __init__(self, language: str) -> None:
+        """Load the dictionary."""
+        self._dictionary = _pyphen().Pyphen(lang=language, left=_LEAST_BEFORE, right=_LEAST_AFTER)
+
+    def cuts(self, word: str) -> list[int]:
+        """Return after how many characters of a word a hyphen may stand, in rising order."""
+        letters = _WORD.fullmatch(word)
+        if letters is None:
+            return []
+        # A place that changes the spelling ("asszony", "asz-szony" in Hungarian) would show what is not in the text.
+        return [
+            letters.start(1) + place
+            for place in self._dictionary.positions(letters.group(1))
+            if getattr(place, "data", None) is None
+        ]
+
+    def divide(self, shaper: Shaper, word: str, style: Style, room_px: float) -> tuple[Piece, str] | None:
+        """Return as much of a word as fits with its hyphen, whose ``text`` lacks the hyphen, and the rest.
+
+        Args:
+            shaper: for the part.
+            word: left-to-right.
+            style: of the word.
+            room_px: what is left of the line.
+        """
+        for cut in reversed(self.cuts(word)):
+            part = shaper.shape(word[:cut] + _HYPHEN, style)
+            if part.room <= room_px and not part.replaced:
+                return Piece(word[:cut], part.advance, part.blits, part.fonts, hyphenated=True), word[cut:]
+        return None
+
+
+@lru_cache(maxsize=64)
+def hyphenation_for(language: str | None) -> Hyphenation | None:
+    """Return what divides words of a language, ``None`` for one that has no dictionary, as Chinese and Arabic.
+
+    Args:
+        language: BCP-47 code; ``None`` is English.
+
+    Raises:
+        ImportError: when pyphen is not installed.
+    """
+    code = _pyphen().language_fallback((language or DEFAULT_LANGUAGE).replace("-", "_"))
+    return None if code is None else Hyphenation(code)
+
+
+def check_hyphenation() -> None:
+    """Refuse hyphenation without its library.
+
+    Raises:
+        ImportError: when pyphen is not installed.
+    """
+    _pyphen()
+
+
+def _pyphen() -> Any:
+    try:
+        import pyphen
+    except ImportError as error:
+        raise ImportError(
+            "hyphenate needs the package pyphen, which has the dictionaries: pip install 'deepsynth[hyphenation]'"
+        ) from error
+    return pyphen

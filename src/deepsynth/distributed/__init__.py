@@ -1,0 +1,1 @@
+"""Several processes: supported combinations, ranks, sharding and strategies."""

@@ -1,0 +1,1 @@
+"""Merge an adapter into its base model, and verify the result."""

@@ -1,0 +1,240 @@
+"""Merge an adapter into its base model, write it, read it back, and prove that it is the same model.
+
+    deepsynth export runs/quickstart/adapter merged/ --format published
+
+The adapter is a plain peft folder. What is written stands alone: weights, configuration, tokenizer and processor, in
+transformers' format or in the published one of DeepSeek-OCR, which the original code, vLLM and SGLang load.
+
+Proved are: only the adapter's own weights changed, and every one of them did; a page gives the same logits and the same
+greedy text before the merge and after reading back. The folder appears only when all of that holds.
+"""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from deepsynth.export.verification import (
+    adapted_weights,
+    answer_of,
+    check_answers,
+    check_weights,
+    probe_inputs,
+    some_keys,
+    weight_digests,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+Format = Literal["native", "published"]
+
+_CARRIED = ("*.json", "*.py", "*.txt", "*.model", "LICENSE*")
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written, and what was measured on it.
+
+    Attributes:
+        folder: the merged model.
+        format: ``native`` or ``published``.
+        dtype: of the weights.
+        changed: weight tensors that the adapter changed.
+        unchanged: all others, bit for bit those of the base.
+        mean_difference: of the logits on the probe page, reloaded against unmerged.
+        max_difference: the same, largest.
+        same_tokens: greedy tokens for the probe page that are equal before and after; fewer than ``new_tokens`` only in
+            16 bits, when rounding decided between two tokens that were as likely.
+        new_tokens: tokens that were written.
+    """
+
+    folder: Path
+    format: Format
+    dtype: str
+    changed: int
+    unchanged: int
+    mean_difference: float
+    max_difference: float
+    same_tokens: int
+    new_tokens: int
+
+    def __str__(self) -> str:
+        """Return the lines that the command prints."""
+        return (
+            f"{self.folder}: {self.format} format, {self.dtype}\n"
+            f"  {self.changed} weights changed, all of the adapter's; {self.unchanged} are the base's, bit for bit\n"
+            f"  logits differ by {self.mean_difference:.1e} on average, {self.max_difference:.1e} at most; "
+            f"{self.same_tokens} of {self.new_tokens} greedy tokens are the same"
+        )
+
+
+def export_model(
+    adapter: Path,
+    output: Path,
+    base: str | None = None,
+    format: Format = "native",
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    device: str = "cpu",
+    max_shard_size: str = "5GB",
+) -> ExportReport:
+    """Merge an adapter, write the model, and verify what was written.
+
+    Args:
+        adapter: peft folder.
+        output: folder to make; must not exist or be empty.
+        base: model that the adapter belongs to; by default the one that the adapter names.
+        format: ``native`` (transformers) or ``published`` (DeepSeek-OCR's original keys and config).
+        dtype: of the written weights; ``auto`` keeps the base's.
+        device: where to compute.
+        max_shard_size: of one weight file.
+
+    Raises:
+        ValueError: for an adapter that does not belong to the base (with its keys), a format that the model does not
+            have, or a merged model that is not the unmerged one.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    import deepsynth.models  # noqa: F401 - registers DeepSeek-OCR
+    from deepsynth.models.registry import resolve_model_name
+
+    adapter, output = Path(adapter), Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"output is {output}, which is there already; name a new folder")
+    base = base or _base_of(adapter)
+    source = resolve_model_name(base)
+    kind = "auto" if dtype == "auto" else getattr(torch, dtype)
+    model = AutoModelForImageTextToText.from_pretrained(source, dtype=kind).to(device).eval()
+    if format == "published" and model.config.model_type != "deepseek_ocr":
+        raise ValueError(
+            f"format is 'published', but {base} is a {model.config.model_type} model; only DeepSeek-OCR is written in "
+            "its original format, use format=native"
+        )
+    processor = AutoProcessor.from_pretrained(source)
+    inputs = probe_inputs(processor, device)
+    before = weight_digests(model)
+    adapted = _with_adapter(model, adapter, base)
+    expected, allowed = adapted_weights(adapted)
+    written = str(model.dtype).removeprefix("torch.")
+    unmerged = answer_of(adapted, inputs)
+    merged = adapted.merge_and_unload(safe_merge=True)
+    part = output.with_name(f".{output.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        _write(merged, processor, source, part, format, max_shard_size)
+        del merged, adapted, model
+        gc.collect()
+        again = AutoModelForImageTextToText.from_pretrained(part, dtype=kind).to(device).eval()
+        changed = {name for name, digest in weight_digests(again).items() if digest != before[name]}
+        check_weights(changed, expected, allowed)
+        reloaded = answer_of(again, probe_inputs(AutoProcessor.from_pretrained(part), device))
+        measured = check_answers(unmerged, reloaded, written)
+        if output.exists():
+            output.rmdir()
+        output.parent.mkdir(parents=True, exist_ok=True)
+        part.rename(output)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return ExportReport(output, format, written, len(changed), len(before) - len(changed), *measured)
+
+
+def _base_of(adapter: Path) -> str:
+    """Return the base model that the adapter names."""
+    import json
+
+    file = adapter / "adapter_config.json"
+    if not file.exists():
+        raise ValueError(f"adapter is {adapter}, which has no adapter_config.json; give a peft folder")
+    base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise ValueError(f"{file} names no base_model_name_or_path; say it with --base")
+    return str(base)
+
+
+def _with_adapter(model: Any, adapter: Path, base: str) -> Any:
+    """Return the peft model with every tensor of the adapter's file in its place, and none left over.
+
+    Raises:
+        ValueError: listing the adapter's keys that the model cannot serve.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from deepsynth.modules.adapter import from_file_name
+
+    file = adapter / "adapter_model.safetensors"
+    if not file.exists():
+        raise ValueError(f"adapter is {adapter}, which has no adapter_model.safetensors; give a peft folder")
+    try:
+        stored = {from_file_name(name): tensor for name, tensor in load_file(file).items()}
+    except SafetensorError as error:
+        raise ValueError(f"{file} cannot be read ({error}); it is cut or damaged") from error
+    shapes = dict(_adapter_shapes(stored))
+    try:
+        adapted = PeftModel.from_pretrained(model, str(adapter)).eval()
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise ValueError(f"{adapter} is no adapter of {base}: {error}. Its keys: {some_keys(shapes)}") from error
+    own = dict(_adapter_shapes(get_peft_model_state_dict(adapted, save_embedding_layers=False)))
+    foreign = sorted(key for key, shape in shapes.items() if own.get(key) != shape)
+    absent = sorted(own.keys() - shapes.keys())
+    if foreign or absent:
+        clauses = [f"{base} cannot serve {some_keys(foreign)}"] if foreign else []
+        clauses += [f"the file lacks {some_keys(absent)}"] if absent else []
+        raise ValueError(f"{adapter} is no adapter of {base}: {'; '.join(clauses)}")
+    if not any(bool(tensor.any()) for key, tensor in stored.items() if ".lora_B" in key or "lora_" not in key):
+        raise ValueError(f"{file} holds zeros alone: the adapter was not trained and would change nothing")
+    return adapted
+
+
+def _adapter_shapes(state: dict[str, torch.Tensor]) -> list[tuple[str, tuple[int, ...]]]:
+    return [(key, tuple(tensor.shape)) for key, tensor in state.items()]
+
+
+def _write(model: Any, processor: Any, source: str, folder: Path, format: Format, max_shard_size: str) -> None:
+    """Write the weights with all that a model's folder needs."""
+    folder.mkdir(parents=True)
+    if format == "native":
+        model.save_pretrained(folder, max_shard_size=max_shard_size)
+        processor.save_pretrained(folder)
+        return
+    processor.save_published(folder)
+    if model.config.published is not None:
+        _carry(source, folder)
+    model.save_pretrained(folder, format="published", max_shard_size=max_shard_size)
+
+
+def _carry(source: str, folder: Path) -> None:
+    """Copy what the published folder has besides weights: tokenizer, processor, its own code."""
+    if not Path(source).is_dir():
+        from huggingface_hub import snapshot_download
+
+        source = snapshot_download(source, allow_patterns=list(_CARRIED))
+    for pattern in _CARRIED:
+        for file in Path(source).glob(pattern):
+            if file.name not in ("config.json", "generation_config.json", "model.safetensors.index.json"):
+                shutil.copyfile(file, folder / file.name)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run ``deepsynth export``.
+
+    Args:
+        args: without the subcommand; by default ``sys.argv``.
+
+    Returns:
+        0. Mistakes raise ``ValueError``, which the command line turns into a line.
+    """
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog="deepsynth export", description=(__doc__ or "").splitlines()[0])
+    parser.add_function_arguments(export_model, as_positional=True)
+    chosen = parser.parse_args(list(args) if args is not None else None)
+    sys.stdout.write(f"{export_model(**{key: value for key, value in chosen.items() if key != 'config'})}\n")
+    return 0

@@ -1,0 +1,298 @@
+"""The model's parts as decoding needs them: pages to features, prompts into the cache, one more token a row.
+
+Layers, adapters and quantised weights are called as the modules they are; only what runs around them is leaner than the
+model's own ``forward``.
+
+    N  samples      T  tokens of a prompt, padded at the right
+    R  rows         H  width of the decoder
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from deepsynth.generation.cache import RowCache
+from deepsynth.models.engine.layer_runner import transformer_layers
+from deepsynth.models.engine.vision_chunks import (
+    ENCODED_AT_ONCE,
+    Captured,
+    CompiledLayers,
+    Rest,
+    forward_of,
+    in_chunks,
+    one_by_graph,
+)
+from deepsynth.models.kernels import frozen_experts, sam_attention
+from deepsynth.models.kernels.decoder import Reading
+
+log = logging.getLogger("deepsynth")
+
+#: Patches of views or tiles that vision encodes at once, by type of device: enough to fill a GPU (4096 are a page of
+#: 1024² pixels), and no more than a CPU has in its caches: SAM's attention keeps numbers for pairs of patches.
+VISION_PATCHES = {"cuda": 4 * 4096, "cpu": 2 * 4096}
+
+
+@dataclass(slots=True)
+class Prompt:
+    """A sample that waits to be read.
+
+    Attributes:
+        ids: (T,) without padding.
+        features: (image tokens, H) what stands in for its image tokens; ``None`` without pages.
+    """
+
+    ids: torch.Tensor
+    features: torch.Tensor | None
+
+    def __len__(self) -> int:
+        """Return T."""
+        return len(self.ids)
+
+
+class Reader:
+    """A model of the DeepSeek-OCR family, taken apart for decoding.
+
+    Args:
+        model: the model, or peft's around it.
+        compile_vision: compile the layers of its vision encoders, which takes a minute or so for the first page.
+
+    Raises:
+        ValueError: when it has other parts; :meth:`fits` says so beforehand.
+    """
+
+    def __init__(self, model: Any, *, compile_vision: bool = False) -> None:
+        if not self.fits(model):
+            raise ValueError(
+                f"{type(model).__name__} is no model of the DeepSeek-OCR family, whose parts decoding knows; "
+                "use model.generation=transformers"
+            )
+        self.model = _base(model)
+        self.text = self.model.model.language_model
+        self.head = self.model.get_output_embeddings()
+        self.layers = list(self.text.layers)
+        self.image_token_id: int = self.model.config.image_token_id
+        self._patch: int = self.model.config.vision_config.sam_config.patch_size
+        tower = self.model.model.vision_tower
+        self._sam = sam_attention.faster_ways(tower)  # made once: what was compiled knows them
+        self._compiled_vision = CompiledLayers(transformer_layers(tower)) if compile_vision else None
+        self._modules: tuple[Any, ...] = ()
+        self._tuned: list[Any] = []
+        self._reading = Reading(self.text)
+        #: Runs a function of tensors as a captured graph, where there are graphs.
+        self.captured: Captured | None = None
+
+    @staticmethod
+    def fits(model: Any) -> bool:
+        """Return whether a model, or the one in peft's, has the parts, whole on this process."""
+        base = _base(model)
+        text = getattr(getattr(base, "model", None), "language_model", None)
+        parts = ("layers", "norm", "rotary_emb", "embed_tokens")
+        if not hasattr(base, "get_image_features") or not all(hasattr(text, part) for part in parts):
+            return False
+        return not any(hasattr(parameter, "device_mesh") for parameter in base.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = self.text.embed_tokens.weight.device
+        return device
+
+    def fingerprint(self) -> int:
+        """Return a number that changes with all that a captured step has fixed.
+
+        That is where weights are, which adapters are merged or active and how much they count, and autocast.
+        """
+        modules = self._look()
+        parameters = (parameter for module in modules for parameter in module._parameters.values())
+        places = tuple(parameter.data_ptr() for parameter in parameters if parameter is not None)
+        adapters = tuple(
+            (
+                *(tuple(module.merged_adapters), tuple(module.active_adapters), module.disable_adapters),
+                tuple(module.scaling.items()),
+            )
+            for module in self._tuned
+        )
+        kind = self.device.type
+        return hash((places, adapters, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)))
+
+    def _look(self) -> tuple[Any, ...]:
+        """Return the modules that there are; when they are others than the last time, find what is to be known."""
+        modules = tuple(self.model.modules())
+        if modules != self._modules:
+            self._modules = modules
+            self._tuned = [module for module in modules if hasattr(module, "merged_adapters")]
+            self._reading.find()
+        return modules
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Switch to evaluation, to attention that takes a mask, and to experts that read only what is hit.
+
+        Grouped products were the quickest on the CPU too, and copy no weight, as ``batched_mm`` does for every token.
+        """
+        training = [module for module in self._look() if module.training]
+        config = self.text.config
+        before = config._attn_implementation, getattr(config, "_experts_implementation", None)
+        for module in training:
+            module.training = False
+        config._attn_implementation = "sdpa"
+        frozen_experts.register()
+        config._experts_implementation = frozen_experts.ALWAYS
+        try:
+            with self._reading.at_work(), ExitStack() as faster:
+                if self.device.type == "cuda":
+                    faster.enter_context(torch.cuda.device(self.device))  # Triton launches where torch stands
+                for module, forward in self._sam:
+                    faster.enter_context(forward_of(module, forward))
+                yield
+        finally:
+            config._attn_implementation, config._experts_implementation = before
+            for module in training:
+                module.training = True
+
+    # ------------------------------------------------------------------ vision
+
+    def prompts(self, inputs: dict[str, torch.Tensor]) -> list[Prompt]:
+        """Encode the pages of a batch and return its N prompts.
+
+        Args:
+            inputs: what ``generate(**inputs)`` takes, left-padded (``Batch.prompts``).
+
+        Raises:
+            ValueError: when image tokens and features are not as many.
+        """
+        masks = inputs["attention_mask"].bool()
+        rows = [ids[mask] for ids, mask in zip(inputs["input_ids"], masks, strict=True)]
+        counts = [int((row == self.image_token_id).sum()) for row in rows]
+        pixels = inputs.get("pixel_values")
+        if pixels is None or not len(pixels):
+            if sum(counts):
+                raise ValueError(f"the prompts hold {sum(counts)} image tokens but there is no page")
+            return [Prompt(row, None) for row in rows]
+        features = torch.cat(self._features(inputs))
+        if len(features) != sum(counts):
+            raise ValueError(
+                f"the prompts hold {sum(counts)} image tokens (id {self.image_token_id}) but the pages make "
+                f"{len(features)} features"
+            )
+        parts = torch.split(features, counts)
+        return [Prompt(row, part if len(part) else None) for row, part in zip(rows, parts, strict=True)]
+
+    def _features(self, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        """Return the features (image tokens, H) of each page."""
+        images = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
+        if not len(images.get("pixel_values_local", ())):
+            images.pop("pixel_values_local", None)
+        if self._compiled_vision is not None:
+            try:
+                with self._compiled_vision.at_work():
+                    return self._encode(images, "single")
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                self._compiled_vision = None
+                reason = " ".join(str(error).split("\n")[:2])
+                log.warning("reading encodes pages without torch.compile, which failed: %s", reason)
+        return self._encode(images, "together")
+
+    def _encode(self, images: dict[str, torch.Tensor], rest: Rest) -> list[torch.Tensor]:
+        tower = self.model.model.vision_tower
+        compiled = rest == "single"
+
+        def of_sam(pixels: torch.Tensor) -> int:
+            # Twice as many where its bias is not in memory; but what is compiled runs those that are left one by one.
+            return self._images_at_once(pixels) * (2 if sam_attention.has_kernel(pixels) and not compiled else 1)
+
+        with (
+            one_by_graph(tower, self.captured),
+            in_chunks(tower, lambda pixels: self._images_at_once(pixels) * (1 if compiled else ENCODED_AT_ONCE), rest),
+            in_chunks(tower.sam_encoder, of_sam, "together"),
+        ):
+            features: list[torch.Tensor] = list(self.model.get_image_features(**images).pooler_output)
+        return features
+
+    def _images_at_once(self, pixels: torch.Tensor) -> int:
+        patches = pixels.shape[-1] * pixels.shape[-2] // self._patch**2
+        most = VISION_PATCHES.get(pixels.device.type, VISION_PATCHES["cpu"])
+        return max(most // max(patches, 1), 1)
+
+    # ------------------------------------------------------------------ decoder
+
+    def embed(self, prompts: list[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what the decoder sees of prompts, (N, T, H) padded at the right, and where each ends (N,)."""
+        embed = self.text.embed_tokens
+        rows = []
+        for prompt in prompts:
+            row = embed(prompt.ids)
+            if prompt.features is not None:
+                row[prompt.ids == self.image_token_id] = prompt.features.to(row.dtype)
+            rows.append(row)
+        hidden = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return hidden, torch.tensor([len(prompt) - 1 for prompt in prompts], device=hidden.device)
+
+    def prefill(self, hidden: torch.Tensor, slots: torch.Tensor, last: torch.Tensor, cache: RowCache) -> torch.Tensor:
+        """Write prompts into slots of the cache and return the first token (N,) of each text.
+
+        Args:
+            hidden: (N, T, H), see :meth:`embed`.
+            slots: (N,) of the cache.
+            last: (N,) where each prompt ends.
+            cache: with room for T positions.
+        """
+        cache.fill(slots)
+        positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
+        # Padding stands at the right, where causality alone hides it; later tokens overwrite what it left behind.
+        hidden = self._run(hidden, positions, None, cache)
+        return self._next(hidden[torch.arange(len(last), device=hidden.device), last])
+
+    def step(self, tokens: torch.Tensor, positions: torch.Tensor, cache: RowCache, seen: int) -> torch.Tensor:
+        """Return the token (R,) after ``tokens`` (R,), which stand at ``positions`` (R,); shapes and places are fixed.
+
+        Args:
+            tokens: the last token of each row.
+            positions: their places.
+            cache: of the rows; it gets their keys and values.
+            seen: positions that attention looks at, more than any of ``positions``.
+        """
+        cache.extend(len(tokens), positions, seen)
+        mask = (torch.arange(seen, device=tokens.device) <= positions[:, None])[:, None, None]
+        hidden = self._run(self.text.embed_tokens(tokens[:, None]), positions[:, None], mask, cache)
+        return self._next(hidden[:, -1])
+
+    def aligned_step(self, tokens: torch.Tensor, position: int, cache: RowCache) -> torch.Tensor:
+        """Do as :meth:`step` for rows that all are at the same place: no mask, and nothing is looked at in vain."""
+        cache.extend(len(tokens), position, position + 1)
+        positions = torch.full((1, 1), position, device=tokens.device)
+        hidden = self._run(self.text.embed_tokens(tokens[:, None]), positions, None, cache)
+        return self._next(hidden[:, -1])
+
+    def _run(
+        self, hidden: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None, cache: RowCache
+    ) -> torch.Tensor:
+        rotation = self.text.rotary_emb(hidden, positions)
+        for layer in self.layers:
+            hidden = layer(
+                hidden,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                position_embeddings=rotation,
+            )
+        return hidden
+
+    def _next(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the likeliest token (N,) after hidden states (N, H)."""
+        chosen: torch.Tensor = self.head(self.text.norm(hidden)).argmax(-1)
+        return chosen
+
+
+def _base(model: Any) -> Any:
+    """Return the model in peft's wrapper, its layers still adapted; another model as it is."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -1,0 +1,1 @@
+"""How a training step computes: loss, activation memory, vision features."""

@@ -1,0 +1,237 @@
+"""The forward pass of training: what a step needs and nothing else.
+
+    B  samples     T  tokens of a row     V  images of the batch     H  width of the decoder     L  label positions
+
+The model's own ``forward`` encodes images with a graph for gradients that nobody wants, hands the decoder a mask that
+right-padded causal attention does not need, and projects every position, prompts and images too, on the vocabulary.
+This one encodes frozen images without a graph, a few pages at a time or not at all (``feature_cache``), runs the
+decoder, and projects the positions that have a label, a chunk at a time (``linear_cross_entropy``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+
+from deepsynth.models.engine.feature_cache import FeatureCache, image_keys
+from deepsynth.models.engine.vision_chunks import ENCODED_AT_ONCE, Rest, in_chunks
+from deepsynth.models.kernels import packed_attention, sam_attention
+from deepsynth.models.kernels.linear_cross_entropy import Loss, has_liger, linear_cross_entropy
+
+_IMAGE_INPUTS = ("pixel_values", "pixel_values_local", "num_local_patches", "patches_grid")
+
+
+class TrainingForward:
+    """Computes the mean loss over label tokens, as the model's own ``forward`` would.
+
+    The balance loss of DeepSeek-OCR's experts is added where the model trains with it.
+
+    Args:
+        model: a DeepSeek-OCR or DeepSeek-OCR-2 model for conditional generation, or peft's model around one.
+        loss: ``plain`` calls the model itself; ``auto`` is ``liger`` on CUDA where it is installed, else ``chunked``.
+        vision_chunk: images that are encoded together; by default 1 on the CPU and 4 on CUDA, or 8 where SAM's kernel
+            keeps no bias and no cache wants chunks that every batch fills.
+        cache: of the features of frozen vision.
+        fixed_chunks: fill the last chunk up with copies, so that the encoder sees one shape alone: nothing is compiled
+            again, and features do not depend on how many others were computed with them. It is so with a cache.
+
+    Raises:
+        ValueError: for liger-kernel where it is not installed, or a cache for vision that is trained or that FSDP2
+            shards.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        loss: Loss = "auto",
+        vision_chunk: int | None = None,
+        cache: FeatureCache | None = None,
+        fixed_chunks: bool = False,
+    ) -> None:
+        if loss == "liger" and not has_liger():
+            raise ValueError(
+                "model.loss is liger, but liger-kernel is not installed; pip install 'deepsynth[gpu]', or use "
+                "model.loss=auto"
+            )
+        self.model = model
+        self.base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.loss = loss
+        self._run, self._head_loss = self._compute, self._project
+        if isinstance(model, FSDPModule):
+            if cache is not None:
+                raise ValueError(
+                    "model.vision_cache is on, but sharded weights are gathered by all processes together, and a page "
+                    "that one of them finds in its cache would leave the others waiting; set model.vision_cache=none"
+                )
+            self._run = _gathering(model, "training_loss", self._compute)
+            if isinstance(self.base.lm_head, FSDPModule):
+                self._head_loss = _gathering(self.base.lm_head, "linear_cross_entropy", self._project)
+        self.vision_chunk = vision_chunk
+        self.frozen_vision = not any(p.requires_grad for name, p in vision_tensors(self.base).items())
+        if cache is not None and not self.frozen_vision:
+            raise ValueError(
+                "model.vision_cache keeps features that stay what they are, but vision or projector is trained; set "
+                "model.vision_cache=none, or model.lora_vision=false and model.lora_projector=false"
+            )
+        self.cache = cache
+        #: What a forward pass runs in, as :func:`deepsynth.models.kernels.decoder.speed_up` says.
+        self.prepared: Callable[[], AbstractContextManager[None]] = nullcontext
+        #: Whether SAM attends without a bias in memory where it can.
+        self.sam_by_kernel = False
+        self.fixed_chunks = fixed_chunks or cache is not None
+
+    def __call__(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the loss of right-padded or packed inputs; see ``deepsynth.types.Batch``."""
+        if "position_ids" in inputs and self.base.config.text_config._attn_implementation == "sdpa":
+            packed_attention.register()
+            self.base.config.text_config._attn_implementation = packed_attention.NAME
+        with self.prepared():
+            return self._plain(inputs) if self.loss == "plain" else self._run(inputs)
+
+    def _compute(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        labels = inputs["labels"]
+        positions = (labels[:, 1:] != -100).nonzero(as_tuple=True)  # found now, while the device has nothing to do
+        hidden, balance = self._decode(inputs)
+        loss = self._head_loss(hidden[positions], labels[:, 1:][positions])
+        return loss if balance is None else loss + balance
+
+    def _project(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        liger = self.loss == "liger" or (self.loss == "auto" and hidden.is_cuda and has_liger())
+        return linear_cross_entropy(hidden, self.base.lm_head.weight, labels, liger=liger)
+
+    def _plain(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        if "position_ids" in inputs:  # transformers sees that a row is packed only where there is no mask
+            inputs = {name: tensor for name, tensor in inputs.items() if name != "attention_mask"}
+        loss: torch.Tensor = self.model(**inputs, use_cache=False).loss
+        return loss
+
+    def _decode(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the last hidden states (B, T, H), and the weighted balance loss where there is one."""
+        decoder = self.base.model.language_model
+        embeds = decoder.embed_tokens(inputs["input_ids"])
+        if len(inputs.get("pixel_values", ())):
+            embeds = self._insert(embeds, inputs["input_ids"], torch.cat(self.image_features(inputs)))
+        coefficient = float(getattr(self.base.config, "router_aux_loss_coef", 0.0) or 0.0)
+        balances = coefficient > 0 and self.base.training and self.base.config.model_type == "deepseek_ocr"
+        packing: dict[str, Any] = {}
+        # Causal attention never looks at padding on the right. The balance loss does count what padding computes.
+        mask = inputs["attention_mask"] if balances else None
+        if "position_ids" in inputs:
+            bounds = packed_attention.boundaries(inputs["position_ids"])
+            packing = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
+            packing["max_length_q"] = packing["max_length_k"] = int(bounds.diff().max())
+            packing["position_ids"] = inputs["position_ids"]
+            packed = decoder.config._attn_implementation == packed_attention.NAME
+            mask = embeds.new_empty(1, 1, 0, 0) if packed else None  # four axes: transformers shall build no mask
+        recorder: Any = nullcontext()
+        if balances:
+            from deepsynth.models.deepseek_ocr.balance import RouterRecorder
+
+            recorder = RouterRecorder(decoder, active=True)
+        with recorder:
+            hidden = decoder(inputs_embeds=embeds, attention_mask=mask, use_cache=False, **packing).last_hidden_state
+        if not balances:
+            return hidden, None
+        return hidden, coefficient * self._balance(recorder.logits, inputs, packing.get("cu_seq_lens_q"))
+
+    def _balance(
+        self, logits: list[torch.Tensor], inputs: dict[str, torch.Tensor], bounds: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return the balance loss of the rows, or of the sequences of a packed row, padding left out."""
+        from deepsynth.models.deepseek_ocr.balance import balance_loss
+
+        top_k = self.base.config.text_config.num_experts_per_tok
+        if bounds is None:
+            return balance_loss(logits, top_k, batch_size=len(inputs["labels"]))
+        used = inputs["attention_mask"][0, bounds[:-1].long()].tolist()
+        parts = zip(*(torch.split(layer, bounds.diff().tolist()) for layer in logits), strict=True)
+        losses = [balance_loss(list(part), top_k, batch_size=1) for part, own in zip(parts, used, strict=True) if own]
+        return torch.stack(losses).mean()
+
+    def _insert(self, embeds: torch.Tensor, input_ids: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        mask = input_ids == self.base.config.image_token_id
+        slots = int(mask.sum())
+        if slots != len(features):
+            raise ValueError(
+                f"the prompts hold {slots} image tokens (id {self.base.config.image_token_id}) but the images make "
+                f"{len(features)} features; count them with deepsynth.models.tokens.ImageLayout.tokens"
+            )
+        return embeds.masked_scatter(mask[..., None], features.to(embeds))
+
+    # ------------------------------------------------------------------ vision
+
+    def image_features(self, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        """Return the features (tokens, H) of each of V images."""
+        images = {name: inputs[name] for name in _IMAGE_INPUTS if name in inputs}
+        if not self.frozen_vision:
+            features: list[torch.Tensor] = list(self.base.model.get_image_features(**images).pooler_output)
+            return features
+        with torch.no_grad():
+            pixels = images["pixel_values"]
+            tiles_of = images["num_local_patches"].tolist() if "num_local_patches" in images else [0] * len(pixels)
+            if self.cache is None:
+                return self._encode(images, list(range(len(pixels))), tiles_of)
+            keys = image_keys(pixels, images.get("pixel_values_local"), tiles_of)
+            found = {index: self.cache.get(key) for index, key in enumerate(keys)}
+            missing = [index for index, kept in found.items() if kept is None]
+            for index, new in zip(missing, self._encode(images, missing, tiles_of), strict=True):
+                self.cache.put(keys[index], new)
+                found[index] = new
+            return [kept.to(pixels.device, non_blocking=True) for kept in found.values() if kept is not None]
+
+    def _encode(self, images: dict[str, torch.Tensor], chosen: list[int], tiles_of: list[int]) -> list[torch.Tensor]:
+        """Return the features of the chosen images, which are encoded some at a time, and so are their tiles."""
+        if not chosen:
+            return []
+        pixels, tiles = images["pixel_values"], images.get("pixel_values_local")
+        own = {name: images[name][chosen] for name in images if name != "pixel_values_local"}
+        if tiles is not None and any(tiles_of[index] for index in chosen):
+            spans = torch.split(tiles, tiles_of)
+            own["pixel_values_local"] = torch.cat([spans[index] for index in chosen])
+        without_bias = self.sam_by_kernel and sam_attention.has_kernel(pixels)
+        at_once = 8 if without_bias and self.cache is None else 4
+        size = self.vision_chunk or (at_once if pixels.is_cuda else 1)
+        if self.cache is None:
+            size = min(size, len(pixels))
+        inner, tower = self.base.model, self.base.model.vision_tower
+        # SAM fills a GPU with few images; what follows it is small, and launching it takes longer than running it.
+        towers = size if self.fixed_chunks else ENCODED_AT_ONCE * size
+        rest: Rest = "filled" if self.fixed_chunks else "together"
+        parts = [(tower, towers), (tower.sam_encoder, size), (inner.multi_modal_projector, towers)]
+        if isinstance(self.model, FSDPModule):
+            # All processes gather a layer together, and as often: each goes through its images within the layer.
+            parts = [(layer, size) for layer in tower.sam_encoder.layers]
+        with ExitStack() as chunks:
+            for part, most in parts:
+                chunks.enter_context(in_chunks(part, partial(_always, most), rest))
+            features: list[torch.Tensor] = list(inner.get_image_features(**own).pooler_output)
+        return features
+
+
+def _always(most: int, images: torch.Tensor) -> int:
+    return most
+
+
+def _gathering(module: Any, name: str, function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Return the function as a method of a sharded module, which gathers the module's own weights for it."""
+    setattr(module, name, function)
+    register_fsdp_forward_method(module, name)
+    found: Callable[..., torch.Tensor] = getattr(module, name)
+    return found
+
+
+def vision_tensors(base: nn.Module) -> dict[str, torch.Tensor]:
+    """Return all parameters and buffers that have a part in the features of images, by name."""
+    named = {**dict(base.named_parameters()), **dict(base.named_buffers())}
+    return {
+        name: tensor
+        for name, tensor in named.items()
+        if ".language_model." not in f".{name}" and not name.startswith("lm_head.")
+    }

@@ -1,0 +1,146 @@
+"""Vision encoders that run a few images at a time, in few shapes, and compiled.
+
+    X  images: pages or tiles of one size
+
+Together, many images need more memory than they save time. And what is compiled is compiled for each number of images
+that comes along, unless there are few such numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from deepsynth.models.engine.layer_runner import plain_forward
+
+#: What becomes of images that fill no chunk: they run ``together``; ``filled`` up with copies, for one shape and
+#: results that do not depend on how many others there are; or one by one (``single``), for two shapes.
+Rest = Literal["together", "filled", "single"]
+
+#: Images that go through the second encoder together, for each that SAM sees at once: it is small.
+ENCODED_AT_ONCE = 8
+
+#: Takes a name, a function of tensors and these tensors, and returns what the function returns.
+Captured = Callable[[str, Callable[..., torch.Tensor], list[torch.Tensor]], torch.Tensor]
+
+#: For ``torch.compile``: each size of images has a graph of its own, and no graph is for sizes that are not known.
+COMPILE_OPTIONS: dict[str, Any] = {"dynamic": False}
+#: torch stops to compile what has 8 graphs. Two encoders with windows and without, pages and tiles, one and several of
+#: them: these are 12.
+MOST_GRAPHS = 64
+
+
+@contextmanager
+def in_chunks(module: nn.Module, size: Callable[[torch.Tensor], int], rest: Rest) -> Iterator[None]:
+    """Let a module run a chunk of its images at a time.
+
+    Args:
+        module: takes a tensor (X, ...) and returns one, or an output of transformers with ``last_hidden_state``.
+        size: returns the most images of a chunk for such a tensor.
+        rest: what becomes of the last chunk.
+    """
+    run = module.forward
+
+    def chunked(images: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        most = size(images)
+        outputs = []
+        for chunk in torch.split(images, most):
+            missing = most - len(chunk)
+            if missing and rest == "filled":
+                chunk = torch.cat([chunk, chunk[-1:].expand(missing, *chunk.shape[1:])])
+            parts = torch.split(chunk, 1) if missing and rest == "single" else [chunk]
+            outputs += [run(part, *args, **kwargs) for part in parts]
+        if isinstance(outputs[0], torch.Tensor):
+            return torch.cat(outputs)[: len(images)]
+        from transformers.modeling_outputs import BaseModelOutput
+
+        return BaseModelOutput(torch.cat([output.last_hidden_state for output in outputs])[: len(images)])
+
+    with forward_of(module, chunked):
+        yield
+
+
+@contextmanager
+def one_by_graph(module: nn.Module, captured: Captured | None) -> Iterator[None]:
+    """Let an encoder of images run as a captured graph when there is one image, which takes longer to launch.
+
+    Args:
+        module: as for :func:`in_chunks`, with an output of transformers.
+        captured: runs a function by a graph; ``None`` leaves all as it is.
+    """
+    if captured is None:
+        yield
+        return
+    run = module.forward
+
+    def by_graph(images: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if len(images) > 1:
+            return run(images, *args, **kwargs)
+        from transformers.modeling_outputs import BaseModelOutput
+
+        def features(images: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = run(images, *args, **kwargs).last_hidden_state
+            return found
+
+        return BaseModelOutput(captured(type(module).__name__, features, [images]))
+
+    with forward_of(module, by_graph):
+        yield
+
+
+class CompiledLayers:
+    """Compiled versions of layers, which stand in for them when asked to.
+
+    Args:
+        layers: of one or several encoders; those of one class share their graphs.
+    """
+
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        self._layers = list(layers)
+        self._compiled = [torch.compile(_apart(plain_forward(layer)), **COMPILE_OPTIONS) for layer in self._layers]
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Let the layers run compiled, whatever a training engine had made of them."""
+        import torch._dynamo  # a second of imports, for who compiles alone
+
+        before = [layer.__dict__.get("forward") for layer in self._layers]
+        for layer, compiled in zip(self._layers, self._compiled, strict=True):
+            layer.forward = compiled
+        try:
+            with torch._dynamo.config.patch(recompile_limit=MOST_GRAPHS):
+                yield
+        finally:
+            for layer, own in zip(self._layers, before, strict=True):
+                _put_back(layer, own)
+
+
+def _apart(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of code of its own: torch counts graphs by code, and training compiles the layer's."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    return run
+
+
+@contextmanager
+def forward_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let a module run this function, for a while."""
+    own = module.__dict__.get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        _put_back(module, own)
+
+
+def _put_back(module: nn.Module, own: Any) -> None:
+    if own is None:
+        del module.forward
+    else:
+        module.forward = own

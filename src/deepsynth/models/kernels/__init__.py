@@ -1,0 +1,1 @@
+"""Fused forward passes and kernels for training and generation."""

@@ -1,0 +1,233 @@
+"""Frozen weights in 4 or 8 bits, layer by layer, and the table of what that saves.
+
+What is quantised: the decoder's linear layers and, in nf4, its routed experts; the vision encoder's linear layers when
+asked for. Embeddings, head, router, norms, convolutions and projector keep their dtype; nothing is cast to float32.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from deepsynth.models.quantization.nf4_experts import BLOCK, Nf4Experts, Nf4Tensor
+
+Kind = Literal["none", "nf4", "int8"]
+
+#: LLM.int8()'s threshold: columns of the input with a larger value are multiplied in 16 bits (arXiv:2208.07339).
+_OUTLIER = 6.0
+
+_DECODER = re.compile(r"(^|\.)language_model\.layers\.\d+\.")
+_VISION = re.compile(r"(^|\.)vision_tower\.")
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How frozen weights are kept.
+
+    Args:
+        kind: ``nf4``, or ``int8`` (which leaves routed experts as they are).
+        double: quantise the scales of nf4 as well.
+        compute_dtype: of products with dequantised weights.
+        vision: quantise the vision encoder's linear layers, too.
+    """
+
+    kind: Literal["nf4", "int8"]
+    double: bool
+    compute_dtype: torch.dtype
+    vision: bool
+
+    def covers(self, name: str) -> bool:
+        """Whether linear layers and experts of this name are quantised."""
+        return bool(_DECODER.search(name)) or (self.vision and bool(_VISION.search(name)))
+
+
+def require_bitsandbytes(kind: str) -> None:
+    """Import bitsandbytes.
+
+    Raises:
+        ValueError: when it is missing or cannot be loaded, with the way out.
+    """
+    try:
+        import bitsandbytes  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ValueError(
+            f"model.quantization is {kind}, which needs bitsandbytes ({type(error).__name__}: {error}); "
+            "pip install 'deepsynth[gpu]', or use model.quantization=none"
+        ) from error
+    # It says for every product that bfloat16 goes through float16; the configuration asked for that.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+
+
+@torch.no_grad()
+def quantize(module: nn.Module, how: Quantization, device: torch.device, prefix: str = "") -> None:
+    """Quantise the layers of a module that ``how`` covers, one at a time, on ``device``; others stay where they are.
+
+    Args:
+        module: a model or a part of one.
+        how: what to do.
+        device: where the quantised weights will be.
+        prefix: name of ``module`` in the model, with a dot at its end.
+    """
+    for name, parent in list(module.named_modules()):
+        for child_name, child in list(parent.named_children()):
+            path = f"{prefix}{name}.{child_name}" if name else f"{prefix}{child_name}"
+            if not how.covers(path):
+                continue
+            if type(child) is nn.Linear:
+                setattr(parent, child_name, _quantized_linear(child, how, device))
+            elif how.kind == "nf4" and isinstance(getattr(child, "gate_up_proj", None), nn.Parameter):
+                experts = Nf4Experts(child, device=device, double=how.double, compute_dtype=how.compute_dtype)
+                setattr(parent, child_name, experts)
+
+
+def _quantized_linear(linear: nn.Linear, how: Quantization, device: torch.device) -> nn.Module:
+    import bitsandbytes as bnb
+
+    weight, bias = linear.weight.data.to(device), linear.bias
+    new: Any
+    with torch.device("meta"):
+        sizes = (linear.in_features, linear.out_features, bias is not None)
+        if how.kind == "nf4":
+            new = bnb.nn.Linear4bit(
+                *sizes, compute_dtype=how.compute_dtype, compress_statistics=how.double, quant_type="nf4"
+            )
+        else:
+            new = _linear_of_rows()(*sizes, has_fp16_weights=False, threshold=_OUTLIER)
+    if how.kind == "nf4":
+        new.weight = bnb.nn.Params4bit(
+            weight, requires_grad=False, blocksize=BLOCK, compress_statistics=how.double, quant_type="nf4", module=new
+        ).to(device)
+        # On CPUs with AVX512-BF16 evaluation would repack the weights for a kernel without gradients, and training
+        # goes on with what evaluation left.
+        new.support_avx512bf16_for_cpu = False
+    else:
+        rows, scale, _ = bnb.functional.int8_vectorwise_quant(weight.to(torch.float16))
+        new.weight = bnb.nn.Int8Params(rows, requires_grad=False, has_fp16_weights=False, CB=rows, SCB=scale)
+    new.bias = None if bias is None else nn.Parameter(bias.data.to(device), requires_grad=False)
+    quantized: nn.Module = new.train(linear.training)
+    return quantized
+
+
+@cache
+def _linear_of_rows() -> type[nn.Module]:
+    """Return bitsandbytes' layer for 8 bits, for inputs of any number of dimensions.
+
+    bitsandbytes 0.50 takes 2 and 3; of the 4 of a window of SAM's it would look for outliers in the wrong columns.
+    """
+    import bitsandbytes as bnb
+
+    class Linear8bitRows(bnb.nn.Linear8bitLt):  # type: ignore[misc]
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows: torch.Tensor = super().forward(x.flatten(0, -2))
+            return rows.view(*x.shape[:-1], -1)
+
+    return Linear8bitRows
+
+
+def mark_for_peft(model: Any, how: Quantization) -> None:
+    """Say what the layers are, in the words that peft asks for before it adapts them."""
+    model.is_loaded_in_4bit = how.kind == "nf4"
+    model.is_loaded_in_8bit = how.kind == "int8"
+
+
+# ---------------------------------------------------------------------- what it saves
+
+#: Groups of the table, by the first expression that a parameter's name matches.
+_GROUPS: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("adapters", re.compile(r"\.lora_")),
+    ("vision", re.compile(r"vision_tower|multi_modal_projector|image_newline|view_separator")),
+    ("embeddings", re.compile(r"embed_tokens")),
+    ("attention", re.compile(r"\.self_attn\.")),
+    ("routed experts", re.compile(r"\.mlp\.experts\.")),
+    ("shared experts", re.compile(r"\.mlp\.shared_experts\.")),
+    ("dense MLP", re.compile(r"\.mlp\.(gate_proj|up_proj|down_proj)\.")),
+    ("head", re.compile(r"lm_head")),
+    ("router, norms", re.compile(r"")),
+)
+
+
+@dataclass(frozen=True)
+class WeightRow:
+    """A group of weights.
+
+    Attributes:
+        group: its name.
+        parameters: numbers that the model has there.
+        bytes_before: of them unquantised.
+        bytes_after: that are in memory, scales included.
+    """
+
+    group: str
+    parameters: int
+    bytes_before: int
+    bytes_after: int
+
+
+def weight_table(model: nn.Module, dtype: torch.dtype) -> list[WeightRow]:
+    """Return a row for each group of weights that the model has.
+
+    Args:
+        model: quantised or not, with adapters or without.
+        dtype: that quantised weights had before.
+    """
+    sums: dict[str, list[int]] = {}
+    for name, parameters, before, after in _weights(model, dtype):
+        group = next(group for group, expression in _GROUPS if expression.search(name))
+        row = sums.setdefault(group, [0, 0, 0])
+        for i, value in enumerate((parameters, before, after)):
+            row[i] += value
+    return [WeightRow(group, *sums[group]) for group, _ in _GROUPS if group in sums]
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return how many parameters a model has, quantised ones counted as what they stand for."""
+    return sum(parameters for _, parameters, _, _ in _weights(model, torch.float32))
+
+
+def _weights(model: nn.Module, dtype: torch.dtype) -> Iterator[tuple[str, int, int, int]]:
+    """Yield name, number of parameters, bytes before and bytes after of every weight."""
+    for path, module in model.named_modules():
+        if isinstance(module, Nf4Tensor):
+            number = module.shape[0] * module.shape[1] * module.shape[2]
+            yield f"{path}.", number, number * dtype.itemsize, sum(p.nbytes for p in module.parameters())
+            continue
+        for name, parameter in module.named_parameters(recurse=False, prefix=path):
+            number, nbytes, full = parameter.numel(), parameter.nbytes, parameter.nbytes
+            state = getattr(parameter, "quant_state", None)
+            if state is not None:
+                number = state.shape.numel()
+                scales = [
+                    state.absmax,
+                    state.offset,
+                    *((state.state2.absmax, state.state2.code) if state.nested else ()),
+                ]
+                nbytes += sum(tensor.nbytes for tensor in scales if tensor is not None)
+                full = number * dtype.itemsize
+            elif parameter.dtype == torch.int8:
+                own: Any = parameter
+                scale = module.state.SCB if own.SCB is None else own.SCB  # the first forward pass takes it along
+                nbytes, full = nbytes + scale.nbytes, number * dtype.itemsize
+            yield name, number, full, nbytes
+
+
+def format_weight_table(rows: list[WeightRow]) -> str:
+    """Return the table as lines of text, with a sum."""
+    total = WeightRow("all", *(sum(getattr(r, f) for r in rows) for f in ("parameters", "bytes_before", "bytes_after")))
+    lines = [f"{'weights':<16}{'parameters':>15}{'before':>12}{'now':>12}{'bits':>7}"]
+    for row in (*rows, total):
+        bits = 8 * row.bytes_after / row.parameters
+        lines.append(
+            f"{row.group:<16}{row.parameters:>15,}{_size(row.bytes_before):>12}{_size(row.bytes_after):>12}{bits:>7.2f}"
+        )
+    return "\n".join(lines)
+
+
+def _size(number: int) -> str:
+    return f"{number / 2**20:,.1f} MiB" if number < 2**30 else f"{number / 2**30:.2f} GiB"

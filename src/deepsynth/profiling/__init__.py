@@ -1,0 +1,1 @@
+"""Memory readings and FLOP counts."""

@@ -1,0 +1,338 @@
+"""The real command line on small data: what it writes, what it says, how it ends."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from deepsynth.__main__ import SUBCOMMANDS, main
+
+TINY = """
+model:
+  class_path: PeftModule
+  init_args:
+    max_new_tokens: 8
+    generate_samples: 2
+    optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.002}}
+data:
+  class_path: TextImageDataModule
+  init_args:
+    source: {class_path: JsonlSource, init_args: {path: DOCS}}
+    renderer:
+      class_path: TextRenderer
+      init_args: {page_width_px: 384, page_height_px: 384, margin_px: 10, font_size_px: 14}
+    batch_size: 2
+    val_fraction: 0.3
+    test_fraction: 0.2
+trainer: {accelerator: cpu, num_sanity_val_steps: 0, enable_progress_bar: false, log_every_n_steps: 1}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path, jsonl: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(TINY.replace("DOCS", str(jsonl)))
+    return "tiny.yaml"
+
+
+def one_line_of(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the one line of an error, after whatever Lightning said before."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("deepsynth: ")]
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_a_run_writes_its_folder_and_the_next_stages_add_to_it(config: str, tmp_path: Path) -> None:
+    assert main(["fit", "--config", config, "--trainer.max_steps=3"]) == 0
+    run = tmp_path / "runs" / "tiny"
+    last = run / "checkpoints" / "last.ckpt"
+    for path in ("config.yaml", "metrics.csv", "tensorboard", "checkpoints/last.ckpt", "checkpoints/best.ckpt",
+                 "adapter/adapter_config.json", "adapter/adapter_model.safetensors"):  # fmt: skip
+        assert (run / path).exists(), path
+    assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["default_root_dir"] == "runs"
+
+    assert main(["validate", "--config", config, "--ckpt_path", str(last)]) == 0
+    assert main(["test", "--config", config, "--ckpt_path", str(last)]) == 0
+    assert main(["predict", "--config", config, "--ckpt_path", str(last)]) == 0
+    with (run / "metrics.csv").open() as file:
+        columns = set(csv.DictReader(file).fieldnames or ())
+    assert {"train/loss", "val/loss", "val/cer", "test/cer", "train/samples_per_s", "step"} <= columns
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == [f"d{i}" for i in range(8)]
+    assert all(set(row) == {"id", "prediction", "target", "stop"} for row in rows)
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["tiny"]
+    assert not list(run.glob("*.partial"))
+
+
+def test_the_adapter_loads_in_plain_peft_and_computes_the_same(config: str, tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    from deepsynth import PeftModule
+    from deepsynth.models.registry import resolve_model_name
+
+    arguments = ["--model.lora_experts=all", "--model.lora_mlp=true", "--trainer.max_steps=2"]
+    assert main(["fit", "--config", config, *arguments]) == 0
+    run = tmp_path / "runs" / "tiny"
+    base = AutoModelForImageTextToText.from_pretrained(resolve_model_name("deepsynth/tiny-random"), dtype=torch.float32)
+    plain = PeftModel.from_pretrained(base, str(run / "adapter")).eval()
+    ours = PeftModule.load_from_checkpoint(run / "checkpoints" / "last.ckpt", weights_only=True)
+    tokens = {"input_ids": torch.arange(10, 30)[None], "attention_mask": torch.ones(1, 20, dtype=torch.long)}
+    with torch.no_grad():
+        assert torch.equal(plain(**tokens).logits, ours.model.eval()(**tokens).logits)
+        base_alone = AutoModelForImageTextToText.from_pretrained(
+            resolve_model_name("deepsynth/tiny-random"), dtype=torch.float32
+        )
+        assert not torch.equal(plain(**tokens).logits, base_alone.eval()(**tokens).logits)
+
+
+def test_a_checkpoint_holds_the_adapter_alone(config: str, tmp_path: Path) -> None:
+    assert main(["fit", "--config", config, "--trainer.max_steps=1"]) == 0
+    checkpoint = torch.load(tmp_path / "runs/tiny/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["state_dict"]
+    assert all("lora_" in name for name in checkpoint["state_dict"])
+    assert checkpoint["deepsynth"]["prompt"] == "<image>\nFree OCR."
+
+
+def test_another_run_of_the_same_name_gets_its_own_folder(config: str, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert main(["fit", "--config", config, "--trainer.max_steps=1", "--trainer.limit_val_batches=0"]) == 0
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["tiny", "tiny-2"]
+
+
+def test_resuming_goes_on_in_the_folder_and_keeps_the_metrics(
+    config: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert main(["fit", "--config", config, "--trainer.max_steps=1", "--model.lora_rank=4"]) == 0
+    run = tmp_path / "runs" / "tiny"
+    last = str(run / "checkpoints" / "last.ckpt")
+    assert (
+        main(["fit", "--config", config, "--trainer.max_steps=3", "--ckpt_path", last, "--model.max_new_tokens=5"]) == 0
+    )
+    said = caplog.text
+    assert "model.lora_rank: 4 as in the checkpoint, not 16" in said
+    assert "model.max_new_tokens: 5 as asked for, not 8 as in the checkpoint" in said
+    with (run / "metrics.csv").open() as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file) if row.get("train/loss")]
+    assert steps == [0, 1, 2]
+    assert (run / "config-2.yaml").exists()
+
+
+def test_a_run_starts_from_an_adapter_folder(config: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert main(["fit", "--config", config, "--trainer.max_steps=2", "--model.lora_rank=4"]) == 0
+    adapter = tmp_path / "runs/tiny/adapter"
+    assert main(["validate", "--config", config, "--ckpt_path", str(adapter), "--run_name", "again"]) == 0
+    assert "alone, at step 0" in caplog.text
+    with (tmp_path / "runs/again/metrics.csv").open() as file:
+        again = next(csv.DictReader(file))["val/loss"]
+    with (tmp_path / "runs/tiny/metrics.csv").open() as file:
+        before = [row["val/loss"] for row in csv.DictReader(file) if row.get("val/loss")][-1]
+    assert float(again) == pytest.approx(float(before), abs=1e-5)
+
+
+def test_summaries_train_validate_and_predict(config: str, tmp_path: Path, summaries: Path) -> None:
+    data = ["--data.source=JsonlSource", f"--data.source.path={summaries}", "--data.source.target_field=target"]
+    assert main(["fit", "--config", config, *data, "--trainer.max_steps=1"]) == 0
+    last = str(tmp_path / "runs/tiny/checkpoints/last.ckpt")
+    assert main(["predict", "--config", config, *data, "--ckpt_path", last]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "runs/tiny/predictions.jsonl").read_text().splitlines()]
+    assert rows[0]["target"] == "The"
+
+
+def test_scans_are_read_without_the_renderer(config: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from PIL import Image
+
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    Image.new("L", (300, 200), 255).save(folder / "one.png")
+    (folder / "one.txt").write_text("known text")
+    Image.new("RGB", (200, 300), "white").save(folder / "two.jpg")
+    (folder / "two.txt").write_text("other text")
+    data = ["--data.source=ImageSource", f"--data.source.path={folder}"]
+    assert main(["predict", "--config", config, *data]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "runs/tiny/predictions.jsonl").read_text().splitlines()]
+    assert [row["target"] for row in rows] == ["known text", "other text"]
+    assert "2 documents with a known text: cer" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "parts"),
+    [
+        (["--data.batch_size=0"], 1, ["data.batch_size is 0"]),
+        (["--data.bach_size=1"], 2, ["bach_size", "did you mean batch_size"]),
+        (["--model.lora_rnk=3"], 2, ["lora_rnk", "did you mean lora_rank"]),  # an option of a base class
+        (["--model.optimizer.lr=-1"], 1, ["model.optimizer", "Invalid learning rate: -1"]),
+        (["--model.lora_rank=x"], 2, ["model.lora_rank", "x"]),
+        (["--model=PefModule"], 2, ["PefModule", "did you mean PeftModule"]),
+        (["--data.source.path=missing.jsonl"], 1, ["missing.jsonl"]),
+        (["--data.source.text_field=body"], 1, ["body", "line 1", "'id', 'text'"]),
+        (["--model.model_name=no/such/folder"], 1, ["no/such/folder"]),
+        (["--model.model_name=nobody/no-such-model"], 1, ["nobody/no-such-model"]),
+        (["--model.attn_implementation=flash_attention_2"], 1, ["install flash-attn,", "sdpa"]),
+        (["--model.attn_implementation=flash_attention_3"], 1, ["flash-attn-3 is not", "build it from", "sdpa"]),
+        (["--model.attn_implementation=flash_attention_4"], 1, ["install flash-attn-4,", "sdpa"]),
+        (["--trainer.strategy=deepspeed_stage_2"], 1, ["trainer.strategy is deepspeed_stage_2", "fsdp2.yaml"]),
+        (["--data.max_tokens=150"], 1, ["document", "budget is 150", "data.max_tokens"]),
+        (["--ckpt_path=none.ckpt"], 1, ["none.ckpt"]),
+        (["--data.prompt=Read."], 1, ["<image>"]),
+        (["--data.val_fraction=1.5"], 1, ["data.val_fraction is 1.5"]),
+    ],
+)
+def test_a_mistake_is_one_line(
+    config: str, capsys: pytest.CaptureFixture[str], args: list[str], code: int, parts: list[str]
+) -> None:
+    assert main(["fit", "--config", config, "--trainer.max_steps=1", *args]) == code
+    line = one_line_of(capsys)
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.parametrize("damage", ["cut", "foreign", "other-adapter"])
+def test_a_checkpoint_that_does_not_fit_is_one_line(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    path = tmp_path / "bad.ckpt"
+    if damage == "cut":
+        assert main(["fit", "--config", config, "--trainer.max_steps=1"]) == 0
+        whole = (tmp_path / "runs/tiny/checkpoints/last.ckpt").read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+    elif damage == "foreign":
+        torch.save({"state_dict": {}, "hyper_parameters": {}}, path)
+    else:
+        assert main(["fit", "--config", config, "--trainer.max_steps=1"]) == 0
+        good = torch.load(tmp_path / "runs/tiny/checkpoints/last.ckpt", weights_only=True)
+        good["state_dict"].popitem()
+        torch.save(good, path)
+    capsys.readouterr()
+    assert main(["validate", "--config", config, "--ckpt_path", str(path)]) == 1
+    line = one_line_of(capsys)
+    assert {"cut": "cut or no checkpoint", "foreign": "not written by DeepSynth", "other-adapter": "1 missing"}[
+        damage
+    ] in line
+
+
+def test_a_broken_line_in_a_config_names_file_and_line(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "over.yaml").write_text("trainer:\n  max_stepz: 3\n")
+    assert main(["fit", "--config", config, "--config", "over.yaml"]) == 2
+    assert "over.yaml, line 2" in one_line_of(capsys)
+
+
+def test_a_run_that_never_began_leaves_no_folder(config: str, tmp_path: Path) -> None:
+    arguments = ["fit", "--config", config, "--trainer.max_steps=1", "--trainer.limit_val_batches=0"]
+    assert main([*arguments, "--data.source.path=missing.jsonl"]) == 1
+    assert not (tmp_path / "runs" / "tiny").exists()
+    assert main(arguments) == 0
+    assert main([*arguments, "--run_name=tiny", "--data.source.path=missing.jsonl"]) == 1
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["tiny"]
+    assert (tmp_path / "runs/tiny/checkpoints/last.ckpt").is_file()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
+def test_a_gpu_that_is_not_there_is_one_line(config: str, capsys: pytest.CaptureFixture[str], accelerator: str) -> None:
+    assert main(["fit", "--config", config, f"--trainer.accelerator={accelerator}"]) == 1
+    line = one_line_of(capsys)
+    assert f"trainer.accelerator is '{accelerator}'" in line
+    assert "auto or cpu" in line
+
+
+@pytest.mark.slow
+def test_the_console_says_nothing_that_a_user_cannot_act_on(config: str, tmp_path: Path) -> None:
+    """A resumed fit, a validation and a prediction, as a user sees them: no warning, no advertisement."""
+    assert main(["fit", "--config", config, "--trainer.max_steps=1", "--trainer.limit_val_batches=0"]) == 0
+    last = "--ckpt_path=runs/tiny/checkpoints/last.ckpt"
+    program = "import sys; from deepsynth.__main__ import main; [main(a.split()) for a in sys.argv[1:]]"
+    commands = [
+        f"fit --config {config} {last} --trainer.max_steps=2 --trainer.limit_val_batches=1",
+        f"validate --config {config} {last}",
+        f"predict --config {config} {last} --trainer.limit_predict_batches=1",
+    ]
+    done = subprocess.run([sys.executable, "-c", program, *commands], capture_output=True, text=True, check=True)
+    for noise in (
+        "Warning",
+        "/lightning/",
+        "Be aware",
+        "not in the checkpoint",
+        "Tip:",
+        "TPU",
+        "dirpath",
+        "is not empty",
+    ):
+        assert noise not in done.stderr, done.stderr
+    lines = done.stderr.splitlines()
+    assert "run folder: runs/tiny" in lines
+    assert sum(line.startswith("RAM: peak") for line in lines) == 3, "lines of their own, not at the end of a bar"
+
+
+def test_a_checkpoint_loads_without_a_list_of_the_base(
+    config: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    from deepsynth import PeftModule
+
+    assert main(["fit", "--config", config, "--trainer.max_steps=1", "--trainer.limit_val_batches=0"]) == 0
+    PeftModule.load_from_checkpoint(tmp_path / "runs/tiny/checkpoints/last.ckpt", weights_only=True)
+    assert not [warning for warning in recwarn if "Found keys" in str(warning.message)]
+
+
+@pytest.mark.parametrize("argument", [[], ["--help"], ["--version"]])
+def test_the_bare_command_imports_no_library(argument: list[str]) -> None:
+    code = (
+        "import sys; from deepsynth.__main__ import main; code = main(sys.argv[1:]);"
+        "heavy = {'torch', 'lightning', 'transformers', 'numpy'} & set(sys.modules);"
+        "assert not heavy, heavy; sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *argument], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "deepsynth" in done.stdout
+
+
+def test_an_unknown_subcommand_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train"]) == 2
+    assert "'train' is no subcommand" in one_line_of(capsys)
+
+
+def test_the_table_of_subcommands_is_the_real_one() -> None:
+    from deepsynth.cli.commands import COMMANDS
+    from deepsynth.cli.main import DeepSynthCLI
+
+    assert set(SUBCOMMANDS) == set(DeepSynthCLI.subcommands()) | set(COMMANDS)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_an_interrupted_run_leaves_a_checkpoint_that_goes_on(config: str, tmp_path: Path, number: int) -> None:
+    command = [sys.executable, "-m", "deepsynth", "fit", "--config", config, "--trainer.max_steps=100000"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [*command, "--trainer.limit_val_batches=0"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        metrics = tmp_path / "runs/tiny/metrics.csv"
+        deadline = time.monotonic() + 180
+        while not metrics.exists():  # written after some steps: the run is in the midst of training
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        process.send_signal(number)
+        process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 143
+    last = tmp_path / "runs/tiny/checkpoints/last.ckpt"
+    step = torch.load(last, weights_only=True)["global_step"]
+    assert step > 0
+    arguments = ["--trainer.limit_val_batches=0", f"--trainer.max_steps={step + 1}", "--ckpt_path", str(last)]
+    assert main(["fit", "--config", config, *arguments]) == 0
+    assert torch.load(last, weights_only=True)["global_step"] == step + 1

@@ -1,0 +1,126 @@
+from pathlib import Path
+
+import pytest
+
+from deepsynth.data.fonts.files import bundled_faces, bundled_folder, coverage, is_ignorable, read_faces
+from deepsynth.data.fonts.library import FontLibrary
+from deepsynth.data.text.scripts import font_package, region_of, script_words
+
+SANS = str(bundled_folder() / "DejaVuSans.ttf")
+
+
+def runs(library, text, family="DejaVu Sans", bold=False, italic=False, region="SC"):
+    return [(run, face and face.name) for run, face in library.runs(text, family, bold, italic, region)]
+
+
+@pytest.fixture
+def bundled():
+    return FontLibrary(system_fonts=False)
+
+
+def test_dejavu_comes_with_matplotlib():
+    assert {"DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono"} <= {face.family for face in bundled_faces()}
+
+
+def test_coverage_is_of_the_file():
+    covered = coverage(SANS, 0)
+    assert covered.has_all(map(ord, "aßжع"))
+    assert ord("漢") not in covered
+    assert 0x10FFFF not in covered
+    assert not covered.has_all(map(ord, "a漢"))
+
+
+def test_style_comes_from_the_family_or_its_upright_face(bundled):
+    assert runs(bundled, "ab", bold=True) == [("ab", "DejaVu Sans Bold")]
+    assert runs(bundled, "ab", family="DejaVu Serif", bold=True, italic=True) == [("ab", "DejaVu Serif Bold Italic")]
+    assert runs(bundled, "ab", family=SANS, bold=True) == [("ab", "DejaVu Sans")]
+
+
+def test_falls_back_to_another_face_for_the_characters_it_has(bundled):
+    assert runs(bundled, "aع", family="DejaVu Serif") == [("aع", "DejaVu Sans")]  # the whole word, so that it joins
+
+
+def test_a_character_without_a_font_has_no_face(bundled):
+    assert runs(bundled, "a漢") == [("a", "DejaVu Sans"), ("漢", None)]
+
+
+def test_joiners_need_no_glyph(bundled):
+    assert runs(bundled, "a\u200d\u2060") == [("a\u200d\u2060", "DejaVu Sans")]
+    assert is_ignorable("\u00ad")
+    assert not is_ignorable("a")
+
+
+def test_marks_keep_their_invisible_neighbours(bundled):
+    split = runs(bundled, "a\u0915\u200d\u093f")
+    assert "".join(run for run, _ in split) == "a\u0915\u200d\u093f"
+
+
+def test_a_family_may_be_a_file_or_a_name_in_any_case(bundled):
+    assert bundled.family(SANS)[False, False].family == "DejaVu Sans"
+    assert bundled.family("dejavu serif")[False, False].family == "DejaVu Serif"
+
+
+def test_a_folder_of_fonts_is_searched_below(tmp_path, bundled):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a.ttf").write_bytes(Path(SANS).read_bytes())
+    library = FontLibrary([str(tmp_path)], system_fonts=False)
+    assert runs(library, "a") == [("a", "DejaVu Sans")]
+
+
+def test_an_unknown_family_is_refused_with_what_there_is(bundled):
+    with pytest.raises(ValueError, match=r"fonts names the family 'Nowhere Sans'.*DejaVu Sans"):
+        bundled.family("Nowhere Sans")
+
+
+def test_a_missing_font_file_is_refused(bundled):
+    with pytest.raises(ValueError, match=r"'nowhere\.ttf', which does not exist"):
+        bundled.family("nowhere.ttf")
+
+
+def test_a_file_that_is_no_font_is_refused(tmp_path):
+    path = tmp_path / "not-a-font.ttf"
+    path.write_text("hello")
+    with pytest.raises(ValueError, match=r"not-a-font\.ttf is no font"):
+        read_faces(path)
+
+
+def test_a_folder_without_fonts_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"font_dirs names .* no folder with"):
+        FontLibrary([str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "region"),
+    [
+        ("hello", None, "SC"),
+        ("漢字", None, "SC"),
+        ("漢字かな", None, "JP"),
+        ("한국", None, "KR"),
+        ("漢字", "ja", "JP"),
+        ("漢字かな", "en", "JP"),
+        ("漢字", "zh-TW", "TC"),
+        ("漢字", "zh_Hant", "TC"),
+        ("漢字", "zh-CN", "SC"),
+    ],
+)
+def test_forms_of_chinese_characters_follow_language_and_text(text, language, region):
+    assert region_of(text, language) == region
+
+
+def test_script_words_name_the_fonts_made_for_a_script():
+    assert script_words("漢", "JP")[0] == "cjk jp"
+    assert script_words("क", "SC")[0] == "devanagari"
+
+
+@pytest.mark.parametrize(
+    ("character", "package"),
+    [("漢", "fonts-noto-cjk"), ("क", "fonts-noto-core"), ("🎉", "fonts-symbola"), ("\ue000", "private use")],
+)
+def test_a_missing_character_names_a_package(character, package):
+    assert package in font_package(character)
+
+
+def test_a_file_of_matplotlibs_wheel_is_found_by_its_name(bundled):
+    assert Path(bundled.family("STIXGeneralItalic.ttf")[False, False].path).name == "STIXGeneralItalic.ttf"
+    with pytest.raises(ValueError, match=r"STIXNone\.ttf', which does not exist"):
+        bundled.family("STIXNone.ttf")

@@ -1,0 +1,157 @@
+"""The order of samples: alike lengths together, over ranks, and on from the middle of an epoch."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import random
+from typing import Any
+
+import pytest
+
+from deepsynth.data.loading.loader import EpochSampler, ResumableLoader
+
+_RANDOM = random.Random(0)
+LENGTHS = [_RANDOM.lognormvariate(5, 1) for _ in range(1003)]
+
+
+class Indices:
+    """A data set whose samples are their (epoch, index)."""
+
+    def __len__(self) -> int:
+        return len(LENGTHS)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[int, int]:
+        return key
+
+
+def orders(ranks: int, batch_size: int, grouped: bool = True, epoch: int = 0) -> list[list[int]]:
+    """Return the indices of each rank."""
+    found = []
+    for rank in range(ranks):
+        sampler = EpochSampler(
+            Indices(), shuffle=True, seed=1, num_replicas=ranks, rank=rank, even=True,
+            lengths=LENGTHS if grouped else None, batch_size=batch_size,
+        )  # fmt: skip
+        sampler.set_epoch(epoch)
+        found.append([index for _, index in sampler])
+    return found
+
+
+def padding(order: list[int], batch_size: int) -> float:
+    """Return the share of positions that padding takes."""
+    batches = [[LENGTHS[i] for i in order[s : s + batch_size]] for s in range(0, len(order), batch_size)]
+    return 1 - sum(map(sum, batches)) / sum(max(batch) * len(batch) for batch in batches)
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_batches_of_alike_lengths_have_little_padding_on_every_rank(ranks: int) -> None:
+    grouped, shuffled = orders(ranks, 8), orders(ranks, 8, grouped=False)
+    for own, other in zip(grouped, shuffled, strict=True):
+        assert padding(own, 8) < 0.2 * padding(other, 8)
+    assert len({len(own) for own in grouped}) == 1
+    flat = [index for own in grouped for index in own]
+    assert len(set(flat)) == len(flat) == len(LENGTHS) // ranks * ranks
+
+
+def test_ranks_have_alike_lengths_at_the_same_step() -> None:
+    first, second = orders(2, 8)
+    ratios = [
+        sum(LENGTHS[i] for i in first[s : s + 8]) / sum(LENGTHS[i] for i in second[s : s + 8])
+        for s in range(0, 400, 8)
+    ]  # fmt: skip
+    assert sorted(abs(ratio - 1) for ratio in ratios)[len(ratios) // 2] < 0.05
+
+
+def test_every_epoch_has_another_order_of_batches_and_other_batches() -> None:
+    first, second = orders(1, 8)[0], orders(1, 8, epoch=1)[0]
+    batches = [{frozenset(order[s : s + 8]) for s in range(0, 1000, 8)} for order in (first, second)]
+    assert first != second
+    assert len(batches[0] & batches[1]) < 10
+    means = [sum(LENGTHS[i] for i in first[s : s + 8]) for s in range(0, 400, 8)]
+    assert means != sorted(means)
+
+
+def loader(batch_size: int) -> ResumableLoader:
+    sampler = EpochSampler(Indices(), shuffle=True, seed=1, lengths=LENGTHS, batch_size=batch_size)
+    return ResumableLoader(Indices(), sampler, batch_size=batch_size, collate_fn=list)
+
+
+@pytest.mark.parametrize("later_batch_size", [8, 4])
+def test_an_epoch_ends_in_the_order_in_which_it_was_begun(later_batch_size: int) -> None:
+    first = loader(8)
+    seen: list[Any] = []
+    whole = [item for batch in loader(8) for item in batch]
+    for number, batch in enumerate(first):
+        seen += batch
+        if number == 9:
+            break
+    second = loader(later_batch_size)
+    second.load_state_dict(first.state_dict())
+    seen += next(iter(second))  # and interrupted once more
+    rest = loader(later_batch_size)
+    rest.load_state_dict(second.state_dict())
+    seen += [item for batch in rest for item in batch]
+    assert seen == whole
+    rest.sampler.set_epoch(1)
+    assert [item for batch in rest for item in batch] != whole  # the next epoch is grouped for its own batches
+
+
+def test_lengths_of_a_data_set_follow_its_texts(jsonl: Any) -> None:
+    from tests.helpers.training import make_data
+
+    data = make_data(jsonl, group_by_length=True)
+    data.setup("fit")
+    dataset = data.datasets["train"]
+    assert dataset.lengths == [len(document.text) for document in dataset.documents]
+    assert data.train_dataloader().sampler.lengths == dataset.lengths
+
+
+def documents_and_loader(workers: int) -> tuple[list[str], ResumableLoader]:
+    documents = [f"{index} " + "word " * 200 for index in range(1003)]
+    sampler = EpochSampler(documents, shuffle=False, seed=0)
+    loader = ResumableLoader(
+        Documents(documents), sampler, batch_size=8, num_workers=workers, multiprocessing_context="spawn"
+    )
+    return documents, loader
+
+
+class Documents:
+    """A data set of texts."""
+
+    def __init__(self, documents: list[str]) -> None:
+        self.documents = documents
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def __getitem__(self, key: tuple[int, int]) -> str:
+        return self.documents[key[1]]
+
+
+def test_spawned_workers_are_told_little_so_that_none_waits_for_anothers_imports() -> None:
+    documents, loader = documents_and_loader(2)
+    told = [pickle.dumps(loader._batches.dataset) for _ in range(2)]
+    assert len(pickle.dumps(documents)) > 2**16 > 2**10 > len(told[0])
+    for message in told:
+        received = pickle.loads(message)
+        assert [received[0, index] for index in range(len(received))] == documents
+
+
+def test_a_full_disk_is_said_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def write(self, *_: Any) -> int:
+            raise OSError(28, "No space left on device")
+
+    _, loader = documents_and_loader(2)
+    monkeypatch.setattr("deepsynth.data.loading.workers.tempfile.TemporaryFile", Full)
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left"):
+            pickle.dumps(loader._batches.dataset)
+
+
+@pytest.mark.slow
+def test_spawned_workers_give_what_there_is() -> None:
+    documents, loader = documents_and_loader(3)
+    assert [text for batch in loader for text in batch] == documents
+    loader.close()

@@ -1,0 +1,76 @@
+"""Batches: padded, packed, pinned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from deepsynth.data.processing.collator import Collator
+from deepsynth.types import Sample
+
+
+def sample(number: int, length: int) -> Sample:
+    ids = torch.arange(1, length + 1) + 100 * number
+    labels = ids.clone()
+    labels[:2] = -100
+    images = {"pixel_values": torch.full((1, 3, 2, 2), float(number))}
+    return Sample(str(number), str(number), 0, ids, labels, 2, images, "text", "<image>")
+
+
+def test_packing_puts_all_samples_into_one_row_that_begins_again_with_each() -> None:
+    batch = Collator(pad_token_id=9, pad_to_multiple_of=8, packed=True)([sample(1, 5), sample(2, 6)])
+    inputs = batch.inputs
+    assert len(batch) == 2
+    assert inputs["input_ids"].tolist() == [[101, 102, 103, 104, 105, 201, 202, 203, 204, 205, 206, 9, 9, 9, 9, 9]]
+    assert inputs["position_ids"].tolist() == [[0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4]]
+    assert inputs["attention_mask"].tolist() == [[1] * 11 + [0] * 5]
+    assert inputs["labels"].tolist() == [[-100, -100, 103, 104, 105, -100, -100, 203, 204, 205, 206] + [-100] * 5]
+    assert inputs["pixel_values"][:, 0, 0, 0].tolist() == [1.0, 2.0]
+    assert batch.prompts["input_ids"].tolist() == [[101, 102], [201, 202]]
+
+
+def test_a_sample_whose_first_token_is_a_label_is_not_predicted_by_the_one_before() -> None:
+    first, second = sample(1, 4), sample(2, 4)
+    second.labels = second.input_ids.clone()
+    batch = Collator(packed=True)([first, second])
+    assert batch.inputs["labels"][0, 4] == -100
+    assert second.labels[0] == 201  # the sample itself stays as it was
+
+
+def test_pinning_reaches_every_tensor_and_shared_pixels_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.utils.data._utils.pin_memory import pin_memory
+
+    pinned: list[torch.Tensor] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor)
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    batch = Collator()([sample(1, 5), sample(2, 6)])
+    result = pin_memory(batch)
+    assert len(pinned) == 6  # three of the inputs, two of the prompts, and the pixels of both
+    assert result.inputs["pixel_values"] is result.prompts["pixel_values"]
+    assert result.inputs["pixel_values"] is not batch.inputs["pixel_values"]
+    assert torch.equal(result.inputs["input_ids"], batch.inputs["input_ids"])
+    assert result.ids == batch.ids
+
+
+def test_variants_come_again_and_are_different_pages(jsonl: Path) -> None:
+    from deepsynth.data import PageAugmenter
+    from tests.helpers.training import make_data
+
+    def pages(**kwargs: int) -> list[torch.Tensor]:
+        data = make_data(jsonl, augmenter=PageAugmenter(preset="scan"), **kwargs)
+        data.setup("fit")
+        return [data.datasets["train"][epoch, 0].images["pixel_values"] for epoch in range(4)]
+
+    first, second, third, fourth = pages(augment_variants=2)
+    assert torch.equal(first, third)
+    assert torch.equal(second, fourth)
+    assert not torch.equal(first, second)
+    assert not torch.equal(*pages()[0:3:2])
+    with pytest.raises(ValueError, match=r"data\.augment_variants is 0"):
+        make_data(jsonl, augment_variants=0)

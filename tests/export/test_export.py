@@ -1,0 +1,212 @@
+"""Merged models are the unmerged ones, in either format."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+import deepsynth.models  # noqa: F401 - registers the model
+from deepsynth.export.merge import export_model, main
+from deepsynth.models.lora import LoraScope, lora_config
+from deepsynth.models.registry import resolve_model_name
+
+REFERENCE = Path(__file__).parents[1] / "fixtures/deepseek_ocr_v1/model"
+SCOPES = {
+    "attention": LoraScope(),
+    "all": LoraScope(mlp=True, experts="all", vision=True, projector=True),
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    """Small models lose more to threads than they gain."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """The published folder, with a file of code as the Hub's has."""
+    folder = Path(shutil.copytree(REFERENCE, tmp_path / "base"))
+    (folder / "modeling_published.py").write_text("# the published code\n")
+    # Pages of 256 pixels, the tiny model's own size, are quicker than the published 1024.
+    settings = json.loads((folder / "processor_config.json").read_text())
+    (folder / "processor_config.json").write_text(json.dumps({**settings, "candidate_resolutions": [[256, 256]]}))
+    return folder
+
+
+def _adapter(base: str, folder: Path, scope: str = "all", strength: float = 0.02, **changes: Any) -> Path:
+    """Write a peft adapter with random weights."""
+    model = AutoModelForImageTextToText.from_pretrained(resolve_model_name(base), dtype=torch.float32)
+    settings = {"rank": 4, "alpha": 8, "dropout": 0.0, "rslora": False, "dora": False, "init": "default", **changes}
+    adapted = get_peft_model(model, lora_config(model, SCOPES[scope], base_model_name=base, **settings))
+    torch.manual_seed(3)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=strength)
+    adapted.save_pretrained(folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": base}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("format", "scope"),
+    [
+        pytest.param(format, scope, marks=[] if scope == "all" else pytest.mark.slow)
+        for format in ("native", "published")
+        for scope in SCOPES
+    ],
+)
+def test_merged_model_stands_alone(scope: str, format: Any, base: Path, tmp_path: Path) -> None:
+    """It loads without peft, with its processor, and says how many weights the adapter changed."""
+    adapter = _adapter(str(base), tmp_path / "adapter", scope)
+    report = export_model(adapter, tmp_path / "out", format=format)
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
+    assert (report.changed + report.unchanged, report.dtype) == (len(model.state_dict()), "float32")
+    # 4 layers, 3 with experts; 4 attention, 3 dense, 3 shared and 2 fused matrices; SAM 4x4, CLIP 3x6, one projector.
+    assert report.changed == {"attention": 16, "all": 16 + 3 + 9 + 6 + 16 + 18 + 1}[scope]
+    assert report.mean_difference < 5e-5
+    assert report.max_difference < 1e-3
+    assert report.same_tokens == report.new_tokens > 0
+    assert AutoProcessor.from_pretrained(tmp_path / "out").tokenizer.encode("page") is not None
+    stored = load_file(tmp_path / "out/model.safetensors")
+    original = load_file(base / "model.safetensors")
+    if format == "published":
+        assert {key: tensor.shape for key, tensor in stored.items()} == {k: t.shape for k, t in original.items()}
+        for name in ("config.json", "processor_config.json", "tokenizer.json", "modeling_published.py"):
+            assert (tmp_path / "out" / name).exists(), name
+        assert json.loads((tmp_path / "out/config.json").read_text()) == json.loads((base / "config.json").read_text())
+    assert not torch.equal(
+        model.state_dict()["model.language_model.layers.0.self_attn.q_proj.weight"],
+        original["model.layers.0.self_attn.q_proj.weight"],
+    )
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{"rslora": True}, {"dora": True}], ids=lambda changes: next(iter(changes)))
+def test_variants_of_lora(changes: dict[str, bool], base: Path, tmp_path: Path) -> None:
+    """Another scaling, or magnitudes of their own."""
+    adapter = _adapter(str(base), tmp_path / "adapter", "attention", **changes)
+    assert export_model(adapter, tmp_path / "out").changed == 16
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
+def test_sixteen_bits(dtype: Any, base: Path, tmp_path: Path) -> None:
+    """Rounded once, by no more than rounding."""
+    adapter = _adapter(str(base), tmp_path / "adapter", strength=0.05)
+    report = export_model(adapter, tmp_path / "out", dtype=dtype, format="published")
+    assert report.dtype == dtype
+    assert {t.dtype for t in load_file(tmp_path / "out/model.safetensors").values()} == {getattr(torch, dtype)}
+    assert json.loads((tmp_path / "out/config.json").read_text())["torch_dtype"] == dtype
+
+
+def test_second_version_through_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """DeepSeek-OCR-2's classes, the base by its built-in name."""
+    adapter = _adapter("deepsynth/tiny-random", tmp_path / "adapter", "attention", strength=0.2)
+    assert main([str(adapter), str(tmp_path / "out"), "--dtype=float32"]) == 0
+    assert "weights changed, all of the adapter's" in capsys.readouterr().out
+    assert type(AutoModelForImageTextToText.from_pretrained(tmp_path / "out")).__name__.startswith("DeepseekOcr2")
+    with pytest.raises(ValueError, match="only DeepSeek-OCR is written in its original format"):
+        export_model(adapter, tmp_path / "other", format="published")
+    assert not (tmp_path / "other").exists()
+
+
+def test_adapters_of_another_model_are_refused_with_their_keys(base: Path, tmp_path: Path) -> None:
+    """Too many layers, other shapes, other names, a damaged file, an untrained one."""
+    adapter = _adapter(str(base), tmp_path / "adapter", "attention")
+    file = adapter / "adapter_model.safetensors"
+    whole = load_file(file)
+    key = "base_model.model.model.language_model.layers.3.self_attn.q_proj.lora_A.weight"
+
+    save_file({**whole, key.replace("layers.3", "layers.30"): whole[key].clone()}, file)
+    with pytest.raises(ValueError, match=r"base cannot serve 1 keys \(.*layers.30.self_attn.q_proj.lora_A"):
+        export_model(adapter, tmp_path / "out")
+
+    save_file({name: tensor for name, tensor in whole.items() if name != key}, file)
+    with pytest.raises(ValueError, match=r"the file lacks 1 keys \(.*layers.3.self_attn.q_proj.lora_A"):
+        export_model(adapter, tmp_path / "out")
+
+    save_file({**whole, key: torch.ones(4, 80)}, file)
+    with pytest.raises(ValueError, match="is no adapter of"):
+        export_model(adapter, tmp_path / "out")
+
+    save_file({name: torch.zeros_like(tensor) for name, tensor in whole.items()}, file)
+    with pytest.raises(ValueError, match="holds zeros alone"):
+        export_model(adapter, tmp_path / "out")
+
+    file.write_bytes(b"\x10")
+    with pytest.raises(ValueError, match="cut or damaged"):
+        export_model(adapter, tmp_path / "out")
+
+    LoraConfig(r=4, target_modules=["query_key_value"], base_model_name_or_path=str(base)).save_pretrained(adapter)
+    save_file(whole, file)
+    with pytest.raises(ValueError, match=r"is no adapter of .*query_key_value.*Its keys: 32 keys"):
+        export_model(adapter, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_that_cannot_be_used(base: Path, tmp_path: Path) -> None:
+    """No adapter, no base, an output that is there."""
+    with pytest.raises(ValueError, match=r"no adapter_config.json; give a peft folder"):
+        export_model(tmp_path, tmp_path / "out")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="say it with --base"):
+        export_model(tmp_path, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"no adapter_model.safetensors"):
+        export_model(tmp_path, tmp_path / "out", base=str(base))
+    with pytest.raises(ValueError, match="which is there already; name a new folder"):
+        export_model(tmp_path, base)
+
+
+def test_a_wrong_merge_is_noticed(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A merge that also touches another weight, one that forgets an adapter, one that scales it, leave no folder."""
+    from peft import PeftModel
+
+    adapter = _adapter(str(base), tmp_path / "adapter", "attention")
+    merge = PeftModel.merge_and_unload if "merge_and_unload" in vars(PeftModel) else None
+    assert merge is None  # it is the tuner's, found by __getattr__
+
+    def broken(change: Any) -> Any:
+        def merge_and_unload(self: Any, **kwargs: Any) -> Any:
+            before = {
+                n.replace(".base_layer", ""): p.detach().clone() for n, p in self.base_model.model.named_parameters()
+            }
+            merged = self.base_model.merge_and_unload(**kwargs)
+            with torch.no_grad():
+                change(dict(merged.named_parameters()), before)
+            return merged
+
+        return merge_and_unload
+
+    weight = "model.language_model.layers.2.self_attn.v_proj.weight"
+
+    def touch(after: Any, before: Any) -> None:
+        after["lm_head.weight"][0, 0] += 1e-6
+
+    def forget(after: Any, before: Any) -> None:
+        after[weight].copy_(before[weight])
+
+    def scale(after: Any, before: Any) -> None:
+        after[weight].copy_(2 * after[weight] - before[weight])
+
+    for change, message in (
+        (touch, r"does not have: 1 keys \(lm_head.weight\)"),
+        (forget, r"as they were that the adapter changes: 1 keys \(model.language_model.layers.2.self_attn.v_proj"),
+        (scale, r"is not the unmerged one: logits differ"),
+    ):
+        monkeypatch.setattr(PeftModel, "merge_and_unload", broken(change), raising=False)
+        with pytest.raises(ValueError, match=message):
+            export_model(adapter, tmp_path / "out")
+        assert not (tmp_path / "out").exists()

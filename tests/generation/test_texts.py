@@ -1,0 +1,71 @@
+"""The rule of loops is that of the published processor, and every end is recorded."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from deepsynth.generation import LoopRule
+from deepsynth.generation.texts import Writing
+from tests.helpers.generation import tokenizer_of
+
+
+def forbidden(written: list[int], ngram: int, window: int, repeatable: set[int]) -> set[int]:
+    """Return the tokens that the published processor forbids next."""
+    if len(written) < ngram:
+        return set()
+    prefix = written[len(written) - ngram + 1 :]
+    begin, end = max(0, len(written) - window), len(written) - ngram + 1
+    return {written[i + ngram - 1] for i in range(begin, end) if written[i : i + ngram - 1] == prefix} - repeatable
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_text_ends_where_the_published_processor_would_forbid_the_token(seed: int) -> None:
+    rng = random.Random(seed)
+    ngram, window = rng.choice([(2, 5), (3, 9), (5, 12), (30, 90)])
+    repeatable = {1, 2} if seed % 3 == 0 else set()
+    unit = [rng.randrange(6) for _ in range(rng.randint(1, window))]
+    ids = [rng.randrange(6) for _ in range(rng.randint(0, 40))] + unit * 8
+    writing = Writing(eos=99, limit=10_000, rule=LoopRule(ngram, window, frozenset(repeatable)))
+    for place, token in enumerate(ids):
+        expected = token in forbidden(ids[:place], ngram, window, repeatable)
+        assert (writing.add(token) == "loop") == expected, place
+        if expected:
+            assert writing.text_ids == ids[:place]
+            return
+    assert writing.stop is None
+
+
+def test_table_cells_may_repeat() -> None:
+    tokenizer = tokenizer_of("deepsynth/tiny")
+    assert LoopRule.of(tokenizer).repeatable == frozenset()
+
+    class WithCells:
+        def get_vocab(self) -> dict[str, int]:
+            return {"<td>": 7, "</td>": 8, "x": 9}
+
+        def convert_tokens_to_ids(self, token: str) -> int:
+            return self.get_vocab()[token]
+
+    rule = LoopRule.of(WithCells())
+    assert rule.repeatable == {7, 8}
+    cells = Writing(eos=99, limit=1000, rule=rule)
+    assert cells.add_all([7, 8] * 100) is None
+    text = Writing(eos=99, limit=1000, rule=rule)
+    assert text.add_all([7, 9, 8] * 100) == "loop"
+
+
+def test_reasons_and_what_comes_after_the_end() -> None:
+    ended = Writing(eos=5, limit=3, rule=None)
+    assert ended.add_all([1, 5, 7, 7]) == "eos"
+    assert ended.ids == ended.text_ids == [1, 5]
+    cut = Writing(eos=5, limit=3, rule=None)
+    assert cut.add_all([1, 1]) is None
+    assert cut.add_all([1, 1]) == "length"
+    assert cut.ids == [1, 1, 1]
+
+
+def test_numbers_that_find_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="ngram is 90 and window 30"):
+        LoopRule(90, 30)

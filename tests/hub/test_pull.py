@@ -1,0 +1,97 @@
+"""Adapters from the Hub, through faults, revisions and the cache."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from deepsynth.hub.snapshot import Target
+from deepsynth.hub.spool import Spool
+from tests.helpers.local_hub import local_hub, run_python
+
+PUSH = """
+import sys
+from pathlib import Path
+from deepsynth.hub.worker import resume
+print(resume(Path(sys.argv[1]), 180))
+"""
+PULL = """
+import json, sys, time
+from pathlib import Path
+from deepsynth.hub.pull import pull
+
+time.sleep = lambda seconds: None
+for reference in sys.argv[1:]:
+    try:
+        folder = pull(*[Path(part) if i else part for i, part in enumerate(reference.split(" "))])
+        print((folder / "adapter_model.safetensors").read_text(), "|", *sorted(p.name for p in folder.iterdir()))
+    except (ValueError, OSError) as error:
+        print(f"{type(error).__name__}: {error}")
+"""
+ALL = "README.md adapter_config.json adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hub")
+    with local_hub(folder) as process:
+        for step in (1, 2):
+            target = Target("alice/ocr")
+            spool = Spool.of_run(folder, target)
+            staged = spool.stage()
+            (staged / "adapter_model.safetensors").write_bytes(b"weights of step %d" % step)
+            (staged / "adapter_config.json").write_text(json.dumps({"r": 4, "step": step}))
+            (staged / "README.md").write_text("# ocr\n")
+            spool.seal(staged, target, f"step {step}", tag=f"step-{step}")
+            run_python(process, PUSH, folder)
+        yield process
+
+
+@pytest.fixture(autouse=True)
+def no_faults(hub):
+    hub.clear_faults()
+
+
+def pulled(hub, *references: str, **settings) -> list[str]:
+    return run_python(hub, PULL, *references, **settings).stdout.splitlines()
+
+
+def test_each_revision_is_what_was_pushed_then(hub, tmp_path):
+    first = hub.repo("alice/ocr").commits()[1]["oid"]
+    folder = tmp_path / "pulled"
+    references = ["hf://alice/ocr", "hf://alice/ocr@step-1", f"hf://alice/ocr@{first}", f"hf://alice/ocr@main {folder}"]
+    *found, again = pulled(hub, *references, f"hf://alice/ocr {folder}")
+    assert found == [f"weights of step {step} | {ALL}" for step in (2, 1, 1, 2)]
+    assert again == f"FileExistsError: {folder} is not empty; give a folder that is new or empty"
+
+
+def test_a_stumbling_hub_is_asked_again(hub):
+    shutil.rmtree(hub.home / "hub", ignore_errors=True)
+    hub.fault(path="/revision/", status=503, times=2)
+    hub.fault(path="adapter_model", action="drop", when="mid_response")
+    hub.fault(path="adapter_config", status=429, retry_after=1)
+    assert pulled(hub, "hf://alice/ocr@main") == [f"weights of step 2 | {ALL}"]
+    assert all(fault["exhausted"] for fault in hub.faults())
+
+
+def test_without_a_hub_the_cache_must_do(hub):
+    pulled(hub, "hf://alice/ocr")
+    hub.fault(path="/api/", status=503, times=-1)
+    found, missing = pulled(hub, "hf://alice/ocr", "hf://alice/other")
+    assert found == f"weights of step 2 | {ALL}"
+    assert missing == "ConnectionError: cannot reach hf://alice/other: HTTP 503: Service Unavailable"
+    assert pulled(hub, "hf://alice/ocr", HF_HUB_OFFLINE="1") == [found]
+
+
+def test_what_cannot_be_pulled_is_one_line(hub):
+    empty = hub.repo("alice/ocr").commits()[-1]["oid"]
+    no_repo, no_revision, no_adapter = pulled(
+        hub, "hf://alice/nothing", "hf://alice/ocr@nowhere", f"hf://alice/ocr@{empty}"
+    )
+    assert no_repo == "ValueError: cannot read hf://alice/nothing: HTTP 404: Repository not found"
+    assert no_revision.startswith("ValueError: cannot read hf://alice/ocr@nowhere: HTTP 404")
+    assert no_adapter.startswith(f"ValueError: hf://alice/ocr@{empty} holds no adapter: adapter_config.json, ")
+    (refused,) = pulled(hub, "hf://alice/ocr", token=None, HF_HOME="/nonexistent")
+    assert "HTTP 401" in refused

@@ -1,0 +1,254 @@
+"""The push worker against a local stand-in for the Hub that fails on purpose."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from deepsynth.hub.snapshot import Target
+from deepsynth.hub.spool import Spool
+from deepsynth.hub.worker import Backoff, PushWorker, resume
+from tests.helpers.hub_server import HubProcess
+from tests.helpers.pushes import QUICK, TOKEN, WarmAttempts, add_snapshot, contents, on_hub, titles, use_hub
+
+READ_ONLY = "hf_" + "r8Yl4WcM" * 4
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hub")
+    users = ["--user", f"alice:{TOKEN}:write", "--user", f"alice:{READ_ONLY}:read"]
+    options = ["--storage-host", "localhost", "--multipart-bytes", "300000"]
+    with HubProcess(folder / "state", 0, *options, *users) as process:
+        process.home = folder / "home"
+        yield process
+        assert process.leaks() == []
+
+
+@pytest.fixture(autouse=True)
+def talk_to(hub, monkeypatch):
+    """Point this process, and what it starts, at the stand-in."""
+    hub.clear_faults()
+    use_hub(hub, monkeypatch)
+
+
+numbers = itertools.count()
+
+
+def new_target(**kwargs) -> Target:
+    return Target(f"alice/run{next(numbers)}", **kwargs)
+
+
+def until(condition) -> None:
+    end = time.monotonic() + 180
+    while not condition():
+        assert time.monotonic() < end, "nothing happened for three minutes"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def warm(monkeypatch):
+    monkeypatch.setattr("deepsynth.hub.worker.run_attempt", WarmAttempts())
+
+
+HANGING = [
+    ("xet", "__cas__/v1/xorbs"),
+    ("lfs", "/revision/"),
+    pytest.param("lfs", "__lfs__/upload", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("mode", "route"), HANGING)
+def test_a_hub_that_hangs_for_ever_holds_nobody_up(hub, monkeypatch, tmp_path, caplog, mode, route):
+    use_hub(hub, monkeypatch, xet=None if mode == "xet" else False)
+    target = new_target()
+    spool = Spool.of_run(tmp_path, target)
+    snapshot = add_snapshot(spool, target)
+    files = contents(snapshot)
+    hub.fault(path=route, action="hang", seconds=600, times=-1)
+    begin = time.monotonic()
+    assert not PushWorker(spool, request_timeout_s=300).close(deadline_s=2)
+    assert time.monotonic() - begin < 150, "neither the 300 s of the request nor the 600 s of the Hub"
+    assert "deepsynth hub resume" in caplog.text
+    hub.clear_faults()
+    assert resume(tmp_path, 180)[0].startswith(f"step 1 delivered to {target.repo_id}@main")
+    assert on_hub(hub, target) == files
+    assert titles(hub, target) == ["step 1"]
+
+
+TRAINING = """
+import sys, time
+from pathlib import Path
+from deepsynth.hub.snapshot import Target
+from deepsynth.hub.spool import Spool
+from deepsynth.hub.worker import PushWorker
+spool = Spool.of_run(Path(sys.argv[1]), Target(sys.argv[2]))
+worker = PushWorker(spool)
+print("pushing", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("route", "when"),
+    [
+        ("/commit/", "after"),
+        pytest.param("__lfs__/upload", "before", marks=pytest.mark.slow),
+        pytest.param("/commit/", "before", marks=pytest.mark.slow),
+        pytest.param("__lfs__/upload", "after", marks=pytest.mark.slow),
+    ],
+)
+def test_kill_during_a_push_then_resume(hub, monkeypatch, tmp_path, route, when):
+    use_hub(hub, monkeypatch, xet=False)
+    target = new_target()
+    spool = Spool.of_run(tmp_path, target)
+    files = contents(add_snapshot(spool, target))
+    spool.stage().joinpath("half-written").write_text("...")
+    hub.fault(path=route, action="hang", seconds=3, when=when)
+    with subprocess.Popen([sys.executable, "-c", TRAINING, str(tmp_path), target.repo_id]) as training:
+        until(lambda: any(request["fault"] for request in hub.state()["inflight"]))
+        training.send_signal(signal.SIGKILL)
+    resume(tmp_path, 180, backoff=QUICK)
+    hub.wait_idle(quiet=0.1)
+    assert titles(hub, target) == ["step 1"]
+    assert on_hub(hub, target) == files
+    assert [path.name for path in spool.folder.iterdir()] == ["lock"]
+    assert resume(tmp_path) == [f"{target.folder_name}: nothing waits"]
+
+
+def test_the_newest_state_wins(hub, tmp_path, warm):
+    target = new_target()
+    spool = Spool.of_run(tmp_path, target)
+    hub.fault(path="/preupload/", action="hang", seconds=2)
+    worker = PushWorker(spool, request_timeout_s=30, backoff=QUICK)
+    snapshots = []
+    for step in range(1, 6):
+        snapshots.append(add_snapshot(spool, target, step))
+        files = contents(snapshots[-1])
+        worker.submit(snapshots[-1])
+        if step == 1:
+            until(lambda: hub.state()["inflight"])
+    assert worker.close(180)
+    assert titles(hub, target) == ["step 5", "step 1"], "the first was under way; of those that waited, the newest"
+    assert on_hub(hub, target) == files
+
+
+def test_a_refusal_is_said_once_and_later_snapshots_still_go(hub, tmp_path, caplog, warm):
+    target = new_target()
+    spool = Spool.of_run(tmp_path, target)
+    hub.fault(path="/commit/", status=403, times=2)
+    worker = PushWorker(spool, backoff=QUICK)
+    for step in (1, 2, 3):
+        before = hub.mark()
+        worker.submit(add_snapshot(spool, target, step))
+        until(lambda: hub.log(since=before, path="/commit/"))  # noqa: B023
+        hub.wait_idle(quiet=0.1)
+    assert worker.close(180)
+    assert titles(hub, target) == ["step 3"]
+    refusals = [r.getMessage() for r in caplog.records if "403" in r.getMessage()]
+    assert len(refusals) == 1
+    assert "the token may not write there" in refusals[0]
+    assert len(hub.log(path=f"{target.repo_id}/commit/")) == 3, "a refused snapshot is not tried again"
+
+
+def test_nobody_logged_in(hub, monkeypatch, tmp_path, caplog):
+    use_hub(hub, monkeypatch, token=None)
+    target = new_target()
+    spool = Spool.of_run(tmp_path, target)
+    add_snapshot(spool, target)
+    assert not PushWorker(spool, backoff=QUICK).close(180)
+    assert "hf auth login" in caplog.text
+    with pytest.raises(ConnectionError, match="HTTP 401"):
+        resume(tmp_path, 180, backoff=QUICK)
+
+
+def test_a_public_repository_is_refused_when_private_was_asked_for(hub, tmp_path, caplog, warm):
+    target = new_target()
+    public = Target(target.repo_id, private=False)
+    first = Spool.of_run(tmp_path / "a", public)
+    add_snapshot(first, public)
+    assert PushWorker(first, backoff=QUICK).close(180)
+    second = Spool.of_run(tmp_path / "b", target)
+    add_snapshot(second, target, step=2)
+    assert not PushWorker(second, backoff=QUICK).close(180)
+    assert "is public although private: true" in caplog.text
+    assert titles(hub, target) == ["step 1"]
+
+
+@pytest.mark.slow
+def test_a_commit_of_somebody_else_in_between_is_kept(hub, tmp_path, warm):
+    target = new_target()
+    spool = Spool.of_run(tmp_path, target)
+    snapshot = add_snapshot(spool, target)
+    hub.fault(path="/commit/", action="hang", seconds=2.5, when="before")  # sent, lost to us, and effective later
+    other = Spool.of_run(tmp_path / "other", target)
+    worker = PushWorker(spool, request_timeout_s=1, backoff=Backoff(4, 4))
+    until(lambda: any(request["fault"] for request in hub.state()["inflight"]))
+    add_snapshot(other, target, step=2)
+    assert PushWorker(other, backoff=QUICK).close(180)
+    assert worker.close(180)
+    hub.wait_idle(quiet=0.1)
+    assert titles(hub, target) == ["step 1", "step 2"]
+    assert hub.repo(target.repo_id).read("adapter_config.json") == b'{"peft_type": "LORA", "step": 1}'
+    assert not snapshot.folder.exists()
+
+
+def test_a_tag_moves_to_the_newest(hub, tmp_path, warm):
+    target = new_target()
+    spool = Spool.of_run(tmp_path, target)
+    for step in (1, 2):
+        worker = PushWorker(spool, backoff=QUICK)
+        worker.submit(add_snapshot(spool, target, step, tag="best"))
+        assert worker.close(180)
+    repo = hub.repo(target.repo_id)
+    assert repo.resolve("best") == repo.resolve("main")
+    assert titles(hub, target) == ["step 2", "step 1"]
+
+
+def test_one_pusher_a_spool(hub, tmp_path):
+    target = new_target()
+    spool = Spool.of_run(tmp_path, target)
+    worker = PushWorker(spool)
+    with pytest.raises(BlockingIOError, match="another run pushes from here"):
+        PushWorker(Spool.of_run(tmp_path, target))
+    worker.close(5)
+    PushWorker(Spool.of_run(tmp_path, target)).close(5)
+
+
+def test_the_token_is_nowhere_to_be_seen(hub, monkeypatch, tmp_path, caplog):
+    caplog.set_level(logging.DEBUG)
+    target = new_target()
+    spool = Spool.of_run(tmp_path, target)
+    add_snapshot(spool, target)
+    hub.fault(path="/commit/", action="hang", seconds=3)
+    hub.fault(path="/preupload/", status=400, error=f"bad token {TOKEN} at http://x/y?X-Amz-Signature={TOKEN}")
+    worker = PushWorker(spool, request_timeout_s=30, backoff=QUICK)
+    until(lambda: hub.log(path=f"{target.repo_id}/preupload/", status=400))
+    worker.submit(add_snapshot(spool, target, 2))
+    until(lambda: any("/commit/" in request["path"] for request in hub.state()["inflight"]))
+    me = os.getpid()
+    argvs = [p.read_bytes() for p in Path("/proc").glob("[0-9]*/cmdline") if parent_of(p.parent) == me]
+    argvs = [argv for argv in argvs if b"push_process" in argv]
+    assert argvs
+    assert not any(TOKEN.encode() in argv for argv in argvs)
+    assert worker.close(180)
+    add_snapshot(spool, target, 3)
+    assert "<token>" in caplog.text
+    assert TOKEN not in caplog.text
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or TOKEN.encode() not in path.read_bytes()
+
+
+def parent_of(process: Path) -> int | None:
+    try:
+        return int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
+    except FileNotFoundError:
+        return None

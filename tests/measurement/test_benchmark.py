@@ -1,0 +1,163 @@
+import json
+
+import pytest
+
+from deepsynth.measurement import cells as benchmark
+from deepsynth.measurement.cells import Cell, run_cells
+from deepsynth.measurement.page_rates import Excerpts
+from deepsynth.measurement.pages import benchmark_data
+
+
+def cells(log, failing=()):
+    def measure(name):
+        log.append(name)
+        if name in failing:
+            raise RuntimeError(name)
+        return {"pages_per_s": float(len(log))}
+
+    return [Cell(name, lambda name=name: measure(name)) for name in ("render/1", "render/2", "loader/1")]
+
+
+def test_cells_run_in_order_and_are_reported(tmp_path):
+    log, reported = [], []
+    output = tmp_path / "runs" / "data.json"
+    results = run_cells(cells(log), output=output, report=lambda name, result: reported.append((name, result)))
+    assert log == ["render/1", "render/2", "loader/1"] == list(results)
+    assert reported == list(results.items())
+    written = json.loads(output.read_text())
+    assert written["cells"] == results
+    assert written["environment"]["python"]
+
+
+def test_only_the_named_cells_run():
+    log = []
+    run_cells(cells(log), only=["render"])
+    assert log == ["render/1", "render/2"]
+    with pytest.raises(
+        ValueError, match="only names 'rendre', which is in no cell's name; the cells are render/1, render/2"
+    ):
+        run_cells(cells(log), only=["loader", "rendre"])
+
+
+def test_a_stopped_run_goes_on_where_it_was(tmp_path):
+    output = tmp_path / "data.json"
+    log, reported = [], []
+    with pytest.raises(RuntimeError):
+        run_cells(cells(log, failing=["loader/1"]), output=output)
+    results = run_cells(cells(log), output=output, resume=True, report=lambda name, result: reported.append(name))
+    assert log == ["render/1", "render/2", "loader/1", "loader/1"]
+    assert reported == list(results) == ["render/1", "render/2", "loader/1"]
+    assert json.loads(output.read_text())["cells"] == results
+    run_cells(cells(log), output=output)
+    assert len(log) == 7, "without resume everything is measured again"
+
+
+def test_results_of_another_environment_are_not_mixed_in(tmp_path, monkeypatch):
+    output = tmp_path / "data.json"
+    run_cells(cells([]), output=output)
+    monkeypatch.setattr(benchmark, "_processor", lambda: "another")
+    with pytest.raises(ValueError, match=r"was measured elsewhere: processor was .*, is another"):
+        run_cells(cells([]), output=output, resume=True)
+
+
+def test_beside_the_same_gpu_processor_and_driver_may_be_others_and_all_are_written_down(tmp_path, monkeypatch):
+    output = tmp_path / "data.json"
+    monkeypatch.setattr(benchmark, "_gpu", {"name": "H200", "driver_version": "1"}.get)
+    with pytest.raises(RuntimeError):
+        run_cells(cells([], failing=["loader/1"]), output=output)
+    for driver in ("2", "1"):
+        monkeypatch.setattr(benchmark, "_gpu", {"name": "H200", "driver_version": driver}.get)
+        monkeypatch.setattr(benchmark, "_processor", lambda driver=driver: f"processor {driver}")
+        run_cells(cells([]), output=output, resume=True)
+    written = json.loads(output.read_text())["environment"]
+    assert written["driver"] == "1; 2"
+    assert written["processor"].endswith("; processor 2")
+    monkeypatch.setattr(benchmark, "_gpu", {"name": "H100", "driver_version": "1"}.get)
+    with pytest.raises(ValueError, match="gpu was H200, is H100"):
+        run_cells(cells([]), output=output, resume=True)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"cells": {}}'])
+def test_a_file_of_something_else_is_refused(tmp_path, content):
+    output = tmp_path / "data.json"
+    output.write_text(content)
+    with pytest.raises(ValueError, match="is no file of benchmark results"):
+        run_cells(cells([]), output=output, resume=True)
+
+
+def test_resume_needs_a_file():
+    with pytest.raises(ValueError, match="resume needs output"):
+        run_cells(cells([]), resume=True)
+
+
+def test_excerpts_are_of_equal_length_and_end_at_white_space():
+    documents = list(Excerpts(300, 30))
+    assert len({document.id for document in documents}) == len(documents) == 30
+    assert all(250 < len(document.text) <= 300 for document in documents)
+    words = " ".join(document.text for document in documents)
+    assert words.startswith(documents[0].text + " " + documents[1].text)
+
+
+def test_the_data_benchmark_prints_and_returns_every_figure(tmp_path):
+    lines = []
+    text = tmp_path / "russian.txt"
+    text.write_text("Все люди рождаются свободными и равными в своем достоинстве и правах. " * 40, encoding="utf-8")
+    only = ["render/512", "russian/first", "preset/scan", "processor/none", "loader/1"]
+    results = benchmark_data(
+        num_pages=10, max_workers=1, texts=[text], only=only, output=tmp_path / "d.json", report=lines.append
+    )
+    clean = ["render/512/first", "render/512", "render/512/again", "render/1024/russian/first"]
+    assert list(results) == [*clean, "processor/none", "preset/scan", "loader/1"]
+    for name, result in results.items():
+        assert result["pages_per_s"] > 0
+        assert result["pages_per_s_per_core"] > 0
+        assert ("ratio" in result) == (not name.startswith("loader"))
+    assert lines[0].split() == ["cell", "pages/s", "per", "core", "draw.text", "ratio"]
+    assert [line.split()[0] for line in lines[1:]] == list(results)
+
+
+def test_a_text_too_short_for_a_page_is_refused(tmp_path):
+    text = tmp_path / "short.txt"
+    text.write_text("too short", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"short\.txt: 9 characters, and one page takes 1500"):
+        benchmark_data(num_pages=10, texts=[text], only=["short"])
+
+
+def test_text_without_spaces_is_cut_anywhere(tmp_path):
+    text = tmp_path / "chinese.txt"
+    text.write_text("人人生而自由" * 100, encoding="utf-8")
+    documents = list(Excerpts(100, 8, text))
+    assert [len(document.text) for document in documents] == [100] * 8
+
+
+def test_what_the_process_holds_is_a_cell_where_it_is_asked_for(tmp_path):
+    text = tmp_path / "other.txt"
+    text.write_text("Ein anderer Text, der lang genug für eine Seite ist. " * 10)
+    lines = []
+    results = benchmark_data(memory_pages=20, texts=[text], only=["memory"], report=lines.append)
+    assert list(results["memory"]) == ["pages", *(f"resident_mib_after_{pages}" for pages in (2, 10, 20))]
+    assert all(value > 10 for value in results["memory"].values())
+    assert " MiB after 2, " in lines[1]
+
+
+def test_too_few_pages_are_refused():
+    with pytest.raises(ValueError, match="num_pages is 3; allowed: 10 or more"):
+        benchmark_data(num_pages=3)
+
+
+def test_results_with_other_settings_are_not_mixed_in(tmp_path):
+    output = tmp_path / "data.json"
+    run_cells(cells([]), output=output, settings={"steps": 10}, only=["render"])
+    run_cells(cells([]), output=output, settings={"steps": 10, "backend/b": "new"}, resume=True)
+    assert json.loads(output.read_text())["settings"] == {"steps": 10, "backend/b": "new"}
+    with pytest.raises(ValueError, match="was measured otherwise: steps was 10, is 20"):
+        run_cells(cells([]), output=output, settings={"steps": 20}, resume=True)
+
+
+def test_what_could_not_be_measured_is_kept_unless_it_is_named(tmp_path):
+    output, reasons = tmp_path / "data.json", iter(("no GPU", "still none"))
+    cell = [Cell("train/8", lambda: {"not_measured": next(reasons)})]
+    assert run_cells(cell, output=output) == {"train/8": {"not_measured": "no GPU"}}
+    assert run_cells(cell, output=output, resume=True) == {"train/8": {"not_measured": "no GPU"}}
+    again = run_cells(cell, output=output, resume=True, only=["8"])
+    assert again == {"train/8": {"not_measured": "still none"}}
