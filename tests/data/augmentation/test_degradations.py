@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepsynth.data import (
-    degradations_device,
-    degradations_geometric,
-    degradations_ink,
-    degradations_light,
-    degradations_noise,
-    degradations_optical,
-    degradations_paper,
+from deepsynth.data.augmentation import (
+    device,
+    geometric,
+    ink,
+    light,
+    noise,
+    optics,
+    paper,
 )
 from deepsynth.data.augmentation.augmenter import PageAugmenter
 from deepsynth.data.augmentation.base import Degradation, fade_to
@@ -28,13 +28,13 @@ from deepsynth.data.augmentation.paper import BleedThrough
 from tests.helpers.degradation_pages import box_page, text_page
 
 MODULES = (
-    degradations_device,
-    degradations_geometric,
-    degradations_ink,
-    degradations_light,
-    degradations_noise,
-    degradations_optical,
-    degradations_paper,
+    device,
+    geometric,
+    ink,
+    light,
+    noise,
+    optics,
+    paper,
 )
 ALL = [
     found
