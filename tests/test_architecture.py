@@ -1,139 +1,120 @@
-"""Who may import whom: the order of the layers, and the libraries that stay out of the fast path."""
+"""The structure of the package: layers, import circles, sizes, and the libraries that stay out of the fast path."""
 
 from __future__ import annotations
 
 import ast
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "src" / "deepsynth"
+SRC = Path(__file__).parents[1] / "src"
+PACKAGE = SRC / "deepsynth"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-#: What a part of the package may import of the package besides itself.
-ALLOWED: dict[str, set[str]] = {
-    "types": set(),
-    "lazy_imports": set(),
-    "text_normalization": set(),
-    "text_scores": {"text_normalization"},
-    "metrics": {"text_scores", "text_normalization"},
-    "models": {"types"},
-    "optim": set(),
-    "checkpoint_io": set(),
-    "parallel": set(),
-    "parallel_ranks": set(),
-    "parallel_sharding": set(),
-    "parallel_strategy": {"parallel", "parallel_ranks", "parallel_sharding"},
-    "data": {"types", "lazy_imports", "models.tokens", "models.names"},
-    "generation": {
-        "types",
-        "models.decoder_kernels",
-        "models.frozen_experts",
-        "models.layer_runner",
-        "models.sam_attention",
-        "models.vision_chunks",
-    },
-    "hub": {"types"},
-    "modules": {
-        "types",
-        "generation",
-        "metrics",
-        "text_scores",
-        "models",
-        "optim",
-        "checkpoint_io",
-        "parallel_ranks",
-        "parallel_sharding",
-        "parallel_strategy",
-        "unsloth_first",
-    },
-    "run_folder": set(),
-    "callbacks": {"types", "metrics", "text_scores", "text_normalization", "hub", "modules"},
-    "export_verification": {"models"},
-    "export": {"export_verification", "models", "types", "modules"},
-    "benchmark": {"types"},
-    "benchmark_pages": {"benchmark", "data", "types"},
-    "benchmark_data": {"benchmark", "benchmark_pages", "data"},
-    "measure": {"benchmark", "callbacks", "data", "measure_batches", "modules", "types"},
-    "measure_batches": {"data", "types"},
-    "measure_flops": {"callbacks"},
-    "measure_training": {"benchmark", "measure", "measure_batches", "measure_flops"},
-    "measure_phases": {"benchmark", "measure"},
-    "measure_fits": {"benchmark", "callbacks", "measure", "measure_training"},
-    "measure_generation": {"benchmark", "generation", "measure", "measure_batches", "types"},
-    "measure_cells": {
-        "benchmark",
-        "measure",
-        "measure_fits",
-        "measure_generation",
-        "measure_phases",
-        "measure_training",
-    },
-    "measure_process": {"benchmark"},
-    "measure_backends": {"measure_process"},
-    "benchmark_train": {"benchmark", "measure_backends", "measure_process"},
-    "benchmark_generate": {"benchmark", "measure_backends", "measure_process"},
-    "compare_tables": {"benchmark"},
-    "compare_plots": {"compare_tables"},
-    "compare_checklist": {"benchmark", "compare_tables"},
-    "compare_report": {"compare_checklist", "compare_plots", "compare_tables"},
-    "compare": {"benchmark", "compare_checklist", "compare_report", "compare_tables", "measure_process"},
-    "cli_errors": {"parallel"},
-    "console": set(),
-    "unsloth_first": set(),
-}
-#: The top: wires everything. The worker is a process of its own, started by name.
-FREE = {"cli", "commands", "__main__", "__init__", "measure_worker"}
+#: From the bottom to the top. A part imports its own files and lower layers; the parts of the bottom layer may also
+#: import one another.
+LAYERS: tuple[frozenset[str], ...] = (
+    frozenset({"types", "errors", "_version", "lazy_imports", "unsloth_import", "io", "compat"}),
+    frozenset({"metrics", "profiling", "distributed"}),
+    frozenset({"models"}),
+    frozenset({"data", "generation", "hub"}),
+    frozenset({"modules"}),
+    frozenset({"callbacks", "export", "serve", "measurement"}),
+    frozenset({"cli"}),
+    frozenset({"__main__", "__init__"}),
+)
+LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
-
-def imports(path: Path, *, top_level: bool = False) -> set[str]:
-    """Return the modules that a file imports; with ``top_level`` those outside of functions alone."""
-    tree = ast.parse(path.read_text())
-    inner = (
-        {id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)} if top_level else set()
-    )
-    typing = {
-        id(n)
-        for i in ast.walk(tree)
-        if isinstance(i, ast.If) and "TYPE_CHECKING" in ast.dump(i.test)
-        for n in ast.walk(i)
-    }
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if id(node) in inner or id(node) in typing:
-            continue
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+#: Files that hold one model's definition or data in tables, and may be longer.
+LONG_FILES = {"models/deepseek_ocr/modeling.py"}
 
 
 def part(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_it_imports_only_what_its_layer_may(path: Path) -> None:
-    own = part(path)
-    if own in FREE:
-        return
-    assert own in ALLOWED, f"{own} is in no layer: add it to the table"
-    allowed = ALLOWED[own] | {own}
-    for name in imports(path):
-        inside = name.removeprefix("deepsynth.")
-        if inside == name or inside == "__version__":
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): path for path in FILES}
+
+
+@cache
+def imports(path: Path, *, top_level: bool = False) -> frozenset[str]:
+    """Return the modules that a file imports, type-checking ones included; with ``top_level`` those of its import."""
+    tree = ast.parse(path.read_text())
+    left_out: set[int] = set()
+    if top_level:
+        for node in ast.walk(tree):
+            typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+            if typing_only or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                left_out |= {id(inner) for inner in ast.walk(node)}
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in left_out:
             continue
-        parents = {".".join(inside.split(".")[:depth]) for depth in (1, 2, 3)}
-        assert parents & allowed or any(a.startswith(inside + ".") for a in allowed), (
-            f"{own} imports deepsynth.{inside}"
-        )
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in names}
+    return frozenset(found)
+
+
+def own_imports(path: Path) -> set[Path]:
+    return {MODULES[name] for name in imports(path) if name in MODULES} - {path}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_file_imports_its_own_part_and_lower_layers(path: Path) -> None:
+    own = part(path)
+    assert own in LEVEL, f"{own} is in no layer: add it to LAYERS"
+    if path == PACKAGE / "__init__.py":
+        return  # the package's face hands on names of the layers above
+    for other in own_imports(path):
+        lower = LEVEL[part(other)] < LEVEL[own] or LEVEL[own] == LEVEL[part(other)] == 0
+        assert part(other) == own or lower, f"{own} imports {other.relative_to(SRC)}"
+
+
+def test_data_and_modules_never_import_each_other() -> None:
+    for path in FILES:
+        pair = {part(path)} | {part(other) for other in own_imports(path)}
+        assert part(path) not in ("data", "modules") or not {"data", "modules"} <= pair, path
+
+
+def test_there_are_no_import_circles() -> None:
+    faces = {path for path in FILES if path.name == "__init__.py"}
+    graph = {path: own_imports(path) - faces for path in FILES if path not in faces}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail("import circle: " + " -> ".join(str(path.relative_to(SRC)) for path in error.args[1]))
+
+
+def test_nothing_inside_a_part_imports_its_own_face() -> None:
+    """The names of a package's ``__init__`` are for others; inside, the file that has the name is imported."""
+    for path in FILES:
+        for other in own_imports(path):
+            inside = path.name != "__init__.py" and other.name == "__init__.py" and other.parent in path.parents
+            assert not inside or other == PACKAGE / "__init__.py", f"{path.relative_to(SRC)}: {other.relative_to(SRC)}"
+
+
+def test_sizes() -> None:
+    for path in FILES:
+        lines = len(path.read_text().splitlines())
+        assert lines <= 300 or str(path.relative_to(PACKAGE)) in LONG_FILES, f"{path.relative_to(SRC)}: {lines} lines"
+    for folder in {path.parent for path in FILES}:
+        own = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+        assert len(own) <= (7 if folder == PACKAGE else 14), f"{folder.relative_to(SRC)}: {len(own)} files"
 
 
 @pytest.mark.parametrize(
     ("libraries", "parts"),
     [
-        ({"lightning", "torch", "yaml"}, {"hub", "__main__", "unsloth_first"}),
+        ({"lightning", "torch", "yaml"}, {"hub", "__main__", "unsloth_import"}),
         (
             {"peft", "unsloth", "bitsandbytes", "datasets"},
             {"data", "modules", "models", "hub", "callbacks", "__main__", "cli"},

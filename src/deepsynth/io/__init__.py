@@ -1,0 +1,1 @@
+"""Files, images, HTML pages and worker processes, each handled in one place."""

@@ -1,0 +1,77 @@
+"""Atomic files and folders: complete or absent, whatever goes wrong in between."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from deepsynth.io.files import atomic_file, atomic_folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.txt"
+    with atomic_file(path) as temporary:
+        temporary.write_text("one")
+        assert not path.exists()
+        assert temporary.parent.parent == path.parent  # the same file system
+    assert path.read_text() == "one"
+    assert names(path.parent) == ["a.txt"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic_file(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_file_has_the_permissions_of_its_neighbors(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        with atomic_file(tmp_path / "a.txt") as temporary:
+            temporary.write_text("one")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_link_staged_in_advance_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    path = tmp_path / "a.txt"
+    path.symlink_to(victim)
+    with atomic_file(path) as temporary:
+        temporary.write_text("new")
+    assert victim.read_text() == "mine"
+    assert path.read_text() == "new"
+    assert not path.is_symlink()
+
+
+def test_a_folder_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "adapter"
+    for content in ("one", "two"):
+        with atomic_folder(path) as new:
+            assert names(new) == []
+            (new / content).write_text(content)
+    assert names(path) == ["two"]
+    assert names(tmp_path) == ["adapter"]
+
+
+def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "adapter"
+    path.mkdir()
+    (path / "one").write_text("one")
+    with pytest.raises(OSError, match="full"), atomic_folder(path) as new:
+        (new / "half").write_text("half")
+        raise OSError("disk full")
+    assert names(path) == ["one"]
+    assert names(tmp_path) == ["adapter"]
