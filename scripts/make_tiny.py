@@ -1,4 +1,4 @@
-"""Write ``src/deepsynth/models/builtin/tiny`` without weights: tokenizer, processor and architecture of ``deepsynth/tiny``.
+"""Write ``models/builtin/tiny`` without weights: tokenizer, processor and architecture of ``deepsynth/tiny``.
 
     python scripts/make_tiny.py [FOLDER [PAGE_PX]]
 

@@ -1,6 +1,6 @@
 """One contract for both backends: the same work gives the same numbers, and each takes over from the other.
 
-On the CPU a stand-in (``tests.helpers.unsloth_stand_in``) is behind the real UnslothModule; with ``-m gpu`` it is Unsloth:
+On the CPU a stand-in (``helpers.unsloth_stand_in``) is behind the real UnslothModule; with ``-m gpu`` it is Unsloth:
 
     python -m pytest -m gpu tests/modules/test_contract.py -s
 """

@@ -32,7 +32,7 @@ def benchmark_train(
     """Measure samples a second, memory and utilisation of training steps on synthetic pages.
 
     A batch is one page of the model's size and ``text_tokens`` of text a sample, made on the device, so that no data
-    loader is in the figures. Operations are counted as ``deepsynth.profiling.training_flops`` says, against the matrix products
+    loader is in the figures. Operations are counted as ``profiling.training_flops`` says, against the matrix products
     that the device is measured to reach.
 
     Args:

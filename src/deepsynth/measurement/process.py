@@ -184,7 +184,8 @@ def measure_all(
         The results by cell: ``train/batch=8/peft``; those of earlier calls too with ``resume``.
 
     Raises:
-        ValueError: when no cell could begin within the time, and what :func:`deepsynth.measurement.cells.run_cells` raises.
+        ValueError: when no cell could begin within the time, and what
+            :func:`deepsynth.measurement.cells.run_cells` raises.
     """
     if time_budget_s is not None and time_budget_s < cell_limit_s:
         raise ValueError(

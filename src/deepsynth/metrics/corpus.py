@@ -5,7 +5,7 @@ medians, figures of groups and bootstrap bounds come from the same numbers, and 
 
 Definitions:
     * A prediction and its target are compared as they are, apart from white space at their ends: code points, no
-      Unicode normalisation, case and line breaks count. The profiles of ``deepsynth.metrics.normalization`` forgive more.
+      Unicode normalisation, case and line breaks count. The profiles of ``metrics.normalization`` forgive more.
     * ``cer``, ``wer``: Levenshtein edits of all documents over the length of all targets, in code points and in words.
       Not a mean of ratios: one repetition loop on a short page would drive that above 100 %.
     * ``cer_median``, ``cer_capped``: over documents, the median, and the mean of ``min(CER, 1)``.

@@ -157,5 +157,8 @@ def test_spawned_workers_read_the_same(jsonl: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_worker_imports_no_lightning() -> None:
-    code = "import sys, deepsynth.data.loading.stream, deepsynth.data.processing.collator; print('lightning' in sys.modules)"
+    code = (
+        "import sys, deepsynth.data.loading.stream, deepsynth.data.processing.collator\n"
+        "print('lightning' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

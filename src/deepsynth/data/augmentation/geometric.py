@@ -1,7 +1,8 @@
 """Degradations that move the page: a skewed feed, a camera at an angle, a curled or rippled sheet.
 
-Each draws a :class:`~deepsynth.data.augmentation.geometry.Mapping`; ``PageAugmenter`` composes those of one page, so that its pixels
-are resampled once. No text leaves the page: what would is shifted back in, and the page shrunk where that does not do.
+Each draws a :class:`~deepsynth.data.augmentation.geometry.Mapping`; ``PageAugmenter`` composes those of one page, so
+that its pixels are resampled once. No text leaves the page: what would is shifted back in, and the page shrunk where
+that does not do.
 """
 
 from __future__ import annotations

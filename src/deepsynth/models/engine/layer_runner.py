@@ -36,7 +36,7 @@ class LayerRunner:
     """Runs one layer in training.
 
     * ``none``: all activations are kept.
-    * ``selective``: where routed experts are frozen (:mod:`deepsynth.models.kernels.frozen_experts`), both halves of their gate
+    * ``selective``: where routed experts are frozen (``kernels.frozen_experts``), both halves of their gate
       are computed again, by one of their two products, and all else is kept: the halves are the most that a layer
       keeps, as a token has several experts. In other layers outputs of attention and of matrix products are kept, all
       else is computed again. Products with an adapter's narrow side are computed again too: as large to keep as others,
