@@ -17,7 +17,7 @@ from deepsynth.models.deepseek_ocr.configuration import DeepseekOcrConfig
 from deepsynth.models.deepseek_ocr.image_processing import DeepseekOcrImageProcessor
 from deepsynth.models.deepseek_ocr.processing import DeepseekOcrProcessor
 
-FOLDER = Path(__file__).parents[1] / "src" / "deepsynth" / "models" / "tiny"
+FOLDER = Path(__file__).parents[1] / "src" / "deepsynth" / "models" / "builtin" / "tiny"
 SPECIAL = {"bos": "<｜begin▁of▁sentence｜>", "eos": "<｜end▁of▁sentence｜>", "pad": "<｜▁pad▁｜>", "image": "<image>"}
 PAGE_PX = 256
 PATCH_PX = 4  # a feature covers 16 x 16 pixels: one line of type, two or three letters

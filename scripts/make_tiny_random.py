@@ -15,7 +15,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForImageTextToText, DeepseekOcr2Config, PreTrainedTokenizerFast
 
-FOLDER = Path(__file__).parents[1] / "src" / "deepsynth" / "models" / "tiny_random"
+FOLDER = Path(__file__).parents[1] / "src" / "deepsynth" / "models" / "builtin" / "tiny_random"
 SPECIAL = {"bos": "<｜begin▁of▁sentence｜>", "eos": "<｜end▁of▁sentence｜>", "pad": "<｜▁pad▁｜>", "image": "<image>"}
 VOCABULARY = 512
 PAGE_PX = 384  # with 8-pixel patches 12 x 12 features: the smaller of the two query sets that the architecture has

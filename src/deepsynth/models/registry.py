@@ -22,7 +22,7 @@ def resolve_model_name(model_name: str) -> str:
         ValueError: for a ``deepsynth/…`` name that the package does not carry, and for a path that does not exist.
     """
     if model_name in BUILTIN:
-        return str(Path(__file__).parent / BUILTIN[model_name])
+        return str(Path(__file__).parent / "builtin" / BUILTIN[model_name])
     if model_name.startswith("deepsynth/"):
         raise ValueError(f"model_name is {model_name!r}; the built-in models are {', '.join(sorted(BUILTIN))}")
     looks_like_path = model_name.startswith((".", "/", "~")) or model_name.count("/") != 1
