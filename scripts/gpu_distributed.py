@@ -31,7 +31,7 @@ from safetensors.torch import load_file
 from deepsynth import FullModule, PeftModule, TextImageDataModule
 from deepsynth.callbacks import AdapterCheckpoint, ProcessGuard
 from deepsynth.data import PythonDocsSource
-from deepsynth.distributed.strategy import FullyShardedStrategy
+from deepsynth.distributed import FullyShardedStrategy
 from deepsynth.modules.unsloth import UnslothModule
 from deepsynth.types import Batch
 

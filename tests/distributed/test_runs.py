@@ -1,4 +1,4 @@
-"""Runs of several processes as users start them: torchrun, SLURM, one command; how they end, and what is refused."""
+"""Runs of several processes as users start them: torchrun, SLURM, one command; how they end."""
 
 from __future__ import annotations
 
@@ -11,17 +11,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy
 
-from deepsynth import FullModule, PeftModule
-from deepsynth.__main__ import main
-from deepsynth.distributed.strategy import FullyShardedStrategy, check_module
-from deepsynth.distributed.support import CASES, SCOPES, STRATEGIES, WEIGHTS, check_combination, find_case, matrix
 from tests.helpers.processes import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -39,77 +32,6 @@ data:
     test_fraction: 0
 trainer: {accelerator: cpu, max_steps: 6, enable_progress_bar: false, log_every_n_steps: 1, num_sanity_val_steps: 0}
 """
-
-
-# ---------------------------------------------------------------------- the matrix
-
-
-def test_the_table_of_the_readme_is_the_one_in_the_code() -> None:
-    text = (ROOT / "README.md").read_text()
-    assert text.split("<!-- matrix -->\n")[1] == matrix()
-
-
-@pytest.mark.parametrize("module", ["PeftModule", "UnslothModule", "FullModule"])
-def test_every_combination_has_a_verdict(module: str) -> None:
-    for strategy in STRATEGIES:
-        for weights in WEIGHTS:
-            for scope in SCOPES:
-                case = find_case(module, strategy, weights, scope)
-                assert case is not None
-                if case.works:
-                    check_combination(module, strategy, weights, scope, asked=strategy)
-                else:
-                    with pytest.raises(ValueError, match="use "):
-                        check_combination(module, strategy, weights, scope, asked=strategy)
-
-
-def test_no_case_is_hidden_by_those_before_it() -> None:
-    asked = [(m, s, w, c) for m in ("PeftModule", "UnslothModule", "FullModule") for s in STRATEGIES for w in WEIGHTS
-             for c in SCOPES]  # fmt: skip
-    assert {id(find_case(*combination)) for combination in asked} == {id(case) for case in CASES}
-
-
-def module_with(kind: type, strategy: Any, precision: str = "32-true", **settings: Any) -> Any:
-    module = kind(**settings)
-    module._trainer = SimpleNamespace(strategy=strategy, precision=precision)
-    return module
-
-
-@pytest.mark.parametrize(
-    ("kind", "strategy", "settings", "reason"),
-    [
-        (PeftModule, FullyShardedStrategy(), {"quantization": "nf4"}, "scales of quantised weights"),
-        (PeftModule, FullyShardedStrategy(), {"dtype": "float16"}, "loss scaling"),
-        (PeftModule, FullyShardedStrategy(), {"precision": "16-mixed"}, "loss scaling"),
-        (PeftModule, FSDPStrategy(), {}, r"trainer.strategy is FSDPStrategy with PeftModule .* only ddp and fsdp2"),
-        (FullModule, DDPStrategy(), {"quantization": "nf4"}, "quantised weights cannot be trained"),
-    ],
-    ids=["nf4", "float16", "16-mixed", "fsdp1", "full-nf4"],
-)
-def test_what_does_not_work_is_refused_before_anything_is_loaded(
-    kind: type, strategy: Any, settings: dict[str, Any], reason: str
-) -> None:
-    module = module_with(kind, strategy, **settings)
-    with pytest.raises(ValueError, match=reason):
-        module.configure_model()
-    assert module.model is None
-
-
-@pytest.mark.parametrize("strategy", [DDPStrategy(), SingleDeviceStrategy()], ids=["ddp", "one"])
-def test_quantised_weights_are_allowed_where_nothing_shards_them(strategy: Any) -> None:
-    check_module(module_with(PeftModule, strategy, quantization="nf4"), torch.float32)
-
-
-def test_a_device_map_is_refused_with_the_reason(
-    tmp_path: Path, jsonl: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_config(tmp_path, jsonl, 1)
-    assert main(["fit", "--config", "run.yaml", "--model.device_map=auto"]) == 2
-    assert "each process loads its model onto its own device" in capsys.readouterr().err
-
-
-# ---------------------------------------------------------------------- whole runs
 
 
 def write_config(folder: Path, documents: Path, batch_size: int) -> None:

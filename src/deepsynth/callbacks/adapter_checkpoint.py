@@ -10,8 +10,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import CheckpointIO
 
+from deepsynth.io.files import atomic_folder
 from deepsynth.modules import DeepSynthModule
-from deepsynth.modules.adapter import replace_folder
 
 
 class AdapterCheckpoint(Callback):
@@ -62,15 +62,14 @@ class _WithAdapter(CheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         self.inner.save_checkpoint(checkpoint, path, storage_options)
 
-        def write(folder: Path) -> None:
-            self.save_adapter(folder, checkpoint["state_dict"])  # gathered, if it is sharded
-
+        trained = checkpoint["state_dict"]  # gathered, if it is sharded
         if "://" in str(path):  # beside a file in a bucket there is no folder
-            _write(self.newest, write)
+            self.save_adapter(self.newest, trained)
             return
         beside = _beside(path)
-        _write(beside, write)
-        _write(self.newest, lambda folder: shutil.copytree(beside, folder))
+        self.save_adapter(beside, trained)
+        with atomic_folder(self.newest) as new:
+            shutil.copytree(beside, new, dirs_exist_ok=True)
 
     def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return self.inner.load_checkpoint(*args, **kwargs)
@@ -87,16 +86,3 @@ def _beside(path: Any) -> Path:
     """Return the folder of the adapter that belongs to a checkpoint."""
     file = Path(path)
     return file.with_name(f"{file.stem}-adapter")
-
-
-def _write(folder: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` make a folder, and put it in its place when it is complete."""
-    complete = folder.with_name(f".{folder.name}.complete")
-    shutil.rmtree(complete, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        write(complete)
-    except BaseException:
-        shutil.rmtree(complete, ignore_errors=True)  # a disk that is full needs the room
-        raise
-    replace_folder(complete, folder)

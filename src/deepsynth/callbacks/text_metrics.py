@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from deepsynth.distributed.rows import gather_rows
+from deepsynth.distributed.ranks import gather_rows
 from deepsynth.metrics.corpus import METRICS, bootstrap_intervals, join_pages, summarize, summarize_groups
 from deepsynth.metrics.normalization import NORMALIZATION_PROFILES, normalize
 from deepsynth.metrics.scores import score_table
@@ -124,6 +124,6 @@ class TextMetrics(Callback):
         self._log("test", trainer, pl_module)
 
     def _log(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
-        figures = self.figures(gather_rows(trainer, self._rows))
+        figures = self.figures(gather_rows(self._rows))
         # Every rank has the figures of all, so none needs to ask the others.
         pl_module.log_dict({f"{stage}/{name}": value for name, value in figures.items()}, rank_zero_only=False)

@@ -33,8 +33,8 @@ from deepsynth.cli.commands import COMMANDS
 from deepsynth.cli.errors import ParserError, explain, one_line
 from deepsynth.cli.run_folder import MetricsCsv, choose_run_folder, discard_start, is_unused
 from deepsynth.data import Augmenter, Processor, Renderer, Source, TextImageDataModule
-from deepsynth.distributed.ranks import is_lost_connection, of_this_rank, rank
-from deepsynth.distributed.support import check_asked
+from deepsynth.distributed.ranks import is_lost_connection, rank, rank_prefix
+from deepsynth.distributed.support import check_strategy_option
 from deepsynth.hub.pull import is_reference, resolve_checkpoint
 from deepsynth.lazy_imports import import_all
 from deepsynth.modules import DeepSynthModule
@@ -176,7 +176,7 @@ class DeepSynthCLI(LightningCLI):
         """Make the trainer with its run folder, loggers and default callbacks, each unless the user gave one."""
         trainer = self._get(self.config_init, "trainer")
         console.check_accelerator(trainer)
-        check_asked(trainer.get("strategy"))
+        check_strategy_option(trainer.get("strategy"))
         folder = choose_run_folder(
             Path(trainer["default_root_dir"]),
             self.run_name(),
@@ -241,10 +241,10 @@ class DeepSynthCLI(LightningCLI):
         return callbacks
 
     def _needs_loss_scaling(self) -> bool:
-        """Whether the weights will be float16: a GPU without bfloat16, or by request."""
-        dtype = self.model.hparams["dtype"]
-        no_bf16 = torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
-        return dtype == "float16" or (dtype == "auto" and no_bf16)
+        """Return whether the weights will be float16: on a GPU without bfloat16, or by request."""
+        accelerator = self._get(self.config_init, "trainer").get("accelerator")
+        on_gpu = accelerator in (None, "auto", "gpu", "cuda") and torch.cuda.is_available()
+        return bool(self.model.dtype_on("cuda" if on_gpu else "cpu") == torch.float16)
 
     def predict(self, **kwargs: Any) -> None:
         """Read; what was read is in the file."""
@@ -298,13 +298,13 @@ def run(args: Sequence[str]) -> int:
         return 2
     except (*USER_ERRORS, RuntimeError, MemoryError) as error:
         if is_lost_connection(error):
-            sys.stderr.write(f"deepsynth: {of_this_rank()}another process has ended; it says why itself\n")
+            sys.stderr.write(f"deepsynth: {rank_prefix()}another process has ended; it says why itself\n")
             return 1
         if not isinstance(error, USER_ERRORS) and not is_out_of_memory(error):
             raise
         if debug:
             traceback.print_exc()
-        sys.stderr.write(f"deepsynth: {of_this_rank()}{one_line(str(error)) or type(error).__name__}\n")
+        sys.stderr.write(f"deepsynth: {rank_prefix()}{one_line(str(error)) or type(error).__name__}\n")
         return 1
     except SIGTERMException:
         # One code is enough for a cluster; and what started the others must not take it for a failure.

@@ -1,10 +1,14 @@
-"""What several processes that each hold the whole model must agree on."""
+"""What several processes exchange and must agree on: ranks, seeds, rows and the mean loss."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+from deepsynth.errors import UserError
 
 
 def world_size() -> int:
@@ -17,7 +21,7 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def of_this_rank() -> str:
+def rank_prefix() -> str:
     """Return ``rank N: `` where several processes write to one terminal, else nothing."""
     return f"rank {rank()}: " if world_size() > 1 else ""
 
@@ -40,11 +44,11 @@ def seed_as_rank_zero() -> None:
         torch.manual_seed(seed[0])
 
 
-def names_ddp_ignores(module: nn.Module) -> list[str]:
+def frozen_parameter_names(module: nn.Module) -> list[str]:
     """Return the names of frozen parameters and of buffers: every process has loaded or made the same ones.
 
     DistributedDataParallel puts only trainable parameters into its buckets, but broadcasts all of the module when it
-    starts, and the buffers in every step, unless they are listed in ``_ddp_params_and_buffers_to_ignore``.
+    starts, and the buffers in every step, unless it is told to leave them out.
     """
     frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
     return frozen + [name for name, _ in module.named_buffers()]
@@ -69,15 +73,36 @@ def mean_over_ranks(loss: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Ten
     return loss * (tokens * ranks / sums[1]), sums[0] / sums[1]
 
 
+def gather_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of all ranks, on every rank, in the order of the data.
+
+    Args:
+        rows: of this rank, in its order; every rank must call this.
+    """
+    parts = gather_parts(rows)
+    # The sampler deals samples out in turn: taking them back in turn restores the order of the data.
+    longest = max(len(part) for part in parts)
+    return [part[i] for i in range(longest) for part in parts if i < len(part)]
+
+
+def gather_parts(items: list[Any]) -> list[list[Any]]:
+    """Return the items of each rank, on every rank; every rank must call this."""
+    if world_size() == 1:
+        return [items]
+    parts: list[list[Any]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(parts, items)
+    return parts
+
+
 def check_placement(model: nn.Module, device: torch.device) -> None:
     """Refuse a model that does not lie whole on this process's device.
 
     Raises:
-        ValueError: naming a parameter that lies elsewhere, and where.
+        UserError: naming a parameter that lies elsewhere, and where.
     """
     for name, parameter in model.named_parameters():
         if parameter.device != device and parameter.device.type != "meta":
-            raise ValueError(
+            raise UserError(
                 f"{name} lies on {parameter.device}, but this process trains on {device}: a model that is spread over "
                 "devices cannot be trained by several processes; load it without device_map"
             )

@@ -98,11 +98,6 @@ def _parts(model: nn.Module) -> list[FSDPModule]:
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor that is not sharded; every process must ask for a sharded one."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
 def whole_on_rank_zero(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return tensors unsharded: on rank zero, in the CPU's memory; elsewhere only those that were not sharded.
 
@@ -119,7 +114,7 @@ def whole_on_rank_zero(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tens
     return found
 
 
-def like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+def shard_like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Return a whole tensor in the dtype, on the device and in the shards of ``other``; processes do not talk."""
     if not isinstance(other, DTensor):
         return tensor.to(other)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import (
     DDPStrategy,
@@ -17,19 +17,21 @@ from lightning.pytorch.strategies import (
     SingleDeviceStrategy,
     Strategy,
 )
-from lightning.pytorch.strategies.parallel import ParallelStrategy
 from torch.optim import Optimizer
 
-from deepsynth.distributed import support as parallel
-from deepsynth.distributed.ranks import check_placement, names_ddp_ignores
+from deepsynth.compat.lightning import find_unused_parameters, use_one_mesh
+from deepsynth.compat.torch import leave_out_of_ddp
+from deepsynth.distributed.ranks import check_placement, frozen_parameter_names
 from deepsynth.distributed.sharding import (
     gather_for_evaluation,
     is_sharded,
-    like,
     scatter_after_evaluation,
     shard,
+    shard_like,
     whole_on_rank_zero,
 )
+from deepsynth.distributed.support import StrategyName, Weights, check_combination
+from deepsynth.errors import UserError
 
 
 class FullyShardedStrategy(ModelParallelStrategy):
@@ -41,7 +43,7 @@ class FullyShardedStrategy(ModelParallelStrategy):
     Example::
 
         trainer:
-          strategy: {class_path: deepsynth.distributed.strategy.FullyShardedStrategy}
+          strategy: {class_path: deepsynth.distributed.FullyShardedStrategy}
 
     Args:
         process_group_backend: torch's name; by default ``nccl`` on GPUs, ``gloo`` on CPUs.
@@ -57,7 +59,7 @@ class FullyShardedStrategy(ModelParallelStrategy):
 
     def setup_environment(self) -> None:
         """Make one mesh of all processes; Lightning's default splits tensors within a machine."""
-        self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
+        use_one_mesh(self, self.num_nodes * self.num_processes)
         super().setup_environment()
 
     # ------------------------------------------------------------------ checkpoints
@@ -73,15 +75,14 @@ class FullyShardedStrategy(ModelParallelStrategy):
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """Return the state as one process has it; on other ranks than zero without the tensors."""
-        inner = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+        inner = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         state = inner.state_dict()
         whole = {number: _whole_entry(entry) for number, entry in state["state"].items()}
         return {**state, "state": whole}
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Read the file, in every process."""
-        path = self.broadcast(checkpoint_path)
-        return ParallelStrategy.load_checkpoint(self, path, weights_only=weights_only)
+        return self.checkpoint_io.load_checkpoint(self.broadcast(checkpoint_path), weights_only=weights_only)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Copy this process's shards out of what was trained."""
@@ -89,7 +90,7 @@ class FullyShardedStrategy(ModelParallelStrategy):
         with torch.no_grad():
             for name, parameter in self.lightning_module.named_parameters():
                 if name in checkpoint["state_dict"]:
-                    parameter.copy_(like(checkpoint["state_dict"][name], parameter))
+                    parameter.copy_(shard_like(checkpoint["state_dict"][name], parameter))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Take this process's shards of the optimizers' states."""
@@ -121,7 +122,7 @@ class FullyShardedStrategy(ModelParallelStrategy):
     def _gather(self) -> None:
         assert self.model is not None
         if not is_sharded(self.model):
-            raise ValueError(
+            raise UserError(
                 f"{type(self.lightning_module).__name__} did not shard its weights in configure_model; "
                 "use PeftModule or FullModule, or configs/trainer/ddp.yaml"
             )
@@ -137,12 +138,12 @@ def _whole_entry(entry: dict[str, Any]) -> dict[str, Any]:
 def _as_shard(value: Any, parameter: torch.Tensor) -> Any:
     """Return what belongs to the parameter element by element as its shard; a step count stays what it is."""
     if isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.dim():
-        return like(value, parameter)
+        return shard_like(value, parameter)
     return value
 
 
-def kind_of(strategy: Strategy) -> parallel.Strategy:
-    """Return the name that the table of :mod:`deepsynth.distributed.support` has for a strategy of Lightning's."""
+def strategy_name(strategy: Strategy) -> StrategyName:
+    """Return the name by which ``distributed.support`` knows a strategy of Lightning's."""
     if isinstance(strategy, FullyShardedStrategy):
         return "fsdp2"
     if isinstance(strategy, DDPStrategy) and not isinstance(strategy, DeepSpeedStrategy):
@@ -150,62 +151,68 @@ def kind_of(strategy: Strategy) -> parallel.Strategy:
     return "one process" if isinstance(strategy, SingleDeviceStrategy) else "other"
 
 
-def check_module(module: LightningModule, dtype: torch.dtype) -> None:
-    """Refuse a module's settings where they do not work with its trainer's strategy.
+def attached_trainer(module: LightningModule) -> Trainer | None:
+    """Return the trainer that runs a module; ``None`` outside of a run."""
+    try:
+        return module.trainer
+    except RuntimeError:  # Lightning's property raises where there is none
+        return None
+
+
+def check_module(module: LightningModule, quantization: str, dtype: torch.dtype) -> None:
+    """Refuse weights that do not work with the strategy of a module's trainer.
 
     Args:
-        module: with its settings; without a trainer there is nothing to refuse.
-        dtype: of the base's weights.
+        module: without a trainer there is nothing to refuse.
+        quantization: of the base model: ``none``, ``nf4`` or ``int8``.
+        dtype: of the base model's weights.
 
     Raises:
-        ValueError: with the reason and what to use instead.
+        UserError: with the reason and what to use instead.
     """
-    trainer, settings = module._trainer, module.hparams
+    trainer = attached_trainer(module)
     if trainer is None:
         return
-    weights: parallel.Weights = "16 or 32 bits"
-    if settings.get("quantization", "none") != "none":
+    weights: Weights = "16 or 32 bits"
+    if quantization != "none":
         weights = "nf4 or int8"
     elif dtype == torch.float16 or trainer.precision == "16-mixed":
         weights = "float16"
-    routed = settings["lora_experts"] in ("routed", "all")
-    scope: parallel.Scope = "routed experts" if routed else "linear layers"
-    if not module.ADAPTER_KEYS:
-        scope = "all weights"
-    asked = type(trainer.strategy).__name__
-    parallel.check_combination(type(module).__name__, kind_of(trainer.strategy), weights, scope, asked=asked)
+    given = type(trainer.strategy).__name__
+    check_combination(type(module).__name__, strategy_name(trainer.strategy), weights, given=given)
 
 
 def loading_device(module: LightningModule) -> torch.device:
     """Return where weights are loaded: what will be sharded never lies whole on a GPU."""
-    trainer = module._trainer
-    sharded = trainer is not None and kind_of(trainer.strategy) == "fsdp2"
+    trainer = attached_trainer(module)
+    sharded = trainer is not None and strategy_name(trainer.strategy) == "fsdp2"
     return torch.device("cpu") if sharded else module.device
 
 
-def share_between_processes(module: LightningModule, model: torch.nn.Module) -> None:
+def apply_strategy(module: LightningModule, model: torch.nn.Module, *, all_weights: bool) -> None:
     """Do with a loaded model what the trainer's strategy asks for: shard it, or keep its frozen part out of DDP.
 
     Args:
         module: whose ``model`` it is; without a trainer nothing is done.
         model: with its trained parameters marked by ``requires_grad``.
+        all_weights: whether all weights are trained, without adapters.
 
     Raises:
         ValueError: when the model does not lie whole on this process's device.
     """
-    trainer = module._trainer
+    trainer = attached_trainer(module)
     if trainer is None:
         return
-    kind = kind_of(trainer.strategy)
-    if kind == "fsdp2":
+    name = strategy_name(trainer.strategy)
+    if name == "fsdp2":
         mesh = module.device_mesh
         assert mesh is not None, "the strategy makes it before the model is configured"
         compute = torch.bfloat16 if trainer.precision == "bf16-mixed" else None
         shard(model, mesh["data_parallel"], compute_dtype=compute)
-    elif kind == "ddp":
+    elif name == "ddp":
         check_placement(model, module.device)
         assert isinstance(trainer.strategy, DDPStrategy)
-        if not module.ADAPTER_KEYS:
+        if all_weights:
             # Some weights are for pages of one size alone, and DDP would wait for the gradients of the others.
-            trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
-        vars(module)["_ddp_params_and_buffers_to_ignore"] = names_ddp_ignores(module)
+            find_unused_parameters(trainer.strategy)
+        leave_out_of_ddp(module, frozen_parameter_names(module))

@@ -8,7 +8,6 @@ See ``docs/decoding.md``.
 
 from deepsynth.generation.decoder import Compile, Decoder
 from deepsynth.generation.generate import Implementation, decodes, generate
-from deepsynth.generation.results import Generation, decode
-from deepsynth.generation.texts import LoopRule, Stop
+from deepsynth.generation.texts import Generation, LoopRule, Stop, decode
 
 __all__ = ["Compile", "Decoder", "Generation", "Implementation", "LoopRule", "Stop", "decode", "decodes", "generate"]

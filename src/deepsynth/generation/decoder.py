@@ -15,9 +15,8 @@ import torch
 
 from deepsynth.generation.cache import RowCache
 from deepsynth.generation.model_runner import Prompt, Reader
-from deepsynth.generation.results import Generation, finished
 from deepsynth.generation.steps import Steps, steps_for
-from deepsynth.generation.texts import LoopRule, Writing
+from deepsynth.generation.texts import Generation, LoopRule, Writing, finished
 from deepsynth.types import Batch
 
 #: What torch.compile works on.

@@ -1,14 +1,18 @@
-"""One batch in, its texts out."""
+"""Texts of one batch, by this package's decoder or by transformers' own ``generate``.
+
+Shapes are explained in :mod:`deepsynth.types`.
+"""
 
 from __future__ import annotations
 
+import time
 from typing import Any, Literal
 
-from deepsynth.generation.by_transformers import generate_by_transformers
+import torch
+
 from deepsynth.generation.decoder import Decoder
 from deepsynth.generation.model_runner import Reader
-from deepsynth.generation.results import Generation
-from deepsynth.generation.texts import LoopRule
+from deepsynth.generation.texts import Generation, LoopRule, Writing, finished
 from deepsynth.types import Batch
 
 Implementation = Literal["auto", "deepsynth", "transformers"]
@@ -40,7 +44,7 @@ def generate(
         B generations; ``None`` when the deadline cut them short.
     """
     if not decodes(model, implementation):
-        return generate_by_transformers(
+        return _generate_by_transformers(
             model, tokenizer, batch, max_new_tokens=max_new_tokens, loops=loops, deadline=deadline
         )
     decoder = Decoder(model, tokenizer, slots=len(batch), loops=loops)
@@ -51,3 +55,41 @@ def generate(
 def decodes(model: Any, implementation: Implementation) -> bool:
     """Return whether this package's decoder is to write a model's texts."""
     return implementation == "deepsynth" or (implementation == "auto" and Reader.fits(model))
+
+
+@torch.inference_mode()
+def _generate_by_transformers(
+    model: Any,
+    tokenizer: Any,
+    batch: Batch,
+    *,
+    max_new_tokens: int,
+    loops: LoopRule | None = None,
+    deadline: float | None = None,
+) -> list[Generation] | None:
+    """Write the text of every sample of a batch, greedily; arguments and result as for :func:`generate`."""
+    from transformers import StoppingCriteriaList
+
+    prompt_length = batch.prompts["input_ids"].shape[1]
+    writings = [Writing(tokenizer.eos_token_id, max_new_tokens, loops) for _ in range(len(batch))]
+
+    def ended(input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        for writing, row in zip(writings, input_ids[:, prompt_length:].tolist(), strict=True):
+            writing.add_all(row[len(writing.ids) :])
+        return torch.tensor([writing.stop is not None for writing in writings], device=input_ids.device)
+
+    limits = {} if deadline is None else {"max_time": max(deadline - time.monotonic(), 0.0)}
+    model.generate(
+        **batch.prompts,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        stopping_criteria=StoppingCriteriaList([ended]),
+        **limits,
+    )
+    if any(writing.stop is None for writing in writings):
+        return None
+    return [finished(writing, tokenizer) for writing in writings]

@@ -1,4 +1,4 @@
-"""When a text ends: at the EOS token, at the limit, or where it begins to go round in circles."""
+"""Texts while they are generated and when they end: at the EOS token, at the limit, or where they begin to loop."""
 
 from __future__ import annotations
 
@@ -95,3 +95,30 @@ class Writing:
         if len(self._tail) <= rule.ngram or token in rule.repeatable:
             return False
         return self._tail.find(self._tail[-rule.ngram :]) < len(self._tail) - rule.ngram
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What the model wrote for one sample.
+
+    Attributes:
+        text: decoded, without special tokens.
+        tokens: number of new tokens; the final EOS, or the token that closed a loop, among them.
+        stop: ``eos``; ``length``, when ``max_new_tokens`` ended it; ``loop``, when it went round in circles.
+    """
+
+    text: str
+    tokens: int
+    stop: Stop
+
+
+def finished(writing: Writing, tokenizer: Any) -> Generation:
+    """Return the generation of a text that has ended."""
+    assert writing.stop is not None, "the text goes on"
+    return Generation(decode(tokenizer, writing.text_ids), len(writing.ids), writing.stop)
+
+
+def decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Return the text of token ids, special tokens left out and white space kept as it is."""
+    text: str = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,8 @@ import torch
 from torch import nn
 
 from deepsynth.distributed.sharding import is_sharded, scatter_after_evaluation, whole_on_rank_zero
+from deepsynth.errors import UserError
+from deepsynth.io.files import atomic_folder
 
 
 def adapter_state(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -30,7 +30,7 @@ def check_adapter_keys(module: nn.Module, state: dict[str, torch.Tensor]) -> Non
     """Compare a checkpoint's adapter with the one that the model has.
 
     Raises:
-        ValueError: listing keys that are missing, unexpected or of another shape.
+        UserError: listing keys that are missing, unexpected or of another shape.
     """
     own = {name: tuple(p.shape) for name, p in module.named_parameters() if p.requires_grad}
     missing = sorted(own.keys() - state.keys())
@@ -46,7 +46,7 @@ def check_adapter_keys(module: nn.Module, state: dict[str, torch.Tensor]) -> Non
         if names
     ]
     if complaints:
-        raise ValueError(
+        raise UserError(
             f"the checkpoint's adapter does not fit this model: {'; '.join(complaints)}; "
             "use the model and the model.lora_* settings that it was trained with"
         )
@@ -74,7 +74,7 @@ def read_adapter(model: Any, folder: Path) -> None:
     """Load the weights of a plain peft folder into the adapter that ``model`` has.
 
     Raises:
-        ValueError: when the folder holds no adapter, or one that does not fit, with the keys.
+        UserError: when the folder holds no adapter, or one that does not fit, with the keys.
     """
     from peft import get_peft_model_state_dict
     from safetensors import SafetensorError
@@ -84,14 +84,14 @@ def read_adapter(model: Any, folder: Path) -> None:
     try:
         state = {from_file_name(name): tensor for name, tensor in load_file(file).items()}
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"model.adapter: {file} cannot be read as an adapter: {error}") from error
+        raise UserError(f"model.adapter: {file} cannot be read as an adapter: {error}") from error
     own = get_peft_model_state_dict(model, save_embedding_layers=False)
     wrong = sorted(
         {name for name in own.keys() | state.keys() if name not in own or name not in state}
         | {name for name in own.keys() & state.keys() if own[name].shape != state[name].shape}
     )
     if wrong:
-        raise ValueError(
+        raise UserError(
             f"model.adapter: {folder} does not fit the model and its model.lora_* settings: {len(wrong)} keys are "
             f"missing, unexpected or of another shape ({', '.join(wrong[:2])}{', …' if len(wrong) > 2 else ''})"
         )
@@ -107,11 +107,11 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
     ``deepsynth.json`` says them all; for another program's folder, peft's configuration gives rank and alpha.
 
     Raises:
-        ValueError: when the folder holds no adapter.
+        UserError: when the folder holds no adapter.
     """
     config = folder / "adapter_config.json"
     if not config.is_file():
-        raise ValueError(f"{folder} holds no adapter: there is no adapter_config.json in it")
+        raise UserError(f"{folder} holds no adapter: there is no adapter_config.json in it")
     own = folder / "deepsynth.json"
     if own.is_file():
         settings: dict[str, Any] = json.loads(own.read_text(encoding="utf-8"))
@@ -139,38 +139,25 @@ def write_adapter(model: Any, processor: Any, settings: str, folder: Path, train
         trained: what :func:`adapter_state` returned for the module that holds ``model``.
 
     Raises:
-        OSError: when the disk is full or the folder cannot be written; what was there still is.
+        UserError: when the disk is full or the folder cannot be written; what was there still is.
     """
     from peft import get_peft_model_state_dict
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    new = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
+    named = {name.removeprefix("model."): tensor for name, tensor in trained.items()}
+    state = get_peft_model_state_dict(model, named, save_embedding_layers=False)
+    tensors = {to_file_name(name): tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    config = copy.copy(model.peft_config["default"])
+    config.inference_mode = True  # as peft's own save_pretrained: whoever loads it does not train it by accident
     try:
-        named = {name.removeprefix("model."): tensor for name, tensor in trained.items()}
-        state = get_peft_model_state_dict(model, named, save_embedding_layers=False)
-        tensors = {to_file_name(name): tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        save_file(tensors, new / "adapter_model.safetensors", metadata={"format": "pt"})
-        config = copy.copy(model.peft_config["default"])
-        config.inference_mode = True  # as peft's own save_pretrained: whoever loads it does not train it by accident
-        config.save_pretrained(str(new))
-        processor.save_pretrained(str(new))
-        (new / "deepsynth.json").write_text(settings)
-    except BaseException as error:
-        shutil.rmtree(new, ignore_errors=True)  # a disk that is full needs the room
-        if isinstance(error, SafetensorError):
-            raise OSError(f"the adapter could not be written to {folder}: {error}") from error
-        raise
-    replace_folder(new, folder)
-
-
-def replace_folder(new: Path, folder: Path) -> None:
-    """Put a complete folder in the place of another one, or of none."""
-    old = folder.with_name(f".{folder.name}.old")
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.rename(folder, old)
-    os.rename(new, folder)
-    shutil.rmtree(old, ignore_errors=True)
+        with atomic_folder(folder) as new:
+            save_file(tensors, new / "adapter_model.safetensors", metadata={"format": "pt"})
+            config.save_pretrained(str(new))
+            processor.save_pretrained(str(new))
+            (new / "deepsynth.json").write_text(settings, encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{folder}: the adapter cannot be written ({getattr(error, 'strerror', None) or error}); make room, or "
+            "choose another folder"
+        ) from error

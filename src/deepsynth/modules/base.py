@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 from deepsynth import __version__
 from deepsynth.distributed.ranks import mean_over_ranks
-from deepsynth.distributed.strategy import check_module, share_between_processes
+from deepsynth.distributed.strategy import apply_strategy, check_module
 from deepsynth.generation import Implementation
 from deepsynth.models.kernels.decoder import Kernels
 from deepsynth.models.kernels.linear_cross_entropy import Loss
@@ -191,14 +191,20 @@ class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
 
     @property
     def resolved_dtype(self) -> torch.dtype:
-        """The dtype of the frozen weights: of those that are loaded, else of those that would be on this machine."""
-        if self._loaded_dtype is not None:
-            return self._loaded_dtype
+        """The dtype of the frozen weights: of those that are loaded, else of those that would be on this device."""
+        return self._loaded_dtype or self.dtype_on(self.device.type)
+
+    def dtype_on(self, device_type: str) -> torch.dtype:
+        """Return the dtype that the frozen weights will have on a type of device, as ``model.dtype`` says.
+
+        Args:
+            device_type: torch's name, such as ``cuda`` or ``cpu``.
+        """
         name: str = self.hparams["dtype"]
         if name != "auto":
             dtype: torch.dtype = getattr(torch, name)
             return dtype
-        if self.device.type != "cuda":
+        if device_type != "cuda":
             return torch.float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
@@ -208,7 +214,7 @@ class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
             return
         from transformers import AutoProcessor
 
-        check_module(self, self.resolved_dtype)
+        check_module(self, self.hparams.get("quantization", "none"), self.resolved_dtype)
         self.processor = load_pretrained(AutoProcessor, self.hparams["model_name"])
         self.model = self.load_model()
         self._loaded_dtype = self.resolved_dtype  # a module that is moved later keeps the weights that it has
@@ -222,7 +228,7 @@ class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
             f"{self.hparams['model_name']}: {total - trainable:,} frozen parameters in {kept}, {trainable:,} trainable "
             f"({trainable / total:.2%})"
         )
-        share_between_processes(self, self.model)
+        apply_strategy(self, self.model, all_weights=not self.ADAPTER_KEYS)
         self.start_engine(self.model)
 
     def save_adapter(self, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from deepsynth import __version__
-from deepsynth.distributed.sharding import is_sharded, like, whole_on_rank_zero
+from deepsynth.distributed.sharding import is_sharded, shard_like, whole_on_rank_zero
 from deepsynth.modules.adapter import adapter_state, check_adapter_keys
 from deepsynth.modules.checkpoint_io import AtomicCheckpointIO
 
@@ -86,7 +86,7 @@ class CheckpointedModule(LightningModule):
         """Restore what a resumed run had accumulated, and its random state: it goes on as if nothing had happened."""
         for name, parameter in self.named_parameters():
             if name in self._partial_gradients:
-                parameter.grad = like(self._partial_gradients[name], parameter)
+                parameter.grad = shard_like(self._partial_gradients[name], parameter)
         self._partial_gradients = {}
         self._restore_place_in_data()
         if self._random_state is None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from deepsynth.errors import UserError
+from deepsynth.io.files import atomic_file
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -22,42 +25,39 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write a checkpoint; addresses with a protocol are left to Lightning.
 
         Raises:
-            OSError: when the disk is full or the folder cannot be written; what was at ``path`` is still there.
+            UserError: when the disk is full or the folder cannot be written; what was at ``path`` is still there.
         """
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.new")
         try:
-            with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException as error:
-            temporary.unlink(missing_ok=True)
-            if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
-                raise error.__context__ from None  # torch's writer hides what the disk said
-            raise
+            with atomic_file(Path(path)) as temporary:
+                torch.save(checkpoint, temporary)
+        except (OSError, RuntimeError) as error:
+            # torch's writer hides what the disk said: an OSError is the context of its RuntimeError.
+            reason = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(reason, OSError):
+                raise
+            raise UserError(
+                f"{path}: the checkpoint cannot be written ({reason.strerror or reason}); make room, or choose another "
+                "trainer.default_root_dir"
+            ) from reason
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
     """Load a checkpoint's dictionary on the CPU, without running code from it.
 
     Raises:
-        ValueError: for a file that is missing, cut, or no checkpoint of DeepSynth.
+        UserError: for a file that is missing, cut, or no checkpoint of DeepSynth.
     """
     file = Path(path)
     if not file.is_file():
-        raise ValueError(f"--ckpt_path is {path!r}, and there is no such file")
+        raise UserError(f"--ckpt_path is {path!r}, and there is no such file")
     try:
         checkpoint = torch.load(file, weights_only=True, map_location="cpu")
-    except Exception as error:
-        raise ValueError(
-            f"--ckpt_path {path!r} is cut or no checkpoint: {' '.join(str(error).split())[:120]}"
-        ) from error
+    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"--ckpt_path {path!r} is cut or no checkpoint: {reason}") from error
     if not isinstance(checkpoint, dict) or "deepsynth" not in checkpoint:
-        raise ValueError(f"--ckpt_path {path!r} was not written by DeepSynth: it has no 'deepsynth' entry")
+        raise UserError(f"--ckpt_path {path!r} was not written by DeepSynth: it has no 'deepsynth' entry")
     return checkpoint

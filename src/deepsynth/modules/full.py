@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from deepsynth import __version__
+from deepsynth.io.files import atomic_folder
 from deepsynth.modules.adapter import adapter_state
 from deepsynth.modules.peft import PeftModule
 
@@ -30,10 +31,9 @@ class FullModule(PeftModule):
 
     ADAPTER_KEYS: tuple[str, ...] = ()
 
-    @property
-    def resolved_dtype(self) -> torch.dtype:
-        """The dtype of the trained weights."""
-        return torch.float32 if self.hparams["dtype"] == "auto" else super().resolved_dtype
+    def dtype_on(self, device_type: str) -> torch.dtype:
+        """Return the dtype of the trained weights, which ``auto`` keeps in float32."""
+        return torch.float32 if self.hparams["dtype"] == "auto" else super().dtype_on(device_type)
 
     def load_model(self) -> Any:
         """Return the model with all weights trainable, in training mode.
@@ -60,12 +60,14 @@ class FullModule(PeftModule):
         """Write a model folder: weights, configuration, processor and DeepSynth's own settings; there is no adapter."""
         trained = adapter_state(self) if state is None else state
         named = {name.removeprefix("model."): tensor for name, tensor in trained.items()}
-        self.model.save_pretrained(folder, state_dict={**self.model.state_dict(), **named})
-        self.processor.save_pretrained(folder)
         settings = {
             "deepsynth": __version__,
             "module": type(self).__name__,
             "prompt": self.prompt,
             "step": self.global_step,
+            **dict(self.hparams),
         }
-        (folder / "deepsynth.json").write_text(json.dumps({**settings, **dict(self.hparams)}, indent=2) + "\n")
+        with atomic_folder(folder) as new:
+            self.model.save_pretrained(new, state_dict={**self.model.state_dict(), **named})
+            self.processor.save_pretrained(new)
+            (new / "deepsynth.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
