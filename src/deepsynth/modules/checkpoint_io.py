@@ -31,8 +31,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         try:
-            with atomic_file(Path(path)) as temporary:
-                torch.save(checkpoint, temporary)
+            with atomic_file(Path(path)) as temporary, temporary.open("wb") as file:
+                torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:
             # torch's writer hides what the disk said: an OSError is the context of its RuntimeError.
             reason = error if isinstance(error, OSError) else error.__context__
