@@ -66,8 +66,10 @@ def main() -> None:
 
     from transformers import AutoModelForImageTextToText
 
-    import deepsynth.models  # noqa: F401  registers the native classes
+    from deepsynth.models import register
     from deepsynth.models.registry import resolve_model_name
+
+    register()
 
     begun = time.perf_counter()
     model = AutoModelForImageTextToText.from_pretrained(resolve_model_name(args.model), dtype="float32").eval()

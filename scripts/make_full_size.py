@@ -15,7 +15,7 @@ from transformers import AutoProcessor, DeepseekOcr2Config
 
 from deepsynth.models.deepseek_ocr import DeepseekOcrConfig
 from deepsynth.models.deepseek_ocr.configuration import TEXT
-from deepsynth.models.registry import BUILTIN, resolve_model_name
+from deepsynth.models.registry import BUILTIN, load_pretrained, resolve_model_name
 
 #: transformers has no defaults of the published sizes for DeepSeek-OCR-2's second encoder.
 ENCODER = {
@@ -33,7 +33,7 @@ def write(name: str, small: str) -> None:
     """Write one folder, with the tokenizer of the small model."""
     folder = Path(resolve_model_name(small)).parent / BUILTIN[name]
     shutil.rmtree(folder, ignore_errors=True)
-    processor = AutoProcessor.from_pretrained(resolve_model_name(small))
+    processor = load_pretrained(AutoProcessor, small)
     processor.patch_size = 16
     # The small model reads fewer positions, and its tokenizer would warn of texts that this one takes.
     processor.tokenizer.model_max_length = TEXT["max_position_embeddings"]

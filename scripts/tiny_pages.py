@@ -310,8 +310,6 @@ class PlaceProcessor(OcrProcessor):
     @cached_property
     def hf_processor(self) -> Any:
         """Return the model's processor with :class:`GreyPages`."""
-        import deepsynth.models  # noqa: F401  registers the native classes
-
         processor = super().hf_processor
         images = processor.image_processor
         processor.image_processor = GreyPages(size=dict(images.size), crop_to_patches=False)

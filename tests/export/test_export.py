@@ -13,10 +13,12 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-import deepsynth.models  # noqa: F401 - registers the model
 from deepsynth.export.merge import export_model, main
+from deepsynth.models import register
 from deepsynth.models.lora import LoraScope, lora_config
 from deepsynth.models.registry import resolve_model_name
+
+register()
 
 REFERENCE = Path(__file__).parents[1] / "fixtures/deepseek_ocr_v1/model"
 SCOPES = {

@@ -52,7 +52,7 @@ def measure(**given: Any) -> dict[str, Any]:
 
     import deepsynth
     from deepsynth.data import JsonlSource, TextImageDataModule, TextRenderer
-    from deepsynth.models.quantization.quantize import weight_table
+    from deepsynth.models.quantization.weight_table import weight_table
 
     settings = {**SETTINGS, **given}
     gpu = settings["accelerator"] == "gpu"

@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import deepsynth.models  # noqa: F401 - registers the model
+from deepsynth.models import register
+
+register()
 
 REFERENCE = Path(__file__).parents[1] / "fixtures/deepseek_ocr_v1"
 Tensors = dict[str, torch.Tensor]

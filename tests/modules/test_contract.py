@@ -18,8 +18,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from deepsynth import PeftModule, TextImageDataModule, UnslothModule
 from deepsynth.__main__ import main
 from deepsynth.data import JsonlSource
-from deepsynth.models.supported import lora_parameters
 from tests.helpers import unsloth_stand_in
+from tests.helpers.lora_counts import lora_parameters
 from tests.helpers.training import make_data, make_trainer
 
 BACKENDS = {"peft": PeftModule, "unsloth": UnslothModule}

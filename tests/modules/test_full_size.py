@@ -20,9 +20,9 @@ import pytest
 import torch
 
 from deepsynth.models.registry import load_pretrained
-from deepsynth.models.supported import lora_parameters
 from tests.helpers import unsloth_stand_in
 from tests.helpers.full_size_run import measure
+from tests.helpers.lora_counts import lora_parameters
 
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 on_gpu = [pytest.param("deepsynth/full-size-ocr-2", marks=gpu), pytest.param("deepsynth/full-size-ocr", marks=gpu)]

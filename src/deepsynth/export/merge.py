@@ -101,8 +101,10 @@ def export_model(
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    import deepsynth.models  # noqa: F401 - registers DeepSeek-OCR
+    from deepsynth.models import register
     from deepsynth.models.registry import resolve_model_name
+
+    register()
 
     adapter, output = Path(adapter), Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):

@@ -147,7 +147,7 @@ def image_layout(hf_processor: Any, mode: str | None = None) -> ImageLayout:
     if "num_local_patches" not in outputs or stretches != ("patches_grid" in outputs):
         raise ValueError(
             f"{type(images).__name__} is no image processor of {' or '.join(MODE_FAMILIES)}; "
-            "import deepsynth.models before AutoProcessor loads the model's folder"
+            "call deepsynth.models.register() before AutoProcessor loads the model's folder"
         )
     family: Family = "deepseek_ocr" if stretches else "deepseek_ocr2"
     patch_size = int(getattr(hf_processor, "patch_size", None) or 16)

@@ -21,7 +21,7 @@ from deepsynth.generation import Implementation
 from deepsynth.models.kernels.decoder import Kernels
 from deepsynth.models.kernels.linear_cross_entropy import Loss
 from deepsynth.models.lora import Experts, LoraScope, untrained_adapters
-from deepsynth.models.quantization.quantize import count_parameters
+from deepsynth.models.quantization.weight_table import count_parameters
 from deepsynth.models.registry import load_pretrained
 from deepsynth.modules.adapter import adapter_state, read_adapter, write_adapter
 from deepsynth.modules.checkpoint import CheckpointedModule

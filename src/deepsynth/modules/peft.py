@@ -11,18 +11,10 @@ from deepsynth.distributed.ranks import seed_as_rank_zero
 from deepsynth.distributed.strategy import loading_device
 from deepsynth.models.lora import lora_config
 from deepsynth.models.quantization.nf4_experts import Nf4Experts, adapter_class, expert_parameters
-from deepsynth.models.quantization.quantize import (
-    Kind,
-    Quantization,
-    format_weight_table,
-    mark_for_peft,
-    quantize,
-    require_bitsandbytes,
-    weight_table,
-)
+from deepsynth.models.quantization.quantize import Kind, Quantization, mark_for_peft, quantize, require_bitsandbytes
+from deepsynth.models.quantization.weight_table import format_weight_table, weight_table
 from deepsynth.models.random_weights import fill_with_random_weights
-from deepsynth.models.registry import load_pretrained
-from deepsynth.models.supported import family_of
+from deepsynth.models.registry import family_of, load_pretrained
 from deepsynth.modules.base import DeepSynthModule, Dtype
 
 

@@ -20,10 +20,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from deepsynth.generation import Generation, Implementation
 from deepsynth.models.engine.training_forward import TrainingForward
 from deepsynth.models.lora import lora_config
-from deepsynth.models.quantization.quantize import Kind, format_weight_table, weight_table
+from deepsynth.models.quantization.quantize import Kind
+from deepsynth.models.quantization.weight_table import format_weight_table, weight_table
 from deepsynth.models.random_weights import fill_with_random_weights
-from deepsynth.models.registry import load_pretrained, resolve_model_name
-from deepsynth.models.supported import family_of
+from deepsynth.models.registry import family_of, load_pretrained, resolve_model_name
 from deepsynth.modules.base import DeepSynthModule
 from deepsynth.types import Batch
 from deepsynth.unsloth_import import prepare_environment

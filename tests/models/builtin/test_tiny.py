@@ -14,6 +14,7 @@ from rapidfuzz.distance import Levenshtein
 from deepsynth.data import Collator, OcrProcessor, TextRenderer
 from deepsynth.data.loading.dataset import Pipeline
 from deepsynth.generation import generate
+from deepsynth.models import register
 from deepsynth.models.registry import resolve_model_name
 from deepsynth.types import Document
 
@@ -31,8 +32,7 @@ TEXTS = (
 def model() -> Any:
     from transformers import AutoModelForImageTextToText
 
-    import deepsynth.models  # noqa: F401  registers the native classes
-
+    register()
     torch.set_num_threads(2)
     return AutoModelForImageTextToText.from_pretrained(resolve_model_name(NAME), dtype=torch.float32).eval()
 

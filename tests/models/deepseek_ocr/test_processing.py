@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor
 
-from deepsynth.models.deepseek_ocr import DeepseekOcrImageProcessor, rgb_page, tiny_config
+from deepsynth.models.deepseek_ocr import DeepseekOcrImageProcessor, rgb_page
 from deepsynth.models.deepseek_ocr.modeling import DeepseekOcrForConditionalGeneration
 from deepsynth.models.tokens import MODES, image_layout
+from tests.helpers.tiny_config import tiny_config
 
 EXPECTED = json.loads((Path(__file__).parents[2] / "fixtures/deepseek_ocr_v1/preproc/expected.json").read_text())
 Tensors = dict[str, torch.Tensor]

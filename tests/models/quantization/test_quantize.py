@@ -11,14 +11,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from deepsynth.models.quantization.nf4_experts import Nf4Experts, Nf4Tensor, grouped_mm
-from deepsynth.models.quantization.quantize import (
-    Quantization,
-    count_parameters,
-    format_weight_table,
-    quantize,
-    require_bitsandbytes,
-    weight_table,
-)
+from deepsynth.models.quantization.quantize import Quantization, quantize, require_bitsandbytes
+from deepsynth.models.quantization.weight_table import count_parameters, format_weight_table, weight_table
 from deepsynth.models.random_weights import fill_with_random_weights
 from deepsynth.models.registry import resolve_model_name
 

@@ -19,12 +19,11 @@ from transformers.conversion_mapping import get_model_conversion_mapping, regist
 from transformers.core_model_loading import (
     Chunk,
     Concatenate,
+    MergeModulelist,
     WeightConverter,
     WeightRenaming,
     revert_weight_conversion,
 )
-
-from deepsynth.models.deepseek_ocr.merging import MergeExperts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -66,9 +65,9 @@ def register_conversion() -> None:
         WeightConverter(
             ["mlp.experts.*.gate_proj.weight", "mlp.experts.*.up_proj.weight"],
             "mlp.experts.gate_up_proj",
-            [MergeExperts(dim=0), Concatenate(dim=1)],
+            [MergeModulelist(dim=0), Concatenate(dim=1)],
         ),
-        WeightConverter("mlp.experts.*.down_proj.weight", "mlp.experts.down_proj", [MergeExperts(dim=0)]),
+        WeightConverter("mlp.experts.*.down_proj.weight", "mlp.experts.down_proj", [MergeModulelist(dim=0)]),
     ]
     register_checkpoint_conversion_mapping("deepseek_ocr", [*renamings, *experts], overwrite=True)
     # Under the encoder's own name, so that the decoder's q_proj, k_proj, v_proj are not fused on the way out.
@@ -90,6 +89,7 @@ def published_state(model: PreTrainedModel, state: dict[str, torch.Tensor] | Non
         model: native.
         state: instead of the model's own.
     """
+    register_conversion()
     before = getattr(model, "_weight_conversions", None)
     model._weight_conversions = get_model_conversion_mapping(model, add_legacy=False)
     try:
@@ -132,6 +132,7 @@ def load_strictly(load: Callable[..., Any], source: Any, *args: Any, **kwargs: A
     Raises:
         ValueError: listing the keys that are missing, unexpected or of another shape, or naming the broken file.
     """
+    register_conversion()
     wants_info = kwargs.pop("output_loading_info", False)
     model_class = load.__self__  # type: ignore[attr-defined]
     if source is not None and os.path.isdir(source) and not kwargs.get("subfolder"):

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from deepsynth.models.deepseek_ocr.configuration import DeepseekOcrConfig
+from typing import Any
 
 PUBLISHED_MODEL_TYPE = "deepseek_vl_v2"
 ARCHITECTURE = "DeepseekOCRForCausalLM"
@@ -180,10 +177,13 @@ def _text_fields(config: dict[str, Any]) -> dict[str, Any]:
     return text
 
 
-def to_published(config: DeepseekOcrConfig) -> dict[str, Any]:
-    """Write a native configuration in the published layout.
+def to_published(config: Any) -> dict[str, Any]:
+    """Return a native configuration in the published layout.
 
     Sizes that the published code has as literals are written only where they differ from those.
+
+    Args:
+        config: a ``DeepseekOcrConfig``.
     """
     text, sam, clip = config.text_config, config.vision_config.sam_config, config.vision_config.encoder_config
     fields = {

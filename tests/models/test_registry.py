@@ -1,0 +1,117 @@
+"""Names, families and registration of the supported models."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, DeepseekOcr2Config
+
+from deepsynth.errors import UserError
+from deepsynth.models.deepseek_ocr import DeepseekOcrConfig
+from deepsynth.models.deepseek_ocr.configuration import TEXT
+from deepsynth.models.lora import LoraScope, lora_config
+from deepsynth.models.registry import BUILTIN, family_of, load_pretrained, resolve_model_name
+from tests.helpers.lora_counts import lora_parameters
+
+SCOPES = {
+    "attention": LoraScope(),
+    "mlp": LoraScope(attention=False, mlp=True),
+    "experts=shared": LoraScope(attention=False, experts="shared"),
+    "experts=routed": LoraScope(attention=False, experts="routed"),
+}
+#: Of the published decoder at rank 16, the same in both versions.
+PUBLISHED = {"attention": 1_966_080, "mlp": 390_144, "experts=shared": 1_622_016, "experts=routed": 59_113_472}
+
+
+def published_second() -> DeepseekOcr2Config:
+    small = {"encoder_config": {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}}
+    return DeepseekOcr2Config(text_config=TEXT, vision_config=small)
+
+
+@pytest.mark.parametrize(
+    ("make_config", "family", "expected"),
+    [
+        (DeepseekOcrConfig, "deepseek_ocr", PUBLISHED),
+        (published_second, "deepseek_ocr2", PUBLISHED),
+        (lambda: load_pretrained(AutoConfig, "deepsynth/tiny"), "deepseek_ocr", None),
+        (lambda: load_pretrained(AutoConfig, "deepsynth/tiny-random"), "deepseek_ocr2", None),
+    ],
+    ids=["v1", "v2", "tiny", "tiny-random"],
+)
+def test_families_and_lora_parameters(make_config: Any, family: str, expected: dict[str, int] | None) -> None:
+    """What peft trains at rank 16 is all in the decoder, and as many parameters as counted by hand."""
+    from peft import get_peft_model
+
+    config = make_config()
+    assert family_of(config) == family
+    found = {}
+    for name, scope in SCOPES.items():
+        if lora_parameters(config)[name] == 0:  # a decoder without experts
+            found[name] = 0
+            continue
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(config)
+            adapter = lora_config(
+                model,
+                scope,
+                rank=16,
+                alpha=32,
+                dropout=0.0,
+                rslora=False,
+                dora=False,
+                init="default",
+                base_model_name="base",
+            )
+            trained = [(n, p.numel()) for n, p in get_peft_model(model, adapter).named_parameters() if p.requires_grad]
+        assert all(".language_model.layers." in parameter for parameter, _ in trained)
+        found[name] = sum(size for _, size in trained)
+    assert found == lora_parameters(config)
+    assert expected in (None, found)
+
+
+def test_other_architectures_are_refused_with_the_list() -> None:
+    with pytest.raises(UserError, match=r"'llama'.*deepseek-ai/DeepSeek-OCR .*DeepSeek-OCR-2 .*tiny-random"):
+        family_of(SimpleNamespace(model_type="llama"))
+
+
+def test_names_are_folders_or_repositories() -> None:
+    assert resolve_model_name("owner/repository") == "owner/repository"
+    assert all(resolve_model_name(name) != name for name in BUILTIN)
+    with pytest.raises(UserError, match=r"'deepsynth/huge'; it must be one of deepsynth/full-size-ocr, .*tiny"):
+        resolve_model_name("deepsynth/huge")
+    with pytest.raises(UserError, match=r"'./nowhere', which is not a folder"):
+        resolve_model_name("./nowhere")
+    with pytest.raises(UserError, match=r"'owner/no such name' cannot be loaded"):
+        load_pretrained(AutoConfig, "owner/no such name", local_files_only=True)
+
+
+@pytest.mark.slow
+def test_a_spawned_worker_loads_its_processor_by_itself(tmp_path: Path) -> None:
+    """Nothing registers the classes for it but the processor's own loading."""
+    code = """
+import multiprocessing
+from deepsynth.data import OcrProcessor
+
+def load(processor):
+    return type(processor.hf_processor).__name__
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(pool.apply(load, [OcrProcessor("deepsynth/tiny")]))
+"""
+    (tmp_path / "program.py").write_text(code)
+    found = subprocess.run([sys.executable, str(tmp_path / "program.py")], capture_output=True, text=True)
+    assert found.stdout.strip() == "DeepseekOcrProcessor", found.stderr
+
+
+@pytest.mark.slow
+def test_importing_the_package_registers_nothing() -> None:
+    code = "import deepsynth, deepsynth.models, sys; print({'torch', 'transformers'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "set()"
