@@ -24,7 +24,7 @@ UNSLOTH, PEFT = str(ROOT / "configs/backend/unsloth.yaml"), str(ROOT / "configs/
         (["fit", "--config", PEFT], False),
         (["fit", "--config", UNSLOTH, "--config", PEFT], False),
         (["fit", "--config", PEFT, "--config", UNSLOTH], True),
-        (["fit", "--config", UNSLOTH, "--config", str(ROOT / "configs/callbacks/throughput.yaml")], True),
+        (["fit", "--config", UNSLOTH, "--config", str(ROOT / "configs/callbacks/text_metrics.yaml")], True),
         (["fit", "--config", UNSLOTH, "--model", "PeftModule"], False),
         (["validate", "--model=deepsynth.modules.UnslothModule"], True),
         (["validate", "--model.class_path", "UnslothModule"], True),

@@ -12,7 +12,7 @@ The flow, which the folders show::
               │            │
          callbacks: what is logged, written and pushed beside the run             deepsynth.callbacks
               │
-            export (merge, published format, verify) ──► Hub                      deepsynth.export.merge, .hub
+            export (merge, published format, verify) ──► Hub                      deepsynth.export, .hub
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
 from deepsynth.callbacks import SampleGallery
-from deepsynth.callbacks.gallery_page import GalleryEntry, Reading, differences, gallery_page, marked
+from deepsynth.callbacks.gallery_page import GalleryEntry, Prediction, differences, gallery_page, mark_differences
 from deepsynth.callbacks.sample_gallery import jpeg, pictures_of
 from deepsynth.types import Batch
 from tests.helpers.training import make_data, make_module, make_trainer
@@ -48,37 +48,37 @@ class Tags(HTMLParser):
 
 
 def entry(name: str = "d1", prediction: str = "a cat", target: str = "a bat", step: int = 0) -> GalleryEntry:
-    reading = Reading(step, prediction)
-    return GalleryEntry(name, target, reading, reading, [jpeg(torch.zeros(8, 8, 3, dtype=torch.uint8).numpy())])
+    prediction_ = Prediction(step, prediction)
+    return GalleryEntry(name, target, prediction_, prediction_, [jpeg(torch.zeros(8, 8, 3, dtype=torch.uint8).numpy())])
 
 
 @given(st.text("ab \n", max_size=30), st.text("ab \n", max_size=30))
 def test_the_parts_are_both_texts(prediction: str, target: str) -> None:
     parts = list(differences(prediction, target))
-    assert "".join(read for read, _ in parts) == prediction
-    assert "".join(right for _, right in parts) == target
+    assert "".join(predicted for predicted, _ in parts) == prediction
+    assert "".join(expected for _, expected in parts) == target
 
 
 def test_what_is_wrong_and_what_is_missing_is_marked() -> None:
-    assert marked("a quick cat", "a quick bat") == "a quick <del>c</del><ins>b</ins>at"
-    assert marked("one two", "one two three") == "one two<ins> three</ins>"
-    assert marked("one\ntwo", "one two") == "one<del>↵\n</del><ins> </ins>two"
-    assert marked("<b>&", "<b>&") == "&lt;b&gt;&amp;"
+    assert mark_differences("a quick cat", "a quick bat") == "a quick <del>c</del><ins>b</ins>at"
+    assert mark_differences("one two", "one two three") == "one two<ins> three</ins>"
+    assert mark_differences("one\ntwo", "one two") == "one<del>↵\n</del><ins> </ins>two"
+    assert mark_differences("<b>&", "<b>&") == "&lt;b&gt;&amp;"
     # One letter in common in the middle of two differences is chance.
-    assert marked("xxexx", "yyeyy") == "<del>xxexx</del><ins>yyeyy</ins>"
+    assert mark_differences("xxexx", "yyeyy") == "<del>xxexx</del><ins>yyeyy</ins>"
 
 
 def test_the_page_stands_alone_and_says_the_figures() -> None:
     one = entry("d1", "a cat", "a bat")
     two = entry("<d2>", "abcde", "fghij")
-    two.latest = Reading(40, "fghij")
-    page = gallery_page("What quickstart reads", [one, two])
+    two.latest = Prediction(40, "fghij")
+    page = gallery_page("Samples of quickstart", [one, two])
     tags = Tags(page)
     assert all(address.startswith("data:image/jpeg;base64,") for address in tags.addresses)
     assert "http" not in page
-    assert "2 samples, always the same. CER 60.0% at step 0, 10.0% at step 40." in tags.text
-    assert tags.text.count("Read at step 0 CER") == 2
-    assert "Read at step 40 CER 0.0%" in tags.text
+    assert "2 samples, the same in every validation. CER 60.0% at step 0, 10.0% at step 40." in tags.text
+    assert tags.text.count("Prediction at step 0 CER") == 2
+    assert "Prediction at step 40 CER 0.0%" in tags.text
     assert "<d2>" in tags.text
     assert "prefers-color-scheme: dark" in page
 
@@ -139,7 +139,7 @@ def test_the_first_samples_are_shown_with_the_first_and_the_latest_reading(tmp_p
     validate(gallery, fake_trainer(tmp_path, 5), [["d00", "y"], ["middle", "q"]])
     validate(gallery, fake_trainer(tmp_path, 9), [["d00", "d01"], ["d10", "q"]])
     text = Tags((tmp_path / "gallery.html").read_text()).text
-    assert "3 samples, always the same. CER 100.0% at step 0, 0.0% at step 9." in text
+    assert "3 samples, the same in every validation. CER 100.0% at step 0, 0.0% at step 9." in text
     assert "middle" not in text
     assert [path.name for path in tmp_path.iterdir()] == ["gallery.html"]
 
@@ -167,7 +167,9 @@ def test_a_run_leaves_a_page_and_tensorboard_entries(tmp_path: Path, jsonl: Path
     trainer = make_trainer(tmp_path, callbacks=[SampleGallery(samples=1)], logger=logger, **steps)
     trainer.fit(make_module(max_new_tokens=3, generate_samples=1), make_data(jsonl, val_fraction=0.3, batch_size=1))
     page = (tmp_path / "gallery.html").read_text()
-    assert re.search(r"1 sample, always the same. CER <strong>[0-9.]+%</strong> at step 0, .* at step 1", page)
+    assert re.search(
+        r"1 sample, the same in every validation. CER <strong>[0-9.]+%</strong> at step 0, .* at step 1", page
+    )
     picture = Image.open(io.BytesIO(base64.b64decode(Tags(page).addresses[0].partition(",")[2])))
     assert picture.size[0] == picture.size[1] > 100
     assert picture.convert("L").getextrema() == pytest.approx((0, 255), abs=40)  # ink and paper, as before the model

@@ -62,7 +62,7 @@ def test_two_ranks(tmp_path: Path, jsonl: Path) -> None:
     assert float(newest["train/mfu"]) > 0
     assert float(newest["val/cer/none"]) == pytest.approx(float((tmp_path / "val_cer").read_text()), abs=1e-6)
     assert "RAM of rank 1: peak" in done.stderr
-    assert "2 samples, always the same" in (tmp_path / "gallery.html").read_text()
+    assert "2 samples, the same in every validation" in (tmp_path / "gallery.html").read_text()
     read = [json.loads(line)["id"] for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert read == [f"d{i}" for i in range(8)]
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["deepsynth"]["partial_gradients"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from deepsynth.hub.outcome import Outcome
+from deepsynth.hub.client import Outcome
 from deepsynth.hub.snapshot import Snapshot, Target
 from deepsynth.hub.spool import Spool
 from deepsynth.hub.worker import Backoff

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,26 @@ def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
         (new / "missing" / "half").write_text("half")
     assert names(path) == ["one"]
     assert names(tmp_path) == ["adapter"]
+
+
+def test_what_a_killed_process_left_is_removed_once_it_is_old(tmp_path: Path) -> None:
+    for name, age_s in ((".adapter.old.part", 90_000), (".adapter.new.part", 60), (".other.old.part", 90_000)):
+        (tmp_path / name / "adapter").mkdir(parents=True)
+        (tmp_path / name / "adapter" / "half").touch()
+        then = time.time() - age_s
+        os.utime(tmp_path / name, (then, then))
+    with atomic_folder(tmp_path / "adapter"):
+        pass
+    assert names(tmp_path) == [".adapter.new.part", ".other.old.part", "adapter"]
+
+
+def test_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    sync, rename = os.fsync, os.rename
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (events.append("fsync"), sync(descriptor)))
+    monkeypatch.setattr(os, "rename", lambda *paths: (events.append("rename"), rename(*paths)))
+    with atomic_folder(tmp_path / "adapter") as new:
+        (new / "inner").mkdir()
+        (new / "inner" / "weights").write_text("one")
+        (new / "link").symlink_to("nowhere")
+    assert events == ["fsync"] * 3 + ["rename", "fsync"]

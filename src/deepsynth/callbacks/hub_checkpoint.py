@@ -12,14 +12,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from deepsynth import __version__
-from deepsynth.hub.adapter_snapshot import snapshot_adapter
-from deepsynth.hub.card import Card
+from deepsynth.hub.adapter import Card, snapshot_adapter
 from deepsynth.hub.snapshot import Target
 from deepsynth.hub.spool import Spool
 from deepsynth.hub.worker import PushWorker
 from deepsynth.modules.adapter import adapter_state
 
-log = logging.getLogger("deepsynth")
+log = logging.getLogger(__name__)
 
 
 class HubCheckpoint(Callback):

@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_info
 
+from deepsynth.io.files import atomic_file
 from deepsynth.metrics.corpus import join_pages
 from deepsynth.metrics.documents import DocumentScores, figures
 from deepsynth.modules import DeepSynthModule
@@ -146,13 +147,13 @@ class PredictionWriter(Callback):
                         "set PredictionWriter.file to a place that all machines share"
                     )
             path = self._path(trainer)
-            temporary, count = path.with_name(path.name + ".new"), 0
-            with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
-                for row in joined(in_turn(partials)):
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                    count += 1
-            keep_older(path)
-            os.replace(temporary, path)
+            count = 0
+            with atomic_file(path) as temporary:
+                with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
+                    for row in joined(in_turn(partials)):
+                        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                        count += 1
+                keep_older(path)
             rank_zero_info(f"{count} predictions in {path} ({self._speed()})")
         trainer.strategy.barrier()  # no rank forgets what it read before all of it is in the file
         self._partial(trainer).unlink()

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-log = logging.getLogger("deepsynth")
+log = logging.getLogger(__name__)
 
 #: Seconds that a failed process may take to clean up: what it waits for may never come.
 _CLEANUP_S = 20.0

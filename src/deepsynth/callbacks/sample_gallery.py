@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 
-from deepsynth.callbacks.gallery_page import GalleryEntry, Reading, corpus_cer, gallery_page
+from deepsynth.callbacks.gallery_page import GalleryEntry, Prediction, corpus_cer, gallery_page
+from deepsynth.io.files import atomic_file
 from deepsynth.types import Batch
 
 
@@ -46,7 +46,7 @@ class SampleGallery(Callback):
             raise ValueError(f"SampleGallery.samples is {samples}; it must be at least 1")
         self.samples = samples
         self.file = file
-        self._first: dict[str, Reading] = {}
+        self._first: dict[str, Prediction] = {}
         self._entries: dict[str, GalleryEntry] = {}
         self._seen = 0
 
@@ -74,13 +74,13 @@ class SampleGallery(Callback):
         if any(row["id"] not in self._entries for row in rows):
             pictures = pictures_of(batch, pl_module)
         for position, row in enumerate(rows):
-            reading = Reading(trainer.global_step, row["prediction"])
-            first = self._first.setdefault(row["id"], reading)
+            prediction = Prediction(trainer.global_step, row["prediction"])
+            first = self._first.setdefault(row["id"], prediction)
             if row["id"] in self._entries:
-                self._entries[row["id"]].latest = reading
+                self._entries[row["id"]].latest = prediction
                 continue
             arrays = pictures[position]
-            entry = GalleryEntry(row["id"], row["target"], first, reading, [jpeg(array) for array in arrays])
+            entry = GalleryEntry(row["id"], row["target"], first, prediction, [jpeg(array) for array in arrays])
             self._entries[row["id"]] = entry
             for writer in self._tensorboards(trainer):
                 for number, array in enumerate(arrays):
@@ -93,11 +93,9 @@ class SampleGallery(Callback):
             return
         entries = list(self._entries.values())
         path = Path(self.file or Path(trainer.default_root_dir) / "gallery.html")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.new")
-        page = gallery_page(f"What {path.absolute().parent.name} reads", entries)
-        temporary.write_text(page, encoding="utf-8", errors="replace")
-        os.replace(temporary, path)
+        page = gallery_page(f"Samples of {path.absolute().parent.name}", entries)
+        with atomic_file(path) as temporary:
+            temporary.write_text(page, encoding="utf-8", errors="replace")
         for writer in self._tensorboards(trainer):
             for entry in entries:
                 writer.add_text(f"gallery/{entry.name}", _markdown(entry), trainer.global_step)
@@ -108,11 +106,11 @@ class SampleGallery(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the first readings: a resumed run cannot read them again."""
-        return {"first": {name: [reading.step, reading.prediction] for name, reading in self._first.items()}}
+        return {"first": {name: [first.step, first.text] for name, first in self._first.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the first readings of the run that is resumed."""
-        self._first = {name: Reading(*reading) for name, reading in state_dict["first"].items()}
+        self._first = {name: Prediction(*first) for name, first in state_dict["first"].items()}
 
 
 def pictures_of(batch: Batch, pl_module: Any) -> list[list[np.ndarray[Any, np.dtype[np.uint8]]]]:
@@ -147,6 +145,6 @@ def jpeg(array: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
 def _markdown(entry: GalleryEntry) -> str:
     """Return target and latest reading for TensorBoard, as code so that nothing in them is taken for markup."""
     cer = corpus_cer([entry.latest], [entry.target])
-    texts = {"target": entry.target, f"read (CER {cer:.1%})": entry.latest.prediction}
+    texts = {"target": entry.target, f"prediction (CER {cer:.1%})": entry.latest.text}
     code = {title: "\n".join(f"    {line}" for line in text.splitlines()) for title, text in texts.items()}
     return "\n\n".join(f"{title}:\n\n{lines}" for title, lines in code.items())

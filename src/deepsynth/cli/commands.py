@@ -186,9 +186,10 @@ def compare_backends(args: list[str]) -> int:
 
 def export(args: list[str]) -> int:
     """Run ``deepsynth export``."""
-    from deepsynth.export.merge import main as export_main
+    from deepsynth.export.merge import export as export_adapter
 
-    return export_main(args)
+    say(str(export_adapter(**parse(export_adapter, "deepsynth export", args))))
+    return 0
 
 
 def hub(args: list[str]) -> int:

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import gc
 import shutil
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,6 +26,7 @@ from deepsynth.export.verification import (
     some_keys,
     weight_digests,
 )
+from deepsynth.io.files import atomic_folder
 
 if TYPE_CHECKING:
     import torch
@@ -74,7 +73,7 @@ class ExportReport:
         )
 
 
-def export_model(
+def export(
     adapter: Path,
     output: Path,
     base: str | None = None,
@@ -126,9 +125,7 @@ def export_model(
     written = str(model.dtype).removeprefix("torch.")
     unmerged = answer_of(adapted, inputs)
     merged = adapted.merge_and_unload(safe_merge=True)
-    part = output.with_name(f".{output.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    with atomic_folder(output) as part:
         _write(merged, processor, source, part, format, max_shard_size)
         del merged, adapted, model
         gc.collect()
@@ -137,12 +134,6 @@ def export_model(
         check_weights(changed, expected, allowed)
         reloaded = answer_of(again, probe_inputs(AutoProcessor.from_pretrained(part), device))
         measured = check_answers(unmerged, reloaded, written)
-        if output.exists():
-            output.rmdir()
-        output.parent.mkdir(parents=True, exist_ok=True)
-        part.rename(output)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return ExportReport(output, format, written, len(changed), len(before) - len(changed), *measured)
 
 
@@ -201,7 +192,6 @@ def _adapter_shapes(state: dict[str, torch.Tensor]) -> list[tuple[str, tuple[int
 
 def _write(model: Any, processor: Any, source: str, folder: Path, format: Format, max_shard_size: str) -> None:
     """Write the weights with all that a model's folder needs."""
-    folder.mkdir(parents=True)
     if format == "native":
         model.save_pretrained(folder, max_shard_size=max_shard_size)
         processor.save_pretrained(folder)
@@ -222,21 +212,3 @@ def _carry(source: str, folder: Path) -> None:
         for file in Path(source).glob(pattern):
             if file.name not in ("config.json", "generation_config.json", "model.safetensors.index.json"):
                 shutil.copyfile(file, folder / file.name)
-
-
-def main(args: Sequence[str] | None = None) -> int:
-    """Run ``deepsynth export``.
-
-    Args:
-        args: without the subcommand; by default ``sys.argv``.
-
-    Returns:
-        0. Mistakes raise ``ValueError``, which the command line turns into a line.
-    """
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(prog="deepsynth export", description=(__doc__ or "").splitlines()[0])
-    parser.add_function_arguments(export_model, as_positional=True)
-    chosen = parser.parse_args(list(args) if args is not None else None)
-    sys.stdout.write(f"{export_model(**{key: value for key, value in chosen.items() if key != 'config'})}\n")
-    return 0

@@ -1,6 +1,6 @@
-"""Everything that talks to the Hugging Face Hub; knows neither torch nor Lightning.
+"""Everything that talks to the Hugging Face Hub; imports neither torch nor Lightning.
 
-An adapter on its way: `adapter_snapshot` (with `card` and `privacy`) writes a `snapshot` into the `spool`; `worker`
-starts an `attempt` in a process of its own, `push_process`, which makes a `commit` through a `client` with time-outs;
-`errors` says whether to try again. The other way: `pull`. Pages as a dataset: `data`.
+Pushing an adapter: ``adapter`` (with ``privacy``) writes a ``snapshot`` into the ``spool``; ``worker`` starts
+``push_process``, a process of its own that makes one ``commit`` through a ``client`` with time-outs. Downloading an
+adapter: ``pull``. Rendered pages as a dataset: ``data``.
 """

@@ -1,10 +1,19 @@
-"""Time-outs for huggingface_hub, whose shared HTTP client has none of its own."""
+"""The Hub as DeepSynth calls it: time-outs that huggingface_hub lacks, and errors as one line and a decision.
+
+A failed call becomes an :class:`Outcome`: what went wrong, and whether trying again can help.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal
 
-from deepsynth.hub.outcome import ASKED_WAIT, asked_wait_s
+from deepsynth.hub.privacy import redact
 
 #: Longest silence of the Hub within one request before it counts as lost, in seconds.
 REQUEST_TIMEOUT_S = 60.0
@@ -12,8 +21,123 @@ REQUEST_TIMEOUT_S = 60.0
 #: Longest wait between the client's own retries of one request, in seconds.
 _LONGEST_INNER_WAIT_S = 5.0
 
-#: Statuses of the last failed replies, newest last; see `classify`.
+#: Statuses of the last failed replies, newest last; see :func:`classify`.
 failed_statuses: list[int] = []
+
+#: Client errors that pass: time-out, conflict, a commit in between, too early, rate limit.
+RETRIED_STATUSES = frozenset({408, 409, 412, 425, 429})
+
+#: The Hub may ask for more patience than this; it is never granted.
+MAX_RETRY_AFTER_S = 300.0
+
+#: Header in which the wait that the Hub asked for is kept.
+ASKED_WAIT = "X-Asked-Retry-After"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one attempt of a push ended.
+
+    Attributes:
+        status: ``"delivered"``; ``"retry"`` when time may mend it; ``"refused"`` when only a person can.
+        message: one line for the user, without tokens and signed URLs.
+        commit: id of the commit that holds the snapshot, when delivered.
+        retry_after_s: how long the Hub asks to wait, capped.
+    """
+
+    status: Literal["delivered", "retry", "refused"]
+    message: str = ""
+    commit: str | None = None
+    retry_after_s: float | None = None
+
+
+def client_errors() -> tuple[type[Exception], ...]:
+    """Return what calls to the Hub may raise, whichever HTTP library this version of huggingface_hub stands on.
+
+    ``HfHubHTTPError`` derives from that library's base error, which is how it is found without naming it.
+    ``RuntimeError`` is how huggingface_hub and hf_xet wrap failed uploads; ``ValueError`` comes from replies that are
+    not JSON.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    own = ("huggingface_hub", "builtins")
+    base = tuple(
+        c for c in HfHubHTTPError.__mro__ if c.__module__.split(".")[0] not in own and issubclass(c, Exception)
+    )
+    return (*base, HfHubHTTPError, OSError, RuntimeError, ValueError)
+
+
+def classify(error: BaseException, last_status: int | None = None) -> Outcome:
+    """Say in one line what an attempt failed with and whether to try again.
+
+    Args:
+        error: what the client raised.
+        last_status: HTTP status of the last failed reply, for errors that hide it (a reply that should have been JSON).
+    """
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    for cause in _chain(error):
+        if isinstance(cause, OfflineModeIsEnabled):
+            return Outcome("refused", "HF_HUB_OFFLINE is set: nothing is sent")
+        if isinstance(cause, HfHubHTTPError):
+            status = int(cause.response.status_code)
+            return _of_status(status, _first_line(cause), cause.response.headers)
+        if isinstance(cause, json.JSONDecodeError):
+            line = "the reply is not JSON"
+            return _of_status(last_status, line, {}) if last_status else Outcome("retry", line)
+        if isinstance(cause, HFValidationError):
+            return Outcome("refused", _first_line(cause))
+        if isinstance(cause, ValueError) and "metadata in README.md" in str(cause):
+            return Outcome("refused", " ".join(redact(str(cause)).split()))
+    in_text = re.search(r"\b(?:status[^\d]{0,20}|HTTP )(4\d\d|5\d\d)\b", str(error))  # hf_xet knows no status attribute
+    if in_text:
+        return _of_status(int(in_text[1]), _first_line(error), {})
+    return Outcome("retry", _first_line(error))
+
+
+def _of_status(status: int, line: str, headers: Any) -> Outcome:
+    advice = {401: "log in with `hf auth login` or set HF_TOKEN", 403: "the token may not write there"}.get(status)
+    message = f"HTTP {status}: {line}" + (f" ({advice})" if advice else "")
+    if 400 <= status < 500 and status not in RETRIED_STATUSES:
+        return Outcome("refused", message)
+    return Outcome("retry", message, retry_after_s=asked_wait_s(headers))
+
+
+def asked_wait_s(headers: Any) -> float | None:
+    """Return how many seconds the Hub asks to wait, capped; ``None`` when it does not say.
+
+    Both of the Hub's ways are read: ``Retry-After`` (seconds or a date, RFC 9110) and ``ratelimit: "api";r=0;t=55``.
+    """
+    value = str(headers.get(ASKED_WAIT) or headers.get("Retry-After") or "").strip()
+    limited = re.search(r"\bt\s*=\s*(\d+)", str(headers.get("ratelimit") or ""))
+    if re.fullmatch(r"\d+(\.\d+)?", value):
+        seconds = float(value)
+    elif value:
+        try:
+            seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            return None
+    elif limited:
+        seconds = float(limited[1])
+    else:
+        return None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error and what it was raised from, outermost first; not what merely was being handled meanwhile."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def _first_line(error: BaseException) -> str:
+    said = getattr(error, "server_message", None)
+    if said:
+        return redact(" ".join(str(said).split()))[:300]
+    lines = [line.strip() for line in redact(str(error)).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:300]
 
 
 def use_timeouts(timeout_s: float = REQUEST_TIMEOUT_S) -> None:

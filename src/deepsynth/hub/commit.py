@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from deepsynth.hub.outcome import Outcome, classify, client_errors
+from deepsynth.hub.client import Outcome, classify, client_errors, failed_statuses
 from deepsynth.hub.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ def push_once(snapshot: Snapshot) -> Outcome:
     Twice the same commit is impossible: each attempt names the parent that it has seen (the Hub answers 412 when
     another commit came first), and a repeated attempt looks for its own id among the commits up to that parent.
     """
-    from deepsynth.hub.client import failed_statuses
-
     attempted = snapshot.attempted
     snapshot.mark_attempted()
     errors = client_errors()

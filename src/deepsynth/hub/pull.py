@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from deepsynth.hub.adapter_snapshot import ADAPTER_FILES
-from deepsynth.hub.outcome import classify, client_errors
+from deepsynth.hub.adapter import ADAPTER_FILES
+from deepsynth.hub.client import classify, client_errors
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from deepsynth.hub.outcome import Outcome
+from deepsynth.hub.client import Outcome
 from deepsynth.hub.privacy import redact
 from deepsynth.hub.snapshot import Snapshot
 

@@ -17,10 +17,12 @@ import tempfile
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO
 
 from deepsynth.hub.snapshot import MARK_FILE, Snapshot, Target
+from deepsynth.io.files import atomic_folder
 
 #: Folder inside a run's folder.
 SPOOL_FOLDER = "hub_spool"
@@ -94,36 +96,26 @@ class Spool:
             ValueError: when nothing is left to push.
             OSError: when the disk is full or read-only; nothing half-written is left behind as a snapshot.
         """
-        from fnmatch import fnmatch
-
-        inner = Path(tempfile.mkdtemp(prefix=".staged-", dir=self.folder))
+        identity = uuid.uuid4().hex
+        place = self.folder / f"{self._next_number():06d}-{identity}"
+        files: dict[str, int] = {}
         try:
-            files: dict[str, int] = {}
-            for path in sorted(p for p in staged.rglob("*") if p.is_file() and not p.is_symlink()):
-                name = path.relative_to(staged).as_posix()
-                if allow is not None and not any(fnmatch(name, pattern) for pattern in allow):
-                    continue
-                kept = inner / "files" / name
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(path, kept)
-                _sync(kept)
-                files[name] = kept.stat().st_size
-            if not files:
-                raise ValueError(f"nothing to push to {target.repo_id}: no file of {staged} is on the list {allow}")
-            identity = uuid.uuid4().hex
-            folder = self.folder / f"{self._next_number():06d}-{identity}"
-            snapshot = Snapshot(folder, identity, target, message, tag, files, tuple(delete))
-            fields = asdict(snapshot)
-            del fields["folder"]
-            (inner / MARK_FILE).write_text(json.dumps(fields, indent=1), encoding="utf-8")
-            _sync(inner / MARK_FILE)
-            for folder in (p for p in inner.rglob("*") if p.is_dir()):
-                _sync(folder)
-            _sync(inner)
-            os.replace(inner, snapshot.folder)
-            _sync(self.folder)
+            with atomic_folder(place) as inner:
+                for path in sorted(p for p in staged.rglob("*") if p.is_file() and not p.is_symlink()):
+                    name = path.relative_to(staged).as_posix()
+                    if allow is not None and not any(fnmatch(name, pattern) for pattern in allow):
+                        continue
+                    kept = inner / "files" / name
+                    kept.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(path, kept)
+                    files[name] = kept.stat().st_size
+                if not files:
+                    raise ValueError(f"nothing to push to {target.repo_id}: no file of {staged} is on the list {allow}")
+                snapshot = Snapshot(place, identity, target, message, tag, files, tuple(delete))
+                fields = asdict(snapshot)
+                del fields["folder"]
+                (inner / MARK_FILE).write_text(json.dumps(fields, indent=1), encoding="utf-8")
         finally:
-            shutil.rmtree(inner, ignore_errors=True)
             shutil.rmtree(staged, ignore_errors=True)
         return snapshot
 
@@ -151,7 +143,7 @@ class Spool:
 
     def sweep(self) -> None:
         """Remove what a killed process left half-written; only for the holder of the lock."""
-        for path in self.folder.glob(".staged-*"):
+        for path in self.folder.glob(".*"):
             shutil.rmtree(path, ignore_errors=True)
 
     def _folders(self) -> list[Path]:
@@ -183,12 +175,3 @@ def _remove_whole(folder: Path) -> None:
     except FileNotFoundError:
         return
     shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

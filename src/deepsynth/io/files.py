@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+#: Age in seconds at which an unfinished folder counts as left by a process that was killed.
+_ABANDONED_S = 86_400.0
 
 
 @contextmanager
@@ -18,7 +24,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     folders are made. After an error the temporary file is gone and ``path`` is as it was.
 
     Args:
-        path: of the file to write or replace.
+        path: file to write or replace.
 
     Raises:
         OSError: when the disk is full or the folder cannot be written.
@@ -27,8 +33,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     with _folder_beside(path) as folder:
         temporary = folder / path.name
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        _sync(temporary)
         os.replace(temporary, path)
 
 
@@ -36,29 +41,58 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a new, empty folder beside ``path``; put it in the place of ``path`` once the block ends without an error.
 
-    After an error the new folder is gone and ``path`` is as it was.
+    Its files are on the disk before it gets its name. After an error the new folder is gone and ``path`` is as it was.
 
     Args:
-        path: of the folder to make or replace.
+        path: folder to make or replace.
 
     Raises:
         OSError: when the disk is full or the parent folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path)
     with _folder_beside(path) as folder:
         new = folder / path.name
         new.mkdir()
         yield new
+        for inner in (*new.rglob("*"), new):
+            if not inner.is_symlink():
+                _sync(inner)
         if path.exists():
             os.rename(path, folder / f"{path.name}.old")
         os.rename(new, path)
+        _sync(path.parent)
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name[:100]}."
 
 
 @contextmanager
 def _folder_beside(path: Path) -> Iterator[Path]:
     """Yield a private folder on the same file system, which is removed afterwards: a full disk needs the room."""
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent))
+    folder = Path(tempfile.mkdtemp(prefix=_prefix(path), suffix=".part", dir=path.parent))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what processes that were killed long ago left beside ``path``."""
+    for folder in path.parent.glob(f"{glob.escape(_prefix(path))}*.part"):
+        with contextlib.suppress(FileNotFoundError):  # another process removed it
+            if time.time() - folder.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    windows = os.name == "nt"
+    if windows and path.is_dir():  # Windows opens no folders
+        return
+    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

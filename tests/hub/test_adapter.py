@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deepsynth.hub.adapter_snapshot import ADAPTER_FILES, snapshot_adapter
-from deepsynth.hub.card import Card
-from deepsynth.hub.outcome import asked_wait_s, classify
+from deepsynth.hub.adapter import ADAPTER_FILES, Card, snapshot_adapter
+from deepsynth.hub.client import asked_wait_s, classify
 from deepsynth.hub.privacy import clean_text, is_local_path, redact
 from deepsynth.hub.pull import Reference
 from deepsynth.hub.snapshot import Snapshot, Target
@@ -188,7 +187,7 @@ def test_errors_of_either_http_library_are_understood():
 
 def test_importing_the_hub_package_is_cheap():
     code = (
-        "import sys, deepsynth.hub.worker, deepsynth.hub.adapter_snapshot, deepsynth.hub.pull;"
+        "import sys, deepsynth.hub.worker, deepsynth.hub.adapter, deepsynth.hub.pull;"
         "print([m for m in ('torch', 'lightning', 'huggingface_hub', 'httpx', 'httpx2') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
