@@ -1,8 +1,10 @@
 """Rendered pages as a dataset on the Hub: parquet shards of images and texts, pushed one by one.
 
-A shard's name holds a hash of the documents and settings that it was made from. So a push that broke off, or is
-repeated, renders and sends only what is missing; a changed source replaces the shards that changed, and nothing is
-there twice.
+A shard's name holds a hash of the documents and settings that it was made from. An interrupted or repeated push
+renders and sends only what is missing; a changed source replaces the shards that changed, and nothing is stored twice.
+
+``datasets.Dataset.push_to_hub`` does not serve here: it needs all pages rendered, on the local disk, before it can tell
+which shards the Hub already has; and it pushes to a repository that is public although a private one was asked for.
 """
 
 from __future__ import annotations
