@@ -186,9 +186,9 @@ def compare_backends(args: list[str]) -> int:
 
 def export(args: list[str]) -> int:
     """Run ``deepsynth export``."""
-    from deepsynth.export.merge import export as export_adapter
+    from deepsynth.export.merge import export_model
 
-    say(str(export_adapter(**parse(export_adapter, "deepsynth export", args))))
+    say(str(export_model(**parse(export_model, "deepsynth export", args))))
     return 0
 
 

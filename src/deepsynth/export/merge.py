@@ -73,7 +73,7 @@ class ExportReport:
         )
 
 
-def export(
+def export_model(
     adapter: Path,
     output: Path,
     base: str | None = None,
