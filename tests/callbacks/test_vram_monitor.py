@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 
 from deepsynth.callbacks import VramMonitor, vram_monitor
-from deepsynth.profiling.memory import GIB, DeviceMemory, Memory, ProcessMemory, Usage, memory_of
-from deepsynth.profiling.out_of_memory import is_out_of_memory, shapes
+from deepsynth.callbacks.out_of_memory import shapes
+from deepsynth.profiling.memory import GIB, DeviceMemory, Memory, ProcessMemory, Usage, is_out_of_memory, memory_of
 from deepsynth.types import Batch
 from tests.helpers.training import make_data, make_module, make_trainer
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule
 
 from deepsynth.measurement import generation as reading
 from deepsynth.measurement.fits import largest, measure_largest_batch
@@ -16,8 +15,6 @@ from deepsynth.measurement.harness import Bench, NotMeasured
 from deepsynth.measurement.phases import PHASES, measure_phases
 from deepsynth.measurement.synthetic import Pages
 from deepsynth.measurement.training import measure_training
-from deepsynth.profiling.flops import flop_counter
-from deepsynth.profiling.training_flops import decoder_forward_flops, matmul_rate, training_flops, vision_forward_flops
 from tests.helpers.training import make_data, make_module
 
 CPU = torch.device("cpu")
@@ -81,10 +78,8 @@ def test_training_is_measured_and_the_model_is_trained(bench: Bench) -> None:
     assert result["steps"] == 4
     assert float(result["samples_per_s_low"]) <= float(result["samples_per_s"]) <= float(result["samples_per_s_high"])
     assert result["tokens_per_s"] == pytest.approx(float(result["samples_per_s"]) * int(result["positions"]))
-    flops = float(result["tflop_per_sample"]) * 1e12
-    assert result["mfu"] == pytest.approx(
-        float(result["samples_per_s"]) * flops / float(result["matmul_tflops"]) / 1e12
-    )
+    assert float(result["tflop_per_sample"]) > 0
+    assert "mfu" not in result, "a CPU has no peak"
     assert float(result["peak_rss_gib"]) > 0
     after = [p for p in bench.module.parameters() if p.requires_grad]
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
@@ -203,49 +198,3 @@ def test_a_search_may_be_rough() -> None:
 def test_searches_need_a_gpu(bench: Bench) -> None:
     with pytest.raises(NotMeasured, match="needs a GPU"):
         measure_largest_batch(bench, text_tokens=8, memory_gib=1.0)
-
-
-# ---------------------------------------------------------------------- operations
-
-
-@pytest.mark.parametrize("name", ["deepsynth/tiny", "deepsynth/tiny-random"])
-def test_operations_are_those_that_pytorch_counts(name: str, jsonl: Path) -> None:
-    """PyTorch counts eager attention in full where the formula takes half of it, and the projector on top."""
-    module = make_module(model_name=name, attn_implementation="eager", lora_rank=1)
-    bench = Bench(module, make_data(jsonl, model_name=name))
-    work = bench.batches(1, 40)
-    batch, config = work[0], bench.config
-    model: LightningModule = bench.module.model.eval()
-    with torch.no_grad(), flop_counter() as counter:
-        inputs: dict[str, Any] = {k: v for k, v in batch.inputs.items() if k != "labels"}
-        model(**inputs, use_cache=False)
-    text = config.text_config
-    half = 2 * text.num_hidden_layers * work.positions**2 * text.head_dim * text.num_attention_heads
-    side = bench.processor.layout.base_size
-    expected = decoder_forward_flops(text, work.positions) + half + vision_forward_flops(config, side)
-    assert counter.get_total_flops() == pytest.approx(expected, rel=0.03)
-
-
-def test_training_takes_a_forward_pass_more_of_what_is_adapted(bench: Bench) -> None:
-    config = bench.config
-    vision = vision_forward_flops(config, 384)
-    frozen = training_flops(config, [384], 200, vision_trained=False)
-    assert frozen == 2 * decoder_forward_flops(config.text_config, 200) + vision
-    assert training_flops(config, [384, 384], 200, vision_trained=True) == frozen + 3 * vision
-
-
-def test_the_published_models_take_what_the_documentation_says() -> None:
-    from transformers import AutoConfig
-
-    from deepsynth.models.registry import load_pretrained
-
-    first, second = (
-        load_pretrained(AutoConfig, name) for name in ("deepsynth/full-size-ocr", "deepsynth/full-size-ocr-2")
-    )
-    assert round(vision_forward_flops(first, 1024) / 1e12, 2) == 1.14
-    assert round(vision_forward_flops(second, 1024) / 1e12, 2) == 1.37
-    assert round(training_flops(second, [1024], 1025, vision_trained=False) / 1e12, 1) == 3.8
-
-
-def test_matrix_products_have_a_rate() -> None:
-    assert matmul_rate(CPU, torch.float32, seconds=0.01) > 1e8

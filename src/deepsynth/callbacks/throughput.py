@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.flop_counter import FlopCounterMode
 
-from deepsynth.profiling.flops import flop_counter, peak_flops
+from deepsynth.modules import DeepSynthModule
+from deepsynth.profiling.flops import TrainingFlops, device_peak
 
 
 class Throughput(Callback):
@@ -18,13 +18,12 @@ class Throughput(Callback):
 
     Figures are over all ranks and the batches since the last logging step, validation and checkpoints left out; the
     first ``warmup_steps`` batches are not counted. ``train/data_wait`` is the share of that time in which the step
-    waited for its batch. Tokens are those of text and image, padding left out. On a GPU the device is synchronised
+    waited for its batch. Tokens are those of text and image, padding left out. On a GPU the device is synchronized
     once per logging step.
 
-    ``train/mfu`` is the model FLOPs utilisation (Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, appendix B):
-    FLOP/s of the matrix products, convolutions and attention of the forward and backward passes over the peak of the
-    device. They are counted on the first warm-up batch, frozen weights' gradients that nobody computes left out, and
-    scaled by the token positions of later batches; what gradient checkpointing computes again counts as done.
+    ``train/mfu`` is the model FLOPs utilization: operations per second that the steps need over the dense peak of the
+    device, both as :mod:`deepsynth.profiling.flops` defines them. Recomputed activations do not count, nor do images
+    whose features come from a cache.
 
     Example::
 
@@ -33,9 +32,9 @@ class Throughput(Callback):
             init_args: {warmup_steps: 10}
 
     Args:
-        warmup_steps: batches at the start that are not measured; with 0 there is no ``train/mfu``.
-        peak_tflops: of one device, dense, in the run's dtype; by default what NVIDIA says for a known GPU. Without
-            it there is no ``train/mfu``.
+        warmup_steps: batches at the start that are not measured.
+        peak_tflops: dense peak of one device in the run's dtype, TFLOP/s; by default that of NVIDIA's data sheet for a
+            known GPU. Without a peak there is no ``train/mfu``.
 
     Raises:
         ValueError: for a number out of range.
@@ -49,21 +48,23 @@ class Throughput(Callback):
         self.warmup_steps = warmup_steps
         self.peak_tflops = peak_tflops
         self._peak: float | None = None
-        self._counter: FlopCounterMode | None = None
-        self._flops_per_position = 0.0
+        self._flops: TrainingFlops | None = None
         self._seen = 0
         self._mark: float | None = None
         self._clear()
 
     def _clear(self) -> None:
-        self._samples = self._positions = 0
-        self._tokens: torch.Tensor | int = 0
+        self._samples = 0
+        self._amounts: torch.Tensor | int = 0
+        self._image_flops = 0.0
         self._seconds = self._wait_s = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start afresh."""
-        self._seen, self._mark, self._flops_per_position = 0, None, 0.0
+        self._seen, self._mark = 0, None
         self._peak = self._find_peak(trainer, pl_module)
+        counted = self._peak is not None and isinstance(pl_module, DeepSynthModule)
+        self._flops = TrainingFlops(pl_module.model) if counted else None
         self._clear()
 
     def _find_peak(self, trainer: Trainer, pl_module: LightningModule) -> float | None:
@@ -73,10 +74,11 @@ class Throughput(Callback):
         device = trainer.strategy.root_device
         if device.type != "cuda":
             return None
-        name, dtype = torch.cuda.get_device_name(device), getattr(pl_module, "resolved_dtype", torch.float32)
-        peak = peak_flops(name, dtype)
+        dtype = getattr(pl_module, "resolved_dtype", torch.float32)
+        peak = device_peak(device, dtype)
         if peak is None:
-            rank_zero_info(f"no train/mfu: the peak of {name} in {dtype} is not known; give Throughput.peak_tflops")
+            name = torch.cuda.get_device_name(device)
+            rank_zero_info(f"no train/mfu: the peak of {name} in {dtype} is unknown; set Throughput.peak_tflops")
         return peak
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -93,9 +95,6 @@ class Throughput(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Count the time since the last batch as waiting."""
-        if self._seen == 0 and self.warmup_steps and self._peak is not None:
-            self._counter = flop_counter()
-            self._counter.__enter__()  # type: ignore[no-untyped-call]
         now = time.perf_counter()
         if self._mark is not None:
             self._wait_s += now - self._mark
@@ -108,10 +107,10 @@ class Throughput(Callback):
         """Count the batch, and log at every logging step."""
         self._seen += 1
         self._samples += len(batch)
-        self._positions += batch.inputs["attention_mask"].numel()
-        self._stop_counting()
         # Summed on the device and read at logging steps alone: reading every batch would make the GPU wait.
-        self._tokens = self._tokens + batch.inputs["attention_mask"].sum()
+        self._amounts = self._amounts + TrainingFlops.amounts(batch.inputs)
+        if self._flops is not None:
+            self._image_flops += self._flops.of_images(batch.inputs) * _encoded_share(pl_module)
         logs = self._seen % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]  # set by a connector
         if logs and torch.cuda.is_available():
             torch.cuda.synchronize()
@@ -125,19 +124,19 @@ class Throughput(Callback):
             self._clear()
         self._mark = time.perf_counter()
 
-    def _stop_counting(self) -> None:
-        if self._counter is not None:
-            self._counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-            self._flops_per_position = self._counter.get_total_flops() / max(self._positions, 1)
-            self._counter = None
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave PyTorch as it was."""
-        self._stop_counting()
-
     def _log(self, ranks: int, pl_module: LightningModule) -> None:
         pl_module.log("train/samples_per_s", self._samples * ranks / self._seconds, prog_bar=True)
-        pl_module.log("train/tokens_per_s", float(self._tokens) * ranks / self._seconds)
+        assert isinstance(self._amounts, torch.Tensor), "a batch was counted"
+        amounts = self._amounts.tolist()
+        pl_module.log("train/tokens_per_s", amounts[0] * ranks / self._seconds)
         pl_module.log("train/data_wait", self._wait_s / self._seconds)
-        if self._peak is not None and self._flops_per_position:
-            pl_module.log("train/mfu", self._positions * self._flops_per_position / self._seconds / self._peak)
+        if self._peak is not None and self._flops is not None:
+            needed = self._flops.of_text(amounts) + self._image_flops
+            pl_module.log("train/mfu", needed / self._seconds / self._peak)
+
+
+def _encoded_share(module: LightningModule) -> float:
+    """Return the share of the batch's images that were encoded, not found in the cache of vision features."""
+    forward = module.training_forward if isinstance(module, DeepSynthModule) else None
+    cache = forward.cache if forward is not None else None
+    return 1.0 if cache is None or not cache.lookups else 1 - cache.hits / cache.lookups

@@ -8,9 +8,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from deepsynth.callbacks.out_of_memory import explain, shapes
 from deepsynth.modules import DeepSynthModule
-from deepsynth.profiling.memory import GIB, Memory, memory_of
-from deepsynth.profiling.out_of_memory import explain, is_out_of_memory, shapes
+from deepsynth.profiling.memory import GIB, Memory, is_out_of_memory, memory_of
 
 #: In the order of a run: weights, the three parts of a training step, and reading.
 PHASES = ("load", "forward", "backward", "step", "validation", "generation")

@@ -40,7 +40,7 @@ from deepsynth.lazy_imports import import_all
 from deepsynth.modules import DeepSynthModule
 from deepsynth.modules.adapter import adapter_settings
 from deepsynth.modules.checkpoint_io import read_checkpoint
-from deepsynth.profiling.out_of_memory import is_out_of_memory
+from deepsynth.profiling.memory import is_out_of_memory
 
 # A configuration may call a class by its bare name once it is imported.
 import_all(deepsynth.data)

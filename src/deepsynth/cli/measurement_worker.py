@@ -56,7 +56,7 @@ class Answers:
         from deepsynth.cli.main import USER_ERRORS
         from deepsynth.measurement.cells_table import MEASUREMENTS
         from deepsynth.measurement.harness import NotMeasured
-        from deepsynth.profiling.out_of_memory import is_out_of_memory
+        from deepsynth.profiling.memory import is_out_of_memory
 
         if self._refused is not None:
             return {"not_measured": self._refused}

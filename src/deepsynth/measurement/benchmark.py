@@ -29,11 +29,10 @@ def benchmark_train(
     time_budget_s: float | None = None,
     report: Callable[[str], None] = print,
 ) -> dict[str, Result]:
-    """Measure samples a second, memory and utilisation of training steps on synthetic pages.
+    """Measure samples per second, memory and utilization of training steps on synthetic pages.
 
     A batch is one page of the model's size and ``text_tokens`` of text a sample, made on the device, so that no data
-    loader is in the figures. Operations are counted as ``profiling.training_flops`` says, against the matrix products
-    that the device is measured to reach.
+    loader is in the figures. Operations and MFU are those of ``profiling.flops``; a CPU has no MFU.
 
     Args:
         model_name: what to train; ``deepsynth/full-size-ocr`` and ``deepsynth/full-size-ocr-2`` need no download.
@@ -104,7 +103,6 @@ def _line(name: str, result: Result) -> str:
     if NOT_MEASURED in result:
         return f"{name:<44}not measured: {result[NOT_MEASURED]}"
     peak = result.get("peak_allocated_gib", result.get("peak_rss_gib", 0.0))
-    return (
-        f"{name:<44}{result['samples_per_s']:>11.2f}{result['tokens_per_s']:>11,.0f}{peak:>10.2f}"
-        f"{100 * float(result['mfu']):>8.1f}"
+    return f"{name:<44}{result['samples_per_s']:>11.2f}{result['tokens_per_s']:>11,.0f}{peak:>10.2f}" + (
+        f"{100 * float(result['mfu']):>8.1f}" if "mfu" in result else f"{'':>8}"
     )

@@ -10,8 +10,7 @@ from lightning.pytorch import Callback
 from deepsynth.measurement.cells import Result
 from deepsynth.measurement.harness import Bench, NotMeasured
 from deepsynth.measurement.training import fit
-from deepsynth.profiling.memory import GIB
-from deepsynth.profiling.out_of_memory import is_out_of_memory
+from deepsynth.profiling.memory import GIB, is_out_of_memory
 
 
 def largest(fits: Callable[[int], bool], start: int, limit: int, tolerance: float = 0.0) -> tuple[int, int | None]:

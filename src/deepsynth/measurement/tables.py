@@ -159,8 +159,8 @@ def tables(c: Comparison) -> list[Table]:
             "Training",
             f"Synthetic batches of one page of the model's size and {text} text tokens a sample, so that no data "
             "loader is in the figure. Medians over repeats, in brackets the lowest and highest. Tokens are positions "
-            f"of image, prompt and text. × is to {c.baseline}. MFU: operations that the work needs, over the matrix "
-            "products that the device reaches.",
+            f"of image, prompt and text. × is to {c.baseline}. MFU: operations that the work needs, over the dense "
+            "peak of the device's data sheet; none where that is not known.",
             "train",
             [
                 ("samples/s", number("samples_per_s", 2)),

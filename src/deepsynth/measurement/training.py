@@ -1,4 +1,4 @@
-"""What a training step costs: samples a second, memory, utilisation."""
+"""What a training step costs: samples per second, memory, utilization."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from deepsynth.measurement.cells import Result
 from deepsynth.measurement.harness import Bench, NotMeasured, spread
 from deepsynth.measurement.synthetic import Pages, SyntheticBatches
-from deepsynth.profiling.training_flops import matmul_rate, training_flops
+from deepsynth.profiling.flops import TrainingFlops, device_peak
 
 
 class StepClock(Callback):
@@ -68,7 +68,7 @@ def measure_training(
     repeats: int,
     pages: Pages = "new",
 ) -> Result:
-    """Train on synthetic batches, and return rates, peak memory and utilisation.
+    """Train on synthetic batches, and return rates, peak memory and utilization.
 
     Args:
         bench: whose module trains.
@@ -81,9 +81,8 @@ def measure_training(
 
     Returns:
         ``samples_per_s`` and ``tokens_per_s`` (positions of image, prompt and text) with ``_low`` and ``_high``;
-        peaks of the whole run; ``tflop_per_sample``, of what is computed; ``matmul_tflops``, what the device reaches
-        in plain products of the weights' dtype; ``mfu``, their share that the training used; the first and the last
-        loss.
+        peaks of the whole run; ``tflop_per_sample``, the operations that a sample needs, and ``mfu``, on GPUs with a
+        known peak, both as :mod:`deepsynth.profiling.flops` defines them; the first and the last loss.
 
     Raises:
         NotMeasured: when the loss is no number any more: such a step may be fast for the wrong reason.
@@ -101,18 +100,17 @@ def measure_training(
     rates = [batch_size * steps / seconds for seconds in clock.blocks_s]
     # Features of repeated pages are found in the cache, if there is one: their operations are not done.
     found = pages == "repeated" and bench.module.hparams.get("vision_cache", "none") != "none"
-    images = [] if found else [image for image in work.images.values() if image.is_floating_point()]
-    views = [image.shape[-1] for image in images for _ in image]
-    trained = bool(bench.module.hparams["lora_vision"])
-    flops = training_flops(bench.config, views, work.positions, vision_trained=trained)
-    matmul = matmul_rate(bench.device, bench.module.resolved_dtype)
+    counted, inputs = TrainingFlops(bench.module.model), work[0].inputs
+    total = counted.of_text(counted.amounts(inputs)) + (0 if found else counted.of_images(inputs))
+    flops = total / batch_size
+    peak = device_peak(bench.device, bench.module.resolved_dtype)
+    utilization = {} if peak is None else {"mfu": statistics.median(rates) * flops / peak}
     return {
         **spread("samples_per_s", rates),
         **spread("tokens_per_s", [rate * work.positions for rate in rates]),
         **peaks,
         "tflop_per_sample": flops / 1e12,
-        "matmul_tflops": matmul / 1e12,
-        "mfu": statistics.median(rates) * flops / matmul,
+        **utilization,
         "positions": work.positions,
         "steps": repeats * steps,
         "loss_first": losses[0],

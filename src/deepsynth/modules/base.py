@@ -64,7 +64,7 @@ class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
             or without these outputs of matrix products (``selective``), their inputs (``full``), or not even those on
             the GPU (``offload``): each smaller and slower than the one before. ``auto`` tries one step and takes the
             first within the memory there is.
-        memory_budget_gib: for ``auto``: what a step may take. By default nine tenths of a GPU, and no limit on the CPU.
+        memory_budget_gib: for ``auto``: what a step may take on a GPU, nine tenths of it by default.
         vision_cache: keep what frozen vision makes of a page: ``memory`` of this process, ``disk``
             (``~/.cache/deepsynth/vision``) or a folder, for all processes and runs. It pays where the same pixels come
             again: without an augmenter, or with ``data.augment_variants``.

@@ -17,7 +17,7 @@ from deepsynth.models.engine.training_forward import TrainingForward, vision_ten
 from deepsynth.models.kernels import sam_attention
 from deepsynth.models.kernels.decoder import speed_up
 from deepsynth.modules.evaluation import EvaluatedModule
-from deepsynth.profiling.live_bytes import peak_bytes
+from deepsynth.profiling.memory import peak_bytes
 from deepsynth.types import Batch
 
 log = logging.getLogger("deepsynth")

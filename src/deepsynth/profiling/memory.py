@@ -1,17 +1,23 @@
-"""How much memory this process holds: on a GPU from PyTorch's allocator, else resident memory of the process."""
+"""The one memory reading of the package: of a GPU from PyTorch's allocator, else the process's resident memory."""
 
 from __future__ import annotations
 
-import resource
+import mmap
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
 
+from deepsynth.errors import UserError
+
 GIB = 2**30
+
+#: What the messages of CUDA's libraries and of the CPU's allocator have in common when memory runs out.
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,7 @@ class ProcessMemory(Memory):
         # Between the phases of a step, with cold caches, psutil takes five times as long as one read of an open file.
         linux = sys.platform == "linux"
         self._statm = Path("/proc/self/statm").open("rb", buffering=0) if linux else None  # noqa: SIM115 - kept open
-        self._page_bytes = resource.getpagesize()
+        self._page_bytes = mmap.PAGESIZE
         self._resident = self._peak = 0
 
     def usage(self) -> Usage:
@@ -114,3 +120,36 @@ class ProcessMemory(Memory):
 def memory_of(device: torch.device) -> Memory:
     """Return the memory that a run on ``device`` would exhaust first."""
     return DeviceMemory(device) if device.type == "cuda" else ProcessMemory()
+
+
+def peak_bytes(step: Callable[[], object], device: torch.device) -> float:
+    """Return the most bytes that a GPU holds in tensors during ``step``, weights among them.
+
+    Returns:
+        Infinity when ``step`` runs out of memory.
+
+    Raises:
+        UserError: on a CPU, whose allocator keeps no peak.
+    """
+    if device.type != "cuda":
+        raise UserError(
+            f"model.memory_budget_gib is set and the run is on the {device.type}; it must be on a GPU, where the "
+            "memory of a step is measured. Leave the budget out, or set model.activation_memory to a value other than "
+            "auto"
+        )
+    memory = DeviceMemory(device)
+    memory.restart_peak()
+    try:
+        step()
+    except torch.OutOfMemoryError:
+        return float("inf")
+    finally:
+        torch.cuda.empty_cache()
+    return float(memory.usage().peak)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, of a GPU or of the machine."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _OUT_OF_MEMORY)

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from deepsynth.errors import UserError
 from deepsynth.models.engine.layer_runner import LEVELS, LayerRunner, keep
 from deepsynth.models.kernels.frozen_experts import IN_TRAINING, register
-from deepsynth.profiling.live_bytes import LiveBytes, peak_bytes
+from deepsynth.modules import training_engine
+from tests.helpers.live_bytes import LiveBytes, peak_bytes
 from tests.helpers.training import make_data, make_module, make_trainer
 from tests.models.engine.test_training_forward import assert_same, batch_of, loss_and_gradients, make
 
@@ -89,8 +91,14 @@ def test_live_bytes_counts_what_lives_at_once() -> None:
 
 @pytest.mark.parametrize(("share", "expected"), [(1.01, "none"), (0.0, "offload")])
 def test_auto_takes_the_fastest_level_within_the_budget(
-    share: float, expected: str, tmp_path: Path, jsonl: Path, caplog: pytest.LogCaptureFixture
+    share: float,
+    expected: str,
+    tmp_path: Path,
+    jsonl: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(training_engine, "peak_bytes", peak_bytes)
     module = make(FAMILY, activation_memory="none")
     data = make_data(jsonl)
     data.setup("fit")
@@ -107,7 +115,13 @@ def test_auto_takes_the_fastest_level_within_the_budget(
     assert {runner.level for runner in module._runners} == {expected}
 
 
-def test_choosing_does_not_change_the_run(tmp_path: Path, jsonl: Path) -> None:
+def test_a_budget_on_a_cpu_is_refused(tmp_path: Path, jsonl: Path) -> None:
+    with pytest.raises(UserError, match=r"model\.memory_budget_gib is set and the run is on the cpu"):
+        make_trainer(tmp_path, max_steps=1).fit(make_module(memory_budget_gib=1.0), make_data(jsonl))
+
+
+def test_choosing_does_not_change_the_run(tmp_path: Path, jsonl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_engine, "peak_bytes", peak_bytes)
     weights = []
     for settings in ({"activation_memory": "none"}, {"memory_budget_gib": 1e-6}):
         module = make_module(lora_dropout=0.2, **settings)

@@ -1,4 +1,4 @@
-"""How much memory a step takes at most: from PyTorch's allocator on a GPU, else counted tensor by tensor."""
+"""How much memory a step takes at most on a CPU, counted tensor by tensor."""
 
 from __future__ import annotations
 
@@ -48,19 +48,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
 
 
 def peak_bytes(step: Callable[[], object], device: torch.device) -> float:
-    """Return the most bytes that are held during ``step``; infinity when it runs out of memory.
-
-    On CUDA all that is allocated counts, weights among them; elsewhere what the step itself makes.
-    """
-    if device.type != "cuda":
-        with LiveBytes() as live:
-            step()
-        return float(live.peak)
-    torch.cuda.reset_peak_memory_stats(device)
-    try:
+    """Return the most bytes that ``step`` itself makes at once, on a CPU; the twin of the package's for GPUs."""
+    with LiveBytes() as live:
         step()
-    except torch.cuda.OutOfMemoryError:
-        return float("inf")
-    finally:
-        torch.cuda.empty_cache()
-    return float(torch.cuda.max_memory_allocated(device))
+    return float(live.peak)

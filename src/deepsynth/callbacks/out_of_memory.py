@@ -1,24 +1,13 @@
-"""An out-of-memory error in one line: in which phase, on which shapes, and what to change."""
+"""The line of an out-of-memory error: phase, shapes, memory held, and what to change."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from deepsynth.types import Batch
-
-#: What the messages of CUDA's libraries and of the CPU's allocator have in common when memory runs out.
-_MESSAGES = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether memory ran out, of a GPU or of the machine."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)
 
 
 def shapes(batch: Any) -> str:

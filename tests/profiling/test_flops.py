@@ -1,0 +1,154 @@
+"""Counts of operations against hand counts and against PyTorch's counter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from deepsynth.models.lora import LoraScope, lora_config
+from deepsynth.models.registry import load_pretrained
+from deepsynth.modules import FullModule
+from deepsynth.profiling.flops import TrainingFlops, device_peak, peak_flops
+from tests.helpers.training import make_data, make_module, seed_everything
+
+FAMILIES = [str(Path(__file__).parents[1] / "fixtures/deepseek_ocr_v1/model"), "deepsynth/tiny-random"]
+#: Width 1280, one dense layer of 6848 and eleven with 6 of 64 experts of 896 and two shared ones.
+ATTENTION, DENSE, SPARSE = 4 * 1280 * 1280, 3 * 1280 * 6848, 1280 * 64 + (6 + 2) * 3 * 1280 * 896
+DECODER, HEAD = 12 * ATTENTION + DENSE + 11 * SPARSE, 1280 * 129280
+
+
+def batch(lengths: list[int], *, packed: bool = False, images: int = 0) -> dict[str, torch.Tensor]:
+    """Return inputs of sequences whose last ten tokens have labels, on the meta device where pixels are concerned."""
+    most = sum(lengths) if packed else max(lengths)
+    rows = 1 if packed else len(lengths)
+    mask, labels = torch.zeros(rows, most, dtype=torch.long), torch.full((rows, most), -100)
+    positions, start = torch.zeros(1, most, dtype=torch.long), 0
+    for index, length in enumerate(lengths):
+        row, begin = (0, start) if packed else (index, 0)
+        mask[row, begin : begin + length] = 1
+        labels[row, begin + length - 10 : begin + length] = 1
+        positions[0, begin : begin + length] = torch.arange(length)
+        start += length
+    inputs = {
+        "attention_mask": mask,
+        "labels": labels,
+        "pixel_values": torch.empty(images, 3, 1024, 1024, device="meta"),
+    }
+    return {**inputs, "position_ids": positions} if packed else inputs
+
+
+def published(name: str, **scope: Any) -> TrainingFlops:
+    from peft import get_peft_model
+
+    config = load_pretrained(AutoConfig, name)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+        options = {"dropout": 0.0, "rslora": False, "dora": False, "init": "default", "base_model_name": "base"}
+        adapter = lora_config(model, LoraScope(**scope), rank=16, alpha=32, **options)
+        return TrainingFlops(get_peft_model(model, adapter))
+
+
+@pytest.mark.parametrize("name", ["deepsynth/full-size-ocr", "deepsynth/full-size-ocr-2"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_published_decoder_with_adapters_on_attention(name: str, packed: bool) -> None:
+    flops = published(name)
+    amounts = flops.amounts(batch([1000, 600], packed=packed))
+    assert amounts.tolist() == [1600, 1000 * 1001 // 2 + 600 * 601 // 2, 20]
+    # Forward, and back again through everything but the first layer's projections of what no weight has touched.
+    matrices = 2 * 1600 * (2 * DECODER - 3 * 1280 * 1280) + 2 * 20 * 2 * HEAD
+    # Scores and values of each layer, and two gradients of both.
+    attention = 12 * 3 * (2 * 1280 + 2 * 1280) * (500_500 + 180_300)
+    adapters = 2 * 1600 * 16 * (12 * 4 * 3 * (1280 + 1280) - 3 * 1280)
+    assert flops.of_text(amounts) == matrices + attention + adapters
+
+
+def test_the_published_decoder_with_adapters_on_experts() -> None:
+    flops = published("deepsynth/full-size-ocr", attention=False, experts="routed")
+    # Nothing is trained before the second layer's experts: no gradient goes further down.
+    once = 2 * ATTENTION + DENSE + 1280 * 64 + 6 * 1280 * 2 * 896 + 2 * 3 * 1280 * 896
+    adapters = 11 * 6 * 3 * 16 * ((1280 + 2 * 896) + (896 + 1280)) - 6 * 16 * 1280
+    expected = 2 * 100 * (2 * DECODER - once + adapters)
+    expected += 2 * 2 * HEAD * 10 + 4 * 1280 * 5050 * (2 + 10 * 3)
+    assert flops.of_text(flops.amounts(batch([100]))) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "teraflops"), [("deepsynth/full-size-ocr", 1.14), ("deepsynth/full-size-ocr-2", 1.37)]
+)
+def test_the_published_vision(name: str, teraflops: float) -> None:
+    """Frozen it runs forward; with adapters, back again down to the first adapted layer."""
+    frozen = published(name).of_images(batch([300], images=1))
+    assert round(frozen / 1e12, 2) == teraflops
+    adapted = published(name, vision=True, projector=True).of_images(batch([300], images=2)) / 2
+    assert 2.0 * frozen < adapted < 2.5 * frozen  # attention has two gradients for each of its products
+
+
+SCOPES: dict[str, dict[str, Any]] = {
+    "attention": {},
+    "experts": {"lora_attention": False, "lora_experts": "routed"},
+    "vision": {"lora_vision": True, "lora_projector": True},
+    "all": {"lora_mlp": True, "lora_experts": "all", "lora_vision": True, "lora_projector": True},
+    "full": {},
+}
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("name", FAMILIES, ids=["v1", "v2"])
+def test_pytorch_counts_the_same_in_a_step(name: str, scope: str, jsonl: Path) -> None:
+    """Eager attention computes all pairs, which is the one thing that a step does beyond what is needed."""
+    seed_everything(0)
+    settings: dict[str, Any] = {"model_name": name, "attn_implementation": "eager", "activation_memory": "none"}
+    if scope == "full":
+        module = FullModule(optimizer=torch.optim.AdamW, loss="chunked", **settings)
+    else:
+        module = make_module(lora_rank=8, loss="chunked", **SCOPES[scope], **settings)
+    data = make_data(jsonl, model_name=name, batch_size=1)
+    data.setup("fit")
+    step = next(iter(data.train_dataloader()))
+    module.configure_model()
+    module.train()
+    flops = TrainingFlops(module.model)
+    tokens, pairs, labels = flops.amounts(step.inputs).tolist()
+    with FlopCounterMode(display=False, custom_mapping=GROUPED) as counter:
+        module.compute_loss(step).backward()
+    needed = flops.of_text([tokens, tokens**2, labels]) + flops.of_images(step.inputs)
+    assert counter.get_total_flops() == pytest.approx(needed, rel=0.02)
+    assert pairs == tokens * (tokens + 1) // 2
+
+
+def grouped_product(a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
+    """Count ``_grouped_mm``, which PyTorch's counter does not know: rows or columns are dealt out to groups."""
+    groups = a[0] if len(a) == len(b) == 3 else 1
+    return int(2 * groups * a[-2] * a[-1] * b[-1])
+
+
+GROUPED = {torch.ops.aten._grouped_mm: grouped_product}
+
+
+@pytest.mark.parametrize(
+    ("name", "tflops"),
+    [
+        ("NVIDIA H200", 989.4),
+        ("NVIDIA H100 80GB HBM3", 989.4),
+        ("NVIDIA H100 PCIe", 756.0),
+        ("NVIDIA A100-SXM4-80GB", 312.0),
+        ("NVIDIA L4", 121.0),
+        ("NVIDIA L40S", 362.0),
+        ("NVIDIA A10G", 70.0),
+        ("NVIDIA GeForce RTX 4090", 165.2),
+        ("Tesla T4", 65.0),
+        ("NVIDIA GeForce GTX 1080", None),
+    ],
+)
+def test_peaks_are_found_by_the_name_of_the_device(name: str, tflops: float | None) -> None:
+    assert peak_flops(name, torch.bfloat16) == (None if tflops is None else tflops * 1e12)
+    assert peak_flops(name, torch.float32) is None
+
+
+def test_a_cpu_has_no_peak() -> None:
+    assert device_peak(torch.device("cpu"), torch.bfloat16) is None
