@@ -19,9 +19,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from deepsynth._version import __version__
 from deepsynth.lazy_imports import importing
-
-__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from deepsynth.data import TextImageDataModule

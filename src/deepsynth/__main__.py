@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from deepsynth import __version__
+from deepsynth._version import __version__
 
 #: Every subcommand with what it does; a test compares it with what the parsers really have.
 SUBCOMMANDS: dict[str, str] = {

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from deepsynth import __version__
+from deepsynth._version import __version__
 from deepsynth.hub.adapter import Card, snapshot_adapter
 from deepsynth.hub.snapshot import Target
 from deepsynth.hub.spool import Spool

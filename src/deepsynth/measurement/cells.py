@@ -17,6 +17,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from deepsynth._version import __version__
+
 Result = dict[str, float | int | str]
 Setting = float | int | str | None
 
@@ -27,7 +29,7 @@ _BESIDE_A_GPU = ("processor", "cores", "driver")
 NOT_MEASURED = "not_measured"
 
 _PACKAGES = (
-    *("deepsynth", "torch", "triton", "transformers", "peft", "bitsandbytes", "unsloth", "liger-kernel", "flash-attn"),
+    *("torch", "triton", "transformers", "peft", "bitsandbytes", "unsloth", "liger-kernel", "flash-attn"),
     *("lightning", "Pillow", "opencv-python-headless"),
 )
 
@@ -107,6 +109,7 @@ def environment() -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "gpu": _gpu("name"),
         "driver": _gpu("driver_version"),
+        "deepsynth": __version__,
         **versions,
     }
 

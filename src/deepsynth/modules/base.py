@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
-from deepsynth import __version__
+from deepsynth._version import __version__
 from deepsynth.distributed.ranks import mean_over_ranks
 from deepsynth.distributed.strategy import apply_strategy, check_module
 from deepsynth.generation import Implementation

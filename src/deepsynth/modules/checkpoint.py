@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from deepsynth import __version__
+from deepsynth._version import __version__
 from deepsynth.distributed.sharding import is_sharded, shard_like, whole_on_rank_zero
 from deepsynth.modules.adapter import adapter_state, check_adapter_keys
 from deepsynth.modules.checkpoint_io import AtomicCheckpointIO

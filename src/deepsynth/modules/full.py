@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from deepsynth import __version__
+from deepsynth._version import __version__
 from deepsynth.io.files import atomic_folder
 from deepsynth.modules.adapter import adapter_state
 from deepsynth.modules.peft import PeftModule
