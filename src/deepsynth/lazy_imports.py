@@ -1,4 +1,4 @@
-"""Packages whose classes are imported on first use, so that who needs one of them does not wait for all."""
+"""Imports on first use, so that nobody waits for what they do not need, and how to install what is optional."""
 
 from __future__ import annotations
 
@@ -21,6 +21,15 @@ def importing(package: str, homes: Mapping[str, str]) -> Callable[[str], object]
         return getattr(importlib.import_module(homes[name]), name)
 
     return get
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs the packages of an extra.
+
+    Args:
+        extra: a name in ``project.optional-dependencies`` of pyproject.toml.
+    """
+    return f"pip install 'deepsynth-ocr[{extra}]'"
 
 
 def import_all(package: ModuleType) -> None:

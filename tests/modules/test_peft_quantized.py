@@ -205,5 +205,5 @@ def test_what_cannot_be_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"model\.quantization is nf4, but FullModule trains every weight"):
         FullModule(quantization="nf4").configure_model()
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
-    with pytest.raises(ValueError, match=r"needs bitsandbytes .*pip install 'deepsynth\[gpu\]'"):
+    with pytest.raises(ValueError, match=r"needs bitsandbytes .*pip install 'deepsynth-ocr\[gpu\]'"):
         loaded(quantization="nf4")

@@ -29,7 +29,7 @@ def make(**kwargs: Any) -> UnslothModule:
 
 def test_without_a_gpu_one_line_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deepsynth.modules.unsloth.has_accelerator", lambda: False)
-    with pytest.raises(ValueError, match=r"needs a GPU.*pip install 'deepsynth\[unsloth\]'.*PeftModule") as caught:
+    with pytest.raises(ValueError, match=r"needs a GPU.*pip install 'deepsynth-ocr\[unsloth\]'.*PeftModule") as caught:
         make().configure_model()
     assert "\n" not in str(caught.value)
 
@@ -44,7 +44,7 @@ def test_an_unsloth_that_does_not_load_is_one_line(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("deepsynth.modules.unsloth.has_accelerator", lambda: True)
     monkeypatch.delitem(sys.modules, "unsloth", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
-    with pytest.raises(ValueError, match=rf"{type(error).__name__}: {error}.*pip install 'deepsynth\[unsloth\]'"):
+    with pytest.raises(ValueError, match=rf"{type(error).__name__}: {error}.*pip install 'deepsynth-ocr\[unsloth\]'"):
         make().configure_model()
 
 

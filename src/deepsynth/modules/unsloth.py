@@ -18,6 +18,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from deepsynth.generation import Generation, Implementation
+from deepsynth.lazy_imports import install_command
 from deepsynth.models.engine.training_forward import TrainingForward
 from deepsynth.models.lora import lora_config
 from deepsynth.models.quantization.quantize import Kind
@@ -153,7 +154,7 @@ class UnslothModule(DeepSynthModule):
         if not getattr(base, f"is_loaded_in_{bits}bit", False):
             raise ValueError(
                 f"model.quantization is {self.hparams['quantization']}, but Unsloth loaded 16 bits, as it does where "
-                "bitsandbytes does not work on this GPU; pip install 'deepsynth[gpu]', or use model.quantization=none"
+                f"bitsandbytes does not work on this GPU; {install_command('gpu')}, or use model.quantization=none"
             )
 
     def _adapter_arguments(self, base: Any) -> dict[str, Any]:
@@ -247,7 +248,7 @@ def has_accelerator() -> bool:
     return torch.cuda.is_available()
 
 
-_WAY_OUT = "pip install 'deepsynth[unsloth]' on a machine with a GPU, or use model.class_path=PeftModule"
+_WAY_OUT = f"{install_command('unsloth')} on a machine with a GPU, or use model.class_path=PeftModule"
 
 
 def require_accelerator() -> None:

@@ -187,7 +187,7 @@ def test_no_page_ends_with_a_hyphen():
 
 def test_hyphenation_without_its_library_names_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyphen", None)
-    with pytest.raises(ImportError, match=r"hyphenate needs the package pyphen.*deepsynth\[hyphenation\]"):
+    with pytest.raises(ImportError, match=r"hyphenate needs the package pyphen.*'deepsynth-ocr\[hyphenation\]"):
         TextRenderer(**SMALL, hyphenate=0.5)
 
 

@@ -256,6 +256,6 @@ def test_a_seed_gives_a_model_and_its_quantised_twin_the_same_weights_layer_by_l
 
 def test_a_missing_bitsandbytes_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
-    with pytest.raises(ValueError, match=r"model\.quantization is nf4.*pip install 'deepsynth\[gpu\]'") as caught:
+    with pytest.raises(ValueError, match=r"model\.quantization is nf4.*pip install 'deepsynth-ocr\[gpu\]'") as caught:
         require_bitsandbytes("nf4")
     assert "\n" not in str(caught.value)

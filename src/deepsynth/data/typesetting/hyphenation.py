@@ -11,6 +11,7 @@ from typing import Any
 
 from deepsynth.data.fonts.glyphs import Piece, Style
 from deepsynth.data.fonts.shaping import Shaper
+from deepsynth.lazy_imports import install_command
 
 #: The language of a document that names none.
 DEFAULT_LANGUAGE = "en"
@@ -89,6 +90,6 @@ def _pyphen() -> Any:
         import pyphen
     except ImportError as error:
         raise ImportError(
-            "hyphenate needs the package pyphen, which has the dictionaries: pip install 'deepsynth[hyphenation]'"
+            f"hyphenate needs the package pyphen, which has the dictionaries: {install_command('hyphenation')}"
         ) from error
     return pyphen

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
+from deepsynth.lazy_imports import install_command
 from deepsynth.models.engine.feature_cache import FeatureCache, image_keys
 from deepsynth.models.engine.vision_chunks import ENCODED_AT_ONCE, Rest, in_chunks
 from deepsynth.models.kernels import packed_attention, sam_attention
@@ -57,7 +58,7 @@ class TrainingForward:
     ) -> None:
         if loss == "liger" and not has_liger():
             raise ValueError(
-                "model.loss is liger, but liger-kernel is not installed; pip install 'deepsynth[gpu]', or use "
+                f"model.loss is liger, but liger-kernel is not installed; {install_command('gpu')}, or use "
                 "model.loss=auto"
             )
         self.model = model

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from deepsynth.lazy_imports import install_command
 from deepsynth.models.quantization.nf4_experts import BLOCK, Nf4Experts
 
 Kind = Literal["none", "nf4", "int8"]
@@ -58,7 +59,7 @@ def require_bitsandbytes(kind: str) -> None:
     except (ImportError, OSError, RuntimeError) as error:
         raise ValueError(
             f"model.quantization is {kind}, which needs bitsandbytes ({type(error).__name__}: {error}); "
-            "pip install 'deepsynth[gpu]', or use model.quantization=none"
+            f"{install_command('gpu')}, or use model.quantization=none"
         ) from error
     # It says for every product that bfloat16 goes through float16; the configuration asked for that.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
