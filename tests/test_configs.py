@@ -15,7 +15,7 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_it_parses(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    base = [] if path.parent.name in ("configs", "experiment") else ["--config", "configs/quickstart.yaml"]
+    base = [] if path.parent == ROOT / "configs" else ["--config", "quickstart"]
     assert main(["fit", *base, "--config", str(path), "--print_config"]) == 0
     assert "class_path" in capsys.readouterr().out
 
@@ -24,4 +24,5 @@ def test_it_parses(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
 def test_its_first_lines_say_what_it_is_and_how_to_use_it(path: Path) -> None:
     head = path.read_text().splitlines()[:12]
     assert head[0].startswith("# ")
+    assert head[0].endswith("."), "`deepsynth configs` shows the first line alone"
     assert any("deepsynth " in line for line in head if line.startswith("#"))

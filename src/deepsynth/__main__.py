@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
 from deepsynth._version import __version__
+from deepsynth.cli.config_files import UnknownConfig, list_configs, with_config_files
 
 #: Every subcommand with what it does; a test compares it with what the parsers really have.
 SUBCOMMANDS: dict[str, str] = {
@@ -18,6 +20,7 @@ SUBCOMMANDS: dict[str, str] = {
     "benchmark": "measure speed: benchmark data, benchmark train, benchmark generate",
     "compare": "measure backends side by side on the same work, as a page with a checklist",
     "hub": "Hugging Face Hub: hub resume, hub pull, hub push-data",
+    "configs": "list the configurations that come with DeepSynth, for --config NAME",
 }
 
 
@@ -27,11 +30,18 @@ def overview() -> str:
     rows = "\n".join(f"  {name:<{width}}  {what}" for name, what in SUBCOMMANDS.items())
     return (
         f"deepsynth {__version__}: render text as pages and fine-tune vision-language OCR models on them\n\n"
-        f"usage: deepsynth SUBCOMMAND [--config FILE ...] [--KEY=VALUE ...]\n\n{rows}\n\n"
+        f"usage: deepsynth SUBCOMMAND [--config NAME|FILE ...] [--KEY=VALUE ...]\n\n{rows}\n\n"
         "  deepsynth SUBCOMMAND --help    the options of one\n"
         "  --debug                        with any of them: show the traceback of an error\n"
         "  --version                      print the version\n"
     )
+
+
+def make_folder_importable() -> None:
+    """Make modules in the current folder importable, as ``python -m deepsynth`` does, unless Python is told not to."""
+    folder = os.getcwd()
+    if not sys.flags.safe_path and folder not in sys.path:
+        sys.path.insert(0, folder)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -43,7 +53,10 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 for a run that failed on what it was given, 2 for arguments that cannot be used.
     """
-    args = list(sys.argv[1:] if args is None else args)
+    if args is None:
+        args = sys.argv[1:]
+        make_folder_importable()
+    args = list(args)
     if not args or args[0] in ("-h", "--help"):
         sys.stdout.write(overview())
         return 0
@@ -52,6 +65,13 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     if args[0] not in SUBCOMMANDS:
         sys.stderr.write(f"deepsynth: {args[0]!r} is no subcommand; there are {', '.join(SUBCOMMANDS)}\n")
+        return 2
+    if args[0] == "configs":
+        return list_configs(args[1:])
+    try:
+        args = with_config_files(args)
+    except UnknownConfig as error:
+        sys.stderr.write(f"deepsynth: {error}\n")
         return 2
     from deepsynth.unsloth_import import import_unsloth_first
 

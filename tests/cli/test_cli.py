@@ -286,7 +286,7 @@ def test_a_checkpoint_loads_without_a_list_of_the_base(
     assert not [warning for warning in recwarn if "Found keys" in str(warning.message)]
 
 
-@pytest.mark.parametrize("argument", [[], ["--help"], ["--version"]])
+@pytest.mark.parametrize("argument", [[], ["--help"], ["--version"], ["configs"]])
 def test_the_bare_command_imports_no_library(argument: list[str]) -> None:
     code = (
         "import sys; from deepsynth.__main__ import main; code = main(sys.argv[1:]);"
@@ -307,7 +307,7 @@ def test_the_table_of_subcommands_is_the_real_one() -> None:
     from deepsynth.cli.commands import COMMANDS
     from deepsynth.cli.main import DeepSynthCLI
 
-    assert set(SUBCOMMANDS) == set(DeepSynthCLI.subcommands()) | set(COMMANDS)
+    assert set(SUBCOMMANDS) == set(DeepSynthCLI.subcommands()) | set(COMMANDS) | {"configs"}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")

@@ -123,8 +123,10 @@ def test_mistakes_are_one_line(configs: Path, capsys: pytest.CaptureFixture[str]
         assert message in capsys.readouterr().err
     assert main(command(configs, "eager", "eager")) == 1
     assert "each file needs a name of its own" in capsys.readouterr().err
-    assert main(command(configs, "missing")) == 1
-    assert "missing.yaml cannot be read" in capsys.readouterr().err
+    assert main(command(configs, "missing")) == 2
+    assert f"there is no file '{configs / 'missing.yaml'}'" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"missing\.yaml cannot be read"):
+        compare([configs / "base.yaml"], [configs / "missing.yaml"], configs / "out")
 
 
 def test_the_benchmarks_measure_ours_and_what_others_give(tmp_path: Path, in_this_process: list[str]) -> None:
