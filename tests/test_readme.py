@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,6 @@ COMMANDS = [
 
 def prepare(folder: Path) -> None:
     """Lay out what the README's examples speak of."""
-    shutil.copytree(ROOT / "configs", folder / "configs")
     (folder / "docs.jsonl").write_text(
         "".join(f'{{"id": "{i}", "text": "Document number {i} is short."}}\n' for i in range(40))
     )

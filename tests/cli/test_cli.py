@@ -181,7 +181,11 @@ def test_scans_are_read_without_the_renderer(config: str, tmp_path: Path, caplog
         (["--model.attn_implementation=flash_attention_2"], 1, ["install flash-attn,", "sdpa"]),
         (["--model.attn_implementation=flash_attention_3"], 1, ["flash-attn-3 is not", "build it from", "sdpa"]),
         (["--model.attn_implementation=flash_attention_4"], 1, ["install flash-attn-4,", "sdpa"]),
-        (["--trainer.strategy=deepspeed_stage_2"], 1, ["trainer.strategy is deepspeed_stage_2", "fsdp2.yaml"]),
+        (
+            ["--trainer.strategy=deepspeed_stage_2"],
+            1,
+            ["trainer.strategy is deepspeed_stage_2", "--config trainer/fsdp2"],
+        ),
         (["--data.max_tokens=150"], 1, ["document", "budget is 150", "data.max_tokens"]),
         (["--ckpt_path=none.ckpt"], 1, ["none.ckpt"]),
         (["--data.prompt=Read."], 1, ["<image>"]),

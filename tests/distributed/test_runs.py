@@ -76,8 +76,7 @@ def test_the_torchrun_line_trains_in_four_processes_as_one_does(tmp_path: Path, 
     write_config(tmp_path, jsonl, 1)
     line = re.search(r"^torchrun (.*) -m deepsynth (.*)$", (ROOT / "docs" / "cluster.md").read_text(), re.MULTILINE)
     assert line is not None
-    options = line.group(2).replace("configs/quickstart.yaml", "run.yaml")
-    options = options.replace("configs/trainer/ddp.yaml", str(ROOT / "configs/trainer/ddp.yaml"))
+    options = line.group(2).replace("--config quickstart", "--config run.yaml")
     launcher = [sys.executable, "-m", "torch.distributed.run", *line.group(1).split()]
     port = str(free_port())
     nodes = []
@@ -97,7 +96,7 @@ def test_the_torchrun_line_trains_in_four_processes_as_one_does(tmp_path: Path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("overlay", ["ddp.yaml", "fsdp2.yaml"])
+@pytest.mark.parametrize("overlay", ["trainer/ddp", "trainer/fsdp2"])
 def test_one_command_validates_and_predicts_in_two_processes_as_in_one(
     overlay: str, tmp_path: Path, jsonl: Path
 ) -> None:
@@ -105,7 +104,7 @@ def test_one_command_validates_and_predicts_in_two_processes_as_in_one(
     deepsynth = [sys.executable, "-m", "deepsynth"]
     run_command([*deepsynth, "fit", "--config", "run.yaml", "--run_name=one", "--trainer.max_steps=2"], tmp_path)
     last = tmp_path / "runs/one/checkpoints/last.ckpt"
-    several = ["--config", str(ROOT / "configs/trainer" / overlay), "--trainer.devices=2", "--run_name=two"]
+    several = ["--config", overlay, "--trainer.devices=2", "--run_name=two"]
     for arguments in ([], several):
         run = ["--config", "run.yaml", *arguments, "--ckpt_path", str(last.rename(tmp_path / "one.ckpt"))]
         last = tmp_path / "one.ckpt"
@@ -144,8 +143,7 @@ def test_the_slurm_script_goes_on_after_a_notice(tmp_path: Path, jsonl: Path) ->
     text = (ROOT / "docs" / "cluster.md").read_text()
     script = re.search(r"```bash\n(#!/usr/bin/env bash\n#SBATCH.*?)```", text, re.DOTALL)
     assert script is not None
-    words = script.group(1).replace("configs/quickstart.yaml", "run.yaml")
-    words = words.replace("configs/trainer/ddp.yaml", str(ROOT / "configs/trainer/ddp.yaml"))
+    words = script.group(1).replace("--config quickstart", "--config run.yaml")
     steps = "--trainer.max_steps=${STEPS} "
     (tmp_path / "train.sbatch").write_text(words.replace('--run_name "$run"', steps + '--run_name "$run"'))
     programs = tmp_path / "bin"
@@ -212,10 +210,10 @@ def test_a_process_that_fails_ends_the_run_with_its_error(rank: int, tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("overlay", "number"), [("fsdp2.yaml", signal.SIGTERM), ("ddp.yaml", signal.SIGINT)])
+@pytest.mark.parametrize(("overlay", "number"), [("trainer/fsdp2", signal.SIGTERM), ("trainer/ddp", signal.SIGINT)])
 def test_a_signal_ends_all_processes_with_a_checkpoint(overlay: str, number: int, tmp_path: Path, jsonl: Path) -> None:
     write_config(tmp_path, jsonl, 1)
-    several = ["--config", str(ROOT / "configs/trainer" / overlay), "--data.num_workers=1"]
+    several = ["--config", overlay, "--data.num_workers=1"]
     process = start(tmp_path, "--trainer.max_steps=100000", *several)
     try:
         wait_for(tmp_path / "runs/run/metrics.csv", process)

@@ -124,7 +124,7 @@ class FullyShardedStrategy(ModelParallelStrategy):
         if not is_sharded(self.model):
             raise UserError(
                 f"{type(self.lightning_module).__name__} did not shard its weights in configure_model; "
-                "use PeftModule or FullModule, or configs/trainer/ddp.yaml"
+                "use PeftModule or FullModule, or --config trainer/ddp"
             )
         gather_for_evaluation(self.model)
 

@@ -34,8 +34,8 @@ class Refusal:
 
 
 _OTHER_STRATEGY = Refusal(
-    "only ddp and fsdp2 are tested; where a model does not fit one GPU use configs/trainer/fsdp2.yaml, which does what "
-    "FSDP1 and DeepSpeed would do, else configs/trainer/ddp.yaml",
+    "only ddp and fsdp2 are tested; where a model does not fit one GPU use --config trainer/fsdp2, which does what "
+    "FSDP1 and DeepSpeed would do, else --config trainer/ddp",
     strategy="other",
 )
 
@@ -49,18 +49,18 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
     Refusal(
         "bitsandbytes keeps the scales of quantized weights beside the parameter, where FSDP2 does not shard or gather "
-        "them; use configs/trainer/ddp.yaml, or model.quantization=none with fsdp2",
+        "them; use --config trainer/ddp, or model.quantization=none with fsdp2",
         strategy="fsdp2",
         weights="nf4 or int8",
     ),
     Refusal(
         "float16 needs loss scaling, whose overflow check sees the shard of one rank alone; use model.dtype=bfloat16, "
-        "or configs/trainer/ddp.yaml",
+        "or --config trainer/ddp",
         strategy="fsdp2",
         weights="float16",
     ),
     Refusal(
-        "Unsloth's compiled layers read whole weights; use PeftModule with fsdp2, or configs/trainer/ddp.yaml",
+        "Unsloth's compiled layers read whole weights; use PeftModule with fsdp2, or --config trainer/ddp",
         module="UnslothModule",
         strategy="fsdp2",
     ),
@@ -69,7 +69,7 @@ REFUSALS: tuple[Refusal, ...] = (
 #: Options of other trainers that people give here, and why there is none.
 REFUSED_OPTIONS: dict[str, str] = {
     "device_map": "each process loads its model onto its own device, and device_map=auto would spread every copy over "
-    "all of them; for several GPUs use configs/trainer/ddp.yaml, for less memory a GPU configs/trainer/fsdp2.yaml",
+    "all of them; for several GPUs use --config trainer/ddp, for less memory a GPU --config trainer/fsdp2",
 }
 
 
