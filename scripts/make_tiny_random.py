@@ -15,6 +15,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForImageTextToText, DeepseekOcr2Config, PreTrainedTokenizerFast
 
+from deepsynth.compat.transformers import unify_dtype
+
 FOLDER = Path(__file__).parents[1] / "src" / "deepsynth" / "models" / "builtin" / "tiny_random"
 SPECIAL = {"bos": "<｜begin▁of▁sentence｜>", "eos": "<｜end▁of▁sentence｜>", "pad": "<｜▁pad▁｜>", "image": "<image>"}
 VOCABULARY = 512
@@ -79,6 +81,7 @@ def main() -> None:
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
     model = AutoModelForImageTextToText.from_config(make_config(tokenizer), dtype=torch.bfloat16)
+    unify_dtype(model)
     # A frozen head bounds the logits by |w| |h|; at the usual scale no text could be learned with confidence.
     torch.nn.init.normal_(model.lm_head.weight, std=0.1)
     # At the usual scale the queries attend to all patches alike and every page looks the same: measured over eight

@@ -107,7 +107,8 @@ class PretrainModule(FullModule):
         """Return the sum of the text's loss and the auxiliary losses."""
         self._see_prompt(batch)
         outputs = self.model(**batch.inputs, use_cache=False)
-        cells, places = self._cells_loss(outputs.image_hidden_states), self._places_loss(batch.inputs["labels"])
+        cells = self._cells_loss(torch.cat(outputs.image_outputs.pooler_output))
+        places = self._places_loss(batch.inputs["labels"])
         self.log_dict({"train/loss": outputs.loss, "train/cells": cells, "train/places": places}, batch_size=len(batch))
         loss: torch.Tensor = outputs.loss + self.hparams["cell_weight"] * cells + self.hparams["place_weight"] * places
         return loss

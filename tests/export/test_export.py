@@ -52,8 +52,8 @@ def _adapter(base: str, folder: Path, scope: str = "all", strength: float = 0.02
     """Write a peft adapter with random weights."""
     model = AutoModelForImageTextToText.from_pretrained(resolve_model_name(base), dtype=torch.float32)
     settings = {"rank": 4, "alpha": 8, "dropout": 0.0, "rslora": False, "dora": False, "init": "default", **changes}
-    adapted = get_peft_model(model, lora_config(model, SCOPES[scope], base_model_name=base, **settings))
     torch.manual_seed(3)
+    adapted = get_peft_model(model, lora_config(model, SCOPES[scope], base_model_name=base, **settings))
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=strength)

@@ -100,10 +100,7 @@ def export_model(
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from deepsynth.models import register
-    from deepsynth.models.registry import resolve_model_name
-
-    register()
+    from deepsynth.models.registry import load_pretrained, resolve_model_name
 
     adapter, output = Path(adapter), Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -111,7 +108,7 @@ def export_model(
     base = base or _base_of(adapter)
     source = resolve_model_name(base)
     kind = "auto" if dtype == "auto" else getattr(torch, dtype)
-    model = AutoModelForImageTextToText.from_pretrained(source, dtype=kind).to(device).eval()
+    model = load_pretrained(AutoModelForImageTextToText, base, dtype=kind).to(device).eval()
     if format == "published" and model.config.model_type != "deepseek_ocr":
         raise ValueError(
             f"format is 'published', but {base} is a {model.config.model_type} model; only DeepSeek-OCR is written in "
@@ -129,7 +126,7 @@ def export_model(
         _write(merged, processor, source, part, format, max_shard_size)
         del merged, adapted, model
         gc.collect()
-        again = AutoModelForImageTextToText.from_pretrained(part, dtype=kind).to(device).eval()
+        again = load_pretrained(AutoModelForImageTextToText, str(part), dtype=kind).to(device).eval()
         changed = {name for name, digest in weight_digests(again).items() if digest != before[name]}
         check_weights(changed, expected, allowed)
         reloaded = answer_of(again, probe_inputs(AutoProcessor.from_pretrained(part), device))

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from deepsynth.compat.transformers import cache_name
 from deepsynth.generation.cache import RowCache
 from deepsynth.models.engine.layer_runner import transformer_layers
 from deepsynth.models.engine.vision_chunks import (
@@ -84,6 +85,7 @@ class Reader:
         self._modules: tuple[Any, ...] = ()
         self._tuned: list[Any] = []
         self._reading = Reading(self.text)
+        self._cache_name = cache_name()
         #: Runs a function of tensors as a captured graph, where there are graphs.
         self.captured: Captured | None = None
 
@@ -281,9 +283,9 @@ class Reader:
                 hidden,
                 attention_mask=mask,
                 position_ids=positions,
-                past_key_values=cache,
                 use_cache=True,
                 position_embeddings=rotation,
+                **{self._cache_name: cache},
             )
         return hidden
 

@@ -26,6 +26,10 @@ def fill_with_random_weights(
     from transformers import PreTrainedModel
     from transformers.modeling_layers import GradientCheckpointingLayer
 
+    from deepsynth.compat.transformers import unify_dtype
+
+    unify_dtype(model)
+
     def fill(module: nn.Module, owner: Any, prefix: str) -> None:
         owner = module if isinstance(module, PreTrainedModel) else owner
         for name, child in module.named_children():

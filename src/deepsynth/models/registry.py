@@ -47,7 +47,7 @@ def resolve_model_name(model_name: str) -> str:
 
 
 def load_pretrained(auto_class: Any, model_name: str, **kwargs: Any) -> Any:
-    """Return ``auto_class.from_pretrained`` of a model name.
+    """Return ``auto_class.from_pretrained`` of a model name, a model in one dtype.
 
     Args:
         auto_class: ``AutoConfig``, ``AutoProcessor`` or ``AutoModelForImageTextToText``.
@@ -57,16 +57,18 @@ def load_pretrained(auto_class: Any, model_name: str, **kwargs: Any) -> Any:
     Raises:
         UserError: when the files are missing or cannot be downloaded.
     """
+    from deepsynth.compat.transformers import unify_dtype
     from deepsynth.models.deepseek_ocr.registration import register
 
     register()
     try:
-        return auto_class.from_pretrained(resolve_model_name(model_name), **kwargs)
+        loaded = auto_class.from_pretrained(resolve_model_name(model_name), **kwargs)
     except OSError as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"model_name {model_name!r} cannot be loaded: {reason} (a folder with the model's files works offline)"
         ) from error
+    return unify_dtype(loaded) if hasattr(loaded, "named_parameters") else loaded
 
 
 def family_of(config: Any) -> Family:

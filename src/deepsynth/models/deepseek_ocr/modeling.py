@@ -29,6 +29,7 @@ from transformers.models.deepseek_ocr2.modeling_deepseek_ocr2 import (
     DeepseekOcr2TextModel,
 )
 
+from deepsynth.compat.transformers import cache_name, unify_dtype
 from deepsynth.models.deepseek_ocr.balance import RouterRecorder, balance_loss
 from deepsynth.models.deepseek_ocr.checkpoint import load_strictly, write_published
 from deepsynth.models.deepseek_ocr.configuration import DeepseekOcrConfig
@@ -37,20 +38,20 @@ from deepsynth.models.deepseek_ocr.vision import DeepseekOcrVisionModel
 
 @dataclass
 class DeepseekOcrModelOutput(BaseModelOutputWithPast):
-    """Hidden states (B, T, H) and the features (sum of tokens, H) that stood in for the image tokens."""
+    """Hidden states (B, T, H), and the features (tokens, H) of each image as ``image_outputs.pooler_output``."""
 
-    image_hidden_states: torch.Tensor | None = None
+    image_outputs: BaseModelOutputWithPooling | None = None
 
 
 @dataclass
 class DeepseekOcrCausalLMOutput(CausalLMOutputWithPast):
-    """Loss, logits (B, T, vocabulary), and the balance loss apart.
+    """Loss, logits (B, T, vocabulary), features of the images, and the balance loss apart.
 
     ``loss`` is the mean over label tokens, plus ``router_aux_loss_coef * aux_loss`` when the model trains with it.
     """
 
     aux_loss: torch.Tensor | None = None
-    image_hidden_states: torch.Tensor | None = None
+    image_outputs: BaseModelOutputWithPooling | None = None
 
 
 class DeepseekOcrPreTrainedModel(DeepseekOcr2PreTrainedModel):
@@ -79,13 +80,13 @@ class DeepseekOcrPreTrainedModel(DeepseekOcr2PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load a native or a published checkpoint, with vision frozen.
+        """Load a native or a published checkpoint in one dtype, with vision frozen.
 
         Raises:
             ValueError: listing the keys that are missing, unexpected or of another shape, or naming the broken file.
         """
         loaded = load_strictly(super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
-        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_vision()
+        unify_dtype(loaded[0] if isinstance(loaded, tuple) else loaded).freeze_vision()
         return loaded
 
     def freeze_vision(self, frozen: bool = True) -> None:
@@ -214,6 +215,7 @@ class DeepseekOcrModel(DeepseekOcrPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> DeepseekOcrModelOutput:
         """Encode the images, put them into the text, run the decoder.
@@ -226,9 +228,10 @@ class DeepseekOcrModel(DeepseekOcrPreTrainedModel):
             patches_grid: (V, 2).
             attention_mask: (B, T).
             position_ids: (B, T).
-            past_key_values: of the tokens before these.
+            past_key_values: older name of ``cache``.
             inputs_embeds: (B, T, H).
             use_cache: return the cache.
+            cache: keys and values of the tokens before these.
             **kwargs: for the decoder.
 
         Raises:
@@ -236,12 +239,12 @@ class DeepseekOcrModel(DeepseekOcrPreTrainedModel):
         """
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
-        image = None
+        cache = past_key_values if cache is None else cache
+        features = None
         if pixel_values is not None and len(pixel_values):
             features = self.get_image_features(pixel_values, pixel_values_local, num_local_patches, patches_grid)
-            image = torch.cat(features.pooler_output)
-            inputs_embeds = self._insert(inputs_embeds, input_ids, image)
-        elif past_key_values is None and input_ids is not None and (input_ids == self.config.image_token_id).any():
+            inputs_embeds = self._insert(inputs_embeds, input_ids, torch.cat(features.pooler_output))
+        elif cache is None and input_ids is not None and (input_ids == self.config.image_token_id).any():
             raise ValueError(
                 f"the prompts hold image tokens (id {self.config.image_token_id}) but there is no pixel_values; "
                 "pass what the image processor returned"
@@ -250,16 +253,16 @@ class DeepseekOcrModel(DeepseekOcrPreTrainedModel):
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             use_cache=use_cache,
+            **{cache_name(): cache},
             **kwargs,
         )
         return DeepseekOcrModelOutput(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            image_hidden_states=image,
+            image_outputs=features,
+            **{cache_name(): outputs.get(cache_name())},
         )
 
 
@@ -297,6 +300,7 @@ class DeepseekOcrForConditionalGeneration(DeepseekOcrPreTrainedModel, Generation
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> DeepseekOcrCausalLMOutput:
         """Predict the next tokens.
@@ -309,11 +313,12 @@ class DeepseekOcrForConditionalGeneration(DeepseekOcrPreTrainedModel, Generation
             patches_grid: (V, 2).
             attention_mask: (B, T).
             position_ids: (B, T).
-            past_key_values: of the tokens before these.
+            past_key_values: older name of ``cache``.
             inputs_embeds: (B, T, H).
             labels: (B, T), -100 where nothing is learned; shifted here.
             use_cache: return the cache.
             logits_to_keep: the last so many positions (0: all), or their indices.
+            cache: keys and values of the tokens before these.
             **kwargs: for the decoder and the loss (``num_items_in_batch``).
         """
         coefficient = self.config.router_aux_loss_coef
@@ -327,7 +332,7 @@ class DeepseekOcrForConditionalGeneration(DeepseekOcrPreTrainedModel, Generation
                 patches_grid=patches_grid,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
+                cache=past_key_values if cache is None else cache,
                 inputs_embeds=inputs_embeds,
                 use_cache=use_cache,
                 **kwargs,
@@ -345,9 +350,9 @@ class DeepseekOcrForConditionalGeneration(DeepseekOcrPreTrainedModel, Generation
         return DeepseekOcrCausalLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             aux_loss=aux_loss,
-            image_hidden_states=outputs.image_hidden_states,
+            image_outputs=outputs.image_outputs,
+            **{cache_name(): outputs.get(cache_name())},
         )

@@ -161,13 +161,18 @@ def _attend(
     hidden_states: torch.Tensor,
     position_embeddings: tuple[torch.Tensor, torch.Tensor],
     attention_mask: torch.Tensor | None = None,
+    cache: Any = None,
     past_key_values: Any = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, Any]:
-    """Return attention and its weights, as transformers' layer does, queries and keys rotated by one kernel."""
+    """Return attention and its weights, as transformers' layer does, queries and keys rotated by one kernel.
+
+    ``past_key_values`` is the older name of ``cache``.
+    """
+    cache = past_key_values if cache is None else cache
     if self.config._attn_implementation == "eager":  # its function is the model's own
         found: tuple[torch.Tensor, Any] = type(self).forward(
-            self, hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs
+            self, hidden_states, position_embeddings, attention_mask, cache, **kwargs
         )
         return found
     from liger_kernel.ops.rope import LigerRopeFunction
@@ -180,8 +185,8 @@ def _attend(
     if torch.is_grad_enabled():  # it works in place, on what recomputation may have kept
         query, key = query.clone(), key.clone()
     query, key = LigerRopeFunction.apply(query, key, *position_embeddings)
-    if past_key_values is not None:
-        key, value = past_key_values.update(key, value, self.layer_idx)
+    if cache is not None:
+        key, value = cache.update(key, value, self.layer_idx)
     attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
     dropout = self.attention_dropout if self.training else 0.0
     output, weights = attend(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)

@@ -1,0 +1,66 @@
+"""Names and dtypes that differ between releases of transformers."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, DynamicCache
+
+from deepsynth.compat.transformers import cache_name, unify_dtype
+from deepsynth.generation.cache import RowCache
+from deepsynth.generation.model_runner import Prompt, Reader
+from deepsynth.models.registry import load_pretrained, resolve_model_name
+
+MODELS = ("deepsynth/tiny", "deepsynth/tiny-random")
+
+
+@pytest.mark.parametrize("meta", [False, True])
+def test_routers_get_the_dtype_of_the_other_weights(meta: bool) -> None:
+    config = AutoConfig.from_pretrained(resolve_model_name("deepsynth/tiny-random"))
+    with torch.device("meta" if meta else "cpu"):
+        model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
+    router = model.model.language_model.layers[1].mlp.gate.weight
+    router.data = router.data.float()  # as newer releases make it
+    rotation = model.model.language_model.rotary_emb.inv_freq.dtype
+    assert unify_dtype(model) is model
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert model.model.language_model.rotary_emb.inv_freq.dtype == rotation == torch.float32
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_nothing_deprecated_is_used(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by the model's forward pass and transformers' generation, nor by our decoding."""
+    said: list[str] = []
+    monkeypatch.setattr(logging.Logger, "warning_once", lambda self, *args, **kwargs: said.append(args[0]))
+    model: Any = load_pretrained(AutoModelForImageTextToText, name).eval()
+    ids = torch.arange(5)[None] + 20
+    reader = Reader(model)
+    cache = RowCache(len(reader.layers), 1, reader.device)
+    cache.reserve(8)
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("error", FutureWarning)
+        whole = model(input_ids=ids)
+        model.generate(input_ids=ids, max_new_tokens=3, do_sample=False)
+        with reader.at_work():
+            hidden, last = reader.embed([Prompt(ids[0], None)])
+            token = reader.prefill(hidden, torch.tensor([0]), last, cache)
+            reader.step(token, torch.tensor([5]), cache, 6)
+    assert token.item() == whole.logits[0, -1].argmax().item()
+    assert not said
+
+
+def test_the_cache_goes_by_its_new_name_and_by_its_old_one() -> None:
+    model: Any = load_pretrained(AutoModelForImageTextToText, "deepsynth/tiny").eval()
+    ids = torch.arange(8)[None] + 20
+    with torch.inference_mode():
+        whole = model(input_ids=ids).logits[:, -1]
+        for name in ("cache", "past_key_values"):
+            cache = DynamicCache(config=model.config.text_config)
+            first = model(input_ids=ids[:, :7], use_cache=True, **{name: cache})
+            assert first[cache_name()] is cache
+            last = model(input_ids=ids[:, 7:], **{name: cache}).logits[:, -1]
+            torch.testing.assert_close(last, whole, rtol=1e-4, atol=1e-4)
