@@ -15,7 +15,7 @@ from torch import nn
 from deepsynth import PeftModule
 from deepsynth.export.merge import export_model
 from deepsynth.models.engine.layer_runner import keep
-from deepsynth.models.quantization.nf4_experts import Nf4Experts
+from deepsynth.models.quantization.nf4_experts import Nf4Experts, dequantize_nf4
 from deepsynth.modules import FullModule
 from deepsynth.types import Batch
 from tests.helpers.training import make_data, make_module, make_trainer
@@ -53,8 +53,6 @@ def randomize(module: nn.Module) -> None:
 
 def dequantized_twin(module: PeftModule) -> PeftModule:
     """Return the module without quantisation, with the weights that the quantised ones stand for."""
-    from bitsandbytes.functional import dequantize_4bit
-
     twin = loaded()
     own = dict(twin.model.named_modules())
     with torch.no_grad():
@@ -63,7 +61,7 @@ def dequantized_twin(module: PeftModule) -> PeftModule:
                 for name in Nf4Experts.PARAMETERS:
                     getattr(own[path], name).copy_(quantized.quantized(name).dequantize())
             elif isinstance(quantized, nn.Linear) and hasattr(quantized.weight, "quant_state"):
-                own[path].weight.copy_(dequantize_4bit(quantized.weight.data, quantized.weight.quant_state))
+                own[path].weight.copy_(dequantize_nf4(quantized.weight.data, quantized.weight.quant_state))
     return twin
 
 

@@ -15,6 +15,7 @@ nf4 is from QLoRA (Dettmers et al. 2023, arXiv:2305.14314): blocks of 64 weights
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,24 @@ _SCALE_BLOCK = 256
 #: Up to so many rows for each expert of the layer, as in generation, only those that are hit are dequantised: 21 tokens
 #: of DeepSeek-OCR (6 of 64 experts). With more, hardly one is left out.
 _FEW_ROWS = 2
+
+
+def dequantize_nf4(packed: torch.Tensor, state: Any) -> torch.Tensor:
+    """Return the weights that nf4 stands for, in the state's shape and dtype.
+
+    As one long row: on CPUs with AVX-512 the kernel of bitsandbytes 0.50 gives weights the scales of other blocks
+    where rows are no whole blocks.
+
+    Args:
+        packed: two weights a byte.
+        state: bitsandbytes' ``QuantState``, with scales nested or not.
+    """
+    from bitsandbytes.functional import dequantize_4bit
+
+    flat = copy.copy(state)
+    flat.shape = torch.Size([state.shape.numel()])
+    weight: torch.Tensor = dequantize_4bit(packed.view(-1, 1), flat)
+    return weight.view(state.shape)
 
 
 class Nf4Tensor(nn.Module):
@@ -69,7 +88,7 @@ class Nf4Tensor(nn.Module):
     @torch.no_grad()
     def dequantize(self, experts: torch.Tensor | None = None) -> torch.Tensor:
         """Return the weights (E, O, I), or those of the experts (S,) alone, in the compute dtype."""
-        from bitsandbytes.functional import QuantState, dequantize_4bit, dequantize_blockwise
+        from bitsandbytes.functional import QuantState, dequantize_blockwise
 
         scale, packed, shape = self.scale.data, self.packed.data, self.shape
         if self.nested:
@@ -84,8 +103,7 @@ class Nf4Tensor(nn.Module):
         state = QuantState(
             absmax=scale, shape=torch.Size(shape), dtype=self.compute_dtype, blocksize=BLOCK, quant_type="nf4"
         )
-        weight: torch.Tensor = dequantize_4bit(packed.view(-1, 1), state)
-        return weight
+        return dequantize_nf4(packed, state)
 
 
 class FrozenGroupedLinear(torch.autograd.Function):

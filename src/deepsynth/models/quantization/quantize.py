@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from deepsynth.lazy_imports import install_command
-from deepsynth.models.quantization.nf4_experts import BLOCK, Nf4Experts
+from deepsynth.models.quantization.nf4_experts import BLOCK, Nf4Experts, dequantize_nf4
 
 Kind = Literal["none", "nf4", "int8"]
 
@@ -95,9 +96,8 @@ def _quantized_linear(linear: nn.Linear, how: Quantization, device: torch.device
     with torch.device("meta"):
         sizes = (linear.in_features, linear.out_features, bias is not None)
         if how.kind == "nf4":
-            new = bnb.nn.Linear4bit(
-                *sizes, compute_dtype=how.compute_dtype, compress_statistics=how.double, quant_type="nf4"
-            )
+            kind = bnb.nn.Linear4bit if linear.in_features % BLOCK == 0 else _linear_of_broken_blocks()
+            new = kind(*sizes, compute_dtype=how.compute_dtype, compress_statistics=how.double, quant_type="nf4")
         else:
             new = _linear_of_rows()(*sizes, has_fp16_weights=False, threshold=_OUTLIER)
     if how.kind == "nf4":
@@ -113,6 +113,27 @@ def _quantized_linear(linear: nn.Linear, how: Quantization, device: torch.device
     new.bias = None if bias is None else nn.Parameter(bias.data.to(device), requires_grad=False)
     quantized: nn.Module = new.train(linear.training)
     return quantized
+
+
+@cache
+def _linear_of_broken_blocks() -> type[nn.Module]:
+    """Return bitsandbytes' layer for 4 bits, for inputs whose number is no multiple of a block.
+
+    On the CPU it dequantizes as :func:`dequantize_nf4` does; the backward pass keeps the result.
+    """
+    import bitsandbytes as bnb
+
+    class Linear4bitFlat(bnb.nn.Linear4bit):  # type: ignore[misc]
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.device.type != "cpu":
+                outputs: torch.Tensor = super().forward(x)
+                return outputs
+            with torch.no_grad():
+                weight = dequantize_nf4(self.weight.data, self.weight.quant_state).to(self.compute_dtype)
+                bias = None if self.bias is None else self.bias.to(self.compute_dtype)
+            return functional.linear(x.to(self.compute_dtype), weight, bias).to(x.dtype)
+
+    return Linear4bitFlat
 
 
 @cache
