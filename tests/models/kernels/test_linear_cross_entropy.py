@@ -37,7 +37,7 @@ def test_loss_and_both_gradients_equal_the_plain_ones(count: int) -> None:
     found = torch.autograd.grad(3.0 * loss, (hidden, weight))
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
     for one, other in zip(found, grads, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)  # sums of other orders, of numbers around 1
 
 
 def test_a_frozen_head_gets_no_gradient_and_costs_none() -> None:
