@@ -2,16 +2,19 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CEILING := .venv-ceiling
+LOWEST := .venv-lowest
+NEWEST := .venv-newest
+TESTED := constraints/tested.txt
+PYTEST := -m pytest -n logical --dist worksteal
 .DEFAULT_GOAL := help
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 — /p' Makefile
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml $(TESTED)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "deepsynth needs Python 3.11 or newer; found $$($(PYTHON) --version). Use: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -e '.[dev]'
+	$(BIN)/python -m pip install -q -e '.[dev]' -c $(TESTED)
 	@touch $@
 
 install: $(VENV)/.installed  ## make .venv and install DeepSynth into it
@@ -32,23 +35,40 @@ quickstart: $(VENV)/.installed  ## teach the built-in model light type on dark g
 	@echo "Look at runs/quickstart/gallery.html: the same pages as read before and after"
 
 test: $(VENV)/.installed  ## run the default tests (no network, no GPU)
-	$(BIN)/python -m pytest -n logical --dist worksteal
+	$(BIN)/python $(PYTEST)
 
-$(CEILING)/.installed: pyproject.toml
-	$(PYTHON) -m venv $(CEILING)
-	$(CEILING)/bin/python -m pip install -q -e '.[dev]' transformers==5.17.0 datasets==4.8.5
+$(LOWEST)/.installed: pyproject.toml constraints/lowest.txt
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install -q -e '.[dev]' -c constraints/lowest.txt
 	@touch $@
 
-test-ceiling: $(CEILING)/.installed  ## the same tests with the newest versions that Unsloth takes
-	$(CEILING)/bin/python -m pytest -n logical --dist worksteal
+test-lowest: $(LOWEST)/.installed  ## the same tests with the oldest versions that pyproject.toml allows
+	$(LOWEST)/bin/python $(PYTEST)
+
+test-newest:  ## the same tests with the newest versions there are, beyond pyproject.toml's bounds: what breaks tomorrow
+	$(PYTHON) -m venv --clear $(NEWEST)
+	$(PYTHON) scripts/requirements.py newest >$(NEWEST)/requirements.txt
+	$(NEWEST)/bin/python -m pip install -q -r $(NEWEST)/requirements.txt
+	$(NEWEST)/bin/python -m pip install -q --no-deps -e .
+	@echo "< tested  > newest"; $(FREEZE) | diff $(TESTED) - | grep '^[<>]' || true
+	$(NEWEST)/bin/python $(PYTEST)
+
+# A local build's tag (torch's +cpu) is not part of the version that others can install.
+FREEZE = $(NEWEST)/bin/python -m pip freeze --exclude-editable | sed 's/+.*//'
+
+constraints:  ## renew constraints/: the newest versions that pyproject.toml allows, and the oldest (with Python 3.11)
+	$(PYTHON) -m venv --clear $(NEWEST)
+	$(NEWEST)/bin/python -m pip install -q -e '.[dev]'
+	$(FREEZE) >$(TESTED)
+	$(PYTHON) scripts/requirements.py lowest >constraints/lowest.txt
 
 check: $(VENV)/.installed  ## lint, types, tests: what CI runs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n logical --dist worksteal
+	$(BIN)/python $(PYTEST)
 
-clean:  ## remove the environment and caches; runs/ stays
-	rm -rf $(VENV) $(CEILING) .pytest_cache .mypy_cache .ruff_cache build dist
+clean:  ## remove the environments and caches; runs/ stays
+	rm -rf $(VENV) $(LOWEST) $(NEWEST) .pytest_cache .mypy_cache .ruff_cache build dist
 
-.PHONY: help install quickstart test test-ceiling check clean
+.PHONY: help install quickstart test test-lowest test-newest constraints check clean
