@@ -8,8 +8,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import deepsynth
-
 #: Options whose values are configurations.
 _OPTIONS = ("--config", "-c", "--backends")
 #: Subcommands where several values may follow one option.
@@ -24,7 +22,7 @@ class UnknownConfig(ValueError):
 
 def config_folder() -> Path:
     """Return the folder of the shipped configurations: in the package, or in the repository that it runs from."""
-    package = Path(deepsynth.__file__).parent
+    package = Path(__file__).parents[1]
     shipped = package / "configs"
     return shipped if shipped.is_dir() else package.parents[1] / "configs"
 
