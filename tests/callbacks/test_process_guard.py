@@ -1,109 +1,133 @@
-"""Signals to one of several processes, without the other ones."""
+"""Signals to a run of one process, and to one of several processes without the other ones."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from deepsynth.callbacks import ProcessGuard
+from tests.helpers.training import make_data, make_module, make_trainer
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
-class Strategy:
-    """Stands for two processes, of which the other one is not asked to end."""
-
-    launcher = None
-    root_device = torch.device("cpu")
-
-    def broadcast(self, value: Any) -> Any:
-        return value
-
-    def reduce_boolean_decision(self, decision: bool, all: bool) -> bool:
-        assert not all
-        return decision
-
-
-@pytest.fixture
-def trainer() -> Iterator[Any]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
-    found = SimpleNamespace(
-        world_size=2, default_root_dir="run", strategy=Strategy(), is_global_zero=True, local_rank=0,
-        _accelerator_connector=SimpleNamespace(cluster_environment=None),
-    )  # fmt: skip
-    found._signal_connector = _SignalConnector(found)
-    yield found
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+class Sends(Callback):
+    """Sends a signal to this process in a hook of one step."""
+
+    def __init__(self, number: signal.Signals, hook: str = "on_before_optimizer_step", step: int = 1) -> None:
+        def send(trainer: Trainer, *args: Any) -> None:
+            if trainer.global_step == step and not trainer.sanity_checking:
+                signal.raise_signal(number)
+
+        setattr(self, hook, send)
+
+
+def fit(folder: Path, jsonl: Path, *callbacks: Callback, **kwargs: Any) -> Trainer:
+    last = ModelCheckpoint(folder / "checkpoints", filename="last", save_on_exception=True)
+    trainer = make_trainer(
+        folder,
+        callbacks=[ProcessGuard(), last, *callbacks],
+        enable_checkpointing=True,
+        max_epochs=1,
+        **kwargs,
+    )
+    trainer.fit(make_module(max_new_tokens=2), make_data(jsonl, **({"val_fraction": 0.5} if kwargs else {})))
+    return trainer
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_a_run_after_its_step_with_a_checkpoint(
+    number: signal.Signals, tmp_path: Path, jsonl: Path
+) -> None:
+    """Python would raise an error at any line: in the midst of the optimizer's step, or where errors are dropped."""
+    with pytest.raises(SIGTERMException):
+        fit(tmp_path, jsonl, Sends(number))
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_a_validation_under_way_ends_without_more_text(tmp_path: Path, jsonl: Path) -> None:
+    generated: list[int] = []
+
+    class Counts(Callback):
+        def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *args: Any) -> None:
+            generated.append(len(outputs["rows"]))
+
+    with pytest.raises(SIGTERMException):
+        fit(tmp_path, jsonl, Sends(signal.SIGUSR1, "on_validation_batch_end"), Counts(), val_check_interval=1)
+    assert generated == [2, 0, 0]
+    assert (tmp_path / "checkpoints" / "last.ckpt").exists()
+
+
+def test_ctrl_c_before_the_first_step_ends_at_once(tmp_path: Path, jsonl: Path) -> None:
+    with pytest.raises(SystemExit):  # Lightning's answer to KeyboardInterrupt
+        fit(tmp_path, jsonl, Sends(signal.SIGINT, "on_fit_start", step=0))
+    assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
+
+
+def test_prediction_has_nothing_to_save_and_ends_at_once(tmp_path: Path, jsonl: Path) -> None:
+    trainer = make_trainer(tmp_path, callbacks=[ProcessGuard(), Sends(signal.SIGUSR1, "on_predict_batch_start", 0)])
+    with pytest.raises(SIGTERMException):
+        trainer.predict(make_module(max_new_tokens=2), make_data(jsonl))
+
+
+def one_of_two(folder: Path) -> Trainer:
+    """Return the trainer of one of two processes that has not started the other one."""
+    return make_trainer(folder, devices=2, strategy="ddp")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_sends_nothing_to_other_processes_until_the_step_is_over(
-    number: signal.Signals, trainer: Any, monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process may be anywhere: a message from the handler would be taken for the one that it waits for."""
     sent: list[Any] = []
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "broadcast", lambda *args, **kwargs: sent.append(args))
-    guard: Any = ProcessGuard()
-    guard.setup(trainer, None, "fit")
-    trainer._signal_connector.register_signal_handlers()  # Lightning's, which come when the fit begins
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda *args, **kwargs: sent.append(args))
+    trainer, guard, module = one_of_two(tmp_path), ProcessGuard(), make_module()
+    guard.setup(trainer, module, "fit")
     signal.raise_signal(number)
     assert not sent
-    assert not trainer._signal_connector.received_sigterm
+    assert not trainer.received_sigterm
     guard.on_train_batch_end(trainer)
-    assert trainer._signal_connector.received_sigterm  # at which Lightning ends the fit
-
-
-def test_ctrl_c_lets_the_step_of_a_single_process_end(trainer: Any) -> None:
-    """Python would raise an error at any line: in the midst of the optimizer's step, or where errors are dropped."""
-    trainer.world_size = 1
-    guard: Any = ProcessGuard()
-    guard.setup(trainer, None, "fit")
-    with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)  # nothing is trained yet
-    guard.on_train_start(trainer, None)
-    guard.on_train_batch_end(trainer)
-    assert not trainer._signal_connector.received_sigterm
-    signal.raise_signal(signal.SIGINT)
-    guard.on_train_batch_end(trainer)
-    assert trainer._signal_connector.received_sigterm
-    guard.on_train_end(trainer, None)
-    with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
+    assert trainer.received_sigterm  # at which Lightning ends the fit
+    guard.teardown(trainer, module, "fit")
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_run_that_was_started_to_ignore_ctrl_c_does(processes: int, trainer: Any) -> None:
-    trainer.world_size = processes
+def test_a_run_that_was_started_to_ignore_ctrl_c_does(processes: int, tmp_path: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    guard: Any = ProcessGuard()
-    guard.setup(trainer, None, "fit")
-    guard.on_train_start(trainer, None)
+    trainer: Any = make_trainer(tmp_path) if processes == 1 else one_of_two(tmp_path)
+    guard, module = ProcessGuard(), make_module()
+    guard.setup(trainer, module, "fit")
+    guard.on_train_start(trainer, module)
     signal.raise_signal(signal.SIGINT)
     guard.on_train_batch_end(trainer)
-    assert not trainer._signal_connector.received_sigterm
-    guard.on_train_end(trainer, None)
-    guard.teardown(trainer, None, "fit")
+    assert not trainer.received_sigterm
+    guard.on_train_end(trainer, module)
+    guard.teardown(trainer, module, "fit")
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
-def test_reading_has_nothing_to_save_and_ends_at_once(trainer: Any) -> None:
-    guard: Any = ProcessGuard()
-    guard.setup(trainer, None, "predict")
-    with pytest.raises(SIGTERMException):
-        signal.raise_signal(signal.SIGTERM)
-
-
-def test_signals_are_given_back(trainer: Any) -> None:
+def test_signals_are_given_back(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    guard: Any = ProcessGuard()
-    guard.setup(trainer, None, "fit")
+    trainer, guard, module = one_of_two(tmp_path), ProcessGuard(), make_module()
+    guard.setup(trainer, module, "fit")
     assert signal.getsignal(signal.SIGTERM) is not before
-    guard.teardown(trainer, None, "fit")
+    guard.teardown(trainer, module, "fit")
     assert signal.getsignal(signal.SIGTERM) is before

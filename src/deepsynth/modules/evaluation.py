@@ -140,6 +140,10 @@ class EvaluatedModule(LightningModule):
     def _loop_rule(self) -> LoopRule | None:
         return LoopRule.of(self.processor.tokenizer) if self.hparams["stop_loops"] else None
 
+    def stop_generation(self) -> None:
+        """Generate no more text in the validation that is under way; the next one generates again."""
+        self._generation_cut = True
+
     def forget_decoders(self) -> None:
         """Give the memory of caches and captured graphs back."""
         self._decoder = self._predicting = None
