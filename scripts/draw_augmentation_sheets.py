@@ -14,7 +14,7 @@ from deepsynth.data.augmentation.augmenter import PageAugmenter
 from deepsynth.data.augmentation.presets import PRESETS
 from deepsynth.data.fonts.files import bundled_faces
 from deepsynth.data.rendering.renderer import TextRenderer
-from deepsynth.measurement.page_rates import Excerpts
+from deepsynth.measurement.pages import Excerpts
 from deepsynth.types import Page
 
 TILE = (330, 170)
