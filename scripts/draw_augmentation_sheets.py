@@ -10,11 +10,10 @@ from typing import get_args, get_type_hints
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from deepsynth.data.augmentation.augmenter import PageAugmenter
-from deepsynth.data.augmentation.presets import PRESETS
+from deepsynth.data.augmentation.augmenter import PRESETS, PageAugmenter
 from deepsynth.data.fonts.files import bundled_faces
 from deepsynth.data.rendering.renderer import TextRenderer
-from deepsynth.measurement.pages import Excerpts
+from deepsynth.measurement.page_rates import Excerpts
 from deepsynth.types import Page
 
 TILE = (330, 170)

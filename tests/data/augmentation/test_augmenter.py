@@ -16,11 +16,10 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 from rapidfuzz.distance import Levenshtein
 
-from deepsynth.data.augmentation.augmenter import Augmenter, PageAugmenter
+from deepsynth.data.augmentation.augmenter import PRESETS, Augmenter, PageAugmenter
 from deepsynth.data.augmentation.device import InverseVideo, Jpeg
 from deepsynth.data.augmentation.geometric import Perspective, Rotation
-from deepsynth.data.augmentation.noise import SensorNoise
-from deepsynth.data.augmentation.presets import PRESETS
+from deepsynth.data.augmentation.optics import SensorNoise
 from deepsynth.types import Page
 from tests.helpers.degradation_pages import box_page, text_page
 

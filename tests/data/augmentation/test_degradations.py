@@ -12,7 +12,6 @@ from deepsynth.data.augmentation import (
     geometric,
     ink,
     light,
-    noise,
     optics,
     paper,
 )
@@ -23,7 +22,7 @@ from deepsynth.data.augmentation.geometric import GeometricDegradation, PageCurl
 from deepsynth.data.augmentation.geometry import Displacement, Homography, fit, outline
 from deepsynth.data.augmentation.ink import InkFade, SaltAndPepper
 from deepsynth.data.augmentation.light import ColourCast
-from deepsynth.data.augmentation.noise import SensorNoise
+from deepsynth.data.augmentation.optics import SensorNoise
 from deepsynth.data.augmentation.paper import BleedThrough
 from tests.helpers.degradation_pages import box_page, text_page
 
@@ -32,7 +31,6 @@ MODULES = (
     geometric,
     ink,
     light,
-    noise,
     optics,
     paper,
 )

@@ -10,6 +10,7 @@ third. A degradation that adds colour turns the first into the second.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cache
 from typing import Any, ClassVar
 
 import cv2
@@ -19,6 +20,10 @@ import numpy.typing as npt
 ImageArray = npt.NDArray[np.uint8]
 BoxArray = npt.NDArray[np.float64]
 Field = npt.NDArray[np.float64]
+
+_NOISE_TILES = 4  # a page takes a random window of one of these, made once a process: 1 ms instead of 40
+_NOISE_TILE_SHAPE = (1536, 4096)
+NOISE_SIGMA = 32.0  # of the noise tiles
 
 
 class Degradation(ABC):
@@ -163,6 +168,18 @@ def random_window(tile: ImageArray, shape: tuple[int, ...], rng: np.random.Gener
         tile = np.tile(tile, repeats)
     top, left = (int(rng.integers(tile.shape[axis] - shape[axis] + 1)) for axis in range(2))
     return tile[top : top + shape[0], left : left + shape[1]]
+
+
+def noise_window(shape: tuple[int, ...], rng: np.random.Generator) -> ImageArray:
+    """Return noise (rows, columns) around 128 of standard deviation 32, the same for the same draws."""
+    return random_window(_noise_tile(int(rng.integers(_NOISE_TILES))), shape, rng)
+
+
+@cache
+def _noise_tile(number: int) -> ImageArray:
+    # Seeded by its number alone, so that which page asks first does not matter.
+    noise = np.random.default_rng([0x5EED, number]).standard_normal(_NOISE_TILE_SHAPE, dtype=np.float32)
+    return as_uint8(np.clip(np.rint(128.0 + NOISE_SIGMA * noise), 0, 255).astype(np.uint8))
 
 
 def as_uint8(array: Any) -> ImageArray:

@@ -18,10 +18,10 @@ from deepsynth.data.augmentation.base import (
     draw,
     fade_to,
     is_light,
+    noise_window,
     paper_colour,
     soft_field,
 )
-from deepsynth.data.augmentation.noise import noise_window
 
 
 @dataclass(frozen=True)
