@@ -29,7 +29,7 @@ class Document:
         id: unique within a source.
         text: what is rendered; for a scan, its known transcription ("" when unknown).
         target: what the model shall write, or ``None`` when that is the text itself.
-        image: a scan or photograph; such a document skips the renderer.
+        image: a scan or photograph: its file, the content of one, or pixels; such a document skips the renderer.
         language: BCP-47 code when the source names it.
         source: the name of the collection when the source names it; metrics may be grouped by it.
     """
@@ -37,7 +37,7 @@ class Document:
     id: str
     text: str
     target: str | None = None
-    image: Path | Image.Image | None = None
+    image: Path | bytes | Image.Image | None = None
     language: str | None = None
     source: str | None = None
 

@@ -43,7 +43,8 @@ except (OSError, ValueError) as error:
 READ = """
 import json, sys
 from deepsynth.data.sources.hub import HubSource
-rows = [(d.id, d.text, d.language, d.source, d.image.convert("RGB").getpixel((5, 5))) for d in HubSource(sys.argv[1])]
+from deepsynth.data.sources.images import load_image
+rows = [(d.id, d.text, d.language, d.source, load_image(d).getpixel((5, 5))) for d in HubSource(sys.argv[1])]
 print(json.dumps(rows))
 """
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deepsynth.data.sources import images as image_source
 from deepsynth.data.sources.images import ImageSource, load_image
+from deepsynth.errors import UserError
 from deepsynth.types import Document
 
 SCANS = Path(__file__).parents[3] / ".." / "shared" / "data" / "ocr_real"
@@ -37,14 +37,6 @@ def error_of(source: Any) -> str:
         list(source)
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-def loaded(image: Image.Image, path: Path, **options: Any) -> Image.Image:
-    """Return an image saved and read back through ``load_image``."""
-    image.save(path, **options)
-    result = load_image(Document(id="x", text="", image=path))
-    assert result.mode == "RGB"
-    return result
 
 
 def test_rows_with_images(scans: Path) -> None:
@@ -91,70 +83,13 @@ def test_folder_without_images(tmp_path: Path) -> None:
     assert "no *.jsonl file and no image" in error_of(ImageSource(tmp_path))
 
 
-def test_turned_by_exif(tmp_path: Path) -> None:
-    image = Image.new("RGB", (20, 10), "white")
-    image.paste("black", (0, 0, 10, 10))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: the left side is the top
-    result = loaded(image, tmp_path / "turned.jpg", exif=exif, quality=95)
-    assert result.size == (10, 20)
-    assert max(result.getpixel((5, 2))) < 10
-    assert min(result.getpixel((5, 17))) > 245
-
-
-def test_cmyk(tmp_path: Path) -> None:
-    result = loaded(Image.new("CMYK", (8, 8), (0, 0, 0, 0)), tmp_path / "cmyk.jpg")
-    assert min(result.getpixel((4, 4))) > 250
-
-
-def test_sixteen_bits(tmp_path: Path) -> None:
-    values = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
-    for suffix in ("png", "tif"):
-        result = loaded(Image.fromarray(values), tmp_path / f"deep.{suffix}")
-        assert np.asarray(result)[0, :, 0].tolist() == [0, 1, 128, 255]
-    dark = loaded(Image.fromarray(np.full((1, 1), 200, dtype=np.uint16)), tmp_path / "dark.png")
-    assert dark.getpixel((0, 0)) == (1, 1, 1)
-
-
-def test_thirty_two_bits(tmp_path: Path) -> None:
-    result = loaded(Image.fromarray(np.array([[0.0, 0.5, 1.0]], dtype=np.float32)), tmp_path / "unit.tif")
-    assert np.asarray(result)[0, :, 0].tolist() == [0, 128, 255]
-    result = loaded(Image.fromarray(np.array([[0, 128, 255]], dtype=np.int32)), tmp_path / "byte.tif")
-    assert np.asarray(result)[0, :, 0].tolist() == [0, 128, 255]
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_transparency_lies_on_white(mode: str, tmp_path: Path) -> None:
-    image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
-    image.putpixel((1, 0), (0, 0, 0, 255))
-    if mode == "P":
-        palette = Image.new("P", (2, 1), 0)
-        palette.putpalette([0, 0, 0, 0, 0, 0])
-        palette.putpixel((1, 0), 1)
-        result = loaded(palette, tmp_path / "p.png", transparency=0)
-    else:
-        result = loaded(image.convert(mode), tmp_path / f"{mode}.png")
-    assert result.getpixel((0, 0)) == (255, 255, 255)
-    assert result.getpixel((1, 0)) == (0, 0, 0)
-
-
-def test_bilevel(tmp_path: Path) -> None:
-    assert loaded(Image.new("1", (4, 4), 1), tmp_path / "fax.tif").getpixel((0, 0)) == (255, 255, 255)
-
-
-def test_first_frame(tmp_path: Path) -> None:
-    frames = [Image.new("L", (4, 4), value) for value in (40, 200)]
-    result = loaded(frames[0], tmp_path / "pages.tif", save_all=True, append_images=frames[1:])
-    assert result.getpixel((0, 0)) == (40, 40, 40)
-
-
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "gif"])
 def test_truncated(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"cut.{suffix}"
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ValueError, match=r"document 'x', .*cut.*: the image cannot be decoded: ") as caught:
+    with pytest.raises(UserError, match=r"document 'x': image .*cut.*: cannot be decoded \(.*; replace") as caught:
         load_image(Document(id="x", text="", image=path))
     assert "\n" not in str(caught.value)
 
@@ -162,37 +97,34 @@ def test_truncated(suffix: str, tmp_path: Path) -> None:
 def test_no_image(tmp_path: Path) -> None:
     path = tmp_path / "text.png"
     path.write_text("no image")
-    with pytest.raises(ValueError, match="cannot be decoded: cannot identify image file"):
+    with pytest.raises(UserError, match=r"text.png: cannot be decoded \(cannot identify image file"):
         load_image(Document(id="x", text="", image=path))
     path.unlink()
-    with pytest.raises(ValueError, match=r"cannot be decoded: .*No such file"):
+    with pytest.raises(UserError, match=r"document 'x': image .*text.png: cannot be read: No such file"):
         load_image(Document(id="x", text="", image=path))
-    with pytest.raises(ValueError, match="document 'x': no image"):
-        load_image(Document(id="x", text="text"))
 
 
-def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "bomb.png"
     Image.new("1", (300, 300)).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30_000)
-    with pytest.raises(ValueError, match=r"cannot be decoded: Image size .* could be decompression bomb"):
+    with pytest.raises(UserError, match=r"bomb.png: more than 60,000 pixels, twice PIL.Image.MAX_IMAGE_PIXELS"):
         load_image(Document(id="x", text="", image=path))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60_000)  # only a warning: large scans are legitimate
     assert load_image(Document(id="x", text="", image=path)).size == (300, 300)
-    monkeypatch.setattr(image_source, "MAX_PIXELS", 80_000)
-    with pytest.raises(ValueError, match="300 x 300 pixels, at most 80,000 are allowed"):
-        load_image(Document(id="x", text="", image=path))
 
 
-def test_image_in_memory_keeps_no_pixels() -> None:
+def test_encoded_and_decoded_images() -> None:
     encoded = io.BytesIO()
     Image.new("L", (8, 8), 7).save(encoded, "png")
-    image = Image.open(encoded)
-    document = Document(id="x", text="", image=image)
-    for _ in range(2):
-        assert load_image(document).getpixel((0, 0)) == (7, 7, 7)
-    assert getattr(image, "_im", None) is None, "the document's image was decoded in place"
+    assert load_image(Document(id="x", text="", image=encoded.getvalue())).getpixel((0, 0)) == (7, 7, 7)
     assert load_image(Document(id="x", text="", image=Image.new("L", (8, 8), 9))).getpixel((0, 0)) == (9, 9, 9)
+
+
+def test_the_first_page_of_a_file_of_several(tmp_path: Path) -> None:
+    frames = [Image.new("L", (4, 4), value) for value in (40, 200)]
+    frames[0].save(tmp_path / "pages.tif", save_all=True, append_images=frames[1:])
+    assert load_image(Document(id="x", text="", image=tmp_path / "pages.tif")).getpixel((0, 0)) == (40, 40, 40)
 
 
 def test_real_scans() -> None:

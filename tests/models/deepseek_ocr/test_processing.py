@@ -15,9 +15,11 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor
 
-from deepsynth.models.deepseek_ocr import DeepseekOcrImageProcessor, rgb_page
+from deepsynth.data.sources.images import load_image
+from deepsynth.models.deepseek_ocr import DeepseekOcrImageProcessor
 from deepsynth.models.deepseek_ocr.modeling import DeepseekOcrForConditionalGeneration
 from deepsynth.models.tokens import MODES, image_layout
+from deepsynth.types import Document
 from tests.helpers.tiny_config import tiny_config
 
 EXPECTED = json.loads((Path(__file__).parents[2] / "fixtures/deepseek_ocr_v1/preproc/expected.json").read_text())
@@ -194,62 +196,21 @@ def test_image_tokens_that_do_not_fit_are_an_error(small: tuple[Any, DeepseekOcr
         model(torch.tensor([ids]), **{**images, "num_local_patches": torch.tensor([1])})
 
 
-def _saved(tmp_path: Path, image: Image.Image, name: str, **kwargs: Any) -> Image.Image:
-    image.save(tmp_path / name, **kwargs)
-    return Image.open(tmp_path / name)
-
-
-def test_documented_conversions(tmp_path: Path) -> None:
-    """CMYK, 16 bits, palette with transparency, grey with alpha, rotation: what the page shows, on white."""
-    grey = Image.fromarray(np.array([[0, 257, 65535, 32768]], dtype=np.uint16))
-    assert np.asarray(rgb_page(_saved(tmp_path, grey, "deep.png")))[0, :, 0].tolist() == [0, 1, 255, 128]
-
-    cmyk = rgb_page(_saved(tmp_path, Image.new("CMYK", (8, 8), (0, 0, 0, 0)), "print.jpg"))
-    assert cmyk.mode == "RGB"
-    assert np.asarray(cmyk).min() > 250
-
-    palette = Image.new("P", (4, 4), 1)
-    palette.putpalette([255, 0, 0, 0, 0, 0])
-    palette.putpixel((0, 0), 0)
-    seen = rgb_page(_saved(tmp_path, palette, "stamp.png", transparency=1))
-    assert seen.getpixel((0, 0)) == (255, 0, 0)
-    assert seen.getpixel((3, 3)) == (255, 255, 255)
-
-    ink = Image.new("LA", (2, 1), (0, 0))
-    ink.putpixel((1, 0), (0, 255))
-    assert [rgb_page(ink).getpixel((x, 0)) for x in range(2)] == [(255, 255, 255), (0, 0, 0)]
-
-    lying = Image.new("RGB", (30, 20), "white")
+@pytest.mark.parametrize("name", ["gray16.png", "gray12.tif", "cmyk.jpg", "alpha.png", "lying.jpg"])
+def test_a_scan_has_the_pixels_that_training_gives_it(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    noise = np.random.default_rng(0).integers(0, 4096, (64, 64)).astype(np.uint16)
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert rgb_page(_saved(tmp_path, lying, "photo.jpg", exif=exif)).size == (20, 30)
-    assert rgb_page(Image.new("1", (3, 2), 1)).getpixel((0, 0)) == (255, 255, 255)
-
-
-def test_images_that_are_no_page_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each in one line that names the file."""
-    with pytest.raises(ValueError, match=r"dot.png: 1 x 1 pixels are no page"):
-        rgb_page(_saved(tmp_path, Image.new("RGB", (1, 1)), "dot.png"))
-    with pytest.raises(ValueError, match="0 x 5 pixels are no page"):
-        rgb_page(Image.new("RGB", (0, 5)))
-
-    frames = [Image.new("RGB", (5, 5), colour) for colour in ("red", "green", "blue")]
-    with pytest.raises(ValueError, match=r"moving.gif: has 3 frames"):
-        rgb_page(_saved(tmp_path, frames[0], "moving.gif", save_all=True, append_images=frames[1:]))
-
-    _page(300, 200, 0).save(tmp_path / "whole.jpg")
-    data = (tmp_path / "whole.jpg").read_bytes()
-    (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match=r"cut.jpg: cannot be decoded \(.*the file is cut or damaged"):
-        rgb_page(Image.open(tmp_path / "cut.jpg"))
-
-    for mode in ("I", "F"):
-        with pytest.raises(ValueError, match=f"32-bit values \\(mode {mode}\\)"):
-            rgb_page(Image.new(mode, (4, 4)))
-
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(ValueError, match=r"11 x 10 pixels are more than PIL.Image.MAX_IMAGE_PIXELS \(100\)"):
-        rgb_page(Image.new("RGB", (11, 10)))
+    if name.startswith("gray"):
+        Image.fromarray(noise * (16 if "16" in name else 1)).save(path)
+    else:
+        mode = {"cmyk.jpg": "CMYK", "alpha.png": "RGBA"}.get(name, "RGB")
+        _page(64, 64, 0).convert(mode).save(path, **({"exif": exif} if name == "lying.jpg" else {}))
+    trained = load_image(Document("x", "", image=path))
+    seen = DeepseekOcrImageProcessor().process_image(Image.open(path))
+    assert seen.tobytes() == trained.tobytes()
+    assert np.ptp(np.asarray(seen)) > 200
 
 
 @pytest.mark.parametrize("mode", MODES["deepseek_ocr"])

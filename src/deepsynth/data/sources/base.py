@@ -5,14 +5,11 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deepsynth.types import Document
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 #: Field names that may be absent from the rows; any other name was given by the user and must be there.
 DEFAULT_TEXT_FIELD = "text"
@@ -44,6 +41,11 @@ class Source(ABC):
         """Whether the documents must not be held in memory together."""
         return False
 
+    @property
+    def checks_documents(self) -> bool:
+        """Whether iterating checks that ids are unique and that all or no documents have a target."""
+        return False
+
 
 def read_documents(source: Source, *, need_text: bool) -> list[Document]:
     """Return the documents of a source after the checks that concern all of them.
@@ -55,31 +57,32 @@ def read_documents(source: Source, *, need_text: bool) -> list[Document]:
     return list(checked_documents(source, need_text=need_text))
 
 
-def checked_documents(source: Source | Sequence[Document], *, need_text: bool) -> Iterator[Document]:
+def checked_documents(source: Source, *, need_text: bool) -> Iterator[Document]:
     """Yield the documents of a source, each as soon as it has passed the checks of :func:`read_documents`.
 
     Raises:
         ValueError: as there.
     """
     seen: set[str] = set()
-    task = None
+    first: Document | None = None
     for document in source:
-        if document.id in seen:
-            raise ValueError(f"{source}: two documents have the id {document.id!r}; ids must be unique")
-        if task is None:
-            task, first_id = document.task, document.id
-        seen.add(document.id)
-        if document.task != task:
-            raise ValueError(
-                f"{source}: document {document.id!r} has {'no' if document.target is None else 'a'} target, unlike "
-                f"{first_id!r}; either all documents have one (summarisation) or none (transcription)"
-            )
+        if first is None:
+            first = document
+        if not source.checks_documents:
+            if document.id in seen:
+                raise ValueError(f"{source}: two documents have the id {document.id!r}; ids must be unique")
+            seen.add(document.id)
+            if document.task != first.task:
+                raise ValueError(
+                    f"{source}: document {document.id!r} has {'no' if document.target is None else 'a'} target, unlike "
+                    f"{first.id!r}; either all documents have one (summarization) or none (transcription)"
+                )
         if need_text and not document.text and document.image is not None and document.target is None:
             raise ValueError(
                 f"{source}: the text of scan {document.id!r} is unknown; only `deepsynth predict` can read it"
             )
         yield document
-    if task is None:
+    if first is None:
         raise ValueError(f"{source} holds no document")
 
 
@@ -110,8 +113,13 @@ class RowSource(Source):
         place = getattr(self, "path", None) or getattr(self, "repo_id", None) or type(self).__name__
         return ", ".join(map(str, place)) if isinstance(place, (list, tuple)) else str(place)
 
-    def image(self, where: str, row: Mapping[str, Any]) -> Path | Image.Image | None:
-        """Return the row's scan, or ``None`` when the text is to be rendered."""
+    @property
+    def checks_documents(self) -> bool:
+        """Whether iterating checks that ids are unique and that all or no documents have a target: it does."""
+        return True
+
+    def image(self, row: Mapping[str, Any]) -> Path | bytes | None:
+        """Return the row's scan, a file or its content, or ``None`` when the text is to be rendered."""
         return None
 
     def fields(self) -> tuple[str, ...]:
@@ -145,21 +153,21 @@ class RowSource(Source):
             ValueError: for a row that is no document, naming the place, what was found and how to mend it.
         """
         first: tuple[str, Document] | None = None
-        seen: dict[str, str] = {}
+        seen: set[str] = set()
         for where, row in self.rows():
             document = self._document(where, row)
             if first is None:
                 first = (where, document)
             _check_like_first(where, document, *first, target_field=self.target_field)
             if document.id in seen:
-                raise ValueError(self._equal_ids(where, document, row, seen[document.id]))
-            seen[document.id] = where
+                raise ValueError(self._equal_ids(where, document.id, row))
+            seen.add(document.id)
             yield document
         if first is None:
             raise ValueError(f"{self.origin}: it holds no document; give a file or dataset with at least one row")
 
     def _document(self, where: str, row: Mapping[str, Any]) -> Document:
-        image = self.image(where, row)
+        image = self.image(row)
         text = _text(where, row, self.text_field, optional=image is not None and self.text_field == DEFAULT_TEXT_FIELD)
         if image is None and not has_printable(text):
             raise ValueError(
@@ -178,9 +186,10 @@ class RowSource(Source):
             source=_label(where, row, self.source_field, optional=self.source_field == DEFAULT_SOURCE_FIELD),
         )
 
-    def _equal_ids(self, where: str, document: Document, row: Mapping[str, Any], earlier: str) -> str:
+    def _equal_ids(self, where: str, identity: str, row: Mapping[str, Any]) -> str:
+        earlier = next(place for place, other in self.rows() if self._document(place, other).id == identity)
         if row.get(self.id_field) is not None:
-            return f"{where}: the id {document.id!r} is already that of {earlier}; ids must be unique"
+            return f"{where}: the id {identity!r} is already that of {earlier}; ids must be unique"
         return (
             f"{where}: the same document as {earlier} (no field {self.id_field!r}, so the id comes from its content); "
             "remove one or give the rows ids"
@@ -200,49 +209,6 @@ def has_printable(text: str) -> bool:
 def unix_line_ends(text: str) -> str:
     r"""Return the text with ``\r\n`` and ``\r`` as ``\n``."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def list_files(path: Path | Iterable[Path], suffix: str) -> list[Path]:
-    """Return the files that ``path`` names: itself, the ``*suffix`` files of a folder, or those of several paths.
-
-    Raises:
-        ValueError: when a path does not exist, or a folder has no such file.
-    """
-    if not isinstance(path, (str, Path)):
-        return [file for one in path for file in list_files(one, suffix)]
-    path = Path(path).expanduser()
-    if path.is_dir():
-        files = sorted(file for file in path.glob(f"*{suffix}") if file.is_file())
-        if not files:
-            raise ValueError(f"{path}: no {suffix} file in this folder")
-        return files
-    if not path.exists():
-        raise ValueError(f"{path}: no such file (looked from {Path.cwd()})")
-    return [path]
-
-
-def decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
-    r"""Yield ``(number, line)`` of a UTF-8 file, numbers from 1, each line with its ``\n``; a leading BOM is dropped.
-
-    Lines end at ``\n`` alone: Unicode's other line ends may stand inside a text.
-
-    Raises:
-        ValueError: when the file cannot be read or a line is not UTF-8, with line and byte offset.
-    """
-    offset = 0
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise ValueError(
-                        f"{path}, line {number}: byte 0x{line[error.start]:02x} at offset {offset + error.start} is "
-                        "not UTF-8; save the file as UTF-8"
-                    ) from None
-                offset += len(line)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def fields_found(row: Mapping[str, Any]) -> str:

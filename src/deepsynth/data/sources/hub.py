@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from PIL import Image
 
 from deepsynth.data.sources.base import (
     DEFAULT_ID_FIELD,
@@ -19,6 +16,8 @@ from deepsynth.data.sources.base import (
     DEFAULT_TEXT_FIELD,
     RowSource,
 )
+from deepsynth.errors import UserError
+from deepsynth.io.images import open_image
 
 if TYPE_CHECKING:
     import datasets
@@ -57,7 +56,7 @@ class HubSource(RowSource):
     source_field: str = DEFAULT_SOURCE_FIELD
 
     def rows(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Yield ``(dataset, split and row from 1, fields)``; images are opened, not decoded.
+        """Yield ``(dataset, split and row from 1, fields)``; images stay encoded.
 
         Raises:
             ValueError: when the dataset cannot be reached or read, or lacks a field.
@@ -84,10 +83,10 @@ class HubSource(RowSource):
         except (DatasetsError, HfHubHTTPError, OSError) as error:
             raise ValueError(f"{where}: cannot be read (after row {number}): {_first_line(error)}") from None
 
-    def image(self, where: str, row: Mapping[str, Any]) -> Path | Image.Image | None:
-        """Return the row's image, opened and not decoded, or ``None`` when the dataset has no images."""
+    def image(self, row: Mapping[str, Any]) -> Path | bytes | None:
+        """Return the row's encoded image or its file, or ``None`` when the dataset has no images."""
         image = row.get(self.image_field)
-        return image if isinstance(image, (Path, Image.Image)) else None
+        return image if isinstance(image, Path | bytes) else None
 
     def _open(self) -> datasets.Dataset | datasets.IterableDataset:
         import datasets
@@ -115,15 +114,15 @@ class HubSource(RowSource):
         encoded = row[self.image_field]
         if encoded is None:
             raise ValueError(f"{where}: the field {self.image_field!r} is null; remove the row")
-        image: Path | Image.Image
+        image: Path | bytes
         if encoded["bytes"] is None:
             image, digest = Path(encoded["path"]), str(encoded["path"]).encode()
         else:
-            digest = encoded["bytes"]
+            image = digest = encoded["bytes"]
             try:
-                image = Image.open(io.BytesIO(encoded["bytes"]))
-            except (OSError, Image.DecompressionBombError) as error:
-                raise ValueError(f"{where}: the image cannot be decoded: {_first_line(error)}") from None
+                open_image(image)
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from None
         opened = {**row, self.image_field: image}
         if self.id_field == DEFAULT_ID_FIELD and row.get(self.id_field) is None:
             opened[self.id_field] = hashlib.sha256(digest).hexdigest()[:16]

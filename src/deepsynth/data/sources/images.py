@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import struct
-import warnings
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from deepsynth.data.sources.base import (
     DEFAULT_ID_FIELD,
@@ -20,21 +16,15 @@ from deepsynth.data.sources.base import (
     DEFAULT_TARGET_FIELD,
     DEFAULT_TEXT_FIELD,
     RowSource,
-    decoded_lines,
     fields_found,
-    list_files,
 )
-from deepsynth.data.sources.text_files import jsonl_rows
+from deepsynth.data.sources.text_files import decoded_lines, jsonl_rows, list_files
+from deepsynth.errors import UserError
+from deepsynth.io.images import open_image, to_rgb
 from deepsynth.types import Document
 
 #: File name endings that count as images in a folder.
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2"})
-
-#: Larger images are refused: twice Pillow's limit, 179 million pixels, more than A3 at 900 dpi.
-MAX_PIXELS = 178_956_970
-
-#: What Pillow's decoders raise for broken files.
-_BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -105,7 +95,7 @@ class ImageSource(RowSource):
                 row[DEFAULT_TEXT_FIELD] = "".join(line for _, line in decoded_lines(beside)).strip()
             yield str(images[name]), row
 
-    def image(self, where: str, row: Mapping[str, Any]) -> Path | None:
+    def image(self, row: Mapping[str, Any]) -> Path | None:
         """Return the path of the row's image, which exists."""
         image: Path = row[self.image_field]
         return image
@@ -119,51 +109,17 @@ def _with_id(row: dict[str, Any], field: str, fallback: str) -> dict[str, Any]:
 
 
 def load_image(document: Document) -> Image.Image:
-    """Decode a document's scan to RGB: upright, transparency on white, 8 bits a channel, the first frame.
+    """Decode a document's scan to RGB, the first page of a file of several; see :func:`deepsynth.io.images.to_rgb`.
 
     Args:
         document: one with an ``image``; the decoded pixels are not kept in it.
 
     Raises:
-        ValueError: when there is no image, or it is no image, broken, or larger than ``MAX_PIXELS``.
+        UserError: when it is not an image, is broken, or is too large.
     """
-    where = f"document {document.id!r}"
-    if isinstance(document.image, Path):
-        where += f", {document.image}"
+    image = document.image
+    assert image is not None, "a document without an image is rendered"
     try:
-        with warnings.catch_warnings():
-            # Pillow warns from half the limit on; large scans are legitimate, and beyond the limit it raises.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            if isinstance(document.image, Path):
-                with Image.open(document.image) as image:
-                    return _upright_rgb(image)
-            if isinstance(document.image, Image.Image):
-                # A copy of a lazily opened image decodes into the original too: open its bytes again instead.
-                stream = getattr(document.image, "fp", None)
-                if stream is None:
-                    return _upright_rgb(document.image)
-                stream.seek(0)
-                return _upright_rgb(Image.open(stream))
-    except _BROKEN_IMAGE as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{where}: the image cannot be decoded: {reason}") from None
-    raise ValueError(f"{where}: no image, only text; it has to be rendered")
-
-
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    """Return an 8-bit RGB copy, turned as its EXIF orientation says."""
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are allowed")
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        # Integers and floats of 32 bits do not say what white is: the next usual value above the largest one.
-        largest = 65535.0 if image.mode.startswith("I;16") else float(values.max(initial=0.0))
-        white = next((white for white in (1.0, 255.0, 65535.0) if largest <= white), largest)
-        grey = np.clip(values / white * 255.0, 0.0, 255.0).round().astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        page = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(page, image).convert("RGB")
-    return image.convert("RGB")
+        return to_rgb(open_image(image) if isinstance(image, Path | bytes) else image, frame=0)
+    except UserError as error:
+        raise UserError(f"document {document.id!r}: {error}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,7 @@ from deepsynth.data.sources.base import (
     DEFAULT_TEXT_FIELD,
     RowSource,
     Source,
-    decoded_lines,
     has_printable,
-    list_files,
     unix_line_ends,
 )
 from deepsynth.types import Document
@@ -225,3 +223,46 @@ class TextFolderSource(Source):
             if not has_printable(text):
                 raise ValueError(f"{files[name]}: no printable character in this file; remove it")
             yield Document(id=name, text=text, language=self.language)
+
+
+def list_files(path: Path | Iterable[Path], suffix: str) -> list[Path]:
+    """Return the files that ``path`` names: itself, the ``*suffix`` files of a folder, or those of several paths.
+
+    Raises:
+        ValueError: when a path does not exist, or a folder has no such file.
+    """
+    if not isinstance(path, (str, Path)):
+        return [file for one in path for file in list_files(one, suffix)]
+    path = Path(path).expanduser()
+    if path.is_dir():
+        files = sorted(file for file in path.glob(f"*{suffix}") if file.is_file())
+        if not files:
+            raise ValueError(f"{path}: no {suffix} file in this folder")
+        return files
+    if not path.exists():
+        raise ValueError(f"{path}: no such file (looked from {Path.cwd()})")
+    return [path]
+
+
+def decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
+    r"""Yield ``(number, line)`` of a UTF-8 file, numbers from 1, each line with its ``\n``; a leading BOM is dropped.
+
+    Lines end at ``\n`` alone: Unicode's other line ends may stand inside a text.
+
+    Raises:
+        ValueError: when the file cannot be read or a line is not UTF-8, with line and byte offset.
+    """
+    offset = 0
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise ValueError(
+                        f"{path}, line {number}: byte 0x{line[error.start]:02x} at offset {offset + error.start} is "
+                        "not UTF-8; save the file as UTF-8"
+                    ) from None
+                offset += len(line)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from None

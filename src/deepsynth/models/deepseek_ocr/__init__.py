@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deepsynth.models.deepseek_ocr.configuration import DeepseekOcrConfig, DeepseekOcrVisionConfig
-from deepsynth.models.deepseek_ocr.image_processing import DeepseekOcrImageProcessor, rgb_page
+from deepsynth.models.deepseek_ocr.image_processing import DeepseekOcrImageProcessor
 from deepsynth.models.deepseek_ocr.modeling import DeepseekOcrForConditionalGeneration, DeepseekOcrModel
 from deepsynth.models.deepseek_ocr.processing import DeepseekOcrProcessor
 
@@ -14,5 +14,4 @@ __all__ = [
     "DeepseekOcrModel",
     "DeepseekOcrProcessor",
     "DeepseekOcrVisionConfig",
-    "rgb_page",
 ]

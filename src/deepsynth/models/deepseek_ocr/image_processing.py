@@ -9,15 +9,15 @@ Every output can be joined along its first dimension with those of other samples
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, ClassVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ImagesKwargs
 
+from deepsynth.io.images import to_rgb
 from deepsynth.models.tokens import ImageLayout
 
 
@@ -63,15 +63,15 @@ class DeepseekOcrImageProcessor(BaseImageProcessor):
         self._set_attributes(**kwargs)
 
     def process_image(self, image: Any, **kwargs: Any) -> Image.Image:
-        """Return the image as an upright RGB page; see :func:`rgb_page`."""
+        """Return the image as an upright RGB page; see :func:`deepsynth.io.images.to_rgb`."""
         if isinstance(image, Image.Image):
-            return rgb_page(image)
+            return to_rgb(image)
         array = np.asarray(image)
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
             raise ValueError(
                 f"an image came as an array {array.shape} of {array.dtype}; want PIL, or uint8 (height, width, 3)"
             )
-        return rgb_page(Image.fromarray(array))
+        return to_rgb(Image.fromarray(array))
 
     def _preprocess(
         self,
@@ -159,45 +159,3 @@ def _normalized(views: list[Image.Image], mean: list[float], std: list[float]) -
         for channel in range(3):
             np.take(table[:, channel], array[..., channel], out=values[channel], mode="clip")
     return pixels
-
-
-def rgb_page(image: Image.Image) -> Image.Image:
-    """Return an image as the model shall see it: one upright RGB page on white.
-
-    What is converted: the camera's rotation (EXIF) is applied; transparency is laid on white; palette, grey and CMYK
-    become RGB; 16 bits of grey become 8 (the upper ones).
-
-    Raises:
-        ValueError: for an image without content (a single pixel), of several frames, too large
-            (``PIL.Image.MAX_IMAGE_PIXELS``), of 32-bit values whose range is unknown, or that cannot be decoded.
-    """
-    name = f"image {getattr(image, 'filename', '') or ''}".strip()
-    width, height = image.size
-    if width * height < 2:
-        raise ValueError(f"{name}: {width} x {height} pixels are no page")
-    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
-        raise ValueError(
-            f"{name}: {width} x {height} pixels are more than PIL.Image.MAX_IMAGE_PIXELS ({Image.MAX_IMAGE_PIXELS}); "
-            "scale it down, or raise that limit if you trust the file"
-        )
-    if type(image) is Image.Image and image.mode == "RGB" and not image.info:
-        return image  # drawn, not read from a file: there is nothing to convert
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1:
-        raise ValueError(f"{name}: has {frames} frames; give each page as an image of its own")
-    try:
-        # MPO and TIFF files warn about broken tags while they are read; the pixels are checked below.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            upright = ImageOps.exif_transpose(image)
-            upright.load()
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        raise ValueError(f"{name}: cannot be decoded ({error}); the file is cut or damaged") from error
-    if upright.mode in ("I", "F"):
-        raise ValueError(f"{name}: has 32-bit values (mode {upright.mode}) of unknown range; convert it to 8 bits")
-    if upright.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(upright).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
-    if upright.has_transparency_data:
-        layer = upright.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return upright.convert("RGB")

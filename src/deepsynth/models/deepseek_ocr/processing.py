@@ -13,7 +13,8 @@ from transformers import BatchFeature, PreTrainedTokenizerFast
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import cached_file
 
-from deepsynth.models.deepseek_ocr.image_processing import DeepseekOcrImageProcessor, rgb_page
+from deepsynth.io.images import to_rgb
+from deepsynth.models.deepseek_ocr.image_processing import DeepseekOcrImageProcessor
 from deepsynth.models.tokens import image_layout
 
 PUBLISHED_CLASS = "DeepseekVLV2Processor"
@@ -78,7 +79,7 @@ class DeepseekOcrProcessor(ProcessorMixin):
         """
         prompts = [text] if isinstance(text, str) else list(text or [])
         pages = [] if images is None else list(images) if isinstance(images, list | tuple) else [images]
-        pages = [rgb_page(page) for page in pages]
+        pages = [to_rgb(page) for page in pages]
         places = sum(prompt.count(self.image_token) for prompt in prompts)
         if places != len(pages):
             raise ValueError(f"{len(pages)} images for {places} {self.image_token} in the prompts; want one for each")
