@@ -20,7 +20,7 @@ from rapidfuzz.distance import Levenshtein
 
 from deepsynth.data import Collator, OcrProcessor, PageAugmenter, TextRenderer
 from deepsynth.data.fonts.files import bundled_folder
-from deepsynth.data.loading.dataset import Pipeline
+from deepsynth.data.pipeline import Pipeline
 from deepsynth.generation import generate
 from deepsynth.types import Document
 

@@ -16,8 +16,9 @@ from torch.utils.data import Dataset
 
 from deepsynth.data import Augmenter, PythonDocsSource, Renderer, TextImageDataModule, TextRenderer
 from deepsynth.data.fonts.files import bundled_folder
-from deepsynth.data.loading.dataset import PageDataset, Pipeline
-from deepsynth.data.loading.loader import ResumableLoader
+from deepsynth.data.loading.dataset import PageDataset
+from deepsynth.data.loading.loader import ResumableLoader, Workers
+from deepsynth.data.pipeline import Pipeline
 from deepsynth.data.processing.processor import OcrProcessor
 from deepsynth.models.deepseek_ocr.image_processing import DeepseekOcrImageProcessor
 from deepsynth.types import Document, Page, Sample
@@ -437,6 +438,8 @@ class TinyData(TextImageDataModule):
     def __init__(self, samples: int, lengths: Sequence[tuple[float, float]], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.samples, self.lengths = samples, lengths
+        # A forked worker starts at once, and does not touch the GPU.
+        self.workers = Workers(self.workers.count, self.seed, start_method="fork")
 
     def setup(self, stage: str) -> None:
         """Make the training set; validation is as in any run."""
@@ -449,9 +452,3 @@ class TinyData(TextImageDataModule):
     def train_dataloader(self) -> ResumableLoader:
         """Return training batches in the order of their numbers, so that texts grow."""
         return self._loader("train", self.batch_size, shuffle=False, even=True)
-
-    def _loader(self, split: str, batch_size: int, *, shuffle: bool = False, even: bool = False) -> ResumableLoader:
-        loader = super()._loader(split, batch_size, shuffle=shuffle, even=even)
-        if self.num_workers:  # a forked worker starts at once, and does not touch the GPU
-            loader.multiprocessing_context = "fork"
-        return loader

@@ -3,7 +3,7 @@ import csv
 import pytest
 from PIL import Image
 
-from deepsynth.data.loading.dataset import Pipeline
+from deepsynth.data.pipeline import Pipeline
 from deepsynth.data.preview import contact_sheet, format_table, write_preview
 from deepsynth.data.rendering.renderer import TextRenderer
 from deepsynth.models.tokens import MODES

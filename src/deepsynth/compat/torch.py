@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
+from torch.utils.data import DataLoader
 
 
 def leave_out_of_ddp(module: nn.Module, names: list[str]) -> None:
@@ -12,3 +15,15 @@ def leave_out_of_ddp(module: nn.Module, names: list[str]) -> None:
     """
     # Past torch's own setattr, which would look for parameters in the list.
     vars(module)["_ddp_params_and_buffers_to_ignore"] = names
+
+
+def shut_down_workers(loader: DataLoader[Any]) -> None:
+    """End the persistent worker processes of a loader.
+
+    torch has no public way. Left to the garbage collector, which ends their queues first, each worker is waited for
+    until a time-out of seconds.
+    """
+    iterator: Any = loader._iterator
+    if iterator is not None:
+        iterator._shutdown_workers()
+        loader._iterator = None

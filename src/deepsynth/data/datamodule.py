@@ -5,27 +5,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
-from weakref import WeakSet
+from typing import Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
 
 from deepsynth.data.augmentation.augmenter import Augmenter
-from deepsynth.data.loading.dataset import PageDataset, Pipeline, stable_hash
-from deepsynth.data.loading.loader import EpochSampler, ResumableLoader
+from deepsynth.data.loading.dataset import PageDataset
+from deepsynth.data.loading.loader import ResumableLoader, Workers, default_workers
+from deepsynth.data.loading.sampler import EpochSampler
 from deepsynth.data.loading.stream import Fingerprint, PageStream, StreamLoader
-from deepsynth.data.loading.workers import default_workers, quiet_worker
+from deepsynth.data.pipeline import Pipeline
 from deepsynth.data.processing.collator import Collator
 from deepsynth.data.processing.processor import OcrProcessor, Processor
 from deepsynth.data.rendering.renderer import Renderer, TextRenderer
 from deepsynth.data.sources.base import Source, read_documents
-from deepsynth.data.sources.mixed import original_id
+from deepsynth.data.splits import Split, Splitter
+from deepsynth.errors import UserError
 from deepsynth.types import Batch, Document, Task
 
-log = logging.getLogger("deepsynth")
-
-Split = Literal["train", "val", "test"]
+log = logging.getLogger(__name__)
 
 
 class TextImageDataModule(LightningDataModule):
@@ -104,28 +103,21 @@ class TextImageDataModule(LightningDataModule):
             ("eval_batch_size", eval_batch_size, 1),
             ("num_workers", num_workers, 0),
             ("max_pages", max_pages, 1),
-            ("max_train_documents", max_train_documents, 1),
-            ("max_eval_documents", max_eval_documents, 1),
             ("augment_variants", augment_variants, 1),
         ):
             if value is not None and value < least:
-                raise ValueError(f"data.{name} is {value}; it must be at least {least}")
-        for name, share in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
-            if not 0 <= share < 1:
-                raise ValueError(f"data.{name} is {share}; it must be at least 0 and below 1")
-        if val_fraction + test_fraction >= 1:
-            raise ValueError(
-                f"data.val_fraction + data.test_fraction is {val_fraction + test_fraction:g}; it must be below 1"
-            )
+                raise UserError(f"data.{name} is {value}; it must be at least {least}")
         if processor is not None and (mode, prompt, max_tokens) != (None, None, None):
-            raise ValueError("data.mode, data.prompt and data.max_tokens belong to data.processor when one is given")
+            raise UserError("data.mode, data.prompt and data.max_tokens belong to data.processor when one is given")
         self.source = source
         self.val_source = val_source
         self.test_source = test_source
-        self.val_fraction = 0.0 if val_source is not None else val_fraction
-        self.test_fraction = 0.0 if test_source is not None else test_fraction
-        self.max_train_documents = max_train_documents
-        self.max_eval_documents = max_eval_documents
+        self.splitter = Splitter(
+            val_fraction=0.0 if val_source is not None else val_fraction,
+            test_fraction=0.0 if test_source is not None else test_fraction,
+            max_train_documents=max_train_documents,
+            max_eval_documents=max_eval_documents,
+        )
         self.predict_split = predict_split
         self.max_pages = max_pages
         self.renderer = renderer
@@ -133,7 +125,7 @@ class TextImageDataModule(LightningDataModule):
         self.processor = processor or OcrProcessor(model_name, mode, prompt, max_tokens, on_max_tokens)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
-        self.num_workers = default_workers() if num_workers is None else num_workers
+        self.workers = Workers(default_workers() if num_workers is None else num_workers, seed)
         self.seed = seed
         self.pad_to_multiple_of = pad_to_multiple_of
         self.group_by_length = group_by_length
@@ -142,41 +134,23 @@ class TextImageDataModule(LightningDataModule):
         self.datasets: dict[str, PageDataset] = {}
         self.stream: PageStream | None = None  # of predict
         self._walked: Fingerprint | None = None  # by it, to its end
-        self._open: WeakSet[ResumableLoader | StreamLoader] = WeakSet()  # whose workers may be at work
-
-    # ------------------------------------------------------------------ documents
-
-    def split_of(self, document: Document) -> Split:
-        """Return the split of a document, from its id alone."""
-        place = stable_hash(f"split:{original_id(document.id)}") / 2**64
-        if place < self.val_fraction:
-            return "val"
-        return "test" if place < self.val_fraction + self.test_fraction else "train"
 
     def documents(self, split: Split) -> list[Document]:
         """Return the documents of a split.
 
         Raises:
-            ValueError: when the split is empty, with its size and the key that changes it.
+            UserError: when the split is empty, with the size of the source and the key to change.
         """
         own = {"val": self.val_source, "test": self.test_source}.get(split)
-        documents = read_documents(own or self.source, need_text=True)
-        total = len(documents)
-        if own is None:
-            documents = [document for document in documents if self.split_of(document) == split]
-        limit = self.max_train_documents if split == "train" else self.max_eval_documents
-        if limit is not None:
-            chosen = {d.id for d in sorted(documents, key=lambda d: stable_hash(d.id))[:limit]}
-            documents = [document for document in documents if document.id in chosen]
+        found = read_documents(own or self.source, need_text=True)
+        documents = self.splitter.limit(found if own else self.splitter.select(found, split), split)
         if not documents:
             key = "data.val_fraction and data.test_fraction" if split == "train" else f"data.{split}_fraction"
-            raise ValueError(
-                f"none of the {total} documents of {own or self.source} fall into the {split} split; "
+            raise UserError(
+                f"none of the {len(found)} documents of {own or self.source} fall into the {split} split; "
                 f"change {key}" + ("" if split == "train" else f" or give data.{split}_source")
             )
         return documents
-
-    # ------------------------------------------------------------------ Lightning's hooks
 
     def setup(self, stage: str) -> None:
         """Read the documents of a stage (fit, validate, test) and lay their pages out.
@@ -251,7 +225,7 @@ class TextImageDataModule(LightningDataModule):
     @property
     def holds_out_validation(self) -> bool:
         """Whether there will be validation documents."""
-        return self.val_source is not None or self.val_fraction > 0
+        return self.val_source is not None or self.splitter.val_fraction > 0
 
     @property
     def task(self) -> Task:
@@ -277,9 +251,7 @@ class TextImageDataModule(LightningDataModule):
         """Return batches in the source's order."""
         assert self.stream is not None, "setup was called"
         collator = Collator(self.processor.pad_token_id, self.pad_to_multiple_of)
-        loader = StreamLoader(self.stream, self.eval_batch_size, collator, self._end_stream, **self._loader_options())
-        self._open.add(loader)
-        return loader
+        return StreamLoader(self.stream, self.eval_batch_size, collator, self._end_stream, self.workers)
 
     def _loader(self, split: str, batch_size: int, *, shuffle: bool = False, even: bool = False) -> ResumableLoader:
         trainer = self.trainer
@@ -295,28 +267,14 @@ class TextImageDataModule(LightningDataModule):
         )
         if not len(sampler):
             raise ValueError(f"the {split} split has {len(self.datasets[split])} samples, fewer than processes")
-        loader = ResumableLoader(
+        packed = self.packing and split == "train"
+        return ResumableLoader(
             self.datasets[split],
             sampler,
+            self.workers,
             batch_size=batch_size,
-            collate_fn=Collator(
-                self.processor.pad_token_id, self.pad_to_multiple_of, packed=self.packing and split == "train"
-            ),
-            **self._loader_options(),
+            collate_fn=Collator(self.processor.pad_token_id, self.pad_to_multiple_of, packed=packed),
         )
-        self._open.add(loader)
-        return loader
-
-    def _loader_options(self) -> dict[str, Any]:
-        return {
-            "num_workers": self.num_workers,
-            "persistent_workers": self.num_workers > 0,
-            "pin_memory": torch.cuda.is_available(),
-            "worker_init_fn": quiet_worker,
-            # A generator of its own: an iterator draws a seed, which must not move the random state that dropout uses.
-            "generator": torch.Generator().manual_seed(self.seed),
-            "multiprocessing_context": "spawn" if self.num_workers and torch.cuda.is_available() else None,
-        }
 
     def teardown(self, stage: str) -> None:
         """End the workers of this run's loaders, and compare what ranks have read where nobody could before.
@@ -324,9 +282,7 @@ class TextImageDataModule(LightningDataModule):
         Raises:
             ValueError: when they have walked through different documents.
         """
-        for loader in list(self._open):
-            loader.close()
-        self._open.clear()
+        self.workers.close()
         # Here and not at a stream's end, which a limit of batches lets some ranks reach and others not.
         if stage == "predict" and self.stream is not None and self.stream.streams:
             self._check_ranks_agree("documents", self._walked)

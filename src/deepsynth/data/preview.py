@@ -15,7 +15,7 @@ from deepsynth.models.tokens import ImageLayout
 from deepsynth.types import Document, Page
 
 if TYPE_CHECKING:
-    from deepsynth.data.loading.dataset import Pipeline
+    from deepsynth.data.pipeline import Pipeline
 
 _THUMBNAIL_PX = 320
 _SHEET_COLUMNS = 4

@@ -1,7 +1,8 @@
 """A fine-tuning module on its device, and the work that it is measured with.
 
-``compare``, ``benchmark train`` and ``benchmark generate`` measure every backend through the interface of
-:class:`DeepSynthModule`: ``configure_model``, the steps under a Trainer, and ``generate``.
+Every command that measures (``compare``, ``benchmark train``, ``benchmark generate``) measures through here, and every
+backend through the one interface of :class:`DeepSynthModule`: ``configure_model``, the steps under a Trainer, and
+``generate``.
 """
 
 from __future__ import annotations
@@ -28,21 +29,21 @@ from deepsynth.types import Document, Page
 
 
 class NotMeasured(Exception):
-    """The reason why a cell has no figure. It is recorded, and the other cells go on."""
+    """Says why a cell has no figure; it is recorded, and the other cells go on."""
 
 
-class KeepOnDeviceStrategy(SingleDeviceStrategy):
-    """A single device that the model stays on between two runs; Lightning's own strategy moves it to the CPU."""
+class StaysOnDevice(SingleDeviceStrategy):
+    """One device, which the model does not leave between two runs: Lightning's own moves it to the CPU."""
 
     def teardown(self) -> None:
-        """Release everything but the model."""
+        """Release all but the model."""
         self.precision_plugin.teardown()
         if self.accelerator is not None:
             self.accelerator.teardown()
         self.checkpoint_io.teardown()
 
 
-class Harness:
+class Bench:
     """A module with its data, loaded once and measured many times.
 
     Args:
@@ -124,10 +125,10 @@ class Harness:
         return self.module.model.config
 
     def batches(self, batch_size: int, text_tokens: int, pages: Pages = "new") -> SyntheticBatches:
-        """Return synthetic batches.
+        """Return synthetic work.
 
         Raises:
-            NotMeasured: when a sample is longer than the model's positions.
+            NotMeasured: when it is longer than the model can read.
         """
         processor = self.processor
         side = processor.layout.base_size
@@ -162,7 +163,7 @@ class Harness:
         return Trainer(
             accelerator="gpu" if self.device.type == "cuda" else "cpu",
             devices=1,
-            strategy=KeepOnDeviceStrategy(self.device),
+            strategy=StaysOnDevice(self.device),
             callbacks=[] if callback is None else [callback],
             logger=False,
             enable_checkpointing=False,
@@ -173,7 +174,7 @@ class Harness:
         )
 
     def release(self) -> None:
-        """Release the optimizer, gradients and caches of the last run."""
+        """Forget the last run's optimizer, gradients and caches."""
         self.module.trainer = None
         self.module.zero_grad(set_to_none=True)
         gc.collect()
@@ -183,19 +184,19 @@ class Harness:
     # ------------------------------------------------------------------ device
 
     def synchronize(self) -> None:
-        """Wait until the device has finished its work."""
+        """Wait until the device has done all that was asked of it."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def restart_peak(self) -> None:
-        """Start a new peak of memory."""
+        """Forget the peak of memory."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self._resident.usage()
         self._resident.restart_peak()
 
     def look_at_memory(self) -> None:
-        """Include the resident memory of this moment in the peak; a GPU's allocator keeps its own."""
+        """Let the peak see what is resident now; a GPU's allocator sees for itself."""
         self._resident.usage()
 
     def peak(self, prefix: str = "") -> Result:

@@ -79,13 +79,13 @@ class SyntheticBatches:
         """T of a sample: image, prompt and text."""
         return self.sample.prompt_length + self.text_tokens
 
-    def take(self, count: int) -> SyntheticLoader:
+    def take(self, count: int) -> Taken:
         """Return a loader of the first batches, each made when it is asked for."""
-        return SyntheticLoader(self, count)
+        return Taken(self, count)
 
 
 @dataclass(frozen=True)
-class SyntheticLoader:
+class Taken:
     """A loader of the first synthetic batches.
 
     Attributes:

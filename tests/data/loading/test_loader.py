@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import pickle
 import random
 from typing import Any
 
 import pytest
+from torch.utils.data import Dataset
 
-from deepsynth.data.loading.loader import EpochSampler, ResumableLoader
+from deepsynth.data.loading.loader import DatasetInFile, ResumableLoader, Workers
+from deepsynth.data.loading.sampler import EpochSampler
 
 _RANDOM = random.Random(0)
 LENGTHS = [_RANDOM.lognormvariate(5, 1) for _ in range(1003)]
@@ -107,16 +110,10 @@ def test_lengths_of_a_data_set_follow_its_texts(jsonl: Any) -> None:
     assert data.train_dataloader().sampler.lengths == dataset.lengths
 
 
-def documents_and_loader(workers: int) -> tuple[list[str], ResumableLoader]:
-    documents = [f"{index} " + "word " * 200 for index in range(1003)]
-    sampler = EpochSampler(documents, shuffle=False, seed=0)
-    loader = ResumableLoader(
-        Documents(documents), sampler, batch_size=8, num_workers=workers, multiprocessing_context="spawn"
-    )
-    return documents, loader
+DOCUMENTS = [f"{index} " + "word " * 200 for index in range(1003)]
 
 
-class Documents:
+class Documents(Dataset[str]):
     """A data set of texts."""
 
     def __init__(self, documents: list[str]) -> None:
@@ -130,12 +127,12 @@ class Documents:
 
 
 def test_spawned_workers_are_told_little_so_that_none_waits_for_anothers_imports() -> None:
-    documents, loader = documents_and_loader(2)
-    told = [pickle.dumps(loader._batches.dataset) for _ in range(2)]
-    assert len(pickle.dumps(documents)) > 2**16 > 2**10 > len(told[0])
+    dataset = DatasetInFile(Documents(DOCUMENTS))
+    told = [pickle.dumps(dataset) for _ in range(2)]
+    assert len(pickle.dumps(DOCUMENTS)) > 2**16 > 2**10 > len(told[0])
     for message in told:
         received = pickle.loads(message)
-        assert [received[0, index] for index in range(len(received))] == documents
+        assert [received[0, index] for index in range(len(received))] == DOCUMENTS
 
 
 def test_a_full_disk_is_said_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,15 +140,19 @@ def test_a_full_disk_is_said_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
         def write(self, *_: Any) -> int:
             raise OSError(28, "No space left on device")
 
-    _, loader = documents_and_loader(2)
-    monkeypatch.setattr("deepsynth.data.loading.workers.tempfile.TemporaryFile", Full)
+    dataset = DatasetInFile(Documents(DOCUMENTS))
+    monkeypatch.setattr("deepsynth.data.loading.loader.tempfile.TemporaryFile", Full)
     for _ in range(2):
         with pytest.raises(OSError, match="No space left"):
-            pickle.dumps(loader._batches.dataset)
+            pickle.dumps(dataset)
 
 
 @pytest.mark.slow
 def test_spawned_workers_give_what_there_is() -> None:
-    documents, loader = documents_and_loader(3)
-    assert [text for batch in loader for text in batch] == documents
-    loader.close()
+    workers = Workers(3, start_method="spawn")
+    sampler = EpochSampler(DOCUMENTS, shuffle=False, seed=0)
+    loader = ResumableLoader(Documents(DOCUMENTS), sampler, workers, batch_size=8)
+    assert [text for batch in loader for text in batch] == DOCUMENTS
+    assert len(multiprocessing.active_children()) >= 3
+    workers.close()
+    assert not multiprocessing.active_children()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 from collections.abc import Callable
 from itertools import islice
@@ -15,7 +16,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deepsynth.data import HubSource, JsonlSource, MixedSource, Source
-from deepsynth.data.loading.loader import EpochSampler, ResumableLoader
+from deepsynth.data.loading.loader import ResumableLoader
+from deepsynth.data.loading.sampler import EpochSampler
 from tests.helpers.training import make_data
 
 Place = dict[str, int]
@@ -185,5 +187,5 @@ def test_a_signal_to_the_group_of_processes_does_not_end_the_workers(tmp_path: P
     loader = loader_of(source_of("mixed", tmp_path), tmp_path, 0, 1, 1)
     batches = iter(loader)
     next(batches)
-    (worker,) = loader._batches._iterator._workers
+    (worker,) = multiprocessing.active_children()
     assert os.getpgid(worker.pid) == worker.pid

@@ -17,6 +17,7 @@ import pytest
 from deepsynth.callbacks import PredictionWriter
 from deepsynth.callbacks.prediction_writer import in_turn, joined
 from deepsynth.data import Source, TextImageDataModule
+from deepsynth.data.loading.loader import Workers
 from deepsynth.types import Document
 from tests.helpers.training import make_data, make_module, make_trainer
 
@@ -140,14 +141,13 @@ def test_what_is_dropped_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.slow
-def test_spawned_workers_read_the_same(jsonl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spawned_workers_read_the_same(jsonl: Path) -> None:
     """As they are started where there is a GPU; what a stream hands them has to be picklable, the stream has not."""
 
     def ids(workers: int) -> list[str]:
         data = make_data(jsonl, eval_batch_size=3, num_workers=workers)
         if workers:
-            options = {**data._loader_options(), "multiprocessing_context": "spawn"}
-            monkeypatch.setattr(data, "_loader_options", lambda: options)
+            data.workers = Workers(workers, start_method="spawn")
         data.setup("predict")
         found = [name for batch in data.predict_dataloader() for name in batch.document_ids]
         data.teardown("predict")

@@ -12,7 +12,7 @@ import torch
 from rapidfuzz.distance import Levenshtein
 
 from deepsynth.data import Collator, OcrProcessor, TextRenderer
-from deepsynth.data.loading.dataset import Pipeline
+from deepsynth.data.pipeline import Pipeline
 from deepsynth.generation import generate
 from deepsynth.models import register
 from deepsynth.models.registry import resolve_model_name

@@ -1,97 +1,132 @@
-"""Which samples come in which order, and how a run goes on from the middle of an epoch.
+"""Batches from worker processes, and how a run continues from the middle of an epoch.
 
-Lightning tells the sampler the epoch, and saves and restores a loader's place when it has ``state_dict``.
+Lightning saves and restores the position of a loader that has ``state_dict``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Sized
-from typing import Any
+import mmap
+import os
+import pickle
+import tempfile
+from collections.abc import Iterator
+from multiprocessing import reduction
+from typing import IO, Any
+from weakref import WeakSet
 
 import torch
-from torch.utils.data import DataLoader
-from torch.utils.data.distributed import DistributedSampler
+from torch.utils.data import DataLoader, Dataset
 
-from deepsynth.data.loading.workers import DatasetByFile
+from deepsynth.compat.torch import shut_down_workers
+from deepsynth.data.loading.sampler import EpochSampler
 from deepsynth.types import Batch
 
 
-class EpochSampler(DistributedSampler[Any]):
-    """Yields (epoch, index), so that workers that outlive an epoch still know which one it is.
+def default_workers() -> int:
+    """Return how many processes render for one GPU: none where there is no GPU, whose cores would be taken away."""
+    if not torch.cuda.is_available():
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, max(1, (cores - 1) // torch.cuda.device_count()))
 
-    It is a ``DistributedSampler``, which keeps Lightning from putting its own in its place.
+
+class Workers:
+    """The worker processes of a run's loaders: how they start, and that they end.
 
     Args:
-        dataset: only its length is used.
-        shuffle: a new order every epoch, from ``seed`` and the epoch.
-        seed: of the order.
-        num_replicas: ranks that share the data; no sample goes to two of them.
-        rank: of this process.
-        even: leave out the last few samples (fewer than ranks) so that every rank takes the same number of steps;
-            without it every sample comes, and ranks may differ by one.
-        lengths: of the samples, in any unit; those of a batch, over all ranks, are then alike. Within every fifty
-            batches samples are sorted, cut into batches, and the batches shuffled.
-        batch_size: of one rank; for ``lengths`` alone.
+        count: processes of each loader; 0 makes samples in the main process.
+        seed: of the loaders' own generators.
+        start_method: ``fork`` or ``spawn``; by default ``spawn`` where there is a GPU, which a forked process cannot
+            use, and otherwise what the operating system prefers.
     """
 
-    def __init__(
-        self,
-        dataset: Sized,
-        *,
-        shuffle: bool,
-        seed: int,
-        num_replicas: int = 1,
-        rank: int = 0,
-        even: bool = False,
-        lengths: Sequence[float] | None = None,
-        batch_size: int = 1,
-    ) -> None:
-        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
-        #: Samples of the next epoch that all ranks together leave out, because they were handed out before.
-        self.start = 0
-        self.even = even
-        self.lengths = lengths
-        #: Samples of a batch over all ranks. A restored epoch keeps the one it was begun with.
-        self.group = batch_size * num_replicas
-        self.restored_group: int | None = None
-        self.size = size = len(dataset)
-        if even and num_replicas > 1:
-            self.total_size = size // num_replicas * num_replicas
-            self.num_samples = size // num_replicas
-        else:
-            self.total_size = size
-            self.num_samples = len(range(rank, size, num_replicas))
+    def __init__(self, count: int = 0, seed: int = 0, start_method: str | None = None) -> None:
+        self.count = count
+        self._seed = seed
+        self._start_method = start_method or ("spawn" if torch.cuda.is_available() else None)
+        self._loaders: WeakSet[DataLoader[Any]] = WeakSet()
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        """Yield this rank's (epoch, index) from ``start`` on, once; the next epoch starts at 0."""
-        size = self.size
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-            order = torch.randperm(size, generator=generator).tolist()
-            if self.lengths is not None:
-                order = self._alike_together(order, self.lengths, generator)
-        else:
-            order = list(range(size))
-        rest = order[self.start :]
-        if self.even:
-            rest = rest[: len(rest) // self.num_replicas * self.num_replicas]
-        self.start = 0
-        return iter([(self.epoch, index) for index in rest[self.rank :: self.num_replicas]])
+    def loader(self, dataset: Dataset[Any], **kwargs: Any) -> DataLoader[Any]:
+        """Return a DataLoader over these workers; ``kwargs`` are torch's."""
+        spawned = self.count > 0 and self._start_method == "spawn"
+        loader: DataLoader[Any] = DataLoader(
+            DatasetInFile(dataset) if spawned else dataset,
+            num_workers=self.count,
+            persistent_workers=self.count > 0,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=initialize_worker,
+            # Its own generator: an iterator draws a seed, which must not change the random state that dropout uses.
+            generator=torch.Generator().manual_seed(self._seed),
+            multiprocessing_context=self._start_method if self.count else None,
+            **kwargs,
+        )
+        self._loaders.add(loader)
+        return loader
 
-    def _alike_together(self, order: list[int], lengths: Sequence[float], generator: torch.Generator) -> list[int]:
-        group, self.restored_group = self.restored_group or self.group, None
-        arranged: list[int] = []
-        for start in range(0, len(order), 50 * group):
-            window = sorted(order[start : start + 50 * group], key=lambda index: lengths[index])
-            whole = len(window) // group
-            for number in torch.randperm(whole, generator=generator).tolist():
-                arranged += window[number * group : (number + 1) * group]
-            arranged += window[whole * group :]  # at the very end: a short batch would shift all that follow
-        return arranged
+    def close(self) -> None:
+        """End the processes of all loaders that are still there."""
+        for loader in list(self._loaders):
+            shut_down_workers(loader)
+        self._loaders.clear()
+
+
+def initialize_worker(worker_id: int) -> None:
+    """Keep a worker to one thread: there are as many workers as cores, and OpenCV and torch would each take all.
+
+    It also leaves the group of its process: Ctrl-C, torchrun and SLURM send their signals to the whole group, and a
+    worker that ends of them takes the samples along that the last step before the checkpoint needs.
+    """
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+    torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+class DatasetInFile(Dataset[Any]):
+    """A dataset that spawned workers read from a file, so that they start side by side.
+
+    What a spawned process is to do goes through a pipe of 64 KiB, which it reads after its imports. With documents in
+    there, each worker waits until the one before has imported everything. The file has no name: it goes with the last
+    process that has it open, however that ends. Windows has no such files, and its workers wait.
+
+    Args:
+        dataset: what it is, which plain pickle can write; workers have it as it was when the first of them was started.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+        self._file: IO[bytes] | None = None
 
     def __len__(self) -> int:
-        """Return the number of this rank's samples in a whole epoch."""
-        return self.num_samples
+        """Return the dataset's length."""
+        return len(self._dataset)
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return the dataset's sample."""
+        return self._dataset[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return where the dataset is, which is written once."""
+        if not hasattr(reduction, "DupFd"):
+            return {"dataset": self._dataset}
+        if self._file is None:
+            file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as this object is there
+            pickle.dump(self._dataset, file)
+            file.flush()
+            self._file = file
+        return {"file": reduction.DupFd(self._file.fileno())}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Read the dataset, in the worker."""
+        self._file = None
+        if "dataset" in state:
+            self._dataset = state["dataset"]
+            return
+        descriptor = state["file"].detach()
+        # Mapped: all workers share one position in the file, and read at the same time.
+        with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as content:
+            self._dataset = pickle.loads(content)
+        os.close(descriptor)
 
 
 class ResumableLoader:
@@ -107,17 +142,16 @@ class ResumableLoader:
     Args:
         dataset: gives the sample of (epoch, index).
         sampler: gives the (epoch, index) of this rank.
-        kwargs: for torch's DataLoader.
+        workers: make the samples; by default the main process does.
+        kwargs: for torch's DataLoader: ``batch_size`` and ``collate_fn``.
     """
 
     #: Lightning looks for it wherever there is a sampler.
     batch_sampler: None = None
 
-    def __init__(self, dataset: Any, sampler: EpochSampler, **kwargs: Any) -> None:
+    def __init__(self, dataset: Any, sampler: EpochSampler, workers: Workers | None = None, **kwargs: Any) -> None:
         self.sampler = sampler
-        if kwargs.get("multiprocessing_context") == "spawn":
-            dataset = DatasetByFile(dataset)
-        self._batches: DataLoader[Any] = DataLoader(dataset, sampler=sampler, **kwargs)
+        self._batches = (workers or Workers()).loader(dataset, sampler=sampler, **kwargs)
         self._samples_done = 0
         self._restored: dict[str, int] | None = None
         self._group = sampler.group  # of the epoch that is under way
@@ -147,13 +181,6 @@ class ResumableLoader:
         for batch in self._batches:
             self._samples_done += len(batch) * self.sampler.num_replicas
             yield batch
-
-    def close(self) -> None:
-        """End the workers. Left to the garbage collector, which ends their queues first, each is waited for in vain."""
-        iterator: Any = self._batches._iterator
-        if iterator is not None:
-            iterator._shutdown_workers()
-            self._batches._iterator = None
 
     def state_dict(self) -> dict[str, int]:
         """Return the epoch and the number of its samples handed out, over all ranks."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from deepsynth.data.loading.dataset import Pipeline
+from deepsynth.data.loading.loader import Workers
+from deepsynth.data.pipeline import Pipeline
 from deepsynth.data.processing.collator import Collator
 from deepsynth.data.sources.base import Source, checked_documents
 from deepsynth.types import Batch, Document, Sample, Task
@@ -90,7 +90,11 @@ class PageStream:
     @property
     def task(self) -> Task:
         """The task of the first document, which is that of all."""
-        return next(checked_documents(self.source, need_text=False)).task
+        return next(self.documents()).task
+
+    def documents(self) -> Iterator[Document]:
+        """Yield the documents of all ranks, checked."""
+        return checked_documents(self.source, need_text=False) if isinstance(self.source, Source) else iter(self.source)
 
     def survey(self) -> Fingerprint:
         """Walk the source once, for its mistakes.
@@ -98,7 +102,7 @@ class PageStream:
         Raises:
             ValueError: for documents that cannot be read together, or rows that are none.
         """
-        walked = Fingerprinted(checked_documents(self.source, need_text=False))
+        walked = Fingerprinted(self.documents())
         for _ in walked:
             pass
         return walked.fingerprint
@@ -134,7 +138,7 @@ class StreamLoader:
         batch_size: of pages.
         collator: joins them.
         at_end: is told what the whole source was, and how many samples of this rank were given and dropped.
-        kwargs: for torch's DataLoader.
+        workers: make the samples; by default the main process does.
     """
 
     #: Lightning looks for it wherever there is a sampler.
@@ -146,18 +150,17 @@ class StreamLoader:
         batch_size: int,
         collator: Collator,
         at_end: Callable[[Fingerprint, int, int], None],
-        **kwargs: Any,
+        workers: Workers | None = None,
     ) -> None:
         self.stream = stream
         self._at_end = at_end
         self._walked: Fingerprinted | None = None
         self._asked = 0
-        self._batches: DataLoader[Any] = DataLoader(
+        self._batches = (workers or Workers()).loader(
             PagesOnRequest(stream.pipeline),
-            batch_size,
+            batch_size=batch_size,
             sampler=self._Keys(self),
             collate_fn=CollatorOfKept(collator),
-            **kwargs,
         )
 
     class _Keys:
@@ -168,7 +171,7 @@ class StreamLoader:
 
         def __iter__(self) -> Iterator[Key]:
             loader = self._loader
-            loader._walked = Fingerprinted(checked_documents(loader.stream.source, need_text=False))
+            loader._walked = Fingerprinted(loader.stream.documents())
             loader._asked = 0
             for key in loader.stream.keys(loader._walked):
                 loader._asked += 1
@@ -183,10 +186,3 @@ class StreamLoader:
                 yield batch
         assert self._walked is not None, "the sampler was asked"
         self._at_end(self._walked.fingerprint, given, self._asked - given)
-
-    def close(self) -> None:
-        """End the workers. Left to the garbage collector, which ends their queues first, each is waited for in vain."""
-        iterator: Any = self._batches._iterator
-        if iterator is not None:
-            iterator._shutdown_workers()
-            self._batches._iterator = None

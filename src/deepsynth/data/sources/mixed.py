@@ -1,10 +1,8 @@
 """Several sources as one, in given shares.
 
-Which source the k-th document comes from is a formula, no walk: source ``s`` of weight ``w`` (all weights summing to 1)
-has its j-th turn at the time ``(j + offset) / w``, with an offset in 0 to 1 drawn from the seed, and turns are taken
-in the order of their times. So after any number k of documents each source has given ``w * k`` of them to within as
-many as there are sources, and a run that stops in the middle of an epoch goes on where it was: :meth:`MixedSource.turn`
-says what comes next, and :meth:`MixedSource.starting_at` passes over earlier documents without rendering any.
+Source ``s`` of weight ``w`` (all weights summing to 1) gives its j-th document at the time ``(j + offset) / w``, with
+an offset in 0 to 1 drawn from the seed, and documents come in the order of their times. So after any number k of
+documents each source has given ``w * k`` of them to within as many as there are sources.
 """
 
 from __future__ import annotations
@@ -88,66 +86,35 @@ class MixedSource(Source):
             (name, weight / total, offset) for name, weight, offset in zip(names, weights, offsets, strict=True)
         )
 
-    def turn(self, position: int) -> tuple[str, int]:
-        """Return the source of the document at ``position`` (from 0), and its turn (from 0) within that source."""
-        return self._after(position)[1]
-
-    def _after(self, position: int) -> tuple[dict[str, int], tuple[str, int]]:
-        """Return how many documents each source gave before ``position``, and the (source, turn) there."""
-        # Up to the time t there are t turns, to one a source: only those within that distance need a look.
-        reach = len(self._rhythm) + 1
-        given: dict[str, int] = {}
-        near: list[tuple[float, str, int]] = []
-        for name, share, offset in self._rhythm:
-            given[name] = max(0, math.floor(share * (position - reach) - offset))
-            last = math.ceil(share * (position + reach) - offset)
-            near += [(_time(turn, share, offset), name, turn) for turn in range(given[name], last + 1)]
-        near.sort()
-        index = position - sum(given.values())
-        for _, name, _ in near[:index]:
-            given[name] += 1
-        return given, near[index][1:]
-
     def __iter__(self) -> Iterator[Document]:
         """Yield every document of the mix.
 
         Raises:
             ValueError: for a source without documents, or a row that is none.
         """
-        return self.starting_at(0)
-
-    def starting_at(self, position: int) -> Iterator[Document]:
-        """Yield the documents from ``position`` (from 0) on; equal to the whole without its first ``position``.
-
-        Raises:
-            ValueError: for a source without documents, or a row that is none.
-        """
-        given, _ = self._after(position)
-        documents = {name: self._documents(name, given[name]) for name in self.sources}
-        turns = [(_time(given[name], share, offset), name, share, offset) for name, share, offset in self._rhythm]
-        heapq.heapify(turns)
-        left = itertools.count() if self.epoch_size is None else range(position, self.epoch_size)
-        for _ in left:
-            _, name, share, offset = turns[0]
+        documents = {name: self._documents(name) for name in self.sources}
+        given = dict.fromkeys(self.sources, 0)
+        queue = [(_time(0, share, offset), name, share, offset) for name, share, offset in self._rhythm]
+        heapq.heapify(queue)
+        for _ in itertools.count() if self.epoch_size is None else range(self.epoch_size):
+            _, name, share, offset = queue[0]
             document = next(documents[name], None)
             if document is None:
                 return
             yield document
             given[name] += 1
-            heapq.heapreplace(turns, (_time(given[name], share, offset), name, share, offset))
+            heapq.heapreplace(queue, (_time(given[name], share, offset), name, share, offset))
 
-    def _documents(self, name: str, skip: int) -> Iterator[Document]:
-        """Yield a source's documents under their new ids after passing over ``skip``; again and again with a size."""
-        for time in itertools.count(1):
-            size = 0
-            for size, document in enumerate(self.sources[name], 1):
-                if size > skip:
-                    ending = "" if time == 1 else f"~{time}"
-                    new_id = f"{name}/{document.id}{ending}"
-                    yield replace(document, id=new_id, source=document.source or name)
-            if not size:
+    def _documents(self, name: str) -> Iterator[Document]:
+        """Yield a source's documents under their new ids, again and again where an epoch has a size."""
+        for repeat in itertools.count(1):
+            ending = "" if repeat == 1 else f"~{repeat}"
+            found = False
+            for document in self.sources[name]:
+                found = True
+                yield replace(document, id=f"{name}/{document.id}{ending}", source=document.source or name)
+            if not found:
                 raise ValueError(f"sources.{name} has no document; leave it out of the mix")
-            skip = max(0, skip - size)
             if self.epoch_size is None:
                 return
 

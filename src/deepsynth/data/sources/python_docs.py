@@ -99,8 +99,8 @@ class PythonDocsSource(Source):
 def _descriptions() -> tuple[tuple[str, str, str], ...]:
     """Return ``(id, title, body)`` of every section of the topics and every docstring, in the order of the ids.
 
-    Read once a process: parsing the library takes seconds. Syntax trees hold no cycles, but are so many objects that
-    the collector would look through all that is alive, torch included, many times over: it waits meanwhile.
+    Read once a process. The garbage collector is off meanwhile: syntax trees hold no cycles, but are so many objects
+    that it would walk all live ones, torch's included, many times (7.4 s instead of 1.5 s).
     """
     collects = gc.isenabled()
     gc.disable()

@@ -1,0 +1,87 @@
+"""The order of the samples of an epoch, over all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence, Sized
+from typing import Any
+
+import torch
+from torch.utils.data.distributed import DistributedSampler
+
+
+class EpochSampler(DistributedSampler[Any]):
+    """Yields (epoch, index), so that workers that outlive an epoch still know which one it is.
+
+    It is a ``DistributedSampler``, which keeps Lightning from putting its own in its place.
+
+    Args:
+        dataset: only its length is used.
+        shuffle: a new order every epoch, from ``seed`` and the epoch.
+        seed: of the order.
+        num_replicas: ranks that share the data; no sample goes to two of them.
+        rank: of this process.
+        even: leave out the last few samples (fewer than ranks) so that every rank takes the same number of steps;
+            without it every sample comes, and ranks may differ by one.
+        lengths: of the samples, in any unit; those of a batch, over all ranks, are then alike. Within every fifty
+            batches samples are sorted, cut into batches, and the batches shuffled.
+        batch_size: of one rank; for ``lengths`` alone.
+    """
+
+    def __init__(
+        self,
+        dataset: Sized,
+        *,
+        shuffle: bool,
+        seed: int,
+        num_replicas: int = 1,
+        rank: int = 0,
+        even: bool = False,
+        lengths: Sequence[float] | None = None,
+        batch_size: int = 1,
+    ) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
+        #: Samples of the next epoch that all ranks together leave out, because they were handed out before.
+        self.start = 0
+        self.even = even
+        self.lengths = lengths
+        #: Samples of a batch over all ranks. A restored epoch keeps the one it was begun with.
+        self.group = batch_size * num_replicas
+        self.restored_group: int | None = None
+        self.size = size = len(dataset)
+        if even and num_replicas > 1:
+            self.total_size = size // num_replicas * num_replicas
+            self.num_samples = size // num_replicas
+        else:
+            self.total_size = size
+            self.num_samples = len(range(rank, size, num_replicas))
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Yield this rank's (epoch, index) from ``start`` on, once; the next epoch starts at 0."""
+        size = self.size
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            order = torch.randperm(size, generator=generator).tolist()
+            if self.lengths is not None:
+                order = self._alike_together(order, self.lengths, generator)
+        else:
+            order = list(range(size))
+        rest = order[self.start :]
+        if self.even:
+            rest = rest[: len(rest) // self.num_replicas * self.num_replicas]
+        self.start = 0
+        return iter([(self.epoch, index) for index in rest[self.rank :: self.num_replicas]])
+
+    def _alike_together(self, order: list[int], lengths: Sequence[float], generator: torch.Generator) -> list[int]:
+        group, self.restored_group = self.restored_group or self.group, None
+        arranged: list[int] = []
+        for start in range(0, len(order), 50 * group):
+            window = sorted(order[start : start + 50 * group], key=lambda index: lengths[index])
+            whole = len(window) // group
+            for number in torch.randperm(whole, generator=generator).tolist():
+                arranged += window[number * group : (number + 1) * group]
+            arranged += window[whole * group :]  # at the very end: a short batch would shift all that follow
+        return arranged
+
+    def __len__(self) -> int:
+        """Return the number of this rank's samples in a whole epoch."""
+        return self.num_samples

@@ -1,0 +1,81 @@
+"""From a document to its pages and its sample.
+
+A document's pages are laid out from a generator seeded by (seed, document id), so that an epoch, a worker or a rank
+never changes where a page ends; the augmenter's generator is seeded by (seed, epoch, document id, page).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from deepsynth.data.augmentation.augmenter import Augmenter
+from deepsynth.data.processing.processor import Processor
+from deepsynth.data.rendering.renderer import Renderer
+from deepsynth.data.sources.images import load_image
+from deepsynth.types import Document, Page, Sample
+
+
+def stable_hash(text: str) -> int:
+    """Return 64 bits of SHA-256: the same on every machine and in every process, unlike :func:`hash`."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Renderer, augmenter and processor with the seed that they share.
+
+    With ``variants``, a page is degraded in so many ways and no more: epochs go through them again and again. With
+    ``prompt_only``, samples are for reading alone: however long a known text is, it needs no tokens.
+    """
+
+    renderer: Renderer
+    augmenter: Augmenter | None
+    processor: Processor
+    seed: int = 0
+    max_pages: int = 8
+    variants: int | None = None
+    prompt_only: bool = False
+
+    def layout_rng(self, document: Document) -> np.random.Generator:
+        """Return the generator that fixes a document's layout."""
+        return np.random.default_rng([self.seed, stable_hash(document.id)])
+
+    def count_pages(self, document: Document) -> int:
+        """Return the number of pages of a document, 1 for a scan."""
+        if document.image is not None:
+            return 1
+        return self.renderer.count_pages(document, self.layout_rng(document))
+
+    def pages(self, document: Document, number: int | None, epoch: int) -> list[Page]:
+        """Return the augmented page ``number``, or all pages of the document.
+
+        Raises:
+            ValueError: when a summary's document has more than ``max_pages`` pages.
+        """
+        if document.image is not None:
+            pages = [Page(image=load_image(document), text=document.text)]
+        elif number is not None:
+            page = self.renderer.page(document, self.layout_rng(document), number)
+            pages = [replace(page, number=number)]
+        else:
+            pages = self.renderer(document, self.layout_rng(document))
+            if len(pages) > self.max_pages:
+                raise ValueError(
+                    f"document {document.id!r} takes {len(pages)} pages, but data.max_pages is {self.max_pages}; raise "
+                    "it, use a larger page or a smaller font"
+                )
+        if self.augmenter is None:
+            return pages
+        if self.variants is not None:
+            epoch %= self.variants
+        return [
+            self.augmenter(page, np.random.default_rng([self.seed, epoch, stable_hash(document.id), page.number]))
+            for page in pages
+        ]
+
+    def sample(self, document: Document, number: int | None, epoch: int) -> Sample | None:
+        """Return the sample of one page, or of a whole document (``number`` is ``None``)."""
+        return self.processor(document, self.pages(document, number, epoch), prompt_only=self.prompt_only)

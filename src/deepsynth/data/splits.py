@@ -1,0 +1,68 @@
+"""Which documents of a source are for training, validation and test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from deepsynth.data.pipeline import stable_hash
+from deepsynth.data.sources.mixed import original_id
+from deepsynth.errors import UserError
+from deepsynth.types import Document
+
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Splitter:
+    """Splits documents by the hash of their id, so that a document stays in its split when others are added.
+
+    Attributes:
+        val_fraction: share of the documents for validation.
+        test_fraction: share of the documents for test.
+        max_train_documents: limit for training, or ``None``; the first by hash are taken.
+        max_eval_documents: limit for validation and for test, or ``None``.
+    """
+
+    val_fraction: float = 0.05
+    test_fraction: float = 0.05
+    max_train_documents: int | None = None
+    max_eval_documents: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            UserError: for a share beyond 0 to 1, shares that leave nothing for training, or a limit below 1.
+        """
+        for name in ("val_fraction", "test_fraction"):
+            share = getattr(self, name)
+            if not 0 <= share < 1:
+                raise UserError(f"data.{name} is {share}; it must be at least 0 and below 1")
+        held_out = self.val_fraction + self.test_fraction
+        if held_out >= 1:
+            raise UserError(f"data.val_fraction + data.test_fraction is {held_out:g}; it must be below 1")
+        for name in ("max_train_documents", "max_eval_documents"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 1:
+                raise UserError(f"data.{name} is {limit}; it must be at least 1")
+
+    def split_of(self, document: Document) -> Split:
+        """Return the split of a document, from its id alone; a repeated document of a mix has one split."""
+        position = stable_hash(f"split:{original_id(document.id)}") / 2**64
+        if position < self.val_fraction:
+            return "val"
+        return "test" if position < self.val_fraction + self.test_fraction else "train"
+
+    def select(self, documents: Sequence[Document], split: Split) -> list[Document]:
+        """Return the documents of a split, in their order."""
+        return [document for document in documents if self.split_of(document) == split]
+
+    def limit(self, documents: list[Document], split: Split) -> list[Document]:
+        """Return as many documents of a split as its limit allows, in their order."""
+        most = self.max_train_documents if split == "train" else self.max_eval_documents
+        if most is None:
+            return documents
+        chosen = {document.id for document in sorted(documents, key=lambda d: stable_hash(d.id))[:most]}
+        return [document for document in documents if document.id in chosen]
