@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from deepsynth.data.datamodule import TextImageDataModule
     from deepsynth.data.processing.collator import Collator
     from deepsynth.data.processing.processor import OcrProcessor, Processor
-    from deepsynth.data.rendering.page_cache import CachedRenderer
     from deepsynth.data.rendering.renderer import Renderer, TextRenderer
     from deepsynth.data.sources.base import Source
     from deepsynth.data.sources.hub import HubSource
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Augmenter",
-    "CachedRenderer",
     "Collator",
     "CsvSource",
     "HubSource",
@@ -47,7 +45,6 @@ __all__ = [
 
 _HOMES = {
     "Augmenter": "deepsynth.data.augmentation.augmenter",
-    "CachedRenderer": "deepsynth.data.rendering.page_cache",
     "Collator": "deepsynth.data.processing.collator",
     "CsvSource": "deepsynth.data.sources.text_files",
     "HubSource": "deepsynth.data.sources.hub",

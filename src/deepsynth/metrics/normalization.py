@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-import regex  # type: ignore[import-untyped]  # the standard library's re knows neither scripts nor marks
+import regex  # the standard library's re knows neither scripts nor marks
 
 #: Scripts that put no spaces between words: each character, with the marks on it, counts as a word.
 _SPACELESS = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}ー]"

@@ -5,6 +5,7 @@ import pytest
 from deepsynth.data.fonts.files import bundled_faces, bundled_folder, coverage, is_ignorable, read_faces
 from deepsynth.data.fonts.library import FontLibrary
 from deepsynth.data.text.scripts import font_package, region_of, script_words
+from deepsynth.errors import UserError
 
 SANS = str(bundled_folder() / "DejaVuSans.ttf")
 
@@ -68,24 +69,24 @@ def test_a_folder_of_fonts_is_searched_below(tmp_path, bundled):
 
 
 def test_an_unknown_family_is_refused_with_what_there_is(bundled):
-    with pytest.raises(ValueError, match=r"fonts names the family 'Nowhere Sans'.*DejaVu Sans"):
+    with pytest.raises(UserError, match=r"fonts names the family 'Nowhere Sans'.*DejaVu Sans"):
         bundled.family("Nowhere Sans")
 
 
 def test_a_missing_font_file_is_refused(bundled):
-    with pytest.raises(ValueError, match=r"'nowhere\.ttf', which does not exist"):
+    with pytest.raises(UserError, match=r"'nowhere\.ttf', which does not exist"):
         bundled.family("nowhere.ttf")
 
 
 def test_a_file_that_is_no_font_is_refused(tmp_path):
     path = tmp_path / "not-a-font.ttf"
     path.write_text("hello")
-    with pytest.raises(ValueError, match=r"not-a-font\.ttf is no font"):
+    with pytest.raises(UserError, match=r"not-a-font\.ttf is no font"):
         read_faces(path)
 
 
 def test_a_folder_without_fonts_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"font_dirs names .* no folder with"):
+    with pytest.raises(UserError, match=r"font_dirs names .* no folder with"):
         FontLibrary([str(tmp_path)])
 
 
@@ -122,5 +123,5 @@ def test_a_missing_character_names_a_package(character, package):
 
 def test_a_file_of_matplotlibs_wheel_is_found_by_its_name(bundled):
     assert Path(bundled.family("STIXGeneralItalic.ttf")[False, False].path).name == "STIXGeneralItalic.ttf"
-    with pytest.raises(ValueError, match=r"STIXNone\.ttf', which does not exist"):
+    with pytest.raises(UserError, match=r"STIXNone\.ttf', which does not exist"):
         bundled.family("STIXNone.ttf")

@@ -17,6 +17,7 @@ from deepsynth.data.fonts.library import FontLibrary
 from deepsynth.data.rendering.renderer import TextRenderer
 from deepsynth.data.text.cleaning import clean_text, fold_whitespace
 from deepsynth.data.typesetting.pages import join_pages
+from deepsynth.errors import UserError
 from deepsynth.types import Document
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
@@ -212,7 +213,7 @@ def test_no_text_of_a_real_corpus_is_lost(name):
         source = fold_whitespace(clean_text(text)[0])
         try:
             pages = strict(document, np.random.default_rng(0))
-        except ValueError:
+        except UserError:
             pages = lenient(document, np.random.default_rng(0))
             shown = fold_whitespace(join_pages(pages))
             missing = {a for a, b in zip(source, shown, strict=True) if a != b}

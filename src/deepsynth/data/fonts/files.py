@@ -11,6 +11,8 @@ from pathlib import Path
 
 from PIL import ImageFont
 
+from deepsynth.errors import UserError
+
 #: (bold, italic) of the style names that a family's four faces go by; other weights and widths are not used.
 FACES = {
     "regular": (False, False),
@@ -97,11 +99,11 @@ def bundled_folder() -> Path:
     """Return the folder with the DejaVu fonts in matplotlib's wheel, without importing matplotlib.
 
     Raises:
-        ModuleNotFoundError: when matplotlib is not installed.
+        UserError: when matplotlib is not installed.
     """
     spec = importlib.util.find_spec("matplotlib")
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("matplotlib, whose wheel has the DejaVu fonts, is missing: pip install matplotlib")
+        raise UserError("matplotlib, whose wheel has the DejaVu fonts, is missing: pip install matplotlib")
     return Path(spec.submodule_search_locations[0]) / "mpl-data" / "fonts" / "ttf"
 
 
@@ -125,7 +127,7 @@ def read_faces(path: Path) -> list[FontFile]:
     """Return the faces of a font file, one unless it is a collection.
 
     Raises:
-        ValueError: when the file is no font, or one that cannot be scaled.
+        UserError: when the file is no font, or one that cannot be scaled.
     """
     faces: list[FontFile] = []
     while True:
@@ -134,7 +136,7 @@ def read_faces(path: Path) -> list[FontFile]:
         except OSError as error:
             if faces:
                 return faces
-            raise ValueError(
+            raise UserError(
                 f"{path} is no font that can be used ({error}); wanted is a scalable {', '.join(SUFFIXES)} file"
             ) from error
         faces.append(FontFile(str(path), len(faces), family or path.stem, style or "Regular"))
@@ -150,7 +152,7 @@ def folder_faces(folder: Path, pattern: str = "*") -> tuple[FontFile, ...]:
         if path.suffix.lower() in SUFFIXES:
             try:
                 faces.extend(read_faces(path))
-            except ValueError:  # a system's folder may hold bitmap fonts; a font named by the user is read elsewhere
+            except UserError:  # a system's folder may hold bitmap fonts; a font named by the user is read elsewhere
                 continue
     return tuple(sorted(faces, key=lambda face: (face.family, face.style, face.path, face.index)))
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 Direction = Literal["ltr", "rtl"]
 
 
-class Style(NamedTuple):
+class FontStyle(NamedTuple):
     """How a run of text looks.
 
     Attributes:
@@ -25,7 +25,7 @@ class Style(NamedTuple):
     region: str = "SC"
 
 
-class Blit(NamedTuple):
+class GlyphBitmap(NamedTuple):
     """Coverage of one run of glyphs, 0 to 255, and its place relative to the pen on the baseline, in pixels."""
 
     mask: Any
@@ -33,26 +33,27 @@ class Blit(NamedTuple):
     dy: int
 
 
-class Piece:
-    """A run of text that is never broken, shaped and rasterised.
+class ShapedRun:
+    """Shaped and rasterized text that is never broken.
 
     Attributes:
-        text: what it shows.
+        text: the text that the glyphs show.
+        style: font and size.
         advance: how far the pen moves, pixels.
-        left: of the ink, relative to the pen, pixels; 0 without ink.
-        right: of the ink, relative to the pen, pixels.
-        top: of the ink above the baseline, pixels.
-        bottom: of the ink below the baseline, pixels.
-        blits: the glyphs.
-        fonts: names of the fonts.
-        room: that it takes on a line, the larger of advance and right, pixels.
-        replaced: characters that were replaced because no font has them.
-        hyphenated: whether a hyphen is drawn after the text, which it is no part of.
+        bitmaps: the glyphs.
+        fonts: names of the fonts that are used.
+        replaced: number of characters that were replaced because no font has them.
+        hyphenated: whether a hyphen that is not in the text is drawn after it.
+        left: left edge of the glyphs, relative to the pen, pixels; 0 without glyphs, as for the other edges.
+        right: right edge of the glyphs, relative to the pen, pixels.
+        top: height of the glyphs above the baseline, pixels.
+        bottom: depth of the glyphs below the baseline, pixels.
+        room: width needed on a line, the larger of ``advance`` and ``right``, pixels.
     """
 
     __slots__ = (
         "advance",
-        "blits",
+        "bitmaps",
         "bottom",
         "fonts",
         "hyphenated",
@@ -60,6 +61,7 @@ class Piece:
         "replaced",
         "right",
         "room",
+        "style",
         "text",
         "top",
     )
@@ -67,30 +69,23 @@ class Piece:
     def __init__(
         self,
         text: str,
+        style: FontStyle,
         advance: float,
-        blits: tuple[Blit, ...],
+        bitmaps: tuple[GlyphBitmap, ...],
         fonts: tuple[str, ...],
+        *,
         replaced: int = 0,
         hyphenated: bool = False,
     ) -> None:
-        """Work out where the ink is."""
         self.text = text
+        self.style = style
         self.advance = advance
-        self.blits = blits
+        self.bitmaps = bitmaps
         self.fonts = fonts
         self.replaced = replaced
         self.hyphenated = hyphenated
-        self.left = self.right = self.top = self.bottom = 0
-        if len(blits) == 1:
-            mask, self.left, dy = blits[0]
-            self.right, self.top, self.bottom = self.left + mask.size[0], -dy, dy + mask.size[1]
-        elif blits:
-            lefts, rights, tops, bottoms = [], [], [], []
-            for mask, dx, dy in blits:
-                width, height = mask.size
-                lefts.append(dx)
-                rights.append(dx + width)
-                tops.append(-dy)
-                bottoms.append(dy + height)
-            self.left, self.right, self.top, self.bottom = min(lefts), max(rights), max(tops), max(bottoms)
+        self.left = min([dx for _, dx, _ in bitmaps], default=0)
+        self.right = max([dx + mask.size[0] for mask, dx, _ in bitmaps], default=0)
+        self.top = max([-dy for _, _, dy in bitmaps], default=0)
+        self.bottom = max([dy + mask.size[1] for mask, _, dy in bitmaps], default=0)
         self.room = max(advance, self.right)

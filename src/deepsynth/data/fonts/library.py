@@ -27,6 +27,7 @@ from deepsynth.data.fonts.files import (
 )
 from deepsynth.data.text.linebreak import grapheme_clusters
 from deepsynth.data.text.scripts import script_words
+from deepsynth.errors import UserError
 
 _REMEMBERED_CLUSTERS = 50_000
 
@@ -39,7 +40,7 @@ class FontLibrary:
         system_fonts: also use the system's fonts.
 
     Raises:
-        ValueError: when a folder does not exist or holds no font.
+        UserError: when a folder does not exist or holds no font.
     """
 
     def __init__(self, font_dirs: Sequence[str] = (), system_fonts: bool = True) -> None:
@@ -49,7 +50,7 @@ class FontLibrary:
         for folder in font_dirs:
             faces = folder_faces(Path(folder).expanduser()) if Path(folder).expanduser().is_dir() else ()
             if not faces:
-                raise ValueError(f"font_dirs names {folder!r}, which is no folder with {', '.join(SUFFIXES)} fonts")
+                raise UserError(f"font_dirs names {folder!r}, which is no folder with {', '.join(SUFFIXES)} fonts")
             self._own += faces
         self._families: dict[str, dict[tuple[bool, bool], FontFile]] = {}
         self._ranked: dict[tuple[tuple[str, ...], bool, bool], list[FontFile]] = {}
@@ -71,7 +72,7 @@ class FontLibrary:
             name: of a family, or the path of a font file.
 
         Raises:
-            ValueError: when there is no such family or file.
+            UserError: when there is no such family or file.
         """
         if name not in self._families:
             self._families[name] = self._find_family(name)
@@ -85,7 +86,7 @@ class FontLibrary:
                     bundled_folder() / name
                 )  # a file of matplotlib's wheel by its name alone, as STIXGeneralItalic.ttf
             if not path.is_file():
-                raise ValueError(f"fonts names the file {name!r}, which does not exist")
+                raise UserError(f"fonts names the file {name!r}, which does not exist")
             return {(False, False): read_faces(path)[0]}
         for faces in (bundled_faces(), self._own, self.system_faces):
             found = {
@@ -96,7 +97,7 @@ class FontLibrary:
             if found:
                 return {(False, False): next(iter(found.values())), **found}
         known = sorted({face.family for face in (*bundled_faces(), *self._own, *self.system_faces)})
-        raise ValueError(
+        raise UserError(
             f"fonts names the family {name!r}, which is not installed; give a font file's path, a folder in font_dirs, "
             f"or one of the {len(known)} families here: {', '.join(known[:12])}{', …' if len(known) > 12 else ''}"
         )

@@ -13,15 +13,14 @@ from typing import NamedTuple
 
 from PIL import ImageFont, features
 
-from deepsynth.data.fonts.arabic_joining import has_single_letters, single_letters
 from deepsynth.data.fonts.files import FontFile, is_ignorable
-from deepsynth.data.fonts.glyphs import Blit, Direction, Piece, Style
+from deepsynth.data.fonts.glyphs import Direction, FontStyle, GlyphBitmap, ShapedRun
 from deepsynth.data.fonts.library import FontLibrary
-from deepsynth.data.text.linebreak import segments
 from deepsynth.data.text.scripts import font_package
+from deepsynth.errors import UserError
 
-#: What is kept in memory; about 1 kB a word and half of it a glyph at 20 pixels.
-_CACHED_PIECES = 40_000
+#: What is kept in memory; about 1 kB a run and half of it a glyph at 20 pixels.
+_CACHED_RUNS = 40_000
 _CACHED_GLYPHS = 40_000
 _CACHED_FONTS = 256
 _REPLACEMENT = "\ufffd"
@@ -43,9 +42,9 @@ _POP = "\u202c"
 
 
 class _Glyph(NamedTuple):
-    """One character, or one letter between joiners; the mask is ``None`` without ink."""
+    """A character that needs no shaping; the bitmap is ``None`` for one that shows nothing."""
 
-    blit: Blit | None
+    bitmap: GlyphBitmap | None
     advance: float
 
 
@@ -63,83 +62,61 @@ class Shaper:
         self.replace_missing = replace_missing
         self._fonts: dict[tuple[str, int, float, bool], ImageFont.FreeTypeFont] = {}
         self._glyphs: dict[tuple[FontFile, float], dict[str, _Glyph]] = {}
-        self._letters: dict[tuple[FontFile, float], dict[str, _Glyph]] = {}
-        self._pieces: dict[tuple[Style, Direction], dict[str, Piece]] = {}
-        self._words: dict[Style, dict[str, tuple[Piece, ...]]] = {}
+        self._remembered: dict[tuple[FontStyle, Direction], dict[str, ShapedRun]] = {}
         #: Characters that do not run against a direction, as far as they were met.
         self._along: dict[Direction, set[str]] = {"ltr": set(), "rtl": set()}
-        self._word_count = 0
-        self._piece_count = 0
+        self._run_count = 0
         self._glyph_count = 0
 
-    def words(self, style: Style) -> dict[str, tuple[Piece, ...]]:
-        """Return the words that are remembered in a style, for a quick look; :meth:`word` makes those that are not."""
-        if self._word_count > _CACHED_PIECES:
-            self._words.clear()
-            self._word_count = 0
-        return self._words.setdefault(style, {})
+    def remembered(self, style: FontStyle, direction: Direction) -> dict[str, ShapedRun]:
+        """Return the runs that are remembered, for a quick look; :meth:`shape_once` adds to them."""
+        if self._run_count > _CACHED_RUNS:
+            self._remembered.clear()
+            self._run_count = 0
+        return self._remembered.setdefault((style, direction), {})
 
-    def word(self, token: str, style: Style) -> tuple[Piece, ...]:
-        """Return the pieces of a left-to-right word, between which a line may end; see :meth:`piece`."""
-        parts = segments(token)
-        if len(parts) > 1:
-            return tuple([self.piece(part, style) for part in parts])
-        pieces = (self.shape(token, style),)
-        self._words.setdefault(style, {})[token] = pieces
-        self._word_count += 1
-        return pieces
-
-    def piece(self, text: str, style: Style, direction: Direction = "ltr") -> Piece:
-        """Return a shaped word.
+    def shape_once(self, text: str, style: FontStyle, direction: Direction = "ltr") -> ShapedRun:
+        """Return a shaped run, from memory if it was shaped before.
 
         Args:
-            text: without white space; the direction of all of it is the same.
-            style: of all of it.
+            text: without white space; all of it runs in one direction.
+            style: font and size.
             direction: "rtl" lays it out from the right.
 
         Raises:
-            ValueError: for a character that no font has.
-            ImportError: when the word needs shaping, and raqm or fribidi is missing.
+            UserError: when no font has a character, or the run needs shaping and raqm or fribidi is missing.
         """
-        pieces = self.pieces(style, direction)
-        piece = pieces.get(text)
-        if piece is None:
-            piece = pieces[text] = self.shape(text, style, direction)
-            self._piece_count += 1
-        return piece
+        remembered = self.remembered(style, direction)
+        run = remembered.get(text)
+        if run is None:
+            run = remembered[text] = self.shape(text, style, direction)
+            self._run_count += 1
+        return run
 
-    def pieces(self, style: Style, direction: Direction) -> dict[str, Piece]:
-        """Return the pieces that are remembered, for a quick look; :meth:`piece` makes those that are not."""
-        if self._piece_count > _CACHED_PIECES:
-            self._pieces.clear()
-            self._piece_count = 0
-        return self._pieces.setdefault((style, direction), {})
-
-    def shape(self, text: str, style: Style, direction: Direction = "ltr") -> Piece:
-        """Return a shaped word without remembering it; see :meth:`piece`."""
+    def shape(self, text: str, style: FontStyle, direction: Direction = "ltr") -> ShapedRun:
+        """Return a shaped word without remembering it; see :meth:`shape_once`."""
         runs, replaced = self._runs(text, style)
-        blits: list[Blit] = []
+        bitmaps: list[GlyphBitmap] = []
         pen = 0.0
         # The glyphs of a right-to-left word start at its end.
         for run, face in runs if direction == "ltr" else runs[::-1]:
             if direction == "ltr" and not _NEEDS_SHAPING.search(run):
-                pen = self._set_glyphs(run, face, style.size_px, pen, blits)
-            elif direction == "rtl" and has_single_letters(run, face):
-                pen = self._set_letters(run, face, style, pen, blits)
+                pen = self._set_glyphs(run, face, style.size_px, pen, bitmaps)
             else:
                 font, drawn = self._shaped(run, face, style, direction)
                 mask, (dx, dy) = font.getmask2(drawn, "L", anchor="ls", direction=direction)
                 width, height = mask.size
                 if width and height:
-                    blits.append(Blit(mask, round(pen) + dx, dy))
+                    bitmaps.append(GlyphBitmap(mask, round(pen) + dx, dy))
                 # The mask ends where the ink does or the advance. An empty last column says that it is the advance, and
                 # shaping a second time, only to measure, would take half as long again.
                 ink = mask.getbbox()
                 pen += dx + width if ink and ink[2] < width else font.getlength(drawn, direction=direction)
         shown = text if not replaced else "".join([run for run, _ in runs])
-        return Piece(shown, pen, tuple(blits), tuple(dict.fromkeys([face.name for _, face in runs])), replaced)
+        fonts = tuple(dict.fromkeys([face.name for _, face in runs]))
+        return ShapedRun(shown, style, pen, tuple(bitmaps), fonts, replaced=replaced)
 
-    def _set_glyphs(self, run: str, face: FontFile, size_px: float, pen: float, blits: list[Blit]) -> float:
+    def _set_glyphs(self, run: str, face: FontFile, size_px: float, pen: float, bitmaps: list[GlyphBitmap]) -> float:
         """Add the glyphs of a run that needs no shaping, and return where the pen is then.
 
         Pillow's own layout gives hinted glyphs whole pixels and no visible kerning, so its result is put together from
@@ -147,58 +124,28 @@ class Shaper:
         """
         key = (face, size_px)
         if self._glyph_count > _CACHED_GLYPHS:
-            self._forget_glyphs()
+            self._glyphs.clear()
+            self._glyph_count = 0
         glyphs = self._glyphs.setdefault(key, {})
         for character in run:
             glyph = glyphs.get(character)
             if glyph is None:
                 glyph = glyphs[character] = self._glyph(character, face, size_px)
                 self._glyph_count += 1
-            if glyph.blit:
-                mask, dx, dy = glyph.blit
-                blits.append(Blit(mask, round(pen) + dx, dy))
+            if glyph.bitmap:
+                mask, dx, dy = glyph.bitmap
+                bitmaps.append(GlyphBitmap(mask, round(pen) + dx, dy))
             pen += glyph.advance
         return pen
-
-    def _set_letters(self, run: str, face: FontFile, style: Style, pen: float, blits: list[Blit]) -> float:
-        """Add a right-to-left run that is put together from its letters, and return where the pen is then.
-
-        HarfBuzz's advances are 64ths of a pixel, and Pillow puts each glyph on the pixel nearest to the pen.
-        """
-        if self._glyph_count > _CACHED_GLYPHS:
-            self._forget_glyphs()
-        letters = self._letters.setdefault((face, style.size_px), {})
-        start, place = round(pen), 0.0
-        for text in reversed(single_letters(run)):
-            letter = letters.get(text)
-            if letter is None:
-                letter = letters[text] = self._letter(text, face, style)
-                self._glyph_count += 1
-            blit, advance = letter
-            if blit:
-                mask, dx, dy = blit
-                blits.append(Blit(mask, start + int(place + 0.5) + dx, dy))
-            place += advance
-        return pen + place
-
-    def _letter(self, text: str, face: FontFile, style: Style) -> _Glyph:
-        font, drawn = self._shaped(text, face, style, "rtl")
-        mask, (dx, dy) = font.getmask2(drawn, "L", anchor="ls", direction="rtl")
-        return _Glyph(Blit(mask, dx, dy) if mask.getbbox() else None, font.getlength(drawn, direction="rtl"))
-
-    def _forget_glyphs(self) -> None:
-        self._glyphs.clear()
-        self._letters.clear()
-        self._glyph_count = 0
 
     def _glyph(self, character: str, face: FontFile, size_px: float) -> _Glyph:
         if is_ignorable(character):
             return _Glyph(None, 0.0)
         font = self.font(face, size_px, shaped=False)
         mask, (dx, dy) = font.getmask2(character, "L", anchor="ls")
-        return _Glyph(Blit(mask, dx, dy) if mask.size[0] and mask.size[1] else None, font.getlength(character))
+        return _Glyph(GlyphBitmap(mask, dx, dy) if mask.size[0] and mask.size[1] else None, font.getlength(character))
 
-    def measure(self, text: str, style: Style, direction: Direction = "ltr") -> float:
+    def measure(self, text: str, style: FontStyle, direction: Direction = "ltr") -> float:
         """Return the advance of a word, pixels, without drawing or remembering it."""
         total = 0.0
         for run, face in self._runs(text, style)[0]:
@@ -209,21 +156,21 @@ class Shaper:
                 total += font.getlength(drawn, direction=direction)
         return total
 
-    def _runs(self, text: str, style: Style) -> tuple[list[tuple[str, FontFile]], int]:
+    def _runs(self, text: str, style: FontStyle) -> tuple[list[tuple[str, FontFile]], int]:
         runs: list[tuple[str, FontFile]] = []
         replaced = 0
         for run, face in self.library.runs(text, style.family, style.bold, style.italic, style.region):
             if face is None:
                 if not self.replace_missing:
-                    raise ValueError(self._missing(run, style))
+                    raise UserError(self._missing(run, style))
                 run, replaced = _REPLACEMENT * len(run), replaced + len(run)
                 face = self.library.runs(run, style.family, style.bold, style.italic, style.region)[0][1]
                 if face is None:
-                    raise ValueError(f"no font has {_REPLACEMENT} (U+FFFD), which replaces characters without a font")
+                    raise UserError(f"no font has {_REPLACEMENT} (U+FFFD), which replaces characters without a font")
             runs.append((run, face))
         return runs, replaced
 
-    def _missing(self, run: str, style: Style) -> str:
+    def _missing(self, run: str, style: FontStyle) -> str:
         character = next(
             (
                 c
@@ -238,7 +185,7 @@ class Shaper:
         )
 
     def _shaped(
-        self, run: str, face: FontFile, style: Style, direction: Direction
+        self, run: str, face: FontFile, style: FontStyle, direction: Direction
     ) -> tuple[ImageFont.FreeTypeFont, str]:
         """Return the font for HarfBuzz, and the text to hand to it."""
         along = self._along[direction]
@@ -253,12 +200,12 @@ class Shaper:
         """Return a face at a size, for HarfBuzz when it is shaped and for Pillow's own layout otherwise.
 
         Raises:
-            ImportError: when it is to be shaped, and raqm or fribidi is missing.
+            UserError: when it is to be shaped, and raqm or fribidi is missing.
         """
         key = (face.path, face.index, size_px, shaped)
         if key not in self._fonts:
             if shaped and not features.check("raqm"):
-                raise ImportError(
+                raise UserError(
                     f"the text needs shaping (in {face.name}), and Pillow finds no raqm with fribidi: apt install "
                     "libfribidi0 (Debian, Ubuntu), dnf install fribidi (Fedora), brew install fribidi (macOS), with "
                     "Pillow from its wheel"

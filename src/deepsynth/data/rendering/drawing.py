@@ -1,73 +1,72 @@
-"""From placed lines to pixels, and to the record of what they show."""
+"""From positioned lines to pixels, and to the record of what they show."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from PIL import Image, ImageDraw
 
-from deepsynth.data.rendering.page_geometry import Colour
-from deepsynth.data.typesetting.pages import PlacedLine, Sheet, sheet_text
-from deepsynth.types import Box, Line, Page, Word
+from deepsynth.data.rendering.page_geometry import Color
+from deepsynth.data.typesetting.pages import PageLayout, PositionedLine
+from deepsynth.errors import UserError
+from deepsynth.types import Line, Word
 
 
 def draw_page(
-    sheet: Sheet, size: tuple[int, int], ink: Colour, paper: Colour, number: int, stats: Mapping[str, float]
-) -> Page:
-    """Draw one page; text and boxes come from the very glyphs that are drawn.
+    layout: PageLayout, size: tuple[int, int], text_color: Color, background_color: Color
+) -> tuple[Image.Image, tuple[Line, ...]]:
+    """Draw one page; the boxes of its lines and words come from the very glyphs that are drawn.
 
     Args:
-        sheet: lines with their places.
+        layout: lines with their positions.
         size: width and height of the page, pixels.
-        ink: colour of the text.
-        paper: colour of the page.
-        number: of the page in its document.
-        stats: what was counted while the text was laid out.
+        text_color: color of the text and of rules.
+        background_color: color of the page.
+
+    Returns:
+        The page, and its lines in reading order; a line without glyphs is left out.
 
     Raises:
-        ValueError: when ink would fall outside the page.
+        UserError: when a line does not fit on the page.
     """
-    image = Image.new("RGB", size, paper)
+    image = Image.new("RGB", size, background_color)
     canvas = ImageDraw.Draw(image)
-    for box in sheet.rules:
-        canvas.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=ink)
-    # ImageDraw.text ends in this very call; a cached mask skips the shaping and rasterising before it.
+    for box in layout.rules:
+        canvas.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=text_color)
+    # ImageDraw.text ends in this very call; a cached mask skips the shaping and rasterizing before it.
     paint = canvas.draw.draw_bitmap
-    colour = canvas.draw.draw_ink(ink)
+    color = canvas.draw.draw_ink(text_color)
     lines: list[Line] = []
-    for placed in sheet.lines:
-        if not placed.line.places:
+    for positioned in layout.lines:
+        if not positioned.line.places:
             continue
-        line = _record(placed)
+        line = _record(positioned)
         if line.box[0] < 0 or line.box[2] > size[0]:  # marks that hang over the ends of a line, without a margin
-            placed.x += int(max(-line.box[0], 0) or size[0] - line.box[2])
-            line = _record(placed)
+            positioned.x += int(max(-line.box[0], 0) or size[0] - line.box[2])
+            line = _record(positioned)
         left, top, right, bottom = line.box
         if left < 0 or top < 0 or right > size[0] or bottom > size[1]:
-            raise ValueError(
+            raise UserError(
                 f"the line {line.text[:30]!r} would reach {line.box} on a page of {size[0]} x {size[1]} pixels; take a "
                 "larger margin_px"
             )
-        baseline = placed.baseline
-        for piece, x in placed.line.places:
-            pen = placed.x + round(x)
-            for mask, dx, dy in piece.blits:
-                paint((pen + dx, baseline + dy), mask, colour)
+        baseline = positioned.baseline
+        for (run, _), word in zip(positioned.line.places, line.words, strict=True):
+            pen = word.box[0] - run.left
+            for mask, dx, dy in run.bitmaps:
+                paint((pen + dx, baseline + dy), mask, color)
         lines.append(line)
-    return Page(image, sheet_text(sheet), tuple(lines), number, stats)
+    return image, tuple(lines)
 
 
-def _record(placed: PlacedLine) -> Line:
-    """Return the line with the boxes of its ink; a word without ink has an empty box at its place."""
-    words: list[Word] = []
-    boxes: list[Box] = []
-    baseline = placed.baseline
-    for piece, x in placed.line.places:
-        pen = placed.x + round(x)
-        box = (pen + piece.left, baseline - piece.top, pen + piece.right, baseline + piece.bottom)
-        boxes.append(box)
-        words.append(Word(piece.text, box))
+def _record(positioned: PositionedLine) -> Line:
+    """Return the line with the boxes of its glyphs; a word without glyphs has an empty box at its place."""
+    places, baseline = positioned.line.places, positioned.baseline
+    pens = [positioned.x + round(x) for _, x in places]
+    boxes = [
+        (pen + run.left, baseline - run.top, pen + run.right, baseline + run.bottom)
+        for pen, (run, _) in zip(pens, places, strict=True)
+    ]
     lefts, tops, rights, bottoms = zip(*boxes, strict=True)
-    fonts = dict.fromkeys([font for piece, _ in placed.line.places for font in piece.fonts])
+    words = tuple([Word(run.text, box) for (run, _), box in zip(places, boxes, strict=True)])
+    fonts = dict.fromkeys([font for run, _ in places for font in run.fonts])
     whole = (min(lefts), min(tops), max(rights), max(bottoms))
-    return Line(placed.line.text, whole, tuple(words), ", ".join(fonts), placed.line.style.size_px)
+    return Line(positioned.line.text, whole, words, ", ".join(fonts), positioned.line.style.size_px)

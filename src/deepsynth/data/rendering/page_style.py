@@ -1,17 +1,18 @@
-"""What varies between pages, drawn for each page on its own."""
+"""The style of each page, sampled from the renderer's options."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepsynth.data.rendering.page_geometry import Colour, parse_colour
-from deepsynth.data.typesetting.paragraphs import quantise
-
-if TYPE_CHECKING:
-    from deepsynth.data.rendering.renderer import TextRenderer
+from deepsynth.data.fonts.glyphs import FontStyle
+from deepsynth.data.rendering.options import TextOptions
+from deepsynth.data.rendering.page_geometry import Color, parse_color
+from deepsynth.data.typesetting.composition import PageDesign
+from deepsynth.data.typesetting.hyphenation import hyphenation_for
+from deepsynth.data.typesetting.pages import make_frame
+from deepsynth.data.typesetting.paragraphs import quantize
 
 #: Numbers drawn for a page; more than are used, so that a new option does not change the old ones' values.
 _DRAWS = 16
@@ -19,57 +20,43 @@ _DEFAULT_SIZE_PX = 20.0
 
 
 @dataclass(frozen=True)
-class Look:
-    """One page's choices.
+class PageStyle(PageDesign):
+    """The design of one page and its colors.
 
     Attributes:
-        family: of the font.
-        font_size_px: of the body text.
-        margin_px: on every side.
-        columns: of text.
-        leading: distance of baselines, in units of the font size.
-        justify: stretch lines to the width of the column.
-        hyphenate: divide words at the end of a line.
-        ink: colour of the text.
-        paper: colour of the page.
-        characters_per_token: to aim at, ``None`` when the font size is given.
+        text_color: color of the text.
+        background_color: color of the page.
     """
 
-    family: str
-    font_size_px: float
-    margin_px: int
-    columns: int
-    leading: float
-    justify: bool
-    hyphenate: bool
-    ink: Colour
-    paper: Colour
-    characters_per_token: float | None
+    text_color: Color
+    background_color: Color
 
 
-def draw_look(options: TextRenderer, seed: int, number: int) -> Look:
-    """Return the look of a page, the same whichever pages were drawn before it.
+def sample_style(options: TextOptions, seed: int, region: str, language: str | None, number: int) -> PageStyle:
+    """Return the style of a page, the same whichever pages were sampled before it.
 
     Args:
-        options: fixed values, ranges and lists to draw from.
-        seed: of the document.
-        number: of the page.
+        options: fixed values, ranges and lists to choose from.
+        seed: seed of the document.
+        region: region whose forms of Chinese characters are used.
+        language: BCP-47 code of the document, for hyphenation.
+        number: number of the page in its document.
     """
     # Always as many numbers, so that one option's range leaves the values of the others alone.
     draws = np.random.default_rng([seed, number]).random(_DRAWS)
-    budget = options.characters_per_token
     size = options.font_size_px if options.font_size_px is not None else _DEFAULT_SIZE_PX
-    return Look(
-        family=_choose(options.fonts, draws[0]),
-        font_size_px=quantise(_between(size, draws[1])),
-        margin_px=round(_between(options.margin_px, draws[2])),
-        columns=round(_between(options.columns, draws[3])),
-        leading=_between(options.leading, draws[4]),
+    density = options.characters_per_token
+    family = _choose(options.fonts, draws[0])
+    margin, columns = round(_between(options.margin_px, draws[2])), round(_between(options.columns, draws[3]))
+    return PageStyle(
+        font=FontStyle(family, quantize(_between(size, draws[1])), region=region),
+        frame=make_frame(*options.page_size_px, margin, columns, options.column_gap_px),
+        line_height=_between(options.leading, draws[4]),
         justify=bool(draws[5] < options.justify),
-        ink=parse_colour(_choose(options.ink, draws[6])),
-        paper=parse_colour(_choose(options.paper, draws[7])),
-        characters_per_token=None if budget is None else _between(budget, draws[8]),
-        hyphenate=bool(draws[9] < options.hyphenate),
+        hyphenation=hyphenation_for(language) if draws[9] < options.hyphenate else None,
+        characters=None if density is None else _between(density, draws[8]) * (options.image_tokens or 0),
+        text_color=parse_color(_choose(options.ink, draws[6])),
+        background_color=parse_color(_choose(options.paper, draws[7])),
     )
 
 

@@ -1,6 +1,6 @@
 """Right-to-left and mixed text: the Unicode Bidirectional Algorithm (UAX #9), by the library that Pillow uses too.
 
-Paragraphs without a right-to-left character never come here.
+Text without a right-to-left character needs no library.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import re
 import sys
 from collections.abc import Sequence
 from functools import cache
+
+from deepsynth.errors import UserError
 
 #: Hebrew to Arabic Extended, their presentation forms, the right-to-left scripts beyond the basic plane, and the marks
 #: and controls that set a direction.
@@ -28,20 +30,17 @@ _UTF_32 = "utf-32-le" if sys.byteorder == "little" else "utf-32-be"
 _PARAGRAPH_BY_FIRST_LETTER = 0x40  # FRIBIDI_PAR_ON
 
 
-def has_right_to_left(text: str) -> bool:
-    """Return whether the text must be ordered before it is drawn."""
-    return _RIGHT_TO_LEFT.search(text) is not None
-
-
 def embedding_levels(text: str) -> tuple[bytes, int]:
     """Return the embedding level of every character of a paragraph, and the paragraph's own.
 
     Even levels run left to right, odd ones right to left.
 
     Raises:
-        ImportError: when fribidi is not installed.
+        UserError: when fribidi is not installed.
     """
     length = len(text)
+    if _RIGHT_TO_LEFT.search(text) is None:
+        return bytes(length), 0
     characters = (ctypes.c_uint32 * length).from_buffer_copy(text.encode(_UTF_32))
     types = (ctypes.c_uint32 * length)()
     brackets = (ctypes.c_uint32 * length)()
@@ -79,7 +78,7 @@ def _fribidi() -> ctypes.CDLL:
             continue
         library.fribidi_get_par_embedding_levels_ex.restype = ctypes.c_int8
         return library
-    raise ImportError(
+    raise UserError(
         "right-to-left text needs the library fribidi: apt install libfribidi0 (Debian, Ubuntu), "
         "dnf install fribidi (Fedora), brew install fribidi (macOS)"
     )

@@ -13,6 +13,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from deepsynth.errors import UserError
+
 _LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 _REMOVED = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -22,11 +24,11 @@ def clean_text(text: str) -> tuple[str, int]:
     """Return the text as it will be drawn, and how many characters were removed.
 
     Raises:
-        ValueError: for a lone surrogate, with its place.
+        UserError: for a lone surrogate, with its place.
     """
     surrogate = _SURROGATE.search(text)
     if surrogate:
-        raise ValueError(
+        raise UserError(
             f"character {surrogate.start()} of the text is the lone surrogate U+{ord(surrogate.group()):04X}, which is "
             "half a character; decode the source with errors='replace', or mend its \\u escapes"
         )

@@ -1,6 +1,6 @@
-"""Where a line may end inside a run of letters: a small part of the Unicode line breaking algorithm (UAX #14).
+"""Where a line may end: white space and its width, and a small part of the Unicode line breaking algorithm (UAX #14).
 
-White space is dealt with by the layout. Within a run without white space a line may end
+A line may end at white space. Within a run of letters without white space a line may end
 
 * before and after an ideograph, kana or emoji (UAX #14: ID), but not before closing punctuation, small kana, iteration
   and length marks, nor after opening punctuation (CL, EX, NS, OP);
@@ -15,8 +15,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal
+
+import regex
 
 _Kind = Literal["letter", "digit", "ideograph", "open", "close", "wide close", "after", "zero width", "glue"]
 
@@ -30,22 +33,52 @@ _MAY_BREAK = re.compile(
     "[-‐–—/\u00ad\u058a\u0f0b\u1361\u200b\u231a-\u27bf\u2b00-\u2bff\u2e80-\ua4cf\ua960-\ua97f\uf900-\ufaff"
     "\ufe10-\ufe6f\uff00-\uffef\U00016fe0-\U00018fff\U0001aff0-\U0001b2ff\U0001f000-\U0003ffff]"
 )
-_ZERO_WIDTH_JOINER = "\u200d"
+#: Widths in units of the font size; ``None`` is the width of the font's own space. No-break spaces are letters.
+SPACES: dict[str, float | None] = {
+    " ": None,
+    "\t": None,
+    "\u1680": None,
+    "\u2000": 0.5,
+    "\u2001": 1.0,
+    "\u2002": 0.5,
+    "\u2003": 1.0,
+    "\u2004": 1 / 3,
+    "\u2005": 0.25,
+    "\u2006": 1 / 6,
+    "\u2008": 0.25,
+    "\u2009": 0.2,
+    "\u200a": 0.1,
+    "\u205f": 4 / 18,
+    "\u3000": 1.0,
+}
+#: Runs of white space, and runs of everything else.
+TOKENS = re.compile(f"[{''.join(SPACES)}]+|[^{''.join(SPACES)}]+")
+_TAB_SPACES = 4
+
+#: Splits a text into extended grapheme clusters (UAX #29): what a reader takes for one character, never broken.
+grapheme_clusters: Callable[[str], list[str]] = regex.compile(r"\X").findall
 
 
-def grapheme_clusters(text: str) -> list[str]:
-    """Split a text into what a reader takes for one character, none of which is ever broken.
+def gap_width(gap: str, x: float, space: float, size_px: float) -> float:
+    """Return the width of white space that begins ``x`` pixels into the line; a tab goes to the next tab stop.
 
-    A cluster is a letter with its marks, joiners and variation selectors; consonants joined by a virama; a Hangul
-    syllable written with jamo; two regional indicators; an emoji sequence.
+    Args:
+        gap: the white space.
+        x: pixels.
+        space: width of the font's space, pixels.
+        size_px: font size, pixels.
     """
-    clusters: list[str] = []
-    for character in text:
-        if clusters and _continues(clusters[-1], character):
-            clusters[-1] += character
+    if gap == " ":
+        return space
+    pen = x
+    for character in gap:
+        if character == "\t":
+            stop = _TAB_SPACES * space
+            pen = (pen // stop + 1) * stop
         else:
-            clusters.append(character)
-    return clusters
+            ems = SPACES[character]
+            pen += space if ems is None else ems * size_px
+    return pen - x
 
 
 def segments(text: str) -> list[str]:
@@ -63,32 +96,6 @@ def segments(text: str) -> list[str]:
             parts.append(cluster)
         before = cluster
     return parts
-
-
-def _continues(cluster: str, character: str) -> bool:
-    last = cluster[-1]
-    if _is_extender(character):
-        return True
-    if last == _ZERO_WIDTH_JOINER:
-        return unicodedata.category(character) in ("So", "Lo")
-    if unicodedata.combining(last) == 9:  # a virama joins the consonant after it
-        return unicodedata.category(character) == "Lo"
-    if "\u1100" <= last <= "\u11ff" and "\u1100" <= character <= "\u11ff":
-        return character >= "\u1160" or last < "\u1160"
-    if "\uac00" <= last <= "\ud7a3" and "\u1160" <= character <= "\u11ff":
-        return True
-    regional = "\U0001f1e6" <= character <= "\U0001f1ff"
-    return regional and "\U0001f1e6" <= last <= "\U0001f1ff" and len(cluster) % 2 == 1
-
-
-@lru_cache(maxsize=4096)
-def _is_extender(character: str) -> bool:
-    return (
-        unicodedata.category(character).startswith("M")
-        or character in "\u200c\u200d"
-        or "\U0001f3fb" <= character <= "\U0001f3ff"
-        or "\U000e0020" <= character <= "\U000e007f"
-    )
 
 
 def _may_break(before: str, after: str, part: str) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from deepsynth.data.typesetting.lines import SetLine, Typesetter
-from deepsynth.data.typesetting.pages import Place, Row, row_of
+from deepsynth.data.typesetting.lines import LaidOutLine, Typesetter
+from deepsynth.data.typesetting.pages import LayoutRow, TextPosition
 from deepsynth.data.typesetting.paragraphs import BODY, Paragraph
+from deepsynth.errors import UserError
 
 #: Distance between a table's rules and its text, and thickness of rules, in units of the font size.
 _CELL_PADDING = 0.35
@@ -51,7 +52,9 @@ def block_text(block: Block) -> str:
     return f"{block.marker} {block.text}"
 
 
-def block_rows(blocks: Sequence[Block], typesetter: Typesetter, width: int, start: Place = (0, 0)) -> Iterator[Row]:
+def block_rows(
+    blocks: Sequence[Block], typesetter: Typesetter, width: int, start: TextPosition = (0, 0)
+) -> Iterator[LayoutRow]:
     """Yield the rows of blocks.
 
     Args:
@@ -61,7 +64,7 @@ def block_rows(blocks: Sequence[Block], typesetter: Typesetter, width: int, star
         start: the row to begin with.
 
     Raises:
-        ValueError: for a character without a font, or one that is wider than the column.
+        UserError: for a character without a font, or one that is wider than the column.
     """
     number, within = start
     while number < len(blocks):
@@ -71,32 +74,35 @@ def block_rows(blocks: Sequence[Block], typesetter: Typesetter, width: int, star
         if isinstance(block, Paragraph):
             space = typesetter.pixels(block.space_before_em)
             for line in typesetter.lines(block, width, within):
-                yield row_of(line, space, block.keep_with_next, (number, within))
+                height = line.ascent + line.descent
+                yield LayoutRow(
+                    [(line, 0, line.ascent)], height, space, block.keep_with_next, position=(number, within)
+                )
                 space, within = 0, line.end
         elif isinstance(block, Table):
             for place, row in enumerate(_table_rows(block, typesetter, width)):
                 if place >= within:
-                    row.place = (number, place)
+                    row.position = (number, place)
                     yield row
         else:
             yield _rule_row(block, typesetter, width, (number, 0))
         number, within = number + 1, 0
 
 
-def _rule_row(rule: HorizontalRule, typesetter: Typesetter, width: int, place: Place) -> Row:
+def _rule_row(rule: HorizontalRule, typesetter: Typesetter, width: int, position: TextPosition) -> LayoutRow:
     height = typesetter.pixels(1.0)
     middle, thickness = height // 2, max(1, typesetter.pixels(_RULE))
     box = (0, middle, width, middle + thickness)
-    return Row([], height, typesetter.pixels(rule.space_before_em), rules=(box,), place=place)
+    return LayoutRow([], height, typesetter.pixels(rule.space_before_em), rules=(box,), position=position)
 
 
-def _table_rows(table: Table, typesetter: Typesetter, width: int) -> Iterator[Row]:
+def _table_rows(table: Table, typesetter: Typesetter, width: int) -> Iterator[LayoutRow]:
     rule = max(1, typesetter.pixels(_RULE))
     padding = typesetter.pixels(_CELL_PADDING) + rule
     columns = _column_widths(table, typesetter, width, padding)
     lefts = [sum(columns[:number]) for number in range(len(columns))]
     for number, cells in enumerate(table.rows):
-        lines: list[tuple[SetLine, int, int]] = []
+        lines: list[tuple[LaidOutLine, int, int]] = []
         height = 0
         for place, cell in enumerate(cells):
             y = padding
@@ -109,17 +115,16 @@ def _table_rows(table: Table, typesetter: Typesetter, width: int) -> Iterator[Ro
         total = sum(columns)
         rules = [(0, 0, total, rule), (0, height - rule, total, height)]
         rules += [(left, 0, left + rule, height) for left in (*lefts, total - rule)]
-        space = (
-            typesetter.pixels(table.space_before_em) if number == 0 else -rule
-        )  # neighbours share the rule between them
-        yield Row(lines, height, space, number == 0 and len(table.rows) > 1, tuple(rules))
+        # Neighbors share the rule between them.
+        space = typesetter.pixels(table.space_before_em) if number == 0 else -rule
+        yield LayoutRow(lines, height, space, number == 0 and len(table.rows) > 1, tuple(rules))
 
 
 def _column_widths(table: Table, typesetter: Typesetter, width: int, padding: int) -> list[int]:
     """Return the widths of the columns: as wide as their text, or in proportion to it when that does not fit.
 
     Raises:
-        ValueError: when there are too many columns.
+        UserError: when there are too many columns.
     """
     natural: list[float] = []
     smallest: list[float] = []
@@ -132,7 +137,7 @@ def _column_widths(table: Table, typesetter: Typesetter, width: int, padding: in
     floors = [min(pair) for pair in zip(natural, smallest, strict=True)]
     spare = width - sum(floors)
     if spare < 0:
-        raise ValueError(
+        raise UserError(
             f"a table of {len(natural)} columns does not fit into {width} pixels; take a smaller font_size_px or a "
             "wider page"
         )

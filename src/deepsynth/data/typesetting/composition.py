@@ -1,25 +1,30 @@
-"""From a cleaned text to sheets: each page has a design of its own, and begins where the one before it ended."""
+"""From a cleaned text to page layouts: each page has its own design, and begins where the one before it ended."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Literal
 
-from deepsynth.data.fonts.glyphs import Style
+from deepsynth.data.fonts.glyphs import FontStyle
 from deepsynth.data.fonts.shaping import Shaper
-from deepsynth.data.rendering.page_geometry import size_for_budget
 from deepsynth.data.typesetting.blocks import Block, block_rows, block_text, visible_characters
 from deepsynth.data.typesetting.hyphenation import Hyphenation
 from deepsynth.data.typesetting.lines import Typesetter
 from deepsynth.data.typesetting.markdown import markdown_blocks
-from deepsynth.data.typesetting.pages import Frame, Place, Sheet, fill_page
-from deepsynth.data.typesetting.paragraphs import SIZE_STEP_PX
+from deepsynth.data.typesetting.pages import Frame, PageLayout, TextPosition, fill_page
+from deepsynth.data.typesetting.paragraphs import SIZE_STEP_PX, quantize
+from deepsynth.errors import UserError
 
 Overflow = Literal["error", "paginate", "shrink", "truncate"]
 Markup = Literal["plain", "markdown"]
+
+#: A first guess at the width of a letter and the distance of lines, in units of the font size; corrected by measuring.
+_LETTER_WIDTH = 0.55
+_LINE_HEIGHT = 1.3
 
 
 @dataclass(frozen=True)
@@ -27,34 +32,39 @@ class Plan:
     """What must be remembered of a document to set any of its pages again without the others.
 
     Attributes:
-        font_sizes_px: of every page's body text.
-        starts: where every page begins.
-        continues: whether a page begins within a word.
-        characters_cut: visible characters that are on no page.
+        font_sizes_px: font size of every page's body text, pixels.
+        starts: position that every page begins with.
+        continues: whether a page begins within a word, for every page.
+        characters_cut: number of visible characters that are on no page.
     """
 
     font_sizes_px: tuple[float, ...]
-    starts: tuple[Place, ...]
+    starts: tuple[TextPosition, ...]
     continues: tuple[bool, ...]
     characters_cut: int
 
 
+#: Plans of documents by ``Composition.key``, in this process alone; about 100 bytes a page.
+_PLANS: OrderedDict[Hashable, Plan] = OrderedDict()
+_REMEMBERED_PLANS = 20_000
+
+
 @dataclass(frozen=True)
 class PageDesign:
-    """How one page is to be set.
+    """How the text of one page is set.
 
     Attributes:
-        style: of the body, in the size that was drawn.
+        font: font and size of the body text.
         frame: the columns.
-        leading: distance of baselines, in units of the font size.
+        line_height: distance of baselines, in units of the font size.
         justify: stretch lines to the width of the column.
         hyphenation: divides words at the end of a line.
-        characters: that the page shall hold when it is full, which sets the font size instead of the style.
+        characters: number of characters on a full page, which sets the font size instead of ``font``.
     """
 
-    style: Style
+    font: FontStyle
     frame: Frame
-    leading: float
+    line_height: float
     justify: bool
     hyphenation: Hyphenation | None
     characters: float | None
@@ -62,17 +72,18 @@ class PageDesign:
 
 @dataclass(frozen=True)
 class Composition:
-    """A document about to be set.
+    """Sets a document page by page.
 
     Attributes:
-        text: cleaned.
-        shaper: for the words.
-        design: of a page by its number.
-        markup: how the text is read.
+        text: the cleaned text.
+        shaper: shapes the words.
+        design: returns the design of a page by its number.
+        markup: how the text is parsed.
         on_overflow: what to do when it takes more pages than allowed.
-        max_pages: how many are allowed; ``None`` is any number.
+        max_pages: number of pages that are allowed; ``None`` is any number.
         min_font_size_px: the smallest font that "shrink" may take.
-        size_bounds_px: of the font size that a design's ``characters`` may take.
+        size_bounds_px: bounds of the font size that a design's ``characters`` may take.
+        key: identifies text, options and seed, to remember the plan by.
     """
 
     text: str
@@ -83,63 +94,60 @@ class Composition:
     max_pages: int | None
     min_font_size_px: float
     size_bounds_px: tuple[float, float]
+    key: Hashable
 
-    def compose(self) -> tuple[Plan, list[Sheet]]:
-        """Return the plan and all sheets.
+    def plan(self) -> Plan:
+        """Return the plan; it is remembered from the last time, or all pages are set.
 
         Raises:
-            ValueError: for a character without a font, a page too small for it, or too many pages.
+            UserError: as :meth:`compose` does.
         """
-        plan, sheets, more = self._lay_out()
+        return _PLANS.get(self.key) or self.compose()[0]
+
+    def compose(self) -> tuple[Plan, list[PageLayout]]:
+        """Return the plan and all pages.
+
+        Raises:
+            UserError: for a character without a font, a page too small for it, or too many pages.
+        """
+        plan, layouts, more = self._lay_out()
         if more and self.on_overflow == "shrink":
-            plan, sheets, more = self._shrunk(max(plan.font_sizes_px))
-        if not more:
-            return plan, sheets
-        if self.on_overflow != "truncate":
-            raise ValueError(
+            plan, layouts, more = self._shrunk(max(plan.font_sizes_px))
+        if more and self.on_overflow != "truncate":
+            raise UserError(
                 f"its {len(self.text)} characters take more than {self.max_pages} page(s) at a font size of "
                 f"{min(plan.font_sizes_px):g} pixels; take a larger max_pages or page, a smaller font_size_px, or "
                 "on_overflow 'shrink' or 'truncate'"
             )
-        cut = visible_characters([block_text(block) for block in self._blocks()]) - _shown(sheets)
-        return Plan(plan.font_sizes_px, plan.starts, plan.continues, cut), sheets
+        if more:
+            shown = visible_characters([positioned.line.text for layout in layouts for positioned in layout.lines])
+            cut = visible_characters([block_text(block) for block in self._blocks()]) - shown
+            plan = Plan(plan.font_sizes_px, plan.starts, plan.continues, cut)
+        _PLANS[self.key] = plan
+        if len(_PLANS) > _REMEMBERED_PLANS:
+            _PLANS.popitem(last=False)
+        return plan, layouts
 
-    def sheet(self, plan: Plan, number: int) -> Sheet:
-        """Return one sheet, setting no more than what is on it."""
+    def layout(self, plan: Plan, number: int) -> PageLayout:
+        """Return one page, setting no more than what is on it."""
         return self._set(plan.starts[number], self.design(number), plan.font_sizes_px[number])[0]
 
-    def _lay_out(self, largest_px: float = math.inf) -> tuple[Plan, list[Sheet], bool]:
-        """Return the plan and the sheets at sizes up to a largest one, and whether text is left."""
-        sheets: list[Sheet] = []
+    def _lay_out(self, largest_px: float = math.inf) -> tuple[Plan, list[PageLayout], bool]:
+        """Return the plan and the layouts at sizes up to a largest one, and whether text is left."""
+        layouts: list[PageLayout] = []
         sizes: list[float] = []
-        starts: list[Place] = []
-        start: Place | None = (0, 0)
-        while start is not None and len(sheets) != self.max_pages:
-            design = self.design(len(sheets))
+        starts: list[TextPosition] = []
+        start: TextPosition | None = (0, 0)
+        while start is not None and len(layouts) != self.max_pages:
+            design = self.design(len(layouts))
             sizes.append(min(self._size(start, design), largest_px))
             starts.append(start)
-            sheet, start = self._set(start, design, sizes[-1])
-            sheets.append(sheet)
-        continues = (False, *[bool(sheet.lines) and sheet.lines[-1].line.joiner == "" for sheet in sheets[:-1]])
-        return Plan(tuple(sizes), tuple(starts), continues, 0), sheets, start is not None
+            layout, start = self._set(start, design, sizes[-1])
+            layouts.append(layout)
+        continues = (False, *[bool(layout.lines) and layout.lines[-1].line.joiner == "" for layout in layouts[:-1]])
+        return Plan(tuple(sizes), tuple(starts), continues, 0), layouts, start is not None
 
-    def _size(self, start: Place, design: PageDesign) -> float:
-        """Return the font size of a page, from its design or from how much it shall hold."""
-        if design.characters is None:
-            return design.style.size_px
-        page = partial(self._set, start, design)
-        return size_for_budget(page, design.frame, design.characters, self.size_bounds_px)
-
-    def _set(self, start: Place, design: PageDesign, size_px: float) -> tuple[Sheet, Place | None]:
-        """Return the page that begins at a place, and where the next one begins."""
-        body = design.style._replace(size_px=size_px)
-        typesetter = Typesetter(self.shaper, body, design.leading, design.justify, design.hyphenation)
-        return fill_page(block_rows(self._blocks(), typesetter, design.frame.width, start), design.frame)
-
-    def _blocks(self) -> Sequence[Block]:
-        return _blocks(self.text, self.markup)
-
-    def _shrunk(self, size_px: float) -> tuple[Plan, list[Sheet], bool]:
+    def _shrunk(self, size_px: float) -> tuple[Plan, list[PageLayout], bool]:
         """Return the pages at the largest font size at which the text fits, else the smallest; smaller ones stay."""
         steps = max(1, math.ceil((size_px - self.min_font_size_px) / SIZE_STEP_PX))
         sizes = [self.min_font_size_px + step * SIZE_STEP_PX for step in range(steps)]
@@ -154,6 +162,36 @@ class Composition:
                 best, low = tried, middle + 1
         return best
 
+    def _set(self, start: TextPosition, design: PageDesign, size_px: float) -> tuple[PageLayout, TextPosition | None]:
+        """Return the page that begins at a position, and where the next one begins."""
+        body = design.font._replace(size_px=size_px)
+        typesetter = Typesetter(self.shaper, body, design.line_height, design.justify, design.hyphenation)
+        return fill_page(block_rows(self._blocks(), typesetter, design.frame.width, start), design.frame)
+
+    def _size(self, start: TextPosition, design: PageDesign) -> float:
+        """Return the font size of a page: its design's, or the one at which a full page holds so many characters.
+
+        A page's capacity goes with the inverse square of the size, so two corrections from the page itself are enough.
+        """
+        if design.characters is None:
+            return design.font.size_px
+        frame = design.frame
+        area = frame.width * frame.height * len(frame.lefts)
+        size = self._within_bounds(math.sqrt(area / design.characters / _LETTER_WIDTH / _LINE_HEIGHT))
+        for _ in range(2):
+            capacity = _capacity(*self._set(start, design, size), frame)
+            better = self._within_bounds(size * math.sqrt(capacity / design.characters))
+            if better == size:
+                break
+            size = better
+        return size
+
+    def _within_bounds(self, size_px: float) -> float:
+        return quantize(min(max(size_px, self.size_bounds_px[0]), self.size_bounds_px[1]))
+
+    def _blocks(self) -> Sequence[Block]:
+        return _blocks(self.text, self.markup)
+
 
 @lru_cache(maxsize=16)
 def _blocks(text: str, markup: Markup) -> Sequence[Block]:
@@ -161,5 +199,12 @@ def _blocks(text: str, markup: Markup) -> Sequence[Block]:
     return markdown_blocks(text) if markup == "markdown" else text.split("\n")
 
 
-def _shown(sheets: Sequence[Sheet]) -> int:
-    return visible_characters([placed.line.text for sheet in sheets for placed in sheet.lines])
+def _capacity(layout: PageLayout, rest: TextPosition | None, frame: Frame) -> float:
+    """Return how many characters a full page holds, extrapolated from a part of one."""
+    characters = max(1, sum(len(positioned.line.text) + 1 for positioned in layout.lines))
+    if rest is not None:
+        return characters
+    last = layout.lines[-1] if layout.lines else None
+    columns_before = sum(1 for left in frame.lefts if last and left <= last.x) - 1
+    used = max(columns_before, 0) * frame.height + (last.baseline - frame.top if last else frame.height)
+    return characters * frame.height * len(frame.lefts) / max(used, 1)

@@ -9,8 +9,9 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from deepsynth.data.fonts.glyphs import Piece, Style
+from deepsynth.data.fonts.glyphs import ShapedRun
 from deepsynth.data.fonts.shaping import Shaper
+from deepsynth.errors import UserError
 from deepsynth.lazy_imports import install_command
 
 #: The language of a document that names none.
@@ -46,19 +47,21 @@ class Hyphenation:
             if getattr(place, "data", None) is None
         ]
 
-    def divide(self, shaper: Shaper, word: str, style: Style, room_px: float) -> tuple[Piece, str] | None:
+    def divide(self, shaper: Shaper, word: ShapedRun, room_px: float) -> tuple[ShapedRun, ShapedRun] | None:
         """Return as much of a word as fits with its hyphen, whose ``text`` lacks the hyphen, and the rest.
 
         Args:
-            shaper: for the part.
-            word: left-to-right.
-            style: of the word.
-            room_px: what is left of the line.
+            shaper: shapes the parts.
+            word: left-to-right; one with replaced characters is not divided.
+            room_px: what is left of the line, pixels.
         """
-        for cut in reversed(self.cuts(word)):
-            part = shaper.shape(word[:cut] + _HYPHEN, style)
+        if word.replaced:
+            return None
+        for cut in reversed(self.cuts(word.text)):
+            part = shaper.shape(word.text[:cut] + _HYPHEN, word.style)
             if part.room <= room_px and not part.replaced:
-                return Piece(word[:cut], part.advance, part.blits, part.fonts, hyphenated=True), word[cut:]
+                start = ShapedRun(word.text[:cut], word.style, part.advance, part.bitmaps, part.fonts, hyphenated=True)
+                return start, shaper.shape_once(word.text[cut:], word.style)
         return None
 
 
@@ -70,7 +73,7 @@ def hyphenation_for(language: str | None) -> Hyphenation | None:
         language: BCP-47 code; ``None`` is English.
 
     Raises:
-        ImportError: when pyphen is not installed.
+        UserError: when pyphen is not installed.
     """
     code = _pyphen().language_fallback((language or DEFAULT_LANGUAGE).replace("-", "_"))
     return None if code is None else Hyphenation(code)
@@ -80,7 +83,7 @@ def check_hyphenation() -> None:
     """Refuse hyphenation without its library.
 
     Raises:
-        ImportError: when pyphen is not installed.
+        UserError: when pyphen is not installed.
     """
     _pyphen()
 
@@ -89,7 +92,7 @@ def _pyphen() -> Any:
     try:
         import pyphen
     except ImportError as error:
-        raise ImportError(
+        raise UserError(
             f"hyphenate needs the package pyphen, which has the dictionaries: {install_command('hyphenation')}"
         ) from error
     return pyphen

@@ -1,8 +1,8 @@
-"""From set lines to columns and pages, and from pages back to the text.
+"""From lines to columns and pages, and from pages back to the text.
 
-**How the text of pages joins back to the source.** ``join_pages`` puts a new line between the texts of two pages, or
-nothing where the page broke within a word (``Page.stats["continues_word"]``). With white space folded (every run of it
-made one space) the result equals the cleaned source of a plain-text document, unless the text was truncated.
+**How the texts of pages join.** ``join_pages`` puts a new line between the texts of two pages, or nothing where the
+page broke within a word (``Page.stats["continues_word"]``). With white space folded (every run of it made one space)
+the result equals the cleaned source of a plain-text document, unless the text was truncated.
 """
 
 from __future__ import annotations
@@ -10,13 +10,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from deepsynth.data.typesetting.lines import SetLine
+from deepsynth.data.typesetting.lines import LaidOutLine
+from deepsynth.errors import UserError
 from deepsynth.types import Box, Page
 
 
 @dataclass(frozen=True)
 class Frame:
-    """The columns of a page, pixels: left edges, their width, top and bottom."""
+    """The columns of a page.
+
+    Attributes:
+        lefts: left edge of every column, pixels.
+        width: width of a column, pixels.
+        top: top edge of the columns, pixels.
+        bottom: bottom edge of the columns, pixels.
+    """
 
     lefts: tuple[int, ...]
     width: int
@@ -25,33 +33,51 @@ class Frame:
 
     @property
     def height(self) -> int:
-        """Of a column, pixels."""
+        """Height of a column, pixels."""
         return self.bottom - self.top
 
 
-#: Where a row comes from: the number of its block, and within it that of a paragraph's character or a table's row.
-Place = tuple[int, int]
+def make_frame(width_px: int, height_px: int, margin_px: int, columns: int, gap_px: int) -> Frame:
+    """Return the columns of a page.
+
+    Raises:
+        UserError: when the margins leave no room.
+    """
+    width = (width_px - 2 * margin_px - (columns - 1) * gap_px) // columns
+    height = height_px - 2 * margin_px
+    if width < 1 or height < 1:
+        raise UserError(
+            f"a page of {width_px} x {height_px} pixels has no room for {columns} column(s) between margins of "
+            f"{margin_px} pixels; take a larger page or a smaller margin_px"
+        )
+    lefts = tuple(margin_px + number * (width + gap_px) for number in range(columns))
+    return Frame(lefts, width, margin_px, margin_px + height)
+
+
+#: Where a row comes from: the index of its block, and within it that of a paragraph's character or a table's row.
+TextPosition = tuple[int, int]
 
 
 @dataclass(slots=True)
-class Row:
+class LayoutRow:
     """What stays together on a page: a line of text, or the cells of one row of a table.
 
     Attributes:
-        lines: in reading order, with x from the left of the column and y of the baseline from the top of the row.
-        height: pixels.
-        space_before: above it, unless it begins a column, pixels.
-        keep_with_next: do not end a column with it.
-        rules: black boxes relative to the row.
-        place: where it comes from.
+        lines: lines in reading order, each with x from the left of the column and y of the baseline from the top of the
+            row, pixels.
+        height: height of the row, pixels.
+        space_before: space above the row, unless it begins a column, pixels.
+        keep_with_next: whether the row may not end a column.
+        rules: filled boxes relative to the row, pixels.
+        position: where the row comes from.
     """
 
-    lines: list[tuple[SetLine, int, int]]
+    lines: list[tuple[LaidOutLine, int, int]]
     height: int
     space_before: int = 0
     keep_with_next: bool = False
     rules: tuple[Box, ...] = ()
-    place: Place = (0, 0)
+    position: TextPosition = (0, 0)
 
     @property
     def is_blank(self) -> bool:
@@ -63,49 +89,65 @@ class Row:
         """Whether it is a line that ends with a hyphen which is not in the text."""
         return len(self.lines) == 1 and bool(self.lines[0][0].places) and self.lines[0][0].places[-1][0].hyphenated
 
+    def at(self, left: int, top: int) -> list[PositionedLine]:
+        """Return the lines of the row at a place of the page."""
+        return [PositionedLine(line, left + x, top + baseline) for line, x, baseline in self.lines]
+
 
 @dataclass(slots=True)
-class PlacedLine:
-    """A line on a page: x of its column and y of its baseline, pixels."""
+class PositionedLine:
+    """A line on a page.
 
-    line: SetLine
+    Attributes:
+        line: the line.
+        x: left edge of its column, pixels.
+        baseline: y of its baseline, pixels.
+    """
+
+    line: LaidOutLine
     x: int
     baseline: int
 
 
 @dataclass(slots=True)
-class Sheet:
+class PageLayout:
     """What one page shows, before it is drawn.
 
     Attributes:
-        lines: in reading order.
-        rules: boxes in the colour of the text.
+        lines: lines in reading order.
+        rules: filled boxes in the color of the text, pixels.
     """
 
-    lines: list[PlacedLine] = field(default_factory=list)
+    lines: list[PositionedLine] = field(default_factory=list)
     rules: list[Box] = field(default_factory=list)
 
+    @property
+    def text(self) -> str:
+        """Text of the page: its lines with what joins them."""
+        parts = [part for positioned in self.lines for part in (positioned.line.text, positioned.line.joiner)]
+        return "".join(parts[:-1]).strip("\n")
 
-def row_of(line: SetLine, space_before: int = 0, keep_with_next: bool = False, place: Place = (0, 0)) -> Row:
-    """Return the row of one line."""
-    return Row([(line, 0, line.ascent)], line.ascent + line.descent, space_before, keep_with_next, place=place)
+    @property
+    def characters_replaced(self) -> int:
+        """Number of characters that were replaced because no font has them."""
+        return sum([run.replaced for positioned in self.lines for run, _ in positioned.line.places])
 
 
-def fill_page(rows: Iterable[Row], frame: Frame) -> tuple[Sheet, Place | None]:
+def fill_page(rows: Iterable[LayoutRow], frame: Frame) -> tuple[PageLayout, TextPosition | None]:
     """Put rows into the columns of a page.
 
     Args:
-        rows: in reading order; they are taken only as far as the page reaches.
+        rows: rows in reading order; they are taken only as far as the page reaches.
         frame: the columns.
 
     Returns:
-        The page, and the place of the row that the next one begins with, ``None`` when there is none left.
+        The page, and the position of the row that the next page begins with, ``None`` when there is none left.
 
     Raises:
-        ValueError: when a row is taller than a column.
+        UserError: when a row is taller than a column.
     """
-    sheet = Sheet()
-    before: Row | None = None
+    layout = PageLayout()
+    before: LayoutRow | None = None
     column, y = 0, frame.top
     for row in rows:
         blank = row.is_blank
@@ -116,38 +158,28 @@ def fill_page(rows: Iterable[Row], frame: Frame) -> tuple[Sheet, Place | None]:
         if top + needed > frame.bottom and y > frame.top:
             if blank:
                 y = frame.bottom
-                sheet.lines += _placed(row, 0, y)
+                layout.lines += row.at(0, y)
                 continue
             column, y = column + 1, frame.top
             if column == len(frame.lefts):
                 # A page that ended with a hyphen would show what its text lacks: that line is the next page's.
-                if before and before.is_divided and len(sheet.lines) > 1:
-                    del sheet.lines[-1]
-                    return sheet, before.place
-                return sheet, row.place
+                if before and before.is_divided and len(layout.lines) > 1:
+                    del layout.lines[-1]
+                    return layout, before.position
+                return layout, row.position
             top = y
         if row.height > frame.height:
             what = "a line" if len(row.lines) == 1 else "a row of a table"
-            raise ValueError(
+            raise UserError(
                 f"{what} is {row.height} pixels high, more than the {frame.height} pixels between the margins; take a "
                 "smaller font_size_px or margin_px, or a higher page"
             )
         left = frame.lefts[column]
-        sheet.lines += _placed(row, left, top)
-        sheet.rules += [(x0 + left, y0 + top, x1 + left, y1 + top) for x0, y0, x1, y1 in row.rules]
+        layout.lines += row.at(left, top)
+        layout.rules += [(x0 + left, y0 + top, x1 + left, y1 + top) for x0, y0, x1, y1 in row.rules]
         y = top + row.height
         before = row
-    return sheet, None
-
-
-def _placed(row: Row, left: int, top: int) -> list[PlacedLine]:
-    return [PlacedLine(line, left + dx, top + baseline) for line, dx, baseline in row.lines]
-
-
-def sheet_text(sheet: Sheet) -> str:
-    """Return the text of a page: its lines with what joins them."""
-    parts = [part for placed in sheet.lines for part in (placed.line.text, placed.line.joiner)]
-    return "".join(parts[:-1]).strip("\n")
+    return layout, None
 
 
 def join_pages(pages: Sequence[Page]) -> str:

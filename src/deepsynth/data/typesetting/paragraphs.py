@@ -54,6 +54,6 @@ class Paragraph:
         return "".join([text for text, _ in self.runs])
 
 
-def quantise(size_px: float) -> float:
+def quantize(size_px: float) -> float:
     """Return the nearest font size of those that are used."""
     return max(SIZE_STEP_PX, round(size_px / SIZE_STEP_PX) * SIZE_STEP_PX)

@@ -1,0 +1,138 @@
+"""From the text of a paragraph to shaped words, between which a line may end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from deepsynth.data.fonts.glyphs import Direction, FontStyle, ShapedRun
+from deepsynth.data.fonts.shaping import Shaper
+from deepsynth.data.text.linebreak import SPACES, TOKENS, grapheme_clusters, segments
+from deepsynth.errors import UserError
+
+#: A word with more letters is not shaped whole only to find out that it is too wide.
+LONGEST_WORD = 200
+
+
+#: Text that a line break may not part: the index of its first character, the white space before it and its embedding
+#: level, its runs with their embedding levels, and the room that they need on a line, pixels. A word is made of several
+#: runs where it has several styles or directions; a run that is too long to be shaped whole has infinite room. This is
+#: a plain tuple, as there is one for every word of every page.
+Word = tuple[int, str, int, Sequence[tuple[ShapedRun, int]], float]
+
+
+def shaped_words(
+    shaper: Shaper, styled: Sequence[tuple[str, FontStyle]], text: str, start: int, levels: bytes
+) -> Iterator[Word]:
+    """Yield the words of a paragraph.
+
+    Args:
+        shaper: shapes the words and remembers them.
+        styled: the paragraph's text in parts of one style.
+        text: the whole text.
+        start: index of the character to begin with.
+        levels: embedding level of every character.
+
+    Raises:
+        UserError: when no font has a character.
+    """
+    first = styled[0][1]
+    is_uniform = len(styled) == 1 and levels.count(levels[:1]) == len(levels)
+    styles = [] if is_uniform else [style for part, style in styled for _ in part]
+    remembered = (shaper.remembered(first, "ltr"), shaper.remembered(first, "rtl"))
+    gap, gap_level, end = "", 0, start
+    for token in TOKENS.findall(text, start):
+        begin, end = end, end + len(token)
+        level = levels[begin]
+        if token[0] in SPACES:
+            gap, gap_level = token, level
+            continue
+        run = remembered[level & 1].get(token) if is_uniform else None
+        if run:  # most words of most texts
+            yield begin, gap, gap_level, ((run, level),), run.room
+            gap = ""
+            continue
+        for segment in segments(token):
+            stop = begin + len(segment)
+            level = levels[begin]
+            shape = shaper.shape_once if len(segment) <= LONGEST_WORD else _unshaped
+            if is_uniform or (len(styled) == 1 and levels.count(level, begin, stop) == stop - begin):
+                run = remembered[level & 1].get(segment) or shape(segment, first, direction_of(level))
+                yield begin, gap, gap_level, ((run, level),), run.room
+            else:
+                spans = _spans(text, begin, stop, styles, levels)
+                runs = [(shape(part, style, direction_of(level)), level) for part, style, level in spans]
+                yield begin, gap, gap_level, runs, sum([run.room for run, _ in runs])
+            gap, begin = "", stop
+
+
+def _spans(
+    text: str, begin: int, end: int, styles: Sequence[FontStyle], levels: bytes
+) -> list[tuple[str, FontStyle, int]]:
+    """Return the parts of a word that have one style and one embedding level."""
+    spans: list[tuple[str, FontStyle, int]] = []
+    while begin < end:
+        stop = begin + 1
+        while stop < end and levels[stop] == levels[begin] and styles[stop] is styles[begin]:
+            stop += 1
+        spans.append((text[begin:stop], styles[begin], levels[begin]))
+        begin = stop
+    return spans
+
+
+def direction_of(level: int) -> Direction:
+    """Return the direction of text at an embedding level."""
+    return "rtl" if level & 1 else "ltr"
+
+
+def _unshaped(text: str, style: FontStyle, direction: Direction) -> ShapedRun:
+    """Return a run that fits on no line and must be broken."""
+    return ShapedRun(text, style, math.inf, (), ())
+
+
+def break_run(shaper: Shaper, text: str, style: FontStyle, direction: Direction, width: int) -> Iterator[ShapedRun]:
+    """Yield a run that is wider than a line in parts, one for each line, broken between grapheme clusters.
+
+    Args:
+        shaper: shapes the parts, which are not remembered.
+        text: the run.
+        style: style of the run.
+        direction: direction of the run.
+        width: width of a line, pixels.
+
+    Raises:
+        UserError: when one cluster is wider than a line.
+    """
+    clusters = grapheme_clusters(text)
+    start, count = 0, 8
+    while start < len(clusters):
+        count = _clusters_that_fit(shaper, clusters[start:], count, style, direction, width)
+        while True:
+            run = shaper.shape("".join(clusters[start : start + count]), style, direction)
+            if run.room - min(run.left, 0) <= width:
+                break
+            if count == 1:
+                raise UserError(
+                    f"{clusters[start][:20]!r} at {style.size_px:g} pixels is wider than the column of {width} "
+                    "pixels; take a smaller font_size_px or margin_px, or a wider page"
+                )
+            count -= 1
+        yield run
+        start += count
+
+
+def _clusters_that_fit(
+    shaper: Shaper, clusters: Sequence[str], guess: int, style: FontStyle, direction: Direction, width: int
+) -> int:
+    """Return how many clusters fit into the width, at least one, looking around a guess."""
+
+    def fits(count: int) -> bool:
+        return shaper.measure("".join(clusters[:count]), style, direction) <= width
+
+    low, high = 1, min(max(guess, 2), len(clusters))
+    while high < len(clusters) and fits(high):
+        low, high = high, min(2 * high, len(clusters))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
