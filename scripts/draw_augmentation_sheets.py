@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from deepsynth.data.augmentation.augmenter import PRESETS, PageAugmenter
 from deepsynth.data.fonts.files import bundled_faces
 from deepsynth.data.rendering.renderer import TextRenderer
-from deepsynth.measurement.page_rates import Excerpts
+from deepsynth.measurement.pages import Excerpts
 from deepsynth.types import Page
 
 TILE = (330, 170)

@@ -57,14 +57,14 @@ def summaries(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def steady_reading(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let measured reading take 100 ms and 10 ms a token; really, a few tokens of a tiny model are noise."""
-    from deepsynth.measurement import generation as measure_generation
+def steady_generation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let measured generation take 100 ms and 10 ms a token: the real times of a tiny model are noise."""
+    from deepsynth.measurement import generation
 
-    read = measure_generation._read
+    generate = generation._generate
 
-    def steady(bench: Any, work: Any, index: int, new_tokens: int) -> tuple[float, Any]:
-        _, generations = read(bench, work, index, new_tokens)
+    def steady(harness: Any, work: Any, index: int, new_tokens: int) -> tuple[float, Any]:
+        _, generations = generate(harness, work, index, new_tokens)
         return 0.1 + 0.01 * new_tokens, generations
 
-    monkeypatch.setattr(measure_generation, "_read", steady)
+    monkeypatch.setattr(generation, "_generate", steady)

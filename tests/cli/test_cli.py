@@ -309,7 +309,7 @@ def test_an_unknown_subcommand_is_one_line(capsys: pytest.CaptureFixture[str]) -
 
 def test_the_table_of_subcommands_is_the_real_one() -> None:
     from deepsynth.cli.commands import COMMANDS
-    from deepsynth.cli.main import DeepSynthCLI
+    from deepsynth.cli.trainer import DeepSynthCLI
 
     assert set(SUBCOMMANDS) == set(DeepSynthCLI.subcommands()) | set(COMMANDS) | {"configs"}
 

@@ -65,7 +65,7 @@ def test_an_unknown_name_is_one_line_with_the_nearest(name: str, hint: str, caps
         ("fit --config quickstart --trainer.max_steps 2", f"fit --config {QUICKSTART} --trainer.max_steps 2"),
         ("fit --config=quickstart -c backend/peft", f"fit --config={QUICKSTART} -c {PEFT}"),
         ("fit --config quickstart quickstart", f"fit --config {QUICKSTART} quickstart"),
-        ("render --num 4 --config quickstart --out pages", f"render --num 4 --config {QUICKSTART} --out pages"),
+        ("render --num 4 --config quickstart --output pages", f"render --num 4 --config {QUICKSTART} --output pages"),
         (
             "compare --config quickstart --backends backend/peft quickstart --output backend/peft",
             f"compare --config {QUICKSTART} --backends {PEFT} {QUICKSTART} --output backend/peft",
@@ -75,7 +75,8 @@ def test_an_unknown_name_is_one_line_with_the_nearest(name: str, hint: str, caps
          f"predict --data.path={CONFIGS}/quickstart_unseen.jsonl"),
         ("predict --data.path configs/quickstart_unseen.jsonl",
          f"predict --data.path {CONFIGS}/quickstart_unseen.jsonl"),
-        ("render --out configs/pages --out=configs/pages", "render --out configs/pages --out=configs/pages"),
+        ("render --output configs/pages --output=configs/pages",
+         "render --output configs/pages --output=configs/pages"),
         ("fit --config", "fit --config"),
     ],
 )  # fmt: skip

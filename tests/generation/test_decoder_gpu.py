@@ -1,4 +1,4 @@
-"""Captured graphs on a GPU; ``scripts/gpu_generate.sh`` runs these first, and measures at full size then."""
+"""Captured graphs on a GPU; ``scripts/gpu.sh`` runs them."""
 
 from __future__ import annotations
 

@@ -1,49 +1,56 @@
-"""Backends answer from processes of their own, and whatever ends one of those is recorded."""
+"""Backends are measured in processes of their own, and whatever ends one of those is recorded."""
 
 from __future__ import annotations
 
-import io
 import json
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from deepsynth.cli.measurement_worker import serve
-from deepsynth.measurement import process as measure_process
+from deepsynth.cli.measurement_worker import MeasurementServer
+from deepsynth.measurement import training
 from deepsynth.measurement.cells import Result
-from deepsynth.measurement.process import Backend, Question, Workers, measure_all
+from deepsynth.measurement.process import Backend, BackendProcesses, Measurement, measure_all
 
 #: A worker without torch: does what it is asked for by name.
 FAKE = """
-import json, os, signal, sys, time
-args = json.loads(sys.stdin.readline())["args"]
-for line in sys.stdin:
-    asked = json.loads(line)
-    if asked["measure"] == "crash":
+import os, signal, time
+from deepsynth.io.worker_process import serve
+
+def answer(request):
+    if request["measure"] == "crash":
         raise AttributeError("a bug of the backend")
-    if asked["measure"] == "kill":
+    if request["measure"] == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if asked["measure"] == "hang":
+    if request["measure"] == "hang":
         time.sleep(60)
-    answer = {"pid": os.getpid(), "args": " ".join(args), **asked["options"]}
-    if asked["measure"] == "full":
-        answer = {"not_measured": "out of memory", "ended": True}
-    print(json.dumps(answer), flush=True)
+    if request["measure"] == "full":
+        return {"not_measured": "out of memory", "ended": True}
+    return {"pid": os.getpid(), "args": " ".join(request["args"]), **request["options"]}
+
+def main():
+    serve(answer, grace_s=1.0)
 """
 A, B = Backend("a", ("--config", "a.yaml")), Backend("b", ("--config", "b.yaml"))
-ASK = Question("train", "train", {"batch_size": 2})
+TRAIN = Measurement("train", "train", {"batch_size": 2})
 
 
 @pytest.fixture
-def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workers:
-    monkeypatch.setattr(measure_process, "WORKER", (sys.executable, "-c", FAKE))
-    return Workers(tmp_path / "logs", cell_limit_s=30)
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "fake_worker.py").write_text(FAKE)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "fake_worker"
 
 
-def test_a_backend_answers_from_one_process_and_another_from_another(workers: Workers) -> None:
-    with workers:
-        first, again, other = workers.ask(A, ASK), workers.ask(A, ASK), workers.ask(B, ASK)
+@pytest.fixture
+def processes(fake: str, tmp_path: Path) -> Iterator[BackendProcesses]:
+    with BackendProcesses(tmp_path / "logs", 30, fake) as processes:
+        yield processes
+
+
+def test_each_backend_has_one_process_of_its_own(processes: BackendProcesses) -> None:
+    first, again, other = processes.measure(A, TRAIN), processes.measure(A, TRAIN), processes.measure(B, TRAIN)
     assert first == again
     assert (first["args"], first["batch_size"]) == ("--config a.yaml", 2)
     assert (other["args"], other["pid"] != first["pid"]) == ("--config b.yaml", True)
@@ -57,67 +64,49 @@ def test_a_backend_answers_from_one_process_and_another_from_another(workers: Wo
         ("full", "out of memory"),
     ],
 )
-def test_what_ends_a_process_is_recorded_and_the_next_question_is_answered(
-    workers: Workers, measure: str, reason: str
+def test_what_ends_a_process_is_recorded_and_the_next_measurement_has_another(
+    processes: BackendProcesses, measure: str, reason: str
 ) -> None:
-    with workers:
-        before = workers.ask(A, ASK)
-        assert workers.ask(A, Question("x", measure)) == {"not_measured": reason}
-        assert workers.ask(A, ASK)["pid"] != before["pid"]
+    before = processes.measure(A, TRAIN)
+    assert processes.measure(A, Measurement("x", measure)) == {"not_measured": reason}
+    assert processes.measure(A, TRAIN)["pid"] != before["pid"]
 
 
-def test_a_cell_has_its_time(workers: Workers) -> None:
-    workers.cell_limit_s = 0.5
-    with workers:
-        assert workers.ask(A, Question("x", "hang")) == {"not_measured": "took longer than 0.5 s (cell_limit_s)"}
-        workers.cell_limit_s = 30
-        assert "pid" in workers.ask(A, ASK)
+def test_a_cell_has_a_time_limit(processes: BackendProcesses) -> None:
+    processes.measure(A, TRAIN)
+    processes.cell_limit_s = 0.5
+    hanging = processes.measure(A, Measurement("x", "hang"))
+    assert hanging == {"not_measured": "took longer than 0.5 s (cell_limit_s)"}
+    processes.cell_limit_s = 30
+    assert "pid" in processes.measure(A, TRAIN)
 
 
-def ask_many(tmp_path: Path, lines: list[str], **options: object) -> dict[str, Result]:
-    questions = [Question("load", "load"), Question("train/batch=2", "train"), Question("broken", "crash")]
-    settings: dict[str, object] = {"output": tmp_path / "r.json", "cell_limit_s": 30.0, **options}
-    return measure_all(
-        [A, B],
-        questions,
-        line=lambda name, result: f"{name} {result.get('not_measured', 'ok')}",
-        report=lines.append,
-        **settings,  # type: ignore[arg-type]
-    )
+def test_cells_go_on_after_a_failure_and_are_kept(fake: str, tmp_path: Path) -> None:
+    seen: list[str] = []
 
+    def measure(only: list[str], resume: bool) -> dict[str, Result]:
+        return measure_all(
+            [A, B],
+            [Measurement("load", "load"), Measurement("train/batch=2", "train"), Measurement("broken", "crash")],
+            only=only,
+            resume=resume,
+            output=tmp_path / "r.json",
+            cell_limit_s=30.0,
+            worker=fake,
+            report=lambda name, result: seen.append(f"{name} {result.get('not_measured', 'ok')}"),
+        )
 
-def test_cells_go_on_after_a_failure_and_are_kept(workers: Workers, tmp_path: Path) -> None:
-    lines: list[str] = []
-    results = ask_many(tmp_path, lines, only=["b"])
+    results = measure(["b"], resume=False)
     assert list(results) == ["load/b", "train/batch=2/b", "broken/b"]
-    again = ask_many(tmp_path, lines, resume=True)
+    again = measure([], resume=True)
     assert list(again) == [*results, "load/a", "train/batch=2/a", "broken/a"]
     assert {name: again[name] for name in results} == results, "kept, not measured again"
     assert json.loads((tmp_path / "r.json").read_text())["cells"] == again
-    assert lines[2].startswith("broken/b the process ended with code 1")
-
-
-def test_no_cell_begins_that_could_end_too_late(
-    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = iter(range(0, 1000, 20))
-    monkeypatch.setattr(measure_process.time, "monotonic", lambda: float(next(clock)))
-    lines: list[str] = []
-    results = ask_many(tmp_path, lines, time_budget_s=75.0)  # cells would begin at 20, 40 and 60 s and may take 30
-    assert list(results) == ["load/a", "train/batch=2/a"]
-    assert lines[-1] == "time_budget_s is used up; 4 cells are left: the same command with --resume=true goes on"
-    with pytest.raises(ValueError, match="time_budget_s is 20, but one cell may take 30 s"):
-        ask_many(tmp_path, lines, time_budget_s=20.0)
+    assert seen[2].startswith("broken/b the process ended with code 1")
+    assert "a bug of the backend" in (tmp_path / "logs" / "b.log").read_text()
 
 
 # ---------------------------------------------------------------------- the worker itself
-
-
-def answers(args: list[str], *asked: tuple[str, dict[str, object]]) -> list[Result]:
-    lines = [{"args": args}, *({"measure": measure, "options": options} for measure, options in asked)]
-    replies = io.StringIO()
-    serve(io.StringIO("".join(json.dumps(line) + "\n" for line in lines)), replies)
-    return [json.loads(line) for line in replies.getvalue().splitlines()]
 
 
 def fit_args(jsonl: Path) -> list[str]:
@@ -125,7 +114,12 @@ def fit_args(jsonl: Path) -> list[str]:
     return ["--model=PeftModule", "--data=TextImageDataModule", "--data.source=JsonlSource", *data]
 
 
-def test_the_worker_measures_what_it_is_asked_for(jsonl: Path) -> None:
+def answers(args: list[str], *asked: tuple[str, dict[str, object]]) -> list[Result]:
+    server = MeasurementServer()
+    return [server.answer({"args": args, "measure": measure, "options": options}) for measure, options in asked]
+
+
+def test_the_worker_measures(jsonl: Path) -> None:
     options: dict[str, object] = {"batch_size": 1, "text_tokens": 4, "steps": 1, "warmup_steps": 0, "repeats": 1}
     loaded, trained, quality = answers(
         fit_args(jsonl), ("load", {}), ("train", options), ("quality", {"steps": 1, "batch_size": 1})
@@ -138,24 +132,22 @@ def test_the_worker_measures_what_it_is_asked_for(jsonl: Path) -> None:
 def test_what_a_backend_refuses_is_its_answer_to_everything(jsonl: Path) -> None:
     first, second = answers([*fit_args(jsonl), "--model.model_name=nowhere/at/all"], ("load", {}), ("train", {}))
     assert first == second
-    assert "model_name is 'nowhere/at/all', which is no folder" in str(first["not_measured"])
+    assert "model_name is 'nowhere/at/all', which is not a folder" in str(first["not_measured"])
     (unknown,) = answers([*fit_args(jsonl), "--model=NoSuchModule"], ("load", {}))
     assert "NoSuchModule" in str(unknown["not_measured"])
 
 
 def test_running_out_of_memory_asks_for_another_process(jsonl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from deepsynth.measurement.cells_table import MEASUREMENTS
-
-    def exhaust(bench: object) -> Result:
+    def exhaust(harness: object) -> Result:
         raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    def fail(bench: object) -> Result:
+    def fail(harness: object) -> Result:
         raise RuntimeError("mat1 and mat2 must have the same dtype")
 
-    monkeypatch.setitem(MEASUREMENTS, "train", exhaust)
-    monkeypatch.setitem(MEASUREMENTS, "phases", fail)
+    monkeypatch.setattr(training, "measure_training", exhaust)
+    monkeypatch.setattr(training, "measure_largest_batch", fail)
     (answer,) = answers(fit_args(jsonl), ("train", {}))
     assert answer["ended"] is True
     assert str(answer["not_measured"]).startswith("out of memory: CUDA out of memory")
     with pytest.raises(RuntimeError, match="same dtype"):  # which ends the process, with its traceback in the log
-        answers(fit_args(jsonl), ("phases", {}))
+        answers(fit_args(jsonl), ("largest_batch", {}))

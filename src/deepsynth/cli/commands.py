@@ -1,4 +1,4 @@
-"""The subcommands beside the Trainer's: each parses its own few options and calls one function of the package."""
+"""The subcommands beside the Trainer's: each takes its options from a signature and calls one function."""
 
 from __future__ import annotations
 
@@ -7,240 +7,234 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, auto_parser
+from jsonargparse.typing import PositiveInt
+from lightning.pytorch.cli import LightningArgumentParser
 
 from deepsynth.cli.errors import ParserError
-from deepsynth.hub.data import push_data
-from deepsynth.hub.pull import pull
-from deepsynth.hub.snapshot import Target
-from deepsynth.hub.worker import resume
-from deepsynth.measurement.benchmark import benchmark_train
-from deepsynth.measurement.benchmark_generate import benchmark_generate
-from deepsynth.measurement.compare import compare
-from deepsynth.measurement.pages import benchmark_data
+from deepsynth.cli.trainer import DeepSynthCLI
+
+#: Subcommands of a command by name; each is a function, or a class whose ``run`` does the work.
+Components = dict[str, Callable[..., Any]]
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Write a line of a command's result."""
     sys.stdout.write(line + "\n")
 
 
 class CommandParser(ArgumentParser):  # type: ignore[misc]  # jsonargparse is not typed
-    """Says what is wrong in one line, like the parser of the Trainer's subcommands."""
+    """A parser whose errors are one line, like those of the Trainer's subcommands."""
 
-    def error(self, message: str, ex: Exception | None = None) -> Any:
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise :class:`ParserError`."""
         raise ParserError(message) from ex
 
 
-def parse(
-    function: Callable[..., Any],
-    prog: str,
-    args: Sequence[str],
-    *,
-    skip: set[str] | None = None,
-    positional: bool = True,
-) -> dict[str, Any]:
-    """Return a function's arguments, parsed by its signature.
+def call(command: str, components: Components | Callable[..., Any], args: Sequence[str]) -> Any:
+    """Parse the options of a function, or of one of several by name, call it, and return what it returned.
+
+    Parameters without a default are positional unless they are keyword-only.
 
     Args:
-        function: whose typed signature and docstring give the options and their help.
-        prog: the command, for its help.
-        args: of the command line.
-        skip: parameters that the command fills itself.
-        positional: those without a default stand without their names.
+        command: for the help.
+        components: what the typed signatures and docstrings of options and help are taken from.
+        args: of the command line, without the command.
     """
-    summary = (inspect.getdoc(function) or "").partition("\n")[0]
-    parser = CommandParser(prog=prog, description=summary)
-    parser.add_function_arguments(function, as_positional=positional, skip=skip or set(), fail_untyped=False)
-    parsed: dict[str, Any] = parser.instantiate_classes(parser.parse_args(spell_out(function, args))).as_dict()
-    return parsed
+    parser = auto_parser(
+        components, prog=f"deepsynth {command}", parser_class=CommandParser, return_instance=True, fail_untyped=False
+    )
+    parsed = parser.instantiate_classes(parser.parse_args(split_values(components, args)))
+    if isinstance(components, dict):
+        components, parsed = components[parsed.subcommand], parsed[parsed.subcommand]
+    names = inspect.signature(components).parameters  # the parser has options of its own
+    return components(**{name: value for name, value in parsed.items() if name in names})
 
 
-def spell_out(function: Callable[..., Any], args: Sequence[str]) -> list[str]:
+def split_values(components: Components | Callable[..., Any], args: Sequence[str]) -> list[str]:
     """Return arguments as jsonargparse takes them: lists as ``--name=["a", "b"]``, flags as ``--name=true``.
 
     Args:
-        function: whose parameters with a sequence may be given as ``--name a b`` or ``--name a --name b``, and those
-            with a bool as ``--name``.
+        components: of :func:`call`. Options whose type is a sequence may be given as ``--name a b`` or
+            ``--name a --name b``, and those whose type is bool as ``--name``.
         args: of the command line.
     """
-    kinds = {f"--{name}": str(p.annotation) for name, p in inspect.signature(function).parameters.items()}
+    target = components.get(args[0] if args else "") if isinstance(components, dict) else components
+    if target is None:
+        return list(args)
+    types = {f"--{name}": str(p.annotation) for name, p in inspect.signature(target).parameters.items()}
     spelled: list[str] = []
     lists: dict[str, list[str]] = {}
     todo = list(args)
     while todo:
         arg = todo.pop(0)
         bare = not todo or todo[0].startswith("--")
-        if kinds.get(arg, "").startswith("Sequence[") and not bare and not todo[0].startswith("["):
+        if types.get(arg, "").startswith("Sequence[") and not bare and not todo[0].startswith("["):
             while todo and not todo[0].startswith("--"):
                 lists.setdefault(arg, []).append(todo.pop(0))
-        elif kinds.get(arg) == "bool" and bare:
+        elif types.get(arg) == "bool" and bare:
             spelled.append(f"{arg}=true")
         else:
             spelled.append(arg)
     return [*spelled, *(f"{name}={json.dumps(values)}" for name, values in lists.items())]
 
 
-def choose(command: str, functions: dict[str, Callable[[list[str]], int]], args: list[str]) -> int:
-    """Run the sub-subcommand that ``args`` begins with.
+# ---------------------------------------------------------------------- pages
 
-    Raises:
-        ParserError: for none or an unknown one.
+
+class PagesCLI(DeepSynthCLI):
+    """The options of ``deepsynth fit`` and some more, for what is done with the pages that training would see.
+
+    Args:
+        args: of the command line.
+        command: for the help.
     """
-    if args[:1] in (["-h"], ["--help"]):
-        say(f"usage: deepsynth {command} {{{','.join(functions)}}} [--help]")
-        return 0
-    if not args or args[0] not in functions:
-        raise ParserError(
-            f"deepsynth {command} takes one of {', '.join(functions)}; found {args[0] if args else 'nothing'}"
+
+    def __init__(self, args: Sequence[str], command: str) -> None:
+        summary = inspect.getdoc(type(self)) or ""
+        parser = {"prog": f"deepsynth {command}", "description": summary.partition("\n")[0]}
+        super().__init__(args, run=False, parser_kwargs=parser)
+
+
+class RenderCLI(PagesCLI):
+    """Write the pages that training would see, a contact sheet and a table of their density."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the folder and the number of pages."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--output", type=Path, required=True, help="Folder for the pages, contact.png and pages.csv."
         )
-    return functions[args[0]](args[1:])
+        parser.add_argument("--num", type=PositiveInt, default=16, help="Number of pages.")
 
 
-# ---------------------------------------------------------------------- render
-
-
-def render(args: list[str]) -> int:
-    """Run ``deepsynth render --config … --num 16 --out DIR``."""
-    from deepsynth.cli.main import DeepSynthCLI
+def render(args: list[str]) -> None:
+    """Run ``deepsynth render --config … --num 16 --output DIR``."""
     from deepsynth.data.preview import format_table, write_preview
 
-    own, rest = take(args, ("--out", "--num"))
-    if "--help" in rest or "-h" in rest:
-        say("usage: deepsynth render --config FILE --out DIR [--num 16] [the options of deepsynth fit]")
-        return 0
-    if "--out" not in own:
-        raise ParserError("deepsynth render needs --out DIR, the folder for the pages")
-    try:
-        num = int(own.get("--num", "16"))
-    except ValueError as error:
-        raise ParserError(f"--num is {own['--num']!r}; it must be a whole number of pages") from error
-    if num < 1:
-        raise ParserError(f"--num is {num}; it must be at least 1")
-    data = DeepSynthCLI(rest, run=False).datamodule
-    folder = Path(own["--out"])
+    cli = RenderCLI(args, "render")
+    data, folder = cli.datamodule, Path(cli.config["output"])
     tokenizer = data.processor.hf_processor.tokenizer
     reports = write_preview(
         data.source,
         data.pipeline(),
         folder,
-        num,
+        int(cli.config["num"]),
         data.processor.layout,
         lambda text: len(tokenizer.encode(text, add_special_tokens=False)),
     )
-    say(format_table(reports))
-    say(f"{len(reports)} pages, contact.png and pages.csv in {folder}")
-    return 0
+    print_line(format_table(reports))
+    print_line(f"{len(reports)} pages, contact.png and pages.csv in {folder}")
 
 
-def take(args: Sequence[str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Split ``--name value`` and ``--name=value`` of the given names from the other arguments.
+class PushDataCLI(PagesCLI):
+    """Render the pages that training would see and push them to the Hub as a dataset."""
 
-    Raises:
-        ParserError: for a name without a value.
-    """
-    found: dict[str, str] = {}
-    rest: list[str] = []
-    todo = list(args)
-    while todo:
-        arg = todo.pop(0)
-        name, equals, value = arg.partition("=")
-        if name not in names:
-            rest.append(arg)
-        elif equals:
-            found[name] = value
-        elif todo:
-            found[name] = todo.pop(0)
-        else:
-            raise ParserError(f"{name} needs a value")
-    return found, rest
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the repository and where shards wait."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--repo_id", type=str, required=True, help="Dataset repository: owner/name.")
+        parser.add_argument("--revision", type=str, default="main", help="Branch.")
+        parser.add_argument("--private", type=bool, default=True, help="Whether a new repository is private.")
+        parser.add_argument("--split", type=str, default="train", help="train, validation, test or another word.")
+        parser.add_argument(
+            "--work_folder",
+            type=Path | None,
+            default=None,
+            help="Folder where a shard waits until it is delivered; by default below runs/push-data.",
+        )
 
 
-# ---------------------------------------------------------------------- benchmark, export, hub
+def push_data(args: list[str]) -> None:
+    """Run ``deepsynth hub push-data --config … --repo_id owner/name``."""
+    from deepsynth.hub.data import push_data as push
+    from deepsynth.hub.snapshot import Target
 
-
-def benchmark(args: list[str]) -> int:
-    """Run ``deepsynth benchmark data | train | generate``."""
-
-    def command(function: Callable[..., Any]) -> Callable[[list[str]], int]:
-        name = function.__name__.replace("_", " ")
-
-        def run(args: list[str]) -> int:
-            function(**parse(function, f"deepsynth {name}", args, skip={"report"}), report=say)
-            return 0
-
-        return run
-
-    functions = (benchmark_data, benchmark_train, benchmark_generate)
-    return choose("benchmark", {f.__name__.partition("_")[2]: command(f) for f in functions}, args)
-
-
-def compare_backends(args: list[str]) -> int:
-    """Run ``deepsynth compare --config … --backends … --output DIR``."""
-    compare(**parse(compare, "deepsynth compare", args, skip={"report"}, positional=False), report=say)
-    return 0
-
-
-def export(args: list[str]) -> int:
-    """Run ``deepsynth export``."""
-    from deepsynth.export.merge import export_model
-
-    say(str(export_model(**parse(export_model, "deepsynth export", args))))
-    return 0
-
-
-def hub(args: list[str]) -> int:
-    """Run ``deepsynth hub resume | pull | push-data``."""
-
-    def resume_run(args: list[str]) -> int:
-        for line in resume(**parse(resume, "deepsynth hub resume", args, skip={"backoff"})):
-            say(line)
-        return 0
-
-    def pull_adapter(args: list[str]) -> int:
-        say(str(pull(**parse(pull, "deepsynth hub pull", args))))
-        return 0
-
-    return choose("hub", {"resume": resume_run, "pull": pull_adapter, "push-data": push_pages}, args)
-
-
-def push_pages(args: list[str]) -> int:
-    """Run ``deepsynth hub push-data --config … --repo_id owner/name``: the pages that training would see."""
-    from deepsynth.cli.main import DeepSynthCLI
-
-    own, rest = take(args, ("--repo_id", "--revision", "--private", "--split", "--work_folder"))
-    if "--repo_id" not in own:
-        raise ParserError("deepsynth hub push-data needs --repo_id owner/name")
-    if own.get("--private", "true") not in ("true", "false"):
-        raise ParserError(f"--private is {own['--private']!r}; it must be true or false")
-    target = Target(
-        own["--repo_id"], own.get("--revision", "main"), own.get("--private", "true") == "true", repo_type="dataset"
-    )
-    cli = DeepSynthCLI(rest, run=False)
+    cli = PushDataCLI(args, "hub push-data")
+    target = Target(cli.config["repo_id"], cli.config["revision"], cli.config["private"], repo_type="dataset")
     pipeline = cli.datamodule.pipeline()
     stages = (pipeline.renderer, pipeline.augmenter)
     recipe: dict[str, Any] = {type(stage).__name__: repr(stage) for stage in stages if stage is not None}
-    work_folder = Path(own.get("--work_folder", f"runs/push-data/{target.repo_id.replace('/', '--')}"))
-    lines = push_data(
+    folder = cli.config["work_folder"] or f"runs/push-data/{target.repo_id.replace('/', '--')}"
+    lines = push(
         cli.datamodule.source,
         lambda document: pipeline.pages(document, None, 0),
         target,
-        work_folder,
-        split=own.get("--split", "train"),
+        Path(folder),
+        split=cli.config["split"],
         recipe={**recipe, "seed": pipeline.seed},
     )
     for line in lines:
-        say(line)
-    return 0
+        print_line(line)
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {
+# ---------------------------------------------------------------------- the Hub, export, measurements
+
+
+def resume(run: Path, deadline_s: float = 600.0) -> None:
+    """Send what a run left in its spool to the Hub.
+
+    Args:
+        run: the run's folder, or its ``hub_spool``.
+        deadline_s: how long to try, in seconds.
+    """
+    from deepsynth.hub.worker import resume as resume_run
+
+    for line in resume_run(run, deadline_s):
+        print_line(line)
+
+
+def pull(reference: str, folder: Path | None = None) -> None:
+    """Download an adapter from the Hub.
+
+    Args:
+        reference: ``hf://owner/repo@revision``; without a revision, the branch ``main``.
+        folder: where to put the files; by default they stay in the Hugging Face cache.
+    """
+    from deepsynth.hub.pull import pull as pull_adapter
+
+    print_line(str(pull_adapter(reference, folder)))
+
+
+def hub(args: list[str]) -> None:
+    """Run ``deepsynth hub resume | pull | push-data``."""
+    # The last takes the options of a fit, and stands here for the help alone.
+    components: Components = {"resume": resume, "pull": pull, "push-data": PushDataCLI}
+    if args[:1] == ["push-data"]:
+        push_data(args[1:])
+    else:
+        call("hub", components, args)
+
+
+def export(args: list[str]) -> None:
+    """Run ``deepsynth export``."""
+    from deepsynth.export.merge import export_model
+
+    print_line(str(call("export", export_model, args)))
+
+
+def benchmark(args: list[str]) -> None:
+    """Run ``deepsynth benchmark data | train | generate``."""
+    from deepsynth.measurement.benchmark import GenerateBenchmark, TrainBenchmark
+    from deepsynth.measurement.pages import DataBenchmark
+
+    components: Components = {"data": DataBenchmark, "train": TrainBenchmark, "generate": GenerateBenchmark}
+    call("benchmark", components, args).run(print_line)
+
+
+def compare(args: list[str]) -> None:
+    """Run ``deepsynth compare --config … --backends … --output DIR``."""
+    from deepsynth.measurement.compare import CompareBackends
+
+    call("compare", CompareBackends, args).run(print_line)
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "render": render,
     "export": export,
     "benchmark": benchmark,
-    "compare": compare_backends,
+    "compare": compare,
     "hub": hub,
 }

@@ -7,7 +7,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
 from deepsynth.distributed.support import REFUSED_OPTIONS
+
+#: What a user's mistake raises, here and in the libraries below; anything else is a bug and shows its traceback.
+USER_ERRORS = (ValueError, OSError, ImportError, MisconfigurationException)
 
 
 class ParserError(Exception):

@@ -1,267 +1,27 @@
-"""DeepSynthCLI: LightningCLI with links between what must agree, a run folder, and errors of one line."""
+"""Run a subcommand, and turn its errors into a line and an exit code."""
 
 from __future__ import annotations
 
 import inspect
-import pkgutil
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NoReturn
 
-import torch
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint, ProgressBar, TQDMProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import deepsynth.callbacks
-import deepsynth.data
-from deepsynth.callbacks import (
-    AdapterCheckpoint,
-    PredictionWriter,
-    ProcessGuard,
-    SampleGallery,
-    Throughput,
-    VramMonitor,
-)
 from deepsynth.cli import console
 from deepsynth.cli.commands import COMMANDS
-from deepsynth.cli.errors import ParserError, explain, one_line
-from deepsynth.cli.run_folder import MetricsCsv, choose_run_folder, discard_start, is_unused
+from deepsynth.cli.errors import USER_ERRORS, ParserError, explain, one_line
+from deepsynth.cli.trainer import DeepSynthCLI
 from deepsynth.data import Augmenter, Processor, Renderer, Source, TextImageDataModule
 from deepsynth.distributed.ranks import is_lost_connection, rank, rank_prefix
-from deepsynth.distributed.support import check_strategy_option
-from deepsynth.hub.pull import is_reference, resolve_checkpoint
-from deepsynth.lazy_imports import import_all
 from deepsynth.modules import DeepSynthModule
-from deepsynth.modules.adapter import adapter_settings
-from deepsynth.modules.checkpoint_io import read_checkpoint
 from deepsynth.profiling.memory import is_out_of_memory
 
-# A configuration may call a class by its bare name once it is imported.
-import_all(deepsynth.data)
-
-#: What a user's mistake raises, here and in the libraries below; anything else is a bug and shows its traceback.
-USER_ERRORS = (ValueError, OSError, ImportError, MisconfigurationException)
-
-#: The exit code of a run that was asked to end and has saved its checkpoint: 128 + SIGTERM, as shells have it.
+#: The exit code of a run that was asked to end and has saved its checkpoint: 128 + SIGTERM, as in shells.
 SAVED_AND_ENDED = 143
-
-
-class DeepSynthArgumentParser(LightningArgumentParser):
-    """Says what is wrong in one line, without the usage text."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise :class:`ParserError`, which :func:`run` turns into a line and exit code 2."""
-        raise ParserError(message) from ex
-
-
-class RunConfig(SaveConfigCallback):
-    """Keeps the merged configuration beside the run's checkpoints; an earlier one stays."""
-
-    def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Write ``config.yaml``, or ``config-2.yaml``, … for a resumed fit; other stages only where there is none."""
-        folder = Path(trainer.default_root_dir)
-        file, number = folder / "config.yaml", 2
-        if file.exists() and stage != "fit":
-            return
-        while file.exists():
-            file, number = folder / f"config-{number}.yaml", number + 1
-        folder.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, str(file), skip_none=False, overwrite=False, multifile=False)
-
-
-class DeepSynthCLI(LightningCLI):
-    """``deepsynth fit | validate | test | predict``."""
-
-    def __init__(self, args: Sequence[str] | None = None, *, run: bool = True) -> None:
-        super().__init__(
-            DeepSynthModule,
-            TextImageDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            # What a checkpoint knows is merged by _parse_ckpt_path below, so that the command line wins.
-            load_from_checkpoint_support=False,
-            save_config_callback=RunConfig,
-            save_config_kwargs={"save_to_log_dir": False},
-            seed_everything_default=0,
-            parser_class=DeepSynthArgumentParser,
-            trainer_defaults={"default_root_dir": "runs", "log_every_n_steps": 10, "enable_model_summary": False},
-            args=list(args) if args is not None else None,
-            run=run,
-        )
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Return the Trainer's methods that are subcommands, with the arguments that the CLI fills."""
-        loaders = {"model", "dataloaders", "datamodule"}
-        return {
-            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
-            "validate": loaders,
-            "test": loaders,
-            # Predictions go to a file as they come; in memory they would grow with the data.
-            "predict": loaders | {"return_predictions"},
-        }
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Link what must agree, and name the run."""
-        parser.set_defaults(
-            {"model": {"class_path": "deepsynth.modules.PeftModule"}, "data": {"class_path": "TextImageDataModule"}}
-        )
-        parser.link_arguments("model.init_args.model_name", "data.init_args.model_name")
-        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
-        parser.add_argument(
-            "--run_name",
-            type=str | None,
-            default=None,
-            help="Name of the folder below trainer.default_root_dir; by default the stem of the first config.",
-        )
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse ``args``; Lightning's own warns whenever they are passed from Python."""
-        self.config = parser.parse_args(args)
-
-    # ------------------------------------------------------------------ checkpoints
-
-    def _parse_ckpt_path(self) -> None:
-        """Merge what a checkpoint knows into the configuration, and say what won.
-
-        The adapter's shape is the checkpoint's, and so is what the command left at its default; the rest is the
-        command's.
-        """
-        if not self.config.get("subcommand"):
-            return
-        config = self.config[self.config.subcommand]
-        path = config.get("ckpt_path")
-        if not path:
-            return
-        init = config.model.init_args
-        if is_reference(path) or Path(path).is_dir():
-            folder = resolve_checkpoint(path)
-            stored = adapter_settings(folder)
-            init["adapter"], config["ckpt_path"] = str(folder), None
-            rank_zero_info(f"starting from the weights of {path} alone, at step 0")
-        else:
-            stored = read_checkpoint(path)["hyper_parameters"]
-        chosen: type = pkgutil.resolve_name(config.model.class_path)
-        bases = [c for c in reversed(chosen.__mro__) if issubclass(c, DeepSynthModule)]
-        defaults = {key: value for c in bases for key, value in inspect.signature(c).parameters.items()}
-        for key, value in stored.items():
-            if key not in init or key == "adapter" or init[key] == value:
-                continue
-            if key in DeepSynthModule.ADAPTER_KEYS:
-                rank_zero_info(f"model.{key}: {value!r} as in the checkpoint, not {init[key]!r}")
-                init[key] = value
-            elif init[key] == defaults[key].default:
-                rank_zero_info(f"model.{key}: {value!r} as in the checkpoint")
-                init[key] = value
-            else:
-                rank_zero_info(f"model.{key}: {init[key]!r} as asked for, not {value!r} as in the checkpoint")
-
-    # ------------------------------------------------------------------ the run folder
-
-    def run_name(self) -> str:
-        """Return ``--run_name``, or the stem of the first config, or the subcommand."""
-        if name := self._get(self.config, "run_name"):
-            return str(name)
-        files = self._get(self.config, "config") or []
-        return Path(str(files[0])).stem if files else str(self.subcommand)
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Make the trainer with its run folder, loggers and default callbacks, each unless the user gave one."""
-        trainer = self._get(self.config_init, "trainer")
-        console.check_accelerator(trainer)
-        check_strategy_option(trainer.get("strategy"))
-        folder = choose_run_folder(
-            Path(trainer["default_root_dir"]),
-            self.run_name(),
-            self._get(self.config, "ckpt_path"),
-        )
-        kwargs["default_root_dir"] = str(folder)
-        self._starts_afresh = is_unused(folder)
-        # A run of a few batches to try things out leaves nothing behind, as Lightning's users expect.
-        trial = bool(trainer.get("fast_dev_run"))
-        if trainer.get("logger") in (None, True) and not trial:
-            kwargs["logger"] = [MetricsCsv(folder), TensorBoardLogger(folder, name="tensorboard", version="")]
-        if trainer.get("precision") is None and self._needs_loss_scaling():
-            kwargs["precision"] = "16-mixed"
-        given = trainer.get("callbacks") or []
-        given = given if isinstance(given, list) else [given]
-        defaults = (
-            []
-            if trial
-            else self.default_callbacks(folder, checkpoints=trainer.get("enable_checkpointing") is not False)
-        )
-        if self.subcommand != "fit" and not any(isinstance(own, Checkpoint) for own in given):
-            kwargs["enable_checkpointing"] = False  # nothing is written, and the state of one would be looked for
-        extra = [c for c in defaults if not any(isinstance(own, type(c)) for own in given)]
-        if trainer.get("enable_progress_bar") is not False and not any(isinstance(own, ProgressBar) for own in given):
-            extra.append(TQDMProgressBar())
-        kwargs["callbacks"] = [*given, *extra]
-        return super().instantiate_trainer(**kwargs)
-
-    def default_callbacks(self, folder: Path, *, checkpoints: bool) -> list[Callback]:
-        """Return the callbacks of the subcommand."""
-        if self.subcommand == "predict":
-            return [ProcessGuard(), VramMonitor(), PredictionWriter()]
-        if self.subcommand != "fit":
-            return [ProcessGuard(), VramMonitor()]
-        callbacks: list[Callback] = [ProcessGuard(), VramMonitor(), Throughput()]
-        if self._get(self.config_init, "trainer").get("logger") is not False:
-            callbacks.append(LearningRateMonitor("step"))
-        reads = bool(self.model.hparams["generate_samples"]) and self.datamodule.holds_out_validation
-        if reads:
-            callbacks.append(SampleGallery())
-        if checkpoints:
-            # The first saves when an epoch or the run ends, in whatever way; the second when the CER has fallen.
-            last = ModelCheckpoint(
-                folder / "checkpoints",
-                filename="last",
-                save_on_train_epoch_end=True,
-                save_on_exception=True,
-                enable_version_counter=False,
-            )
-            callbacks += [AdapterCheckpoint(str(folder / "adapter")), last]
-            if reads:
-                callbacks.append(
-                    ModelCheckpoint(
-                        folder / "checkpoints",
-                        filename="best",
-                        monitor="val/cer",
-                        mode="min",
-                        save_on_train_epoch_end=False,
-                        enable_version_counter=False,
-                    )
-                )
-        return callbacks
-
-    def _needs_loss_scaling(self) -> bool:
-        """Return whether the weights will be float16: on a GPU without bfloat16, or by request."""
-        accelerator = self._get(self.config_init, "trainer").get("accelerator")
-        on_gpu = accelerator in (None, "auto", "gpu", "cuda") and torch.cuda.is_available()
-        return bool(self.model.dtype_on("cuda" if on_gpu else "cpu") == torch.float16)
-
-    def predict(self, **kwargs: Any) -> None:
-        """Read; what was read is in the file."""
-        self.trainer.predict(**kwargs, return_predictions=False)
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Run; a run that fails before it has done anything leaves no folder, so the next one can have its name."""
-        try:
-            super()._run_subcommand(subcommand)
-        except BaseException:
-            if self._starts_afresh and self.trainer.is_global_zero and self.trainer.global_step == 0:
-                discard_start(Path(self.trainer.default_root_dir))
-            raise
-
-    def after_fit(self) -> None:
-        """Say where the run's files are."""
-        rank_zero_info(f"run folder: {self.trainer.default_root_dir}")
 
 
 def known_names() -> tuple[list[str], list[str]]:
@@ -289,8 +49,9 @@ def run(args: Sequence[str]) -> int:
     args = [arg for arg in args if arg != "--debug"]
     try:
         if args[0] in COMMANDS:
-            return COMMANDS[args[0]](args[1:])
-        DeepSynthCLI(args)
+            COMMANDS[args[0]](args[1:])
+        else:
+            DeepSynthCLI(args)
     except ParserError as error:
         if debug:
             traceback.print_exc()
@@ -312,6 +73,3 @@ def run(args: Sequence[str]) -> int:
     except SystemExit as stop:
         return int(stop.code) if isinstance(stop.code, int) else 1
     return 0
-
-
-__all__ = ["DeepSynthCLI", "known_names", "run"]

@@ -1,31 +1,48 @@
-"""A process that loads one backend and measures what it is asked for: ``python -m deepsynth.cli.measurement_worker``.
+"""The process that loads one backend and measures it, started by :mod:`deepsynth.measurement.process`.
 
-One JSON line in: ``{"args": [...]}``, the options of ``deepsynth fit``. Then a line for each measurement,
-``{"measure": "train", "options": {...}}``, answered by one line: the figures after those of loading, or
-``{"not_measured": why}``. What libraries print goes to the standard error. An error that nobody foresaw ends the
-process, with its traceback there.
+A request has ``args``, the options of ``deepsynth fit``, the name of a measurement and its ``options``. The reply has
+the figures of loading and of the measurement, or ``not_measured`` with the reason. An unexpected error ends the process
+with its traceback on the standard error.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import traceback
-from collections.abc import Sequence
-from typing import Any, TextIO
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
+from deepsynth.io.worker_process import serve
 from deepsynth.unsloth_import import import_unsloth_first
 
+if TYPE_CHECKING:
+    from deepsynth.measurement.harness import Harness
 
-def build(args: Sequence[str]) -> Any:
-    """Return the bench of a configuration, nothing loaded yet."""
-    from deepsynth.cli.main import DeepSynthCLI
-    from deepsynth.measurement.harness import Bench
+
+def measurements() -> dict[str, Callable[..., dict[str, float | int | str]]]:
+    """Return what can be measured, by name; each takes the harness, and options as keywords."""
+    from deepsynth.measurement import generation, phases, training
+    from deepsynth.measurement.harness import Harness
+
+    return {
+        "load": Harness.load,
+        "train": training.measure_training,
+        "phases": phases.measure_phases,
+        "generate": generation.measure_generation,
+        "source": generation.measure_source,
+        "quality": generation.measure_quality,
+        "largest_batch": training.measure_largest_batch,
+        "longest_context": training.measure_longest_context,
+    }
+
+
+def build(args: Sequence[str]) -> Harness:
+    """Return the harness of a configuration, nothing loaded yet."""
+    from deepsynth.cli.trainer import DeepSynthCLI
+    from deepsynth.measurement.harness import Harness
 
     quiet = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_progress_bar=false"]
     cli = DeepSynthCLI([*args, *quiet], run=False)
-    return Bench(
+    return Harness(
         cli.model,
         cli.datamodule,
         precision=cli.trainer.precision,
@@ -34,39 +51,37 @@ def build(args: Sequence[str]) -> Any:
     )
 
 
-class Answers:
-    """Measures with one bench, which is built when the first measurement asks for it.
+class MeasurementServer:
+    """Measures one backend, which is built when the first request comes."""
 
-    Args:
-        args: the options of a fit.
-    """
-
-    def __init__(self, args: Sequence[str]) -> None:
-        self.args = args
-        self._bench: Any = None
+    def __init__(self) -> None:
+        self._harness: Harness | None = None
         self._refused: str | None = None
 
-    def answer(self, measure: str, options: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return the figures of a measurement, or why there are none.
 
         Running out of memory leaves a device behind that is no longer clean: ``"ended"`` says that the next
         measurement should have a new process.
         """
-        from deepsynth.cli.errors import ParserError, one_line
-        from deepsynth.cli.main import USER_ERRORS
-        from deepsynth.measurement.cells_table import MEASUREMENTS
+        if self._harness is None:
+            import_unsloth_first(request["args"])
+        from deepsynth.cli.errors import USER_ERRORS, ParserError, one_line
         from deepsynth.measurement.harness import NotMeasured
         from deepsynth.profiling.memory import is_out_of_memory
 
         if self._refused is not None:
             return {"not_measured": self._refused}
-        loaded = self._bench is not None
+        loaded = self._harness is not None
         try:
-            if not loaded:
-                bench = build(self.args)
-                bench.load()
-                self._bench = bench
-            return {**self._bench.load(), **MEASUREMENTS[measure](self._bench, **options)}
+            if self._harness is None:
+                harness = build(request["args"])
+                harness.load()
+                self._harness = harness
+            return {
+                **self._harness.load(),
+                **measurements()[request["measure"]](self._harness, **request["options"]),
+            }
         except NotMeasured as error:
             return {"not_measured": str(error)}
         except (ParserError, *USER_ERRORS, RuntimeError, MemoryError) as error:
@@ -81,23 +96,6 @@ class Answers:
             return {"not_measured": reason}
 
 
-def serve(requests: TextIO, replies: TextIO) -> None:
-    """Answer every line until there is none."""
-    args: list[str] = json.loads(requests.readline())["args"]
-    import_unsloth_first(args)
-    answers = Answers(args)
-    for line in requests:
-        asked = json.loads(line)
-        replies.write(json.dumps(answers.answer(asked["measure"], asked["options"])) + "\n")
-        replies.flush()
-
-
 def main() -> None:
-    """Answer on what was the standard output, and let what is printed go to the standard error."""
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as replies:
-        os.dup2(2, 1)
-        serve(sys.stdin, replies)
-
-
-if __name__ == "__main__":
-    main()
+    """Answer requests until the parent ends or closes the pipe."""
+    serve(MeasurementServer().answer, grace_s=30.0)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepsynth.hub.client import REQUEST_TIMEOUT_S, Outcome
-from deepsynth.hub.push_call import run_attempt
+from deepsynth.hub.push_process import run_attempt
 from deepsynth.hub.snapshot import Snapshot, Target
 from deepsynth.hub.spool import Spool, spools_of
 

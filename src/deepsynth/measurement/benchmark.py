@@ -1,43 +1,114 @@
-"""Measure how fast backends train and what of the hardware they use: a table, and JSON."""
+"""Measure how fast backends train and generate: a table, and JSON."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from deepsynth.measurement.backends import TRAINING, list_backends
 from deepsynth.measurement.cells import NOT_MEASURED, Result, Setting
-from deepsynth.measurement.process import Question, measure_all
+from deepsynth.measurement.process import Backend, Measurement, measure_all, named_backends
+
+#: Title, key, width and digits of a column, and what its figure is multiplied by.
+Column = tuple[str, str, int, int, float]
+
+_PLAIN = ("--model=PeftModule", "--model.kernels=plain", "--model.loss=plain", "--model.activation_memory=full")
 
 
-def benchmark_train(
-    model_name: str = "deepsynth/tiny-random",
-    weights: Literal["random", "pretrained"] = "random",
-    config: Path | None = None,
-    backends: Sequence[Path] = (),
-    batch_sizes: Sequence[int] = (2, 8, 32),
-    text_tokens: int = 768,
-    pages: Sequence[Literal["new", "repeated"]] = ("new",),
-    steps: int = 10,
-    warmup_steps: int = 3,
-    repeats: int = 3,
-    only: Sequence[str] = (),
-    resume: bool = False,
-    output: Path | None = None,
-    cell_limit_s: float = 900.0,
-    time_budget_s: float | None = None,
-    report: Callable[[str], None] = print,
-) -> dict[str, Result]:
-    """Measure samples per second, memory and utilization of training steps on synthetic pages.
+@dataclass(frozen=True, kw_only=True)
+class Benchmark(ABC):
+    """Measurements of several backends; a subclass says which.
 
-    A batch is one page of the model's size and ``text_tokens`` of text a sample, made on the device, so that no data
-    loader is in the figures. Operations and MFU are those of ``profiling.flops``; a CPU has no MFU.
-
-    Args:
-        model_name: what to train; ``deepsynth/full-size-ocr`` and ``deepsynth/full-size-ocr-2`` need no download.
-        weights: ``random`` ones cost the same as published ones.
+    Attributes:
+        model_name: what to measure; ``deepsynth/full-size-ocr`` and ``deepsynth/full-size-ocr-2`` need no download.
+        weights: ``random`` weights cost the same as published ones.
         config: a fit configuration, instead of ``model_name`` and ``weights``.
+        backends: fit configurations of one backend each; by default plain transformers, DeepSynth, and Unsloth where it
+            is installed.
+        repeats: how often to measure; the figures are medians.
+        only: select cells by a part of their names: ``batch=8``, ``deepsynth``, ``train/batch=8/deepsynth``, …
+        resume: continue with the results in ``output``.
+        output: JSON file for the results, written after each cell.
+        cell_limit_s: seconds that one cell may take, loading included.
+    """
+
+    model_name: str = "deepsynth/tiny-random"
+    weights: Literal["random", "pretrained"] = "random"
+    config: Path | None = None
+    backends: Sequence[Path] = ()
+    repeats: int = 3
+    only: Sequence[str] = ()
+    resume: bool = False
+    output: Path | None = None
+    cell_limit_s: float = 900.0
+
+    #: Options of ``deepsynth fit`` by name: what is measured without ``backends``.
+    BUILT_IN: ClassVar[dict[str, tuple[str, ...]]]
+    COLUMNS: ClassVar[tuple[Column, ...]]
+    #: Options that all cells have in common.
+    SETTINGS: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def measurements(self) -> list[Measurement]:
+        """Return what is measured of each backend."""
+
+    def run(self, report: Callable[[str], None] = print) -> dict[str, Result]:
+        """Measure, and return the figures by cell.
+
+        Args:
+            report: takes the table, a line at a time.
+
+        Raises:
+            UserError: for a name in ``only`` that selects no cell, or earlier results of other settings.
+        """
+        model = str(self.config) if self.config else f"{self.model_name}, {self.weights} weights"
+        settings: dict[str, Setting] = {"model": model, **{name: getattr(self, name) for name in self.SETTINGS}}
+        report(format_head(self.COLUMNS))
+        return measure_all(
+            self.chosen_backends(),
+            self.measurements(),
+            only=self.only,
+            resume=self.resume,
+            output=self.output,
+            settings=settings,
+            cell_limit_s=self.cell_limit_s,
+            report=lambda name, result: report(format_row(name, result, self.COLUMNS)),
+        )
+
+    def chosen_backends(self) -> list[Backend]:
+        """Return the backends of the files, or the built-in ones.
+
+        Raises:
+            UserError: for two files of the same name.
+        """
+        if self.config is not None:
+            shared: tuple[str, ...] = ("--config", str(self.config))
+            model: tuple[str, ...] = ()
+        else:
+            shared = ("--data=TextImageDataModule", "--data.source=PythonDocsSource", "--data.source.task=transcribe")
+            model = (f"--model.model_name={self.model_name}", f"--model.weights={self.weights}")
+        if self.backends:
+            return named_backends(shared, self.backends, model)
+        # The model's class comes before its options, and a class that is chosen again keeps those that it has.
+        return [
+            Backend(name, (*shared, options[0], *model, *options[1:]))
+            for name, options in self.BUILT_IN.items()
+            if name != "unsloth" or find_spec("unsloth") is not None
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainBenchmark(Benchmark):
+    """Measure samples/s, memory and utilization of training steps on synthetic pages.
+
+    A sample is one page of the model's size and ``text_tokens`` of text. Batches are made on the device, so that no
+    data loader is in the figures. Operations and MFU are those of :mod:`deepsynth.profiling.flops`; a CPU has
+    no MFU.
+
+    Attributes:
         backends: fit configurations of one backend each; by default transformers with experts in a loop and as grouped
             products, DeepSynth, and Unsloth where it is installed.
         batch_sizes: samples a step.
@@ -46,63 +117,101 @@ def benchmark_train(
             finds again.
         steps: of a repeat.
         warmup_steps: before the first repeat.
-        repeats: the figures are medians over them.
-        only: the cells whose name holds one of these: ``batch=8``, ``deepsynth``, ``train/batch=8/deepsynth``, …
-        resume: go on with the results in ``output``.
-        output: JSON file for the results, written after each cell.
-        cell_limit_s: seconds that one cell may take, loading included.
-        time_budget_s: begin no cell that could end later than this after the start; ``resume`` goes on.
-        report: takes the table, a line at a time.
-
-    Returns:
-        Figures by cell, as :func:`deepsynth.measurement.training.measure_training` gives them.
-
-    Raises:
-        ValueError: for a name in ``only`` that fits no cell, or earlier results of other settings.
     """
-    questions = [
-        Question(
-            f"train/batch={size}" + ("/repeated" if which == "repeated" else ""),
-            "train",
-            {
-                "batch_size": size,
-                "text_tokens": text_tokens,
-                "steps": steps,
-                "warmup_steps": warmup_steps,
-                "repeats": repeats,
-                "pages": which,
-            },
-        )
-        for size in batch_sizes
-        for which in pages
-    ]
-    settings: dict[str, Setting] = {
-        "model": str(config) if config else f"{model_name}, {weights} weights",
-        "text_tokens": text_tokens,
-        "steps": steps,
-        "warmup_steps": warmup_steps,
-        "repeats": repeats,
+
+    batch_sizes: Sequence[int] = (2, 8, 32)
+    text_tokens: int = 768
+    pages: Sequence[Literal["new", "repeated"]] = ("new",)
+    steps: int = 10
+    warmup_steps: int = 3
+
+    BUILT_IN: ClassVar[dict[str, tuple[str, ...]]] = {
+        "transformers-eager": (*_PLAIN, "--model.experts_implementation=eager"),
+        "transformers": (*_PLAIN, "--model.experts_implementation=grouped_mm"),
+        "deepsynth": ("--model=PeftModule",),
+        "unsloth": ("--model=UnslothModule",),
     }
-    report(f"{'cell':<44}{'samples/s':>11}{'tokens/s':>11}{'peak GiB':>10}{'MFU %':>8}")
-    return measure_all(
-        list_backends(TRAINING, config, backends, model_name, weights),
-        questions,
-        line=_line,
-        report=report,
-        only=only,
-        resume=resume,
-        output=output,
-        logs=None if output is None else output.with_suffix(".logs"),
-        settings=settings,
-        cell_limit_s=cell_limit_s,
-        time_budget_s=time_budget_s,
+    COLUMNS = (
+        ("samples/s", "samples_per_s", 11, 2, 1),
+        ("tokens/s", "tokens_per_s", 11, 0, 1),
+        ("peak GiB", "peak_gib", 10, 2, 1),
+        ("MFU %", "mfu", 8, 1, 100),
     )
+    SETTINGS = ("text_tokens", "steps", "warmup_steps", "repeats")
+
+    def measurements(self) -> list[Measurement]:
+        """Return training with each batch size and kind of pages."""
+        return [
+            Measurement(
+                f"train/batch={size}" + ("/repeated" if pages == "repeated" else ""),
+                "train",
+                {"batch_size": size, "pages": pages, **{name: getattr(self, name) for name in self.SETTINGS}},
+            )
+            for size in self.batch_sizes
+            for pages in self.pages
+        ]
 
 
-def _line(name: str, result: Result) -> str:
+@dataclass(frozen=True, kw_only=True)
+class GenerateBenchmark(Benchmark):
+    """Measure the time to the first token and of each further token, tokens/s, pages/s and memory.
+
+    The cells ``generate/batch=…`` generate from synthetic pages of the model's size; ``source`` generates from rendered
+    pages of the configuration's source, as ``deepsynth predict`` does.
+
+    Attributes:
+        backends: fit configurations of one backend each; by default the generation of transformers, of DeepSynth, and
+            of Unsloth where it is installed.
+        batch_sizes: pages at once.
+        new_tokens: most that are generated for a page.
+        num_pages: of the source, between a first and a last batch; 0 leaves the source out.
+        source_batch_size: pages of the source at once.
+    """
+
+    batch_sizes: Sequence[int] = (1, 4, 16, 64)
+    new_tokens: int = 128
+    num_pages: int = 64
+    source_batch_size: int = 16
+
+    BUILT_IN: ClassVar[dict[str, tuple[str, ...]]] = {
+        "transformers": ("--model=PeftModule", "--model.generation=transformers"),
+        "deepsynth": ("--model=PeftModule",),
+        "unsloth": ("--model=UnslothModule",),
+    }
+    COLUMNS = (
+        ("prefill ms", "prefill_ms", 12, 1, 1),
+        ("ms/token", "ms_per_token", 10, 2, 1),
+        ("tokens/s", "tokens_per_s", 10, 1, 1),
+        ("pages/s", "pages_per_s", 9, 2, 1),
+        ("peak GiB", "peak_gib", 10, 2, 1),
+    )
+    SETTINGS = ("new_tokens", "num_pages", "source_batch_size", "repeats")
+
+    def measurements(self) -> list[Measurement]:
+        """Return generation with each batch size, and from the source."""
+        options = {"text_tokens": 1, "new_tokens": self.new_tokens, "repeats": self.repeats}
+        found = [
+            Measurement(f"generate/batch={size}", "generate", {"batch_size": size, **options})
+            for size in self.batch_sizes
+        ]
+        if self.num_pages:
+            options = {"batch_size": self.source_batch_size, "num_pages": self.num_pages, "new_tokens": self.new_tokens}
+            found.append(Measurement("source", "source", options))
+        return found
+
+
+def format_head(columns: Sequence[Column]) -> str:
+    """Return the first line of a table of cells."""
+    return f"{'cell':<44}" + "".join(f"{title:>{width}}" for title, _, width, _, _ in columns)
+
+
+def format_row(name: str, result: Result, columns: Sequence[Column]) -> str:
+    """Return a cell's figures under the columns, or why there are none."""
     if NOT_MEASURED in result:
         return f"{name:<44}not measured: {result[NOT_MEASURED]}"
-    peak = result.get("peak_allocated_gib", result.get("peak_rss_gib", 0.0))
-    return f"{name:<44}{result['samples_per_s']:>11.2f}{result['tokens_per_s']:>11,.0f}{peak:>10.2f}" + (
-        f"{100 * float(result['mfu']):>8.1f}" if "mfu" in result else f"{'':>8}"
+    peak = result.get("peak_allocated_gib", result.get("peak_rss_gib"))
+    figures = {**result, **({} if peak is None else {"peak_gib": peak})}
+    return f"{name:<44}" + "".join(
+        f"{scale * float(figures[key]):>{width},.{digits}f}" if key in figures else " " * width
+        for _, key, width, digits, scale in columns
     )

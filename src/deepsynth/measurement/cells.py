@@ -1,7 +1,7 @@
-"""Run measurements one after another, and go on where a run was stopped.
+"""Run measurements one after another, and resume an interrupted run.
 
 A cell is one measurement: a name, and a function that returns numbers by name. Results are written after each cell, as
-JSON with the environment that they were measured in, so that hours of work on a GPU survive what ends it.
+JSON with the environment that they were measured in, so that an interruption loses at most one cell.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from importlib import metadata
 from pathlib import Path
 
 from deepsynth._version import __version__
+from deepsynth.errors import UserError
+from deepsynth.io.files import atomic_file
 
 Result = dict[str, float | int | str]
 Setting = float | int | str | None
-
-#: What may be another from one GPU of a name to the next, as a lent machine's is: all of them are written down.
-_BESIDE_A_GPU = ("processor", "cores", "driver")
 
 #: The key of a result that has no figure; its value says why.
 NOT_MEASURED = "not_measured"
@@ -60,28 +59,28 @@ def run_cells(
 
     Args:
         cells: what to measure.
-        only: the cells whose name holds one of these between its slashes, such as ``render``, ``render/1024`` or
-            ``1024``; all when empty.
-        resume: keep the results in ``output`` and measure what is missing; without it ``output`` is begun anew. Cells
-            that ``only`` names and that could not be measured are tried again.
+        only: names that select cells: ``render``, ``render/1024`` or ``1024`` select ``render/1024``; empty selects
+            all.
+        resume: keep the results in ``output`` and measure what is missing; without it ``output`` is overwritten. Cells
+            that ``only`` selects and that could not be measured are tried again.
         output: JSON file, written after every cell.
         settings: what all cells have in common; results that were measured with other values are refused.
-        report: called with each result as it comes, with kept ones too.
+        report: called with each result as it comes, and with those that were kept.
 
     Raises:
-        ValueError: for a name in ``only`` that fits no cell, ``resume`` without a file, or results of another
-            environment or with other settings. Beside the same GPU, processor and driver may be others.
+        UserError: for a name in ``only`` that selects no cell, ``resume`` without a file, or results of another
+            environment or with other settings.
     """
     names = [cell.name for cell in cells]
     for wanted in only:
         if not any(is_chosen(name, [wanted]) for name in names):
-            raise ValueError(f"only names {wanted!r}, which is in no cell's name; the cells are {', '.join(names)}")
+            raise UserError(f"only is {wanted!r}, which selects no cell; the cells are {', '.join(names)}")
     if resume and output is None:
-        raise ValueError("resume needs output, the file with the earlier results")
+        raise UserError("resume needs output, the file with the earlier results")
     here, settings = environment(), dict(settings or {})
     results: dict[str, Result] = {}
-    if resume and output is not None:
-        results, earlier, here = _earlier(output, here, settings)
+    if resume and output is not None and output.exists():
+        results, earlier = _read(output, here, settings)
         settings = {**earlier, **settings}
     for cell in cells:
         if not is_chosen(cell.name, only):
@@ -89,13 +88,15 @@ def run_cells(
         if cell.name not in results or (only and NOT_MEASURED in results[cell.name]):
             results[cell.name] = cell.measure()
             if output is not None:
-                _write(output, here, settings, results)
+                content = {"environment": here, "settings": settings, "cells": results}
+                with atomic_file(output) as file:
+                    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
         report(cell.name, results[cell.name])
     return results
 
 
 def is_chosen(name: str, only: Sequence[str]) -> bool:
-    """Return whether a cell's name holds one of the names in ``only`` between its slashes; true when there is none."""
+    """Return whether ``only`` selects a cell: it is empty, or has a part of the cell's name between slashes."""
     return not only or any(f"/{wanted}/" in f"/{name}/" for wanted in only)
 
 
@@ -141,35 +142,23 @@ def _gpu(key: str) -> str:
     return answer.stdout.strip() if answer.returncode == 0 else "none"
 
 
-def _earlier(
+def _read(
     path: Path, here: Mapping[str, str], settings: Mapping[str, Setting]
-) -> tuple[dict[str, Result], dict[str, Setting], dict[str, str]]:
-    """Return the results and the settings of a file, both empty where there is none, and the environment of all."""
-    both = dict(here)
-    if not path.exists():
-        return {}, {}, both
+) -> tuple[dict[str, Result], dict[str, Setting]]:
+    """Return the results and the settings of a file that was written here and with the same settings."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         there, results, earlier = content["environment"], content["cells"], content.get("settings", {})
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no file of benchmark results ({error!r}); give another output") from error
-    if here.get("gpu", "none") not in ("none", "") and there.get("gpu") == here["gpu"]:
-        for key in _BESIDE_A_GPU:
-            both[key] = "; ".join(dict.fromkeys([*str(there.get(key, "")).split("; "), here.get(key, "")]))
-            there = {**there, key: here.get(key)}
-    changed = [f"{key} was {there.get(key)}, is {here.get(key)}" for key in here if there.get(key) != here.get(key)]
+        raise UserError(f"{path} is not a file of benchmark results ({error!r}); choose another output") from error
+    changed = [f"{key} was {there.get(key)}, is {here[key]}" for key in here if there.get(key) != here[key]]
+    changed += [
+        f"{key} was {earlier[key]}, is {settings[key]}"
+        for key in settings
+        if earlier.get(key, settings[key]) != settings[key]
+    ]
     if changed:
-        raise ValueError(f"{path} was measured elsewhere: {'; '.join(changed)}; give another output, or do not resume")
-    other = [key for key in settings if key in earlier and earlier[key] != settings[key]]
-    if other:
-        listed = "; ".join(f"{key} was {earlier[key]}, is {settings[key]}" for key in other)
-        raise ValueError(f"{path} was measured otherwise: {listed}; give another output, or do not resume")
-    return dict(results), dict(earlier), both
-
-
-def _write(path: Path, here: Mapping[str, str], settings: Mapping[str, Setting], results: Mapping[str, Result]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    content = {"environment": here, "settings": settings, "cells": results}
-    part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    os.replace(part, path)
+        raise UserError(
+            f"{path} was measured differently: {'; '.join(changed)}; choose another output, or do not resume"
+        )
+    return dict(results), dict(earlier)

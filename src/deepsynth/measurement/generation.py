@@ -1,4 +1,4 @@
-"""What reading costs: the first token, each token after it, many pages at once, and how right the text is."""
+"""What generation costs: the first token, each token after it, many pages at once; and how good the texts are."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from deepsynth.generation import Generation
 from deepsynth.measurement.cells import Result
-from deepsynth.measurement.harness import Bench, NotMeasured, spread
+from deepsynth.measurement.harness import Harness, NotMeasured, spread
 from deepsynth.measurement.synthetic import SyntheticBatches
 from deepsynth.types import Batch
 
 
-def measure_generation(bench: Bench, *, batch_size: int, text_tokens: int, new_tokens: int, repeats: int) -> Result:
-    """Read synthetic pages, and return latencies, rate and peak memory.
+def measure_generation(harness: Harness, *, batch_size: int, text_tokens: int, new_tokens: int, repeats: int) -> Result:
+    """Generate from synthetic pages, and return latencies, rate and peak memory.
 
-    Each repeat reads new pages twice: for one token, which is the prefill, and for ``new_tokens``.
+    Each repeat generates from new pages twice: one token, which is the prefill, and ``new_tokens``.
 
     Args:
-        bench: whose module reads.
+        harness: whose module generates.
         batch_size: pages at once.
-        text_tokens: of the synthetic batches; generation sees their prompts alone.
-        new_tokens: that are written for a page, at least 2; the end of a text is not obeyed.
-        repeats: the medians are over them, after one that is not counted.
+        text_tokens: of the synthetic batches; generation sees their prompts only.
+        new_tokens: that are generated for a page, at least 2; the end of a text is ignored.
+        repeats: how often to measure, after a warm-up; the figures are medians.
 
     Returns:
         ``prefill_ms`` (to the first token of all pages), ``ms_per_token`` (of the tokens after it, one for every page
-        at once), ``tokens_per_s`` (all pages, prefill included) with ``_low`` and ``_high``; ``tokens``, really
-        written for a page on average; the peak of memory.
+        at once), ``tokens_per_s`` (all pages, prefill included) with ``_low`` and ``_high``; ``tokens``
+        for a page on average; the peak of memory.
 
     Raises:
         NotMeasured: when every page ends after its first token, or when a first token took longer than a whole text.
     """
-    bench.load()
-    work = bench.batches(batch_size, text_tokens)
-    module, hparams = bench.module, bench.module.hparams
+    harness.load()
+    work = harness.batches(batch_size, text_tokens)
+    module, hparams = harness.module, harness.module.hparams
     module.eval()
     module.forget_decoders()
     before = hparams["max_new_tokens"], hparams["stop_loops"]
-    # Every page shall take all its tokens: random weights repeat themselves, and a trained model ends an empty page at
-    # once. So loops may run, and what ends a text is a token that no model writes.
+    # Every page takes all its tokens: random weights repeat themselves, and a trained model ends an empty page at
+    # once. So repetition is allowed, and a text ends with a token that no model generates.
     hparams["stop_loops"] = False
     tokenizer = module.processor.tokenizer
     end = tokenizer.eos_token_id
     tokenizer.eos_token_id = module.processor.image_token_id
-    prefills, waits, rates, written = [], [], [], []
+    prefills, waits, rates, tokens = [], [], [], []
     try:
-        bench.restart_peak()
+        harness.restart_peak()
         for repeat in range(-1, repeats):
-            first_s, _ = _read(bench, work, 2 * repeat + 2, 1)
-            whole_s, generations = _read(bench, work, 2 * repeat + 3, new_tokens)
+            first_s, _ = _generate(harness, work, 2 * repeat + 2, 1)
+            whole_s, generations = _generate(harness, work, 2 * repeat + 3, new_tokens)
             longest = max(generation.tokens for generation in generations)
             if longest < 2:
                 raise NotMeasured(f"every page ended after its first token (new_tokens={new_tokens})")
@@ -60,7 +60,7 @@ def measure_generation(bench: Bench, *, batch_size: int, text_tokens: int, new_t
                 prefills.append(1000 * first_s)
                 waits.append(1000 * (whole_s - first_s) / (longest - 1))
                 rates.append(sum(generation.tokens for generation in generations) / whole_s)
-                written.append(statistics.mean(generation.tokens for generation in generations))
+                tokens.append(statistics.mean(generation.tokens for generation in generations))
     finally:
         hparams["max_new_tokens"], hparams["stop_loops"] = before
         tokenizer.eos_token_id = end
@@ -74,39 +74,39 @@ def measure_generation(bench: Bench, *, batch_size: int, text_tokens: int, new_t
         **spread("prefill_ms", prefills),
         **spread("ms_per_token", waits),
         **spread("tokens_per_s", rates),
-        "tokens": statistics.median(written),
-        **bench.peak(),
+        "tokens": statistics.median(tokens),
+        **harness.peak(),
     }
-    bench.release()
+    harness.release()
     return result
 
 
-def _read(bench: Bench, work: SyntheticBatches, index: int, new_tokens: int) -> tuple[float, list[Generation]]:
-    bench.module.hparams["max_new_tokens"] = new_tokens
+def _generate(harness: Harness, work: SyntheticBatches, index: int, new_tokens: int) -> tuple[float, list[Generation]]:
+    harness.module.hparams["max_new_tokens"] = new_tokens
     batch: Batch = work[index]
-    bench.synchronize()
+    harness.synchronize()
     start = time.perf_counter()
-    generations = bench.module.generate(batch)
-    bench.synchronize()
+    generations = harness.module.generate(batch)
+    harness.synchronize()
     seconds = time.perf_counter() - start
-    bench.look_at_memory()
+    harness.look_at_memory()
     assert generations is not None, "without a deadline generation is never cut"
     return seconds, generations
 
 
-def measure_source(bench: Bench, *, batch_size: int, num_pages: int, new_tokens: int) -> Result:
-    """Read pages of the configuration's own source as ``deepsynth predict`` does, rendering included.
+def measure_source(harness: Harness, *, batch_size: int, num_pages: int, new_tokens: int) -> Result:
+    """Generate from pages of the configuration's own source as ``deepsynth predict`` does, rendering included.
 
     The rate is that of a long source, from the end of the first batch to the end of the last but one: the first waits
-    for workers to start and for kernels to be compiled, and pages that are read across batches are finished with the
-    last. Pages that the workers draw before the rate begins are ready when they are asked for, so take many more than
-    ``num_workers * prefetch_factor`` batches.
+    for workers to start and for kernels to be compiled, and pages that are generated across batches are finished with
+    the last. Pages that the workers draw before the rate begins are ready when they are asked for, so measure many more
+    than ``num_workers * prefetch_factor`` batches.
 
     Args:
-        bench: whose module reads its own data.
+        harness: whose module predicts its own data.
         batch_size: pages at once.
-        num_pages: to read, in whole batches, between the first and the last.
-        new_tokens: most that are written for a page.
+        num_pages: to measure, in whole batches, between the first and the last.
+        new_tokens: most that are generated for a page.
 
     Returns:
         ``pages_per_s`` and ``tokens_per_s``, ``pages``, so many; ``start_s``, to the end of the first batch; the peak
@@ -115,15 +115,15 @@ def measure_source(bench: Bench, *, batch_size: int, num_pages: int, new_tokens:
     Raises:
         NotMeasured: when the source has no third batch.
     """
-    bench.load()
-    data, hparams, clock = bench.data, bench.module.hparams, _Clock()
+    harness.load()
+    data, hparams, clock = harness.data, harness.module.hparams, _Clock()
     before = data.eval_batch_size, hparams["max_new_tokens"], hparams["stop_loops"]
     data.eval_batch_size, hparams["max_new_tokens"], hparams["stop_loops"] = batch_size, new_tokens, False
     batches = 2 + -(-num_pages // batch_size)
     try:
-        bench.restart_peak()
-        trainer = bench.trainer(clock, limit_predict_batches=batches)
-        trainer.predict(bench.module, datamodule=data, return_predictions=False)
+        harness.restart_peak()
+        trainer = harness.trainer(clock, limit_predict_batches=batches)
+        trainer.predict(harness.module, datamodule=data, return_predictions=False)
     finally:
         data.eval_batch_size, hparams["max_new_tokens"], hparams["stop_loops"] = before
     if not clock.pages:
@@ -134,14 +134,14 @@ def measure_source(bench: Bench, *, batch_size: int, num_pages: int, new_tokens:
         "tokens_per_s": clock.tokens / seconds,
         "pages": clock.pages,
         "start_s": clock.first - clock.begun,
-        **bench.peak(),
+        **harness.peak(),
     }
-    bench.release()
+    harness.release()
     return result
 
 
 class _Clock(Callback):
-    """What predict has read when, between its first and its last batch."""
+    """Counts the pages and tokens of a prediction between its first and its last batch."""
 
     begun = first = last = 0.0
     pages = tokens = 0
@@ -168,11 +168,11 @@ class _Clock(Callback):
 METRICS = ("loss", "cer", "wer", "rouge1", "rouge2", "rougeL", "bleu")
 
 
-def measure_quality(bench: Bench, *, steps: int, batch_size: int) -> Result:
+def measure_quality(harness: Harness, *, steps: int, batch_size: int) -> Result:
     """Validate, fine-tune on the configuration's own data, and validate again.
 
     Args:
-        bench: whose module is loaded and was not trained yet.
+        harness: whose module is loaded and was not trained yet.
         steps: of fine-tuning.
         batch_size: of fine-tuning.
 
@@ -181,24 +181,24 @@ def measure_quality(bench: Bench, *, steps: int, batch_size: int) -> Result:
         ``bleu``; ``quality_steps``, ``samples`` seen and ``fit_s``.
 
     Raises:
-        NotMeasured: for random weights, or without validation documents that are read.
+        NotMeasured: for random weights, or without validation documents to generate.
     """
-    hparams = bench.module.hparams
+    hparams = harness.module.hparams
     if hparams["weights"] == "random":
-        raise NotMeasured("model.weights is random: such a model reads nothing; use published weights")
-    if not bench.data.holds_out_validation:
+        raise NotMeasured("model.weights is random: such a model predicts nothing; use published weights")
+    if not harness.data.holds_out_validation:
         raise NotMeasured("there is no validation set: set data.val_fraction or data.val_source")
     if not hparams["generate_samples"]:
-        raise NotMeasured("model.generate_samples is 0: no validation sample is read")
-    bench.load()
-    bench.data.batch_size = batch_size
-    before = _validate(bench)
+        raise NotMeasured("model.generate_samples is 0: no text is generated for the validation set")
+    harness.load()
+    harness.data.batch_size = batch_size
+    before = _validate(harness)
     start = time.perf_counter()
-    bench.trainer(max_steps=steps, limit_val_batches=0).fit(bench.module, datamodule=bench.data)
-    bench.synchronize()
+    harness.trainer(max_steps=steps, limit_val_batches=0).fit(harness.module, datamodule=harness.data)
+    harness.synchronize()
     seconds = time.perf_counter() - start
-    after = _validate(bench)
-    bench.release()
+    after = _validate(harness)
+    harness.release()
     if "cer" not in before or "cer" not in after:
         raise NotMeasured("the validation documents have no known text")
     result: Result = {"quality_steps": steps, "samples": steps * batch_size, "fit_s": seconds}
@@ -208,6 +208,6 @@ def measure_quality(bench: Bench, *, steps: int, batch_size: int) -> Result:
     return result
 
 
-def _validate(bench: Bench) -> dict[str, float]:
-    logged = bench.trainer().validate(bench.module, datamodule=bench.data, verbose=False)
+def _validate(harness: Harness) -> dict[str, float]:
+    logged = harness.trainer().validate(harness.module, datamodule=harness.data, verbose=False)
     return {name.removeprefix("val/"): float(value) for part in logged for name, value in part.items()}

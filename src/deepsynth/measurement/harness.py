@@ -1,8 +1,7 @@
 """A fine-tuning module on its device, and the work that it is measured with.
 
-Every command that measures (``compare``, ``benchmark train``, ``benchmark generate``) measures through here, and every
-backend through the one interface of :class:`DeepSynthModule`: ``configure_model``, the steps under a Trainer, and
-``generate``.
+``compare``, ``benchmark train`` and ``benchmark generate`` measure every backend through the interface of
+:class:`DeepSynthModule`: ``configure_model``, the steps under a Trainer, and ``generate``.
 """
 
 from __future__ import annotations
@@ -29,21 +28,21 @@ from deepsynth.types import Document, Page
 
 
 class NotMeasured(Exception):
-    """Says why a cell has no figure; it is recorded, and the other cells go on."""
+    """The reason why a cell has no figure. It is recorded, and the other cells go on."""
 
 
-class StaysOnDevice(SingleDeviceStrategy):
-    """One device, which the model does not leave between two runs: Lightning's own moves it to the CPU."""
+class KeepOnDeviceStrategy(SingleDeviceStrategy):
+    """A single device that the model stays on between two runs; Lightning's own strategy moves it to the CPU."""
 
     def teardown(self) -> None:
-        """Release all but the model."""
+        """Release everything but the model."""
         self.precision_plugin.teardown()
         if self.accelerator is not None:
             self.accelerator.teardown()
         self.checkpoint_io.teardown()
 
 
-class Bench:
+class Harness:
     """A module with its data, loaded once and measured many times.
 
     Args:
@@ -125,10 +124,10 @@ class Bench:
         return self.module.model.config
 
     def batches(self, batch_size: int, text_tokens: int, pages: Pages = "new") -> SyntheticBatches:
-        """Return synthetic work.
+        """Return synthetic batches.
 
         Raises:
-            NotMeasured: when it is longer than the model can read.
+            NotMeasured: when a sample is longer than the model's positions.
         """
         processor = self.processor
         side = processor.layout.base_size
@@ -163,7 +162,7 @@ class Bench:
         return Trainer(
             accelerator="gpu" if self.device.type == "cuda" else "cpu",
             devices=1,
-            strategy=StaysOnDevice(self.device),
+            strategy=KeepOnDeviceStrategy(self.device),
             callbacks=[] if callback is None else [callback],
             logger=False,
             enable_checkpointing=False,
@@ -174,7 +173,7 @@ class Bench:
         )
 
     def release(self) -> None:
-        """Forget the last run's optimizer, gradients and caches."""
+        """Release the optimizer, gradients and caches of the last run."""
         self.module.trainer = None
         self.module.zero_grad(set_to_none=True)
         gc.collect()
@@ -184,19 +183,19 @@ class Bench:
     # ------------------------------------------------------------------ device
 
     def synchronize(self) -> None:
-        """Wait until the device has done all that was asked of it."""
+        """Wait until the device has finished its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def restart_peak(self) -> None:
-        """Forget the peak of memory."""
+        """Start a new peak of memory."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self._resident.usage()
         self._resident.restart_peak()
 
     def look_at_memory(self) -> None:
-        """Let the peak see what is resident now; a GPU's allocator sees for itself."""
+        """Include the resident memory of this moment in the peak; a GPU's allocator keeps its own."""
         self._resident.usage()
 
     def peak(self, prefix: str = "") -> Result:

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from deepsynth.measurement.cells import Result
-from deepsynth.measurement.harness import Bench, NotMeasured
+from deepsynth.measurement.harness import Harness, NotMeasured
 
 #: In the order of a step.
 PHASES = ("data", "vision", "decoder", "backward", "optimizer")
@@ -20,12 +20,12 @@ class PhaseClock(Callback):
     """Takes the time of every phase of a step, waiting for the device at each border.
 
     Args:
-        bench: whose device is waited for.
+        harness: whose device is waited for.
         warmup_steps: steps that are not counted.
     """
 
-    def __init__(self, bench: Bench, warmup_steps: int) -> None:
-        self.bench = bench
+    def __init__(self, harness: Harness, warmup_steps: int) -> None:
+        self.harness = harness
         self.warmup_steps = warmup_steps
         self.seconds: dict[str, list[float]] = {phase: [] for phase in PHASES}
         self.positions: list[int] = []
@@ -53,7 +53,7 @@ class PhaseClock(Callback):
             self._vision += self._now() - self._vision_start
 
     def _now(self) -> float:
-        self.bench.synchronize()
+        self.harness.synchronize()
         return time.perf_counter()
 
     def _book(self, phase: str, less: float = 0.0) -> None:
@@ -93,11 +93,11 @@ class PhaseClock(Callback):
         self._seen += 1
 
 
-def measure_phases(bench: Bench, *, batch_size: int, steps: int, warmup_steps: int) -> Result:
+def measure_phases(harness: Harness, *, batch_size: int, steps: int, warmup_steps: int) -> Result:
     """Train on the configuration's own data, and return the median milliseconds of each phase of a step.
 
     Args:
-        bench: whose module trains on its own data.
+        harness: whose module trains on its own data.
         batch_size: B.
         steps: that are measured.
         warmup_steps: before them.
@@ -109,17 +109,17 @@ def measure_phases(bench: Bench, *, batch_size: int, steps: int, warmup_steps: i
     Raises:
         NotMeasured: when the data has fewer batches than steps.
     """
-    bench.load()
-    clock = PhaseClock(bench, warmup_steps)
-    bench.data.batch_size = batch_size
-    hooks = clock.watch(bench.module)
+    harness.load()
+    clock = PhaseClock(harness, warmup_steps)
+    harness.data.batch_size = batch_size
+    hooks = clock.watch(harness.module)
     try:
         options = {"max_steps": warmup_steps + steps, "limit_val_batches": 0}
-        bench.trainer(clock, **options).fit(bench.module, datamodule=bench.data)
+        harness.trainer(clock, **options).fit(harness.module, datamodule=harness.data)
     finally:
         for hook in hooks:
             hook.remove()
-    bench.release()
+    harness.release()
     if not clock.positions:
         raise NotMeasured(f"the data gave no step after {warmup_steps} of warm-up")
     medians = {f"{phase}_ms": 1000 * statistics.median(clock.seconds[phase]) for phase in PHASES}

@@ -2,60 +2,67 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
-from html import escape
 
-from deepsynth.measurement.checklist import Line
-from deepsynth.measurement.plots import plots
+from deepsynth.io.html import render_page
+from deepsynth.measurement.checklist import checklist
 from deepsynth.measurement.tables import Comparison, Table, missing, tables
 
 TITLE = "DeepSynth: backends side by side"
-_CHECKLIST = "Checklist"
-_MISSING = "Not measured"
-_ENVIRONMENT = "Where and how it was measured"
+
+#: Of the bars, by backend or phase; also apart for color-blind readers (Okabe and Ito 2008).
+COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8a8a00", "#7a7a7a")
+
+#: Measurement, key, title and digits of every plot of single bars.
+PLOTS = (
+    ("train", "samples_per_s", "Training: samples/s", 2),
+    ("train", "peak_allocated_gib", "Training: peak GiB allocated", 2),
+    ("train", "peak_rss_gib", "Training: peak GiB resident", 2),
+    ("load", "weights_gib", "Weights: GiB", 3),
+    ("generate", "ms_per_token", "Generation: ms a token", 2),
+    ("generate", "prefill_ms", "Generation: ms to the first token", 1),
+    ("generate", "tokens_per_s", "Generation: tokens/s", 1),
+    ("largest_batch", "largest_batch", "Largest batch", 0),
+    ("longest_context", "longest_context", "Longest context: positions", 0),
+    ("quality", "cer_before", "CER on the validation set before fine-tuning", 3),
+    ("quality", "cer_after", "CER on the validation set after fine-tuning", 3),
+)
+
+PHASES = ("data", "vision", "decoder", "backward", "optimizer")
 
 
 def summary(c: Comparison) -> str:
     """Return what a reader must know first."""
     where = c.environment["gpu"] if c.on_gpu else f"the CPU ({c.environment.get('processor', 'unknown')})"
-    text = f"Measured on {where}. Ratios are to {c.baseline}, the baseline."
+    text = f"Measured on {where}. Ratios are relative to {c.baseline}, the baseline."
     if not c.on_gpu:
-        text += (
-            " Without a GPU memory is the resident memory of the process, and nothing here says how the backends "
-            "compare on one."
-        )
+        text += " Without a GPU, memory is the resident memory of the process, and the ratios say nothing about a GPU."
     return text
 
 
-def _facts(c: Comparison) -> Table:
-    rows = [[key, value] for key, value in c.environment.items()]
-    rows += [[key, str(value)] for key, value in c.settings.items()]
-    if c.price_per_gpu_hour is not None:
-        rows.append(["price per GPU hour", f"{c.price_per_gpu_hour:g}"])
-    note = "Versions, machine, settings of every cell, and fingerprints of the configurations."
-    return Table(_ENVIRONMENT, note, ["what", "value"], rows, 2)
-
-
-def _all_tables(c: Comparison, lines: Sequence[Line]) -> list[Table]:
+def all_tables(c: Comparison) -> list[Table]:
     """Return every table of the report, the checklist last."""
-    reasons = [list(row) for row in missing(c)]
-    note = "Cells without a figure, and why."
-    lacking = [Table(_MISSING, note, ["backend", "cells", "reason"], reasons, 3)] if reasons else []
-    claims = [[line.claim, line.subject, line.state, line.figure] for line in lines]
-    note = f"What was promised, and what was found; the baseline of every ratio is {c.baseline}."
-    check = Table(_CHECKLIST, note, ["claim", "of", "state", "figure"], claims, 4)
-    return [*tables(c), *lacking, _facts(c), check]
+    found = tables(c)
+    if reasons := [list(row) for row in missing(c)]:
+        found.append(
+            Table("Not measured", "Cells without a figure, and why.", ["backend", "cells", "reason"], reasons, 3)
+        )
+    facts = [[key, str(value)] for key, value in [*c.environment.items(), *c.settings.items()]]
+    if c.price_per_gpu_hour is not None:
+        facts.append(["price per GPU hour", f"{c.price_per_gpu_hour:g}"])
+    note = "Versions, machine, settings of every cell, and fingerprints of the configurations."
+    found.append(Table("Where and how it was measured", note, ["what", "value"], facts, 2))
+    lines = [[line.claim, line.backend, line.state, line.figure] for line in checklist(c)]
+    note = f"Targets and figures; the baseline of every ratio is {c.baseline}."
+    found.append(Table("Checklist", note, ["target", "backend", "state", "figure"], lines, 4))
+    return found
 
 
-def markdown(c: Comparison, lines: Sequence[Line]) -> str:
-    """Return the report as Markdown.
-
-    Args:
-        c: what was measured.
-        lines: the checklist, which stands last.
-    """
+def markdown(c: Comparison) -> str:
+    """Return the report as Markdown."""
     parts = [f"# {TITLE}", summary(c)]
-    for table in _all_tables(c, lines):
+    for table in all_tables(c):
         aligned = ["---" if column < table.names else "---:" for column in range(len(table.head))]
         rows = [table.head, aligned, *table.rows]
         text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
@@ -63,73 +70,81 @@ def markdown(c: Comparison, lines: Sequence[Line]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c1e21; --soft: #5b616b; --line: #d9dce1; --paper: #fff; --tint: #f4f6f8;
-  --good: #0a7a45; --bad: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --soft: #a3aab5; --line: #3a3f47; --paper: #15171a;
-  --tint: #1d2024; --good: #5fd39a; --bad: #ff8a80; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1160px; padding: 24px 20px 64px; background: var(--paper); color: var(--ink);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; overflow-wrap: break-word; }
-h1 { font-size: 26px; line-height: 1.2; margin: 8px 0; } h2 { font-size: 19px; margin: 40px 0 4px; }
-p { margin: 4px 0 12px; color: var(--soft); max-width: 80ch; } p.first { color: var(--ink); }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 14px; }
-th, td { padding: 5px 10px; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { color: var(--soft); font-weight: 600; background: var(--tint); } .name { text-align: left; }
-.passed, .failed { font-weight: 700; white-space: nowrap; }
-.passed { color: var(--good); } .failed { color: var(--bad); }
-.none { color: var(--soft); font-style: italic; } td.none { white-space: nowrap; }
-.plots { display: grid; gap: 28px 40px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr));
-  margin: 28px 0; align-items: start; }
-figure { margin: 0; } figcaption { font-weight: 600; margin-bottom: 8px; }
-svg { width: 100%; height: auto; display: block; }
-svg text { font-size: 12.5px; fill: var(--ink); } svg text.figure { text-anchor: end; font-weight: 600; }
-svg .whisker { stroke: var(--ink); stroke-width: 1.5; fill: none; }
-figure ul { list-style: none; padding: 0; margin: 8px 0 0; display: flex; flex-wrap: wrap; gap: 4px 16px; }
-figure li { font-size: 13px; }
-figure i { display: inline-block; width: 11px; height: 11px; margin-right: 6px; }
-@media (max-width: 760px) {
-  thead { display: none; } table, tbody, tr, td { display: block; width: 100%; }
-  tr { border: 1px solid var(--line); border-radius: 6px; margin-bottom: 10px; padding: 4px 0; }
-  td { border: 0; display: flex; justify-content: space-between; gap: 16px; padding: 3px 12px; text-align: right; }
-  td::before { content: attr(data-label); color: var(--soft); text-align: left; flex: 0 0 38%; }
-}
-"""
+def html_page(c: Comparison) -> str:
+    """Return the report as one page that contains its style and plots."""
+    return render_page("compare.html", title=TITLE, summary=summary(c), plots=plots(c), tables=all_tables(c))
 
 
-def html_page(c: Comparison, lines: Sequence[Line]) -> str:
-    """Return the report as one page: style and plots stand in it, nothing is fetched.
+def plots(c: Comparison) -> list[tuple[str, str]]:
+    """Return the title and the SVG of a plot for everything that was measured."""
+    found = []
+    for measure, key, title, digits in PLOTS:
+        cells = [
+            (cell, backend)
+            for cell in c.cells(measure)
+            for backend in c.backends
+            if c.value(cell, backend, key) is not None
+        ]
+        if cells:
+            figures = [[c.value(cell, backend, key) or 0.0] for cell, backend in cells]
+            ends = [(c.value(*cell, f"{key}_low"), c.value(*cell, f"{key}_high")) for cell in cells]
+            colors = [[COLORS[c.backends.index(backend) % len(COLORS)]] for _, backend in cells]
+            found.append((title, _bars([_label(*cell) for cell in cells], figures, colors, digits, ends)))
+    cells = [
+        (cell, backend) for cell in c.cells("phases") for backend in c.backends if c.value(cell, backend, "step_ms")
+    ]
+    if cells:
+        figures = [[c.value(*cell, f"{phase}_ms") or 0.0 for phase in PHASES] for cell in cells]
+        svg = _bars([_label(*cell) for cell in cells], figures, [list(COLORS)] * len(cells), 0, legend=PHASES)
+        found.append(("Where a step's time goes: ms", svg))
+    return found
+
+
+def _label(cell: str, backend: str) -> str:
+    work = cell.partition("/")[2].replace("=", " ")
+    return f"{backend}, {work}" if work else backend
+
+
+def _bars(
+    labels: Sequence[str],
+    figures: Sequence[Sequence[float]],
+    colors: Sequence[Sequence[str]],
+    digits: int,
+    ends: Sequence[tuple[float | None, float | None]] = (),
+    legend: Sequence[str] = (),
+) -> str:
+    """Return an SVG of horizontal bars.
 
     Args:
-        c: what was measured.
-        lines: the checklist, which stands last.
+        labels: of the bars, from top to bottom.
+        figures: the parts of each bar.
+        colors: of the parts of each bar.
+        digits: of the sum at the end of a bar.
+        ends: lowest and highest value of a bar, drawn as a line.
+        legend: names of the parts.
     """
-    body = [f"<h1>{escape(TITLE)}</h1>", f'<p class="first">{escape(summary(c))}</p>']
-    if drawn := plots(c):
-        body.append(f'<div class="plots">{"".join(drawn)}</div>')
-    body += [_html_table(table) for table in _all_tables(c, lines)]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(TITLE)}</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body></html>\n"
-    )
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
-
-def _html_table(table: Table) -> str:
-    def cell(tag: str, column: int, text: str) -> str:
-        classes = ["name" if column < table.names else "number"]
-        if text in ("passed", "failed"):
-            classes.append(text)
-        if text in ("not measured", "–"):
-            classes.append("none")
-        label = f' data-label="{escape(table.head[column])}"' if tag == "td" else ""
-        return f'<{tag} class="{" ".join(classes)}"{label}><span>{escape(text)}</span></{tag}>'
-
-    def row(tag: str, texts: Sequence[str]) -> str:
-        return f"<tr>{''.join(cell(tag, column, text) for column, text in enumerate(texts))}</tr>"
-
-    head, rows = row("th", table.head), "\n".join(row("td", texts) for texts in table.rows)
-    title, note = escape(table.title), escape(table.note)
-    return f"<h2>{title}</h2><p>{note}</p>\n<table><thead>{head}</thead><tbody>\n{rows}\n</tbody></table>"
+    with rc_context({"svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=(5.2, 0.45 + 0.26 * len(labels) + 0.3 * bool(legend)), layout="constrained")
+        axes = figure.subplots()
+        for row, (parts, shades) in enumerate(zip(figures, colors, strict=True)):
+            left = 0.0
+            for number, part in enumerate(parts):
+                label = legend[number] if legend and row == 0 else None
+                axes.barh(row, part, left=left, height=0.7, color=shades[number], label=label)
+                left += part
+            axes.annotate(f" {left:,.{digits}f}", (left, row), va="center", xytext=(6, 0), textcoords="offset points")
+        for row, (low, high) in enumerate(ends):
+            if low is not None and high is not None:
+                axes.plot([low, high], [row, row], color="black", linewidth=1)
+        axes.set_yticks(range(len(labels)), labels)
+        axes.invert_yaxis()
+        axes.margins(x=0.18)
+        axes.spines[["top", "right"]].set_visible(False)
+        if legend:
+            figure.legend(loc="outside lower center", ncols=len(legend), frameon=False)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return file.getvalue().partition("<svg")[1] + file.getvalue().partition("<svg")[2]

@@ -79,13 +79,13 @@ class SyntheticBatches:
         """T of a sample: image, prompt and text."""
         return self.sample.prompt_length + self.text_tokens
 
-    def take(self, count: int) -> Taken:
+    def take(self, count: int) -> SyntheticLoader:
         """Return a loader of the first batches, each made when it is asked for."""
-        return Taken(self, count)
+        return SyntheticLoader(self, count)
 
 
 @dataclass(frozen=True)
-class Taken:
+class SyntheticLoader:
     """A loader of the first synthetic batches.
 
     Attributes:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from deepsynth.measurement.cells import NOT_MEASURED, Result, Setting
 
 #: Samples whose cost is stated.
 COST_SAMPLES = 50_000
+#: Stands for a figure that a cell does not have.
+NO_FIGURE = "–"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was measured, and how to read it.
+    """The results of several backends.
 
     Attributes:
         results: by cell: what was measured, its options, and last the backend.
         backends: names in the order of the report.
-        baseline: the one that ratios are to.
+        baseline: the backend that ratios are to.
         environment: versions and machine.
         settings: that all cells have in common.
         price_per_gpu_hour: for the cost of samples.
@@ -38,7 +40,7 @@ class Comparison:
         return named or any(key.endswith("allocated_gib") for result in self.results.values() for key in result)
 
     def get(self, cell: str, backend: str) -> Result:
-        """Return a backend's result of a cell, ``not_measured`` when it was not asked."""
+        """Return a backend's result of a cell, ``not_measured`` when there is none."""
         return self.results.get(f"{cell}/{backend}", {NOT_MEASURED: "not run yet"})
 
     def value(self, cell: str, backend: str, key: str) -> float | None:
@@ -76,16 +78,17 @@ class Table:
     names: int = 1
 
 
-Figure = tuple[str, Callable[[Comparison, str, str], str]]
+#: Makes the text of a column from the comparison, the cell and the backend.
+Show = Callable[[Comparison, str, str], str]
 
 
-def number(key: str, digits: int, scale: float = 1.0) -> Callable[[Comparison, str, str], str]:
+def number(key: str, digits: int, scale: float = 1.0) -> Show:
     """Return a column's function: a number of a cell, with its spread where the cell has one."""
 
     def show(c: Comparison, cell: str, backend: str) -> str:
         value = c.value(cell, backend, key)
         if value is None:
-            return "–"
+            return NO_FIGURE
         low, high = c.value(cell, backend, f"{key}_low"), c.value(cell, backend, f"{key}_high")
         text = f"{scale * value:,.{digits}f}"
         return text if low is None or high is None else f"{text} ({scale * low:,.{digits}f}–{scale * high:,.{digits}f})"
@@ -93,169 +96,169 @@ def number(key: str, digits: int, scale: float = 1.0) -> Callable[[Comparison, s
     return show
 
 
-def word(key: str) -> Callable[[Comparison, str, str], str]:
+def word(key: str) -> Show:
     """Return a column's function: a text of a cell."""
-    return lambda c, cell, backend: str(c.get(cell, backend).get(key, "–"))
+    return lambda c, cell, backend: str(c.get(cell, backend).get(key, NO_FIGURE))
 
 
-def times_baseline(key: str) -> Callable[[Comparison, str, str], str]:
+def times_baseline(key: str) -> Show:
     """Return a column's function: a number over the baseline's."""
 
     def show(c: Comparison, cell: str, backend: str) -> str:
         ratio = c.ratio(cell, backend, key)
-        return "–" if ratio is None else f"{ratio:.2f}×"
+        return NO_FIGURE if ratio is None else f"{ratio:.2f}×"
 
     return show
 
 
 def cost(c: Comparison, cell: str, backend: str) -> str:
-    """Return what 50,000 samples cost at the price that was given."""
+    """Return what 50,000 samples cost at the given price."""
     rate = c.value(cell, backend, "samples_per_s")
     if not rate or c.price_per_gpu_hour is None:
-        return "–"
+        return NO_FIGURE
     return f"{COST_SAMPLES / rate / 3600 * c.price_per_gpu_hour:,.2f}"
 
 
-def change(metric: str) -> Callable[[Comparison, str, str], str]:
-    """Return a column's function: a metric before and after."""
+def change(metric: str) -> Show:
+    """Return a column's function: a metric before and after fine-tuning."""
 
     def show(c: Comparison, cell: str, backend: str) -> str:
         before, after = c.value(cell, backend, f"{metric}_before"), c.value(cell, backend, f"{metric}_after")
-        return "–" if before is None or after is None else f"{before:.3f} → {after:.3f}"
+        return NO_FIGURE if before is None or after is None else f"{before:.3f} → {after:.3f}"
 
     return show
 
 
+_MEMORY = (
+    ("peak allocated GiB", number("peak_allocated_gib", 2)),
+    ("reserved GiB", number("peak_reserved_gib", 2)),
+    ("peak RSS of the process GiB", number("peak_rss_gib", 2)),
+)
+
+#: Measurement, title, note (a template of the comparison's settings) and columns of every table; a column that no cell
+#: has a figure for is left out.
+TABLES: tuple[tuple[str, str, str, tuple[tuple[str, Show], ...]], ...] = (
+    (
+        "load",
+        "Backends",
+        "Weights are the bytes of all parameters and buffers, quantized ones as they are stored.",
+        (
+            ("module", word("module")),
+            ("model", word("model_name")),
+            ("weights", word("weights")),
+            ("device", word("device")),
+            ("dtype", word("dtype")),
+            ("weights GiB", number("weights_gib", 3)),
+            ("load s", number("load_s", 1)),
+            ("trainable", number("trainable", 0)),
+            ("seed", word("seed")),
+        ),
+    ),
+    (
+        "train",
+        "Training",
+        "Synthetic batches of one page of the model's size and {text_tokens} text tokens a sample, so that no data "
+        "loader is in the figure. Medians over repeats, in brackets the lowest and highest. Tokens are positions of "
+        "image, prompt and text. × is relative to {baseline}. MFU: operations that the work needs, over the dense "
+        "peak of the device's data sheet; none where that is not known.",
+        (
+            ("samples/s", number("samples_per_s", 2)),
+            ("×", times_baseline("samples_per_s")),
+            ("tokens/s", number("tokens_per_s", 0)),
+            *_MEMORY,
+            ("MFU %", number("mfu", 1, 100)),
+            (f"cost of {COST_SAMPLES:,}", cost),
+        ),
+    ),
+    (
+        "phases",
+        "Where a step's time goes",
+        "Milliseconds, median over steps, on the configuration's own data through its loader. The device is "
+        "synchronized between phases, so a step is longer than above. Data is the waiting for the batch.",
+        (
+            ("data", number("data_ms", 1)),
+            ("vision", number("vision_ms", 1)),
+            ("decoder forward", number("decoder_ms", 1)),
+            ("backward", number("backward_ms", 1)),
+            ("optimizer", number("optimizer_ms", 1)),
+            ("step", number("step_ms", 1)),
+            ("tokens a batch", number("positions", 0)),
+        ),
+    ),
+    (
+        "generate",
+        "Generation",
+        "One page a prompt, {new_tokens} new tokens at most. Prefill is the time to the first token of all pages. × is "
+        "relative to {baseline}.",
+        (
+            ("prefill ms", number("prefill_ms", 1)),
+            ("ms a token", number("ms_per_token", 2)),
+            ("×", times_baseline("ms_per_token")),
+            ("tokens/s", number("tokens_per_s", 1)),
+            ("tokens a page", number("tokens", 0)),
+            *_MEMORY,
+        ),
+    ),
+    (
+        "largest_batch",
+        "Largest batch",
+        "Two steps of training fit, with {text_tokens} text tokens a sample.",
+        (
+            ("fits", number("largest_batch", 0)),
+            ("does not fit", word("too_large")),
+            ("of GiB", number("memory_gib", 1)),
+        ),
+    ),
+    (
+        "longest_context",
+        "Longest context",
+        "Positions of image, prompt and text with which two steps of batch 1 fit.",
+        (
+            ("fits", number("longest_context", 0)),
+            ("does not fit", word("too_long")),
+            ("of GiB", number("memory_gib", 1)),
+        ),
+    ),
+    (
+        "quality",
+        "Quality",
+        "On the validation set, before and after {quality_steps} steps of fine-tuning on the configuration's data.",
+        tuple(
+            (title, change(metric))
+            for title, metric in (
+                *(("loss", "loss"), ("CER", "cer"), ("WER", "wer"), ("ROUGE-1", "rouge1")),
+                *(("ROUGE-2", "rouge2"), ("ROUGE-L", "rougeL"), ("BLEU", "bleu")),
+            )
+        ),
+    ),
+)
+
+
 def tables(c: Comparison) -> list[Table]:
     """Return the tables in the order of the report, those without any cell left out."""
-    memory: list[Figure] = (
-        [("peak allocated GiB", number("peak_allocated_gib", 2)), ("reserved GiB", number("peak_reserved_gib", 2))]
-        if c.on_gpu
-        else [("peak RSS of the process GiB", number("peak_rss_gib", 2))]
-    )
-    text, new = c.settings.get("text_tokens"), c.settings.get("new_tokens")
-    price: list[Figure] = [] if c.price_per_gpu_hour is None else [(f"cost of {COST_SAMPLES:,}", cost)]
-    phases = [("data", "data"), ("vision", "vision"), ("decoder forward", "decoder"), ("backward", "backward")]
-    found = [
-        _table(
-            c,
-            "Backends",
-            "Weights are the bytes of all parameters and buffers, packed ones as they are packed.",
-            "load",
-            [
-                ("module", word("module")),
-                ("model", word("model_name")),
-                ("weights", word("weights")),
-                ("device", word("device")),
-                ("dtype", word("dtype")),
-                ("weights GiB", number("weights_gib", 3)),
-                ("load s", number("load_s", 1)),
-                ("trainable", number("trainable", 0)),
-                ("seed", word("seed")),
-            ],
-        ),
-        _table(
-            c,
-            "Training",
-            f"Synthetic batches of one page of the model's size and {text} text tokens a sample, so that no data "
-            "loader is in the figure. Medians over repeats, in brackets the lowest and highest. Tokens are positions "
-            f"of image, prompt and text. × is to {c.baseline}. MFU: operations that the work needs, over the dense "
-            "peak of the device's data sheet; none where that is not known.",
-            "train",
-            [
-                ("samples/s", number("samples_per_s", 2)),
-                ("×", times_baseline("samples_per_s")),
-                ("tokens/s", number("tokens_per_s", 0)),
-                *memory,
-                ("MFU %", number("mfu", 1, 100)),
-                *price,
-            ],
-        ),
-        _table(
-            c,
-            "Where a step's time goes",
-            "Milliseconds, median over steps, on the configuration's own data through its loader; the device is waited "
-            "for at every border, so a step is longer than above. Data is the waiting for the batch.",
-            "phases",
-            [
-                *((title, number(f"{key}_ms", 1)) for title, key in phases),
-                ("optimizer", number("optimizer_ms", 1)),
-                ("step", number("step_ms", 1)),
-                ("tokens a batch", number("positions", 0)),
-            ],
-        ),
-        _table(
-            c,
-            "Reading",
-            f"One page a prompt, {new} new tokens at most. Prefill is the time to the first token of all pages.",
-            "generate",
-            [
-                ("prefill ms", number("prefill_ms", 1)),
-                ("ms a token", number("ms_per_token", 2)),
-                ("×", times_baseline("ms_per_token")),
-                ("tokens/s", number("tokens_per_s", 1)),
-                ("tokens written", number("tokens", 0)),
-                *memory,
-            ],
-        ),
-        _table(
-            c,
-            "Largest batch",
-            f"Two steps of training fit, with {text} text tokens a sample.",
-            "largest_batch",
-            [
-                ("fits", number("largest_batch", 0)),
-                ("does not fit", word("too_large")),
-                ("of GiB", number("memory_gib", 1)),
-            ],
-        ),
-        _table(
-            c,
-            "Longest context",
-            "Positions of image, prompt and text with which two steps of batch 1 fit.",
-            "longest_context",
-            [
-                ("fits", number("longest_context", 0)),
-                ("does not fit", word("too_long")),
-                ("of GiB", number("memory_gib", 1)),
-            ],
-        ),
-        _table(
-            c,
-            "Quality",
-            f"On the validation set, before and after {c.settings.get('quality_steps')} steps of fine-tuning on the "
-            "configuration's data.",
-            "quality",
-            [
-                (title, change(metric))
-                for title, metric in (
-                    *(("loss", "loss"), ("CER", "cer"), ("WER", "wer"), ("ROUGE-1", "rouge1")),
-                    *(("ROUGE-2", "rouge2"), ("ROUGE-L", "rougeL"), ("BLEU", "bleu")),
-                )
-            ],
-        ),
-    ]
-    return [table for table in found if table is not None]
-
-
-def _table(c: Comparison, title: str, note: str, measure: str, figures: Sequence[Figure]) -> Table | None:
-    cells = c.cells(measure)
-    rows = []
-    for cell in cells:
-        for backend in c.backends:
-            names = [cell.partition("/")[2].replace("=", " "), backend] if "/" in cell else [backend]
+    values = {name: c.settings.get(name) for name in ("text_tokens", "new_tokens", "quality_steps")}
+    found = []
+    for measure, title, note, columns in TABLES:
+        cells = [(cell, backend) for cell in c.cells(measure) for backend in c.backends]
+        if not cells:
+            continue
+        shown = [column for column in columns if any(column[1](c, *cell) != NO_FIGURE for cell in cells)] or columns[:1]
+        named = any("/" in cell for cell, _ in cells)
+        rows = []
+        for cell, backend in cells:
+            names = [cell.partition("/")[2].replace("=", " "), backend] if named else [backend]
             if NOT_MEASURED in c.get(cell, backend):
-                rows.append([*names, "not measured", *["–"] * (len(figures) - 1)])
+                rows.append([*names, "not measured", *[NO_FIGURE] * (len(shown) - 1)])
             else:
-                rows.append([*names, *(show(c, cell, backend) for _, show in figures)])
-    if not rows:
-        return None
-    head = ["work", "backend"] if any("/" in cell for cell in cells) else ["backend"]
-    return Table(title, note, [*head, *(name for name, _ in figures)], rows, len(head))
+                rows.append([*names, *(show(c, cell, backend) for _, show in shown)])
+        head = ["work", "backend"] if named else ["backend"]
+        note = note.format(baseline=c.baseline, **values)
+        found.append(Table(title, note, [*head, *(name for name, _ in shown)], rows, len(head)))
+    return found
 
 
 def missing(c: Comparison) -> list[tuple[str, str, str]]:
-    """Return backend, cells and reason of what has no figure; a backend's cells of the same reason stand together."""
+    """Return backend, cells and reason of what has no figure; a backend's cells of the same reason are one row."""
     found: dict[tuple[str, str], list[str]] = {}
     for name, result in c.results.items():
         if NOT_MEASURED in result:
