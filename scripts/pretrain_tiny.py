@@ -84,13 +84,11 @@ class PretrainModule(FullModule):
         self._hidden = output
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Make pixels of grey bytes, and lay aside what the auxiliary losses need."""
-        grey = batch.inputs["pixel_values"]
-        pixels = ((grey.float() / 255 - 0.5) / 0.5)[:, None].expand(-1, 3, -1, -1)
-        self._taught = {name: batch.inputs.pop(name) for name in ("cells", "places")}
-        for name in ("cells", "places"):
-            batch.prompts.pop(name, None)
-        batch.inputs["pixel_values"] = batch.prompts["pixel_values"] = pixels
+        """Make pixels of gray bytes, and lay aside what the auxiliary losses need."""
+        gray = batch.images["pixel_values"]
+        pixels = ((gray.float() / 255 - 0.5) / 0.5)[:, None].expand(-1, 3, -1, -1)
+        self._taught = {name: batch.images.pop(name) for name in ("cells", "places")}
+        batch.images["pixel_values"] = pixels
         return batch
 
     def on_validation_epoch_start(self) -> None:
@@ -108,7 +106,7 @@ class PretrainModule(FullModule):
         self._see_prompt(batch)
         outputs = self.model(**batch.inputs, use_cache=False)
         cells = self._cells_loss(torch.cat(outputs.image_outputs.pooler_output))
-        places = self._places_loss(batch.inputs["labels"])
+        places = self._places_loss(batch.tokens["labels"])
         self.log_dict({"train/loss": outputs.loss, "train/cells": cells, "train/places": places}, batch_size=len(batch))
         loss: torch.Tensor = outputs.loss + self.hparams["cell_weight"] * cells + self.hparams["place_weight"] * places
         return loss

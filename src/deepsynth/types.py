@@ -9,7 +9,7 @@ Shape legend, used in every docstring of the package:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -123,10 +123,10 @@ class Batch:
     """Samples collated for a step. Not frozen: Lightning moves it between devices in place.
 
     Attributes:
-        inputs: what ``model(**inputs)`` takes, right-padded: ``input_ids`` (B, T), ``attention_mask`` (B, T),
-            ``labels`` (B, T), ``pixel_values`` (V, 3, S, S), … by Hugging Face's own names.
-        prompts: what ``generate(**prompts)`` takes, left-padded: ``input_ids`` (B, P), ``attention_mask`` (B, P)
-            and the same images.
+        tokens: right-padded, or packed into one row: ``input_ids`` (B, T), ``attention_mask`` (B, T), ``labels``
+            (B, T), -100 where nothing is learned, and for a packed row ``position_ids`` (1, T).
+        prompt_tokens: left-padded: ``input_ids`` (B, P) and ``attention_mask`` (B, P).
+        images: ``pixel_values`` (V, 3, S, S), ``pixel_values_local`` (N, 3, S', S'), ... by Hugging Face's own names.
         targets: B texts.
         ids: B sample ids.
         document_ids: B document ids.
@@ -136,8 +136,9 @@ class Batch:
         prompt: the prompt as text (one task, one prompt); stored with the adapter.
     """
 
-    inputs: dict[str, torch.Tensor]
-    prompts: dict[str, torch.Tensor]
+    tokens: dict[str, torch.Tensor]
+    prompt_tokens: dict[str, torch.Tensor]
+    images: dict[str, torch.Tensor]
     targets: list[str]
     ids: list[str]
     document_ids: list[str]
@@ -146,20 +147,30 @@ class Batch:
     sources: list[str | None]
     prompt: str
 
+    @property
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """What ``model(**inputs)`` takes: the tokens and the images, in a new dictionary."""
+        return {**self.tokens, **self.images}
+
+    @property
+    def prompts(self) -> dict[str, torch.Tensor]:
+        """What ``model.generate(**prompts)`` takes: the tokens of the prompts and the images, in a new dictionary."""
+        return {**self.prompt_tokens, **self.images}
+
+    def map_tensors(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        """Return the batch with ``function`` applied to each of its tensors."""
+        tokens, prompt_tokens, images = (
+            {name: function(tensor) for name, tensor in tensors.items()}
+            for tensors in (self.tokens, self.prompt_tokens, self.images)
+        )
+        return replace(self, tokens=tokens, prompt_tokens=prompt_tokens, images=images)
+
     def pin_memory(self) -> Batch:
-        """Return the batch in page-locked memory: torch's loader asks for it and leaves other objects as they are.
+        """Return the batch in page-locked memory, from which copies to a GPU are asynchronous.
 
-        Only from there is a copy to a GPU not waited for. Pixels are shared by both views and copied once.
+        torch's DataLoader calls it; it leaves objects without this method as they are.
         """
-        pinned: dict[int, torch.Tensor] = {}
-
-        def of(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            for tensor in tensors.values():
-                if id(tensor) not in pinned:
-                    pinned[id(tensor)] = tensor.pin_memory()
-            return {name: pinned[id(tensor)] for name, tensor in tensors.items()}
-
-        return replace(self, inputs=of(self.inputs), prompts=of(self.prompts))
+        return self.map_tensors(lambda tensor: tensor.pin_memory())
 
     def __len__(self) -> int:
         """Return the number of samples B."""

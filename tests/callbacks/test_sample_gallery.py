@@ -95,8 +95,18 @@ def batch_of(image_tokens: list[int], views: int) -> Batch:
         ids[position, :count] = 9
     pixels = torch.stack([torch.full((3, 4, 4), view / 5 * 2 - 1) for view in range(views)])
     names, unknown = [f"d{i}" for i in range(size)], [None] * size
-    inputs = {"input_ids": ids, "pixel_values": pixels}
-    return Batch(inputs, {}, names, names, names, [0] * size, [*unknown], [*unknown], "<image>")
+    return Batch(
+        {"input_ids": ids},
+        {},
+        {"pixel_values": pixels},
+        names,
+        names,
+        names,
+        [0] * size,
+        [*unknown],
+        [*unknown],
+        "<image>",
+    )
 
 
 @pytest.mark.parametrize(

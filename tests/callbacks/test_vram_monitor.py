@@ -67,8 +67,9 @@ def fake_module(**hparams: Any) -> Any:
 
 
 def fake_batch() -> Batch:
-    inputs = {"input_ids": torch.zeros(2, 7), "labels": torch.zeros(2, 7), "pixel_values": torch.zeros(2, 3, 4, 4)}
-    return Batch(inputs, {}, ["", ""], ["a", "b"], ["a", "b"], [0, 0], [None, None], [None, None], "<image>")
+    tokens = {"input_ids": torch.zeros(2, 7), "labels": torch.zeros(2, 7)}
+    images = {"pixel_values": torch.zeros(2, 3, 4, 4)}
+    return Batch(tokens, {}, images, ["", ""], ["a", "b"], ["a", "b"], [0, 0], [None, None], [None, None], "<image>")
 
 
 def monitor_with(memory: Memory, trainer: Any, monkeypatch: pytest.MonkeyPatch) -> VramMonitor:

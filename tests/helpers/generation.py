@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -58,11 +57,9 @@ def tokenizer_of(name: str) -> Any:
 def batch_of(name: str, of: Sequence[Sample], device: str = "cpu", dtype: torch.dtype = torch.float32) -> Batch:
     """Return samples as a batch on a device."""
     batch = Collator(tokenizer_of(name).pad_token_id)(of)
-    prompts = {
-        key: value.to(device, dtype) if value.is_floating_point() else value.to(device)
-        for key, value in batch.prompts.items()
-    }
-    return replace(batch, prompts=prompts)
+    return batch.map_tensors(
+        lambda tensor: tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+    )
 
 
 def read(model: Any, name: str, batch: Batch, most: int, implementation: Any = "deepsynth") -> list[Generation]:

@@ -132,7 +132,7 @@ def test_packed_rows_are_refused(unsloth: Any, jsonl: Path) -> None:
     data = make_data(jsonl)
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
-    batch.inputs["position_ids"] = torch.zeros_like(batch.inputs["input_ids"])
+    batch.tokens["position_ids"] = torch.zeros_like(batch.tokens["input_ids"])
     with pytest.raises(ValueError, match="packed"):
         module.compute_loss(batch)
 

@@ -119,8 +119,8 @@ def pictures_of(batch: Batch, pl_module: Any) -> list[list[np.ndarray[Any, np.dt
     A sample of several pages gets its share of the views by its share of the image tokens; where pages take different
     numbers of tokens that does not tell them apart, and there are no pictures.
     """
-    views = batch.inputs["pixel_values"]
-    tokens = (batch.inputs["input_ids"] == pl_module.processor.image_token_id).sum(dim=1).tolist()
+    views = batch.images["pixel_values"]
+    tokens = (batch.tokens["input_ids"] == pl_module.processor.image_token_id).sum(dim=1).tolist()
     total, count = sum(tokens), len(views)
     if count == len(batch):
         shares = [1] * len(batch)

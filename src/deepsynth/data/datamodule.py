@@ -288,13 +288,5 @@ class TextImageDataModule(LightningDataModule):
             self._check_ranks_agree("documents", self._walked)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move the tensors of a batch; pixels are shared by its two views and moved once."""
-        moved: dict[int, torch.Tensor] = {}
-
-        def move(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            for tensor in tensors.values():
-                if id(tensor) not in moved:
-                    moved[id(tensor)] = tensor.to(device, non_blocking=True)
-            return {name: moved[id(tensor)] for name, tensor in tensors.items()}
-
-        return replace(batch, inputs=move(batch.inputs), prompts=move(batch.prompts))
+        """Move the tensors of a batch."""
+        return batch.map_tensors(lambda tensor: tensor.to(device, non_blocking=True))

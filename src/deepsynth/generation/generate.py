@@ -70,7 +70,7 @@ def _generate_by_transformers(
     """Write the text of every sample of a batch, greedily; arguments and result as for :func:`generate`."""
     from transformers import StoppingCriteriaList
 
-    prompt_length = batch.prompts["input_ids"].shape[1]
+    prompt_length = batch.prompt_tokens["input_ids"].shape[1]
     writings = [Writing(tokenizer.eos_token_id, max_new_tokens, loops) for _ in range(len(batch))]
 
     def ended(input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:

@@ -88,7 +88,7 @@ class PhaseClock(Callback):
         """End the optimizer's part."""
         self._book("optimizer")
         if self._seen >= self.warmup_steps:
-            self.positions.append(int(batch.inputs["attention_mask"].sum()))
+            self.positions.append(int(batch.tokens["attention_mask"].sum()))
             self._mark = self._now()
         self._seen += 1
 

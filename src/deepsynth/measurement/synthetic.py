@@ -57,9 +57,8 @@ class SyntheticBatches:
                 images[name] -= shades.repeat_interleave(len(image)).view(-1, 1, 1, 1)
         names = [f"{index}-{row}" for row in range(self.batch_size)]
         return replace(
-            batch,
-            inputs={**{name: tensor.to(self.device) for name, tensor in batch.inputs.items()}, **images},
-            prompts={**{name: tensor.to(self.device) for name, tensor in batch.prompts.items()}, **images},
+            batch.map_tensors(lambda tensor: tensor.to(self.device)),
+            images=images,
             ids=names,
             document_ids=names,
         )

@@ -265,7 +265,7 @@ class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the loss to train on; logged is the mean over the label tokens of all processes."""
         self._see_prompt(batch)
-        loss, mean = mean_over_ranks(self.compute_loss(batch), (batch.inputs["labels"] != -100).sum())
+        loss, mean = mean_over_ranks(self.compute_loss(batch), (batch.tokens["labels"] != -100).sum())
         self.log("train/loss", mean, prog_bar=True, batch_size=len(batch))
         return loss
 

@@ -6,7 +6,6 @@ import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -160,7 +159,7 @@ class EvaluatedModule(LightningModule):
     def _evaluate(self, batch: Batch, batch_idx: int, limit: int | None) -> dict[str, Any]:
         self._see_prompt(batch)
         loss = self.compute_loss(batch)
-        tokens = int((batch.inputs["labels"] != -100).sum())
+        tokens = int((batch.tokens["labels"] != -100).sum())
         self._loss_sum += float(loss) * tokens
         self._loss_tokens += tokens
         rows: list[dict[str, Any]] = []
@@ -280,12 +279,4 @@ def filled(row: dict[str, Any], generation: Generation) -> dict[str, Any]:
 
 def in_dtype(batch: Batch, dtype: torch.dtype) -> Batch:
     """Return the batch with its pixels in the dtype of the weights: without autocast nothing else casts them."""
-    cast: dict[int, torch.Tensor] = {}  # inputs and prompts share their pixels, and shall go on sharing them
-
-    def of(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        for tensor in tensors.values():
-            if tensor.is_floating_point() and id(tensor) not in cast:
-                cast[id(tensor)] = tensor.to(dtype)
-        return {name: cast.get(id(tensor), tensor) for name, tensor in tensors.items()}
-
-    return replace(batch, inputs=of(batch.inputs), prompts=of(batch.prompts))
+    return batch.map_tensors(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)

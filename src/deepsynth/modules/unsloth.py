@@ -227,7 +227,7 @@ class UnslothModule(DeepSynthModule):
         Raises:
             ValueError: for packed rows, whose samples Unsloth's attention would not keep apart.
         """
-        if "position_ids" in batch.inputs:
+        if "position_ids" in batch.tokens:
             raise ValueError("the batch is packed, which UnslothModule does not train; turn packing of data off")
         return super().compute_loss(batch)
 

@@ -51,10 +51,10 @@ def test_pinning_reaches_every_tensor_and_shared_pixels_once(monkeypatch: pytest
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     batch = Collator()([sample(1, 5), sample(2, 6)])
     result = pin_memory(batch)
-    assert len(pinned) == 6  # three of the inputs, two of the prompts, and the pixels of both
+    assert len(pinned) == 6  # three of the inputs, two of the prompts, and the pixels
     assert result.inputs["pixel_values"] is result.prompts["pixel_values"]
-    assert result.inputs["pixel_values"] is not batch.inputs["pixel_values"]
-    assert torch.equal(result.inputs["input_ids"], batch.inputs["input_ids"])
+    assert result.images["pixel_values"] is not batch.images["pixel_values"]
+    assert torch.equal(result.tokens["input_ids"], batch.tokens["input_ids"])
     assert result.ids == batch.ids
 
 

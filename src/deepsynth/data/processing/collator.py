@@ -49,10 +49,10 @@ class Collator:
             prompt = sample.prompt_length
             prompt_ids[row, prompt_length - prompt :] = sample.input_ids[:prompt]
             prompt_mask[row, prompt_length - prompt :] = 1
-        images = self._join_images(samples)
         return Batch(
-            inputs={**(self._pack(samples) if self.packed else self._pad(samples)), **images},
-            prompts={"input_ids": prompt_ids, "attention_mask": prompt_mask, **images},
+            tokens=self._pack(samples) if self.packed else self._pad(samples),
+            prompt_tokens={"input_ids": prompt_ids, "attention_mask": prompt_mask},
+            images=self._join_images(samples),
             targets=[sample.target for sample in samples],
             ids=[sample.id for sample in samples],
             document_ids=[sample.document_id for sample in samples],
