@@ -1,4 +1,4 @@
-"""The command ``deepsynth``: answers what needs no library at once, then hands over to :mod:`deepsynth.cli.main`."""
+"""The command ``deepsynth``: answers what needs no library, and passes the rest to :mod:`deepsynth.cli.main`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import sys
 from collections.abc import Sequence
 
 from deepsynth._version import __version__
-from deepsynth.cli.config_files import UnknownConfig, list_configs, with_config_files
+from deepsynth.cli.config_files import list_configs, with_config_files
+from deepsynth.errors import UserError
 
 #: Every subcommand with what it does; a test compares it with what the parsers really have.
 SUBCOMMANDS: dict[str, str] = {
     "fit": "fine-tune a model",
     "validate": "loss and metrics on the validation documents",
     "test": "loss and metrics on the test documents",
-    "predict": "read every document of the source and write predictions.jsonl",
-    "render": "write the pages that training would see, to look at them first",
-    "export": "merge an adapter into its model, in either format, and verify the result",
+    "predict": "generate a text for every document of the source and write predictions.jsonl",
+    "render": "write the pages that training would see, to check them first",
+    "export": "merge an adapter into its model and verify the result",
     "benchmark": "measure speed: benchmark data, benchmark train, benchmark generate",
-    "compare": "measure backends side by side on the same work, as a page with a checklist",
+    "compare": "measure backends side by side on the same work and write a report",
     "hub": "Hugging Face Hub: hub resume, hub pull, hub push-data",
     "configs": "list the configurations that come with DeepSynth, for --config NAME",
 }
@@ -31,8 +32,8 @@ def overview() -> str:
     return (
         f"deepsynth {__version__}: render text as pages and fine-tune vision-language OCR models on them\n\n"
         f"usage: deepsynth SUBCOMMAND [--config NAME|FILE ...] [--KEY=VALUE ...]\n\n{rows}\n\n"
-        "  deepsynth SUBCOMMAND --help    the options of one\n"
-        "  --debug                        with any of them: show the traceback of an error\n"
+        "  deepsynth SUBCOMMAND --help    show the options of a subcommand\n"
+        "  --debug                        show the traceback of an error, with any subcommand\n"
         "  --version                      print the version\n"
     )
 
@@ -64,13 +65,13 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"deepsynth {__version__}\n")
         return 0
     if args[0] not in SUBCOMMANDS:
-        sys.stderr.write(f"deepsynth: {args[0]!r} is no subcommand; there are {', '.join(SUBCOMMANDS)}\n")
+        sys.stderr.write(f"deepsynth: unknown subcommand {args[0]!r}; choose from {', '.join(SUBCOMMANDS)}\n")
         return 2
     if args[0] == "configs":
         return list_configs(args[1:])
     try:
         args = with_config_files(args)
-    except UnknownConfig as error:
+    except UserError as error:
         sys.stderr.write(f"deepsynth: {error}\n")
         return 2
     from deepsynth.unsloth_import import import_unsloth_first

@@ -304,7 +304,7 @@ def test_the_bare_command_imports_no_library(argument: list[str]) -> None:
 
 def test_an_unknown_subcommand_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train"]) == 2
-    assert "'train' is no subcommand" in one_line_of(capsys)
+    assert "unknown subcommand 'train'; choose from fit" in one_line_of(capsys)
 
 
 def test_the_table_of_subcommands_is_the_real_one() -> None:

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from deepsynth.__main__ import main
-from deepsynth.cli.config_files import UnknownConfig, find_config, with_config_files
+from deepsynth.cli.config_files import find_config, with_config_files
+from deepsynth.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 QUICKSTART, PEFT = str(CONFIGS / "quickstart.yaml"), str(CONFIGS / "backend/peft.yaml")
@@ -50,7 +51,7 @@ def test_what_is_no_name_is_left_to_the_parser(text: str) -> None:
     ],
 )
 def test_an_unknown_name_is_one_line_with_the_nearest(name: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UnknownConfig):
+    with pytest.raises(UserError):
         find_config(name)
     assert main(["fit", "--config", name]) == 2
     said = capsys.readouterr().err

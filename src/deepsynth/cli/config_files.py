@@ -8,16 +8,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from deepsynth.errors import UserError
+
 #: Options whose values are configurations.
 _OPTIONS = ("--config", "-c", "--backends")
 #: Subcommands where several values may follow one option.
 _SEVERAL = ("compare", "benchmark")
 #: What is no name of a file: a configuration written on the command line itself, a list, or an address.
 _INLINE = re.compile(r"[{\[\n]|: |://")
-
-
-class UnknownConfig(ValueError):
-    """A name that is neither a file nor a shipped configuration."""
 
 
 def config_folder() -> Path:
@@ -61,7 +59,7 @@ def find_config(name: str) -> str:
         name: a path, the name of a shipped configuration, or a configuration itself, which is returned as it is.
 
     Raises:
-        UnknownConfig: when there is neither a file nor a shipped configuration of that name.
+        UserError: when there is neither a file nor a shipped configuration of that name.
     """
     path = Path(name)
     if not name or _INLINE.search(name) or (path.exists() and not path.is_dir()):
@@ -73,7 +71,7 @@ def find_config(name: str) -> str:
     wanted = name.removeprefix("configs/").removesuffix(".yaml")
     near = same_stem or difflib.get_close_matches(wanted, names, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else "`deepsynth configs` lists the shipped ones"
-    raise UnknownConfig(f"there is no file {name!r}, and no configuration of that name comes with DeepSynth; {hint}")
+    raise UserError(f"there is no file {name!r}, and no configuration of that name comes with DeepSynth; {hint}")
 
 
 def with_config_files(args: Sequence[str]) -> list[str]:
@@ -85,7 +83,7 @@ def with_config_files(args: Sequence[str]) -> list[str]:
         args: of the command line, the subcommand first.
 
     Raises:
-        UnknownConfig: for a configuration that does not exist.
+        UserError: for a configuration that does not exist.
     """
     found: list[str] = []
     takes = False  # whether the next word without dashes is a configuration

@@ -1,9 +1,8 @@
-"""What a run says on the terminal: our lines and the libraries', without those that no user can act on."""
+"""The log on the terminal: lines of this package and of Lightning, without those that no user can act on."""
 
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import warnings
 from typing import Any
@@ -11,38 +10,54 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-#: Warnings between the libraries below, and about what this package does on purpose.
+from deepsynth.errors import UserError
+
+#: Warnings that no user can act on, each with the module that gives it: between the libraries, or about what this
+#: package does on purpose. A test finds every text in its module.
 KNOWN_NOISE = (
-    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # lightning about torch
-    r"`is_gradient_checkpointing` is deprecated",  # peft about transformers
-    r"The .* does not have many workers",  # rendering in the main process is a choice: data.num_workers
-    r"It is recommended to use `self.log\('.*', ..., sync_dist=True\)`",  # every process logs the figures of all
-    r"Total length of `list` across ranks is zero",  # a source that holds no validation documents out
-    r"Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its folder
+    ("torch.utils._pytree", r"`isinstance\(treespec, LeafSpec\)` is deprecated"),  # lightning calls torch
+    ("transformers.modeling_utils", r"`is_gradient_checkpointing` is deprecated"),  # peft calls transformers
+    # Rendering in the main process is a choice: data.num_workers.
+    ("lightning.pytorch.trainer.connectors.data_connector", r"The .* does not have many workers"),
+    # Every process logs the figures of all.
+    (
+        "lightning.pytorch.trainer.connectors.logger_connector.result",
+        r"It is recommended to use `self.log\(.*, sync_dist=True\)`",
+    ),
+    ("lightning.pytorch.utilities.data", r"Total length of `list` across ranks is zero"),  # no validation documents
+    ("lightning.pytorch.callbacks.model_checkpoint", r"Checkpoint directory .* exists and is not empty"),  # resumed
 )
-#: The same, of commands that only read a checkpoint.
-NOISE_OF_READING = (
-    r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",  # they belong to training
+#: The same, for commands that only read a checkpoint: its callbacks belong to training.
+NOISE_WITHOUT_TRAINING = (
+    (
+        "lightning.pytorch.trainer.call",
+        r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
+    ),
 )
-#: Lines of Lightning's log that advertise, or say again what the next line says.
-KNOWN_CHATTER = re.compile(r"Tip:|^TPU available: False|^Restoring states from the checkpoint path")
+#: Lines of Lightning's log that advertise, or repeat what the next line says.
+KNOWN_CHATTER = (
+    ("lightning.pytorch.trainer.connectors.callback_connector", "Tip: For seamless cloud uploads"),
+    ("lightning.pytorch.trainer.connectors.logger_connector.logger_connector", "Tip: For seamless cloud logging"),
+    ("lightning.pytorch.trainer.setup", "TPU available: False"),
+    ("lightning.pytorch.trainer.connectors.checkpoint_connector", "Restoring states from the checkpoint path"),
+)
 
 
 class LineHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes records to standard error on lines of their own, also while a progress bar is on the terminal."""
+    """A handler that writes records to standard error on lines of their own, also beside a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take the bars away, write the record, and draw the bars again."""
+        """Clear the bars, write the record, and draw the bars again."""
         self.stream = sys.stderr  # as it is now: tests and notebooks put others in its place
         with tqdm.external_write_mode(file=self.stream):
             super().emit(record)
 
 
-def prepare(*, reads_only: bool) -> None:
+def prepare(*, trains: bool) -> None:
     """Send the log of this package and of Lightning to the terminal, one line a message, and drop known noise.
 
     Args:
-        reads_only: no training: callbacks that a checkpoint knows are not missed.
+        trains: whether the command trains; otherwise the callbacks of a checkpoint are not missed.
     """
     logging.basicConfig(format="%(message)s", handlers=[LineHandler()])
     logging.getLogger("deepsynth").setLevel(logging.INFO)
@@ -55,12 +70,13 @@ def prepare(*, reads_only: bool) -> None:
             logger.addHandler(LineHandler())
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(_is_news)
-    for message in (*KNOWN_NOISE, *(NOISE_OF_READING if reads_only else ())):
+    for _, message in (*KNOWN_NOISE, *(() if trains else NOISE_WITHOUT_TRAINING)):
         warnings.filterwarnings("ignore", message=message)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    return not KNOWN_CHATTER.search(record.getMessage())
+    message = record.getMessage()
+    return not any(text in message for _, text in KNOWN_CHATTER)
 
 
 def check_accelerator(trainer: Any) -> None:
@@ -70,12 +86,12 @@ def check_accelerator(trainer: Any) -> None:
         trainer: the trainer's part of the configuration.
 
     Raises:
-        ValueError: with the key, and the two ways out.
+        UserError: with the key, and the two ways out.
     """
     asked = trainer.get("accelerator")
     found = torch.cuda.is_available() or (asked == "gpu" and torch.backends.mps.is_available())
     if asked in ("gpu", "cuda") and not found:
-        raise ValueError(
+        raise UserError(
             f"trainer.accelerator is {asked!r}, but PyTorch {torch.__version__} sees no GPU here: set "
             "trainer.accelerator to auto or cpu, or install a PyTorch with CUDA and NVIDIA's driver (nvidia-smi shows "
             "whether it works)"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from deepsynth.compat.jsonargparse import innermost_error, unknown_class, unknown_option, wrong_value
 from deepsynth.distributed.support import REFUSED_OPTIONS
 
 #: What a user's mistake raises, here and in the libraries below; anything else is a bug and shows its traceback.
@@ -23,19 +24,8 @@ def one_line(message: str, limit: int = 600) -> str:
     """Return a message without line breaks and repeated spaces, cut at ``limit`` characters."""
     if "Original Traceback" in message:  # from a DataLoader worker: the last line is the worker's own error
         message = message.strip().splitlines()[-1].partition(": ")[2] or message
-    text = " ".join(_innermost(message).split())
+    text = " ".join(innermost_error(message).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _innermost(message: str) -> str:
-    """Return what jsonargparse wraps into "Does not validate against any of the Union subtypes"."""
-    prefix, union, rest = message.partition("Does not validate against any of the Union subtypes")
-    if not union:
-        return message
-    match = re.search(r"Errors:\s*- (.*?)\s*(?:- Expected a <class 'NoneType'>|Given value type:)", rest, re.DOTALL)
-    key = re.match(r'Parser key "([^"]+)"', prefix)
-    reason = match.group(1) if match else rest
-    return f'Parser key "{key.group(1)}": {reason}' if key else reason
 
 
 def explain(message: str, args: Sequence[str], classes: Sequence[str], options: Sequence[str]) -> str:
@@ -48,21 +38,13 @@ def explain(message: str, args: Sequence[str], classes: Sequence[str], options: 
         options: names of all options that the classes have.
     """
     text = one_line(message)
-    wrong_class = re.search(r"Expected a dot import path string: (\S+)", text)
-    wrong_option = re.search(r"[Oo]ption '([^']+)'", text)
-    wrong_value = re.match(r'Parser key "([^"]+)": (.*)', text)
-    if wrong_class:
-        name = wrong_class.group(1)
+    if name := unknown_class(text):
         return f"there is no class {name!r}{_place(name, args)}; {_nearest(name, classes)}"
-    if wrong_option:
-        key = wrong_option.group(1)
+    if key := unknown_option(text):
         leaf = key.rpartition(".")[2]
         return f"there is no option {key!r}{_place(leaf, args)}; {REFUSED_OPTIONS.get(leaf) or _nearest(leaf, options)}"
-    if wrong_value and wrong_value.group(1) != "config":
-        key, reason = wrong_value.groups()
-        while nested := re.match(r'Parser key "([^"]+)": (.*)', reason):
-            key, reason = f"{key}.{nested.group(1)}", nested.group(2)
-        reason = re.sub(r"<class '([^']+)'>", r"\1", reason)
+    if (found := wrong_value(text)) and found[0] != "config":
+        key, reason = found
         return f"{key}: {reason}{_place(key.rpartition('.')[2], args)}"
     return text
 

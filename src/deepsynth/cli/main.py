@@ -44,7 +44,7 @@ def _leaves(base: type) -> list[type]:
 
 def run(args: Sequence[str]) -> int:
     """Run a subcommand; see :func:`deepsynth.__main__.main` for the exit codes."""
-    console.prepare(reads_only=args[0] != "fit")
+    console.prepare(trains=args[0] == "fit")
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     try:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers.csv_logs import CSVLogger, ExperimentWriter
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from deepsynth.io.files import atomic_file
 
 
 def choose_run_folder(root: Path, name: str, ckpt_path: str | None) -> Path:
@@ -49,33 +52,57 @@ def discard_start(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-class _AppendingWriter(ExperimentWriter):
-    """Lightning's writer deletes what an earlier run left in the folder; a resumed run must go on in the same file."""
+class MetricsCsv(Logger):
+    """The file ``metrics.csv`` in the run folder, appended to when a run is resumed or validated.
 
-    def _check_log_dir_exists(self) -> None:
-        file = Path(self.metrics_file_path)
-        if file.is_file():
-            with file.open(newline="") as lines:
-                self.metrics_keys = next(csv.reader(lines), [])
-
-
-class MetricsCsv(CSVLogger):
-    """``metrics.csv`` in the run folder itself, appended to when a run is resumed or validated.
+    Lightning's own CSVLogger deletes what an earlier run left.
 
     Args:
         folder: the run folder.
     """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(save_dir=folder, name="", version="", flush_logs_every_n_steps=20)
+        super().__init__()
+        self.file = folder / "metrics.csv"
+        self._columns: list[str] = []
 
     @property
-    @rank_zero_experiment
-    def experiment(self) -> Any:
-        """Return the writer, made on first use on rank zero."""
-        if self._experiment is None:
-            self._experiment = _AppendingWriter(self.log_dir)
-        return self._experiment
+    def name(self) -> str:
+        """Return no name: the folder belongs to the run."""
+        return ""
 
-    def log_hyperparams(self, params: Any = None) -> None:
-        """Write nothing: ``config.yaml`` beside the metrics says it all."""
+    @property
+    def version(self) -> str:
+        """Return no version: the folder belongs to the run."""
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        """Return the run folder."""
+        return str(self.file.parent)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append a row; the file is rewritten when it needs new columns."""
+        row = {**{key: float(value) for key, value in metrics.items()}, "step": step}
+        if not self._columns and self.file.is_file():
+            with self.file.open(newline="") as lines:
+                self._columns = next(csv.reader(lines), [])
+        if new := set(row) - set(self._columns):
+            self._columns = sorted({*self._columns, *new})
+            self._rewrite()
+        with self.file.open("a", newline="") as lines:
+            csv.DictWriter(lines, self._columns).writerow(row)
+
+    def _rewrite(self) -> None:
+        rows: list[dict[str, str]] = []
+        if self.file.is_file():
+            with self.file.open(newline="") as lines:
+                rows = list(csv.DictReader(lines))
+        with atomic_file(self.file) as new, new.open("w", newline="") as lines:
+            writer = csv.DictWriter(lines, self._columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def log_hyperparams(self, params: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Write nothing: ``config.yaml`` beside the metrics has all settings."""

@@ -73,26 +73,35 @@ class DeepSynthCLI(LightningCLI):
         parser_kwargs: of the parser.
     """
 
+    #: The run's folder, if the run is the first in it.
+    _new_folder: Path | None = None
+
     def __init__(
         self, args: Sequence[str] | None = None, *, run: bool = True, parser_kwargs: dict[str, Any] | None = None
     ) -> None:
-        super().__init__(
-            DeepSynthModule,
-            TextImageDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            # What a checkpoint knows is merged by _parse_ckpt_path below, so that the command line wins.
-            load_from_checkpoint_support=False,
-            save_config_callback=RunConfig,
-            save_config_kwargs={"save_to_log_dir": False},
-            seed_everything_default=0,
-            parser_class=DeepSynthArgumentParser,
-            trainer_defaults={"default_root_dir": "runs", "log_every_n_steps": 10, "enable_model_summary": False},
-            args=list(args) if args is not None else None,
-            run=run,
-            parser_kwargs=parser_kwargs,
-        )
+        try:
+            super().__init__(
+                DeepSynthModule,
+                TextImageDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                save_config_callback=RunConfig,
+                save_config_kwargs={"save_to_log_dir": False},
+                seed_everything_default=0,
+                parser_class=DeepSynthArgumentParser,
+                trainer_defaults={"default_root_dir": "runs", "log_every_n_steps": 10, "enable_model_summary": False},
+                args=list(args) if args is not None else None,
+                run=run,
+                parser_kwargs=parser_kwargs,
+            )
+        except BaseException:
+            # A run that fails before its first step leaves no folder, so that the next one can have its name.
+            trainer: Trainer | None = getattr(self, "trainer", None)
+            if self._new_folder and trainer and trainer.is_global_zero and trainer.global_step == 0:
+                discard_start(self._new_folder)
+            raise
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -121,28 +130,38 @@ class DeepSynthCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse ``args``; Lightning's own warns whenever they are passed from Python."""
+        """Parse ``args``, and merge the settings of a checkpoint into them.
+
+        Lightning's own warns whenever ``args`` are passed from Python. It also merges the settings of a checkpoint over
+        those of the command; it does so when it finds ``ckpt_path`` set after this, so that waits for
+        :meth:`before_instantiate_classes`.
+        """
         self.config = parser.parse_args(args)
+        subcommand = self.config.get("subcommand")
+        config = self.config[subcommand] if subcommand else self.config
+        self._ckpt_path: str | None = config.get("ckpt_path")
+        if self._ckpt_path:
+            config["ckpt_path"] = None
+            self._merge_checkpoint(config, self._ckpt_path)
+
+    def before_instantiate_classes(self) -> None:
+        """Set the checkpoint's path again."""
+        if self._ckpt_path:
+            self.config[self.config["subcommand"]]["ckpt_path"] = self._ckpt_path
 
     # ------------------------------------------------------------------ checkpoints
 
-    def _parse_ckpt_path(self) -> None:
-        """Merge what a checkpoint knows into the configuration, and say what won.
+    def _merge_checkpoint(self, config: Any, path: str) -> None:
+        """Merge the settings of a checkpoint into the configuration, and log which won.
 
         The adapter's shape is the checkpoint's, and so is what the command left at its default; the rest is the
         command's.
         """
-        if not self.config.get("subcommand"):
-            return
-        config = self.config[self.config.subcommand]
-        path = config.get("ckpt_path")
-        if not path:
-            return
         init = config.model.init_args
         if is_reference(path) or Path(path).is_dir():
             folder = resolve_checkpoint(path)
             stored = adapter_settings(folder)
-            init["adapter"], config["ckpt_path"] = str(folder), None
+            init["adapter"], self._ckpt_path = str(folder), None
             rank_zero_info(f"starting from the weights of {path} alone, at step 0")
         else:
             stored = read_checkpoint(path)["hyper_parameters"]
@@ -163,25 +182,30 @@ class DeepSynthCLI(LightningCLI):
 
     # ------------------------------------------------------------------ the run folder
 
+    def setting(self, key: str, *, instantiated: bool = False) -> Any:
+        """Return a value of the parsed or the instantiated configuration, that of the subcommand where there is one."""
+        config = self.config_init if instantiated else self.config
+        return config.get(str(self.subcommand), config).get(key)
+
     def run_name(self) -> str:
         """Return ``--run_name``, or the stem of the first config, or the subcommand."""
-        if name := self._get(self.config, "run_name"):
+        if name := self.setting("run_name"):
             return str(name)
-        files = self._get(self.config, "config") or []
+        files = self.setting("config") or []
         return Path(str(files[0])).stem if files else str(self.subcommand)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer with its run folder, loggers and default callbacks, each unless the user gave one."""
-        trainer = self._get(self.config_init, "trainer")
+        trainer = self.setting("trainer", instantiated=True)
         console.check_accelerator(trainer)
         check_strategy_option(trainer.get("strategy"))
         folder = choose_run_folder(
             Path(trainer["default_root_dir"]),
             self.run_name(),
-            self._get(self.config, "ckpt_path"),
+            self.setting("ckpt_path"),
         )
         kwargs["default_root_dir"] = str(folder)
-        self._starts_afresh = is_unused(folder)
+        self._new_folder = folder if self.subcommand and is_unused(folder) else None
         # A run of a few batches to try things out leaves nothing behind, as Lightning's users expect.
         trial = bool(trainer.get("fast_dev_run"))
         if trainer.get("logger") in (None, True) and not trial:
@@ -210,7 +234,7 @@ class DeepSynthCLI(LightningCLI):
         if self.subcommand != "fit":
             return [ProcessGuard(), VramMonitor()]
         callbacks: list[Callback] = [ProcessGuard(), VramMonitor(), Throughput()]
-        if self._get(self.config_init, "trainer").get("logger") is not False:
+        if self.setting("trainer", instantiated=True).get("logger") is not False:
             callbacks.append(LearningRateMonitor("step"))
         reads = bool(self.model.hparams["generate_samples"]) and self.datamodule.holds_out_validation
         if reads:
@@ -240,22 +264,13 @@ class DeepSynthCLI(LightningCLI):
 
     def _needs_loss_scaling(self) -> bool:
         """Return whether the weights will be float16: on a GPU without bfloat16, or by request."""
-        accelerator = self._get(self.config_init, "trainer").get("accelerator")
+        accelerator = self.setting("trainer", instantiated=True).get("accelerator")
         on_gpu = accelerator in (None, "auto", "gpu", "cuda") and torch.cuda.is_available()
         return bool(self.model.dtype_on("cuda" if on_gpu else "cpu") == torch.float16)
 
     def predict(self, **kwargs: Any) -> None:
         """Read; what was read is in the file."""
         self.trainer.predict(**kwargs, return_predictions=False)
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Run; a run that fails before it has done anything leaves no folder, so the next one can have its name."""
-        try:
-            super()._run_subcommand(subcommand)
-        except BaseException:
-            if self._starts_afresh and self.trainer.is_global_zero and self.trainer.global_step == 0:
-                discard_start(Path(self.trainer.default_root_dir))
-            raise
 
     def after_fit(self) -> None:
         """Say where the run's files are."""

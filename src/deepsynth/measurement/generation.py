@@ -116,7 +116,7 @@ def measure_source(harness: Harness, *, batch_size: int, num_pages: int, new_tok
         NotMeasured: when the source has no third batch.
     """
     harness.load()
-    data, hparams, clock = harness.data, harness.module.hparams, _Clock()
+    data, hparams, clock = harness.data, harness.module.hparams, _PredictClock()
     before = data.eval_batch_size, hparams["max_new_tokens"], hparams["stop_loops"]
     data.eval_batch_size, hparams["max_new_tokens"], hparams["stop_loops"] = batch_size, new_tokens, False
     batches = 2 + -(-num_pages // batch_size)
@@ -126,25 +126,28 @@ def measure_source(harness: Harness, *, batch_size: int, num_pages: int, new_tok
         trainer.predict(harness.module, datamodule=data, return_predictions=False)
     finally:
         data.eval_batch_size, hparams["max_new_tokens"], hparams["stop_loops"] = before
-    if not clock.pages:
+    if len(clock.batches) < 3:
         raise NotMeasured(f"the source has less than three batches of {batch_size} pages")
-    seconds = clock.last - clock.first
+    counted = clock.batches[1:-1]
+    seconds = counted[-1][0] - clock.batches[0][0]
+    pages = sum(pages for _, pages, _ in counted)
     result = {
-        "pages_per_s": clock.pages / seconds,
-        "tokens_per_s": clock.tokens / seconds,
-        "pages": clock.pages,
-        "start_s": clock.first - clock.begun,
+        "pages_per_s": pages / seconds,
+        "tokens_per_s": sum(tokens for _, _, tokens in counted) / seconds,
+        "pages": pages,
+        "start_s": clock.batches[0][0] - clock.begun,
         **harness.peak(),
     }
     harness.release()
     return result
 
 
-class _Clock(Callback):
-    """Counts the pages and tokens of a prediction between its first and its last batch."""
+class _PredictClock(Callback):
+    """Records when each batch of a prediction ended, with its pages and tokens."""
 
-    begun = first = last = 0.0
-    pages = tokens = 0
+    def __init__(self) -> None:
+        self.begun = 0.0
+        self.batches: list[tuple[float, int, int]] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin before the workers do."""
@@ -154,14 +157,7 @@ class _Clock(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
         """Count the texts that came with a batch."""
-        if trainer.predict_loop.batch_progress.is_last_batch:  # type: ignore[attr-defined]
-            return
-        self.last = time.perf_counter()
-        if not batch_idx:
-            self.first = self.last
-            return
-        self.pages += len(outputs)
-        self.tokens += sum(row["tokens"] for row in outputs)
+        self.batches.append((time.perf_counter(), len(outputs), sum(row["tokens"] for row in outputs)))
 
 
 #: The metrics of the validation set that are compared before and after.

@@ -1,0 +1,43 @@
+"""What the texts of jsonargparse's errors say.
+
+Its errors are one sentence each, without fields for the key, the value or the class; nothing public tells them apart.
+Where a text changes, the functions here find nothing and the user sees jsonargparse's own text.
+"""
+
+from __future__ import annotations
+
+import re
+
+
+def innermost_error(message: str) -> str:
+    """Return the error of the subtype that was meant, out of one for each subtype of a Union; else the message."""
+    prefix, union, rest = message.partition("Does not validate against any of the Union subtypes")
+    if not union:
+        return message
+    match = re.search(r"Errors:\s*- (.*?)\s*(?:- Expected a <class 'NoneType'>|Given value type:)", rest, re.DOTALL)
+    key = re.match(r'Parser key "([^"]+)"', prefix)
+    reason = match.group(1) if match else rest
+    return f'Parser key "{key.group(1)}": {reason}' if key else reason
+
+
+def unknown_class(text: str) -> str | None:
+    """Return the name that is no class, if that is what a one-line text says."""
+    found = re.search(r"Expected a dot import path string: (\S+)", text)
+    return found.group(1) if found else None
+
+
+def unknown_option(text: str) -> str | None:
+    """Return the dotted key of an option that does not exist, if that is what a one-line text says."""
+    found = re.search(r"[Oo]ption '([^']+)'", text) or re.search(r"unrecognized arguments: --([\w.]+)", text)
+    return found.group(1) if found else None
+
+
+def wrong_value(text: str) -> tuple[str, str] | None:
+    """Return the dotted key of a value that is not accepted and the reason, if that is what a one-line text says."""
+    found = re.match(r'Parser key "([^"]+)": (.*)', text)
+    if not found:
+        return None
+    key, reason = found.groups()
+    while nested := re.match(r'Parser key "([^"]+)": (.*)', reason):
+        key, reason = f"{key}.{nested.group(1)}", nested.group(2)
+    return key, re.sub(r"<class '([^']+)'>", r"\1", reason)

@@ -1,0 +1,59 @@
+"""The texts of jsonargparse's errors are those that ``compat.jsonargparse`` takes apart."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import pytest
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Callback, Trainer
+
+from deepsynth.compat.jsonargparse import innermost_error, unknown_class, unknown_option, wrong_value
+
+
+class Raising(ArgumentParser):
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise RuntimeError(message)
+
+
+def error_of(*args: str, **types: Any) -> str:
+    parser = Raising()
+    parser.add_class_arguments(Trainer, "trainer")
+    parser.add_subclass_arguments(Callback, "callback", required=False)
+    parser.add_argument("--rank", type=int)
+    parser.add_argument("--limit", type=int | float | None)
+    with pytest.raises(RuntimeError) as error:
+        parser.parse_args(list(args))
+    return " ".join(innermost_error(str(error.value)).split())
+
+
+def test_an_unknown_class() -> None:
+    assert unknown_class(error_of("--callback=NoSuchCallback")) == "NoSuchCallback"
+    assert unknown_class("something else") is None
+
+
+def test_an_unknown_option() -> None:
+    assert unknown_option(error_of("--trainer.max_stepz=1")) == "trainer.max_stepz"
+    config = '{"class_path": "EarlyStopping", "init_args": {"monitor": "a", "pationce": 3}}'
+    assert unknown_option(error_of(f"--callback={config}")) == "pationce"
+    assert unknown_option("something else") is None
+
+
+def test_a_wrong_value() -> None:
+    key, reason = wrong_value(error_of("--rank=x")) or ("", "")
+    assert key == "rank"
+    assert "int" in reason
+    assert "x" in reason
+    assert "<class" not in reason
+    config = '{"class_path": "EarlyStopping", "init_args": {"monitor": "a", "patience": "long"}}'
+    key, reason = wrong_value(error_of(f"--callback={config}")) or ("", "")
+    assert key.endswith("patience")
+    assert wrong_value("something else") is None
+
+
+def test_the_subtype_that_was_meant() -> None:
+    text = error_of("--limit=many")
+    assert "Does not validate against any of the Union subtypes" not in text
+    key, reason = wrong_value(text) or ("", "")
+    assert key == "limit"
+    assert "int" in reason
