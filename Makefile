@@ -23,7 +23,7 @@ install: $(VENV)/.installed  ## make .venv and install DeepSynth into it
 READ := deepsynth predict --config configs/quickstart.yaml --data.source=JsonlSource \
 	--data.source.path=configs/quickstart_unseen.jsonl --trainer.default_root_dir=runs/quickstart \
 	--trainer.enable_progress_bar=false
-LIGHT := '--data.renderer.ink=[black]' '--data.renderer.paper=[white]'
+LIGHT := '--data.renderer.text_color=[black]' '--data.renderer.background_color=[white]'
 
 quickstart: $(VENV)/.installed  ## teach the built-in model light type on dark ground, and measure it before and after
 	@rm -rf runs/quickstart

@@ -84,13 +84,13 @@ def main(folder: Path) -> None:
         "page_height_px": 380,
         "margin_px": (10, 40),
         "font_size_px": (9.0, 18.0),
-        "leading": (1.15, 1.6),
+        "line_height": (1.15, 1.6),
         "columns": (1, 2),
         "column_gap_px": 14,
         "justify": 0.5,
         "fonts": ["DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono"],
-        "ink": ["black", "#202840", "#4a2c20"],
-        "paper": ["white", "#fbf6e9", "#eef2ee"],
+        "text_color": ["black", "#202840", "#4a2c20"],
+        "background_color": ["white", "#fbf6e9", "#eef2ee"],
         "hyphenate": 0.5,
     }
     text = "\n\n".join([ARTICLE["en"], ARTICLE["de"]] * 40)

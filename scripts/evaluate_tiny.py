@@ -90,7 +90,7 @@ def main() -> None:
     plain: Callable[[str], str] = lambda text: text  # noqa: E731
     conditions = {
         "prose 150-200": (mix, None, (150, 200), plain),
-        "prose 400": (renderer(*TRAINED, font_size_px=(10.0, 11.5), leading=1.2), None, (400, 400), plain),
+        "prose 400": (renderer(*TRAINED, font_size_px=(10.0, 11.5), line_height=1.2), None, (400, 400), plain),
         "shuffled letters 150-200": (mix, None, (150, 200), shuffled),
         "scan": (mix, PageAugmenter("scan"), (150, 200), plain),
         "default layout 60": (renderer("DejaVuSans", margin_px=48, font_size_px=20), None, (40, 60), plain),
@@ -106,11 +106,13 @@ def main() -> None:
         "STIX bold italic": (renderer("STIXGeneralBolIta"), None, (150, 200), plain),
         "STIX italic": (renderer("STIXGeneralItalic"), None, (150, 200), plain),
         "DejaVu Sans Display": (renderer("DejaVuSansDisplay"), None, (150, 200), plain),
-        "white on black": (renderer(*TRAINED, ink=("white",), paper=("black",)), None, (150, 200), plain),
+        "white on black": (
+            renderer(*TRAINED, text_color=("white",), background_color=("black",)), None, (150, 200), plain
+        ),
         "8 px": (renderer("DejaVuSans", "DejaVuSerif", font_size_px=8.0), None, (150, 200), plain),
         "7 px": (renderer("DejaVuSans", "DejaVuSerif", font_size_px=7.0), None, (150, 200), plain),
         "two columns": (renderer("DejaVuSans", font_size_px=9.5, columns=2, column_gap_px=14), None, (150, 200), plain),
-        "leading 1.0": (renderer(*TRAINED, leading=1.0), None, (150, 200), plain),
+        "line height 1.0": (renderer(*TRAINED, line_height=1.0), None, (150, 200), plain),
         "upper case": (mix, None, (150, 200), str.upper),
     }  # fmt: skip
     for name, (draw, augmenter, (least, most), change) in conditions.items():

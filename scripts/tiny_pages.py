@@ -260,8 +260,9 @@ def layouts(side: int) -> Layouts:
 
     def make(sizes: tuple[float, float], margins: tuple[int, int]) -> TextRenderer:
         return TextRenderer(
-            page_width_px=side, page_height_px=side, margin_px=margins, font_size_px=sizes, leading=(1.1, 1.6),
-            justify=0.15, fonts=FONTS, system_fonts=False, on_overflow="truncate", ink=_INKS, paper=_PAPERS,
+            page_width_px=side, page_height_px=side, margin_px=margins, font_size_px=sizes, line_height=(1.1, 1.6),
+            justify=0.15, fonts=FONTS, system_fonts=False, on_overflow="truncate", text_color=_INKS,
+            background_color=_PAPERS,
         )  # fmt: skip
 
     small = make((10.0, 14.0), (4, 16))

@@ -74,7 +74,7 @@ def test_the_makefile_measures_both_kinds_of_pages_before_and_after() -> None:
         assert args[1:3] == QUICKSTART
         assert "configs/data/inverse_video.yaml" not in args  # all pages of a kind
         assert ("--ckpt_path" in args) == name.endswith("after")
-        assert ("--data.renderer.paper=[white]" in args) == name.startswith("light")
+        assert ("--data.renderer.background_color=[white]" in args) == name.startswith("light")
 
 
 @pytest.mark.slow  # CI runs `make quickstart` itself

@@ -65,7 +65,7 @@ def assert_shows(pages, text):
         {"font_size_px": 30.0},
         {"margin_px": 0},
         {"fonts": ("DejaVu Serif",)},
-        {"leading": 0.8},
+        {"line_height": 0.8},
         {"page_width_px": 384, "page_height_px": 100},
     ],
 )
@@ -126,11 +126,11 @@ VARIED = {
     "font_size_px": (9.0, 20.0),
     "margin_px": (5, 30),
     "fonts": ("DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono"),
-    "ink": ("black", "#203060", "#402010"),
-    "paper": ("white", "#f5eedd", "#e8f0e8"),
+    "text_color": ("black", "#203060", "#402010"),
+    "background_color": ("white", "#f5eedd", "#e8f0e8"),
     "columns": (1, 2),
     "column_gap_px": 8,
-    "leading": (1.1, 1.6),
+    "line_height": (1.1, 1.6),
     "justify": 0.5,
 }
 
@@ -220,7 +220,7 @@ def test_pixels_are_the_same_in_another_process():
 
 
 def test_colours_are_drawn():
-    (page,) = render("ink", ink=("#800000",), paper=("#ffffee",))
+    (page,) = render("ink", text_color=("#800000",), background_color=("#ffffee",))
     colours = {colour for _, colour in page.image.getcolors(1_000_000)}
     assert {(0x80, 0, 0), (0xFF, 0xFF, 0xEE)} <= colours
 
@@ -408,8 +408,8 @@ def test_a_page_too_small_for_a_character_is_refused():
         ({"on_overflow": "wrap"}, "on_overflow is 'wrap'; it must be one of error"),
         ({"page_shape": "a9", "page_width_px": None, "page_height_px": None}, "page_shape is 'a9'; it must be one of"),
         ({"page_shape": "a4"}, "page_shape is 'a4', and page_width_px"),
-        ({"ink": ("blurple",)}, "'blurple' is no color"),
-        ({"ink": ("#eeeeee",)}, "ink '#eeeeee' on paper 'white' has a contrast of"),
+        ({"text_color": ("blurple",)}, "'blurple' is no color"),
+        ({"text_color": ("#eeeeee",)}, "text_color '#eeeeee' on background_color 'white' has a contrast of"),
         ({"fonts": ()}, "fonts is"),
         ({"fonts": "DejaVu Sans"}, "fonts is 'DejaVu Sans'; it must be a list"),
         ({"fonts": ("Nowhere Sans",)}, "'Nowhere Sans', which is not installed"),

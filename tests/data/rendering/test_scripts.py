@@ -180,7 +180,7 @@ def error_rate(language, pages, path):
 @pytest.mark.parametrize(("language", "limit"), [("en", 0.01), ("ar", 0.05), ("hi", 0.05), ("zh", 0.05)])
 def test_an_independent_program_reads_the_pages(language, limit, tmp_path):
     need_font("".join(ARTICLE[language].split()))
-    pages = render(ARTICLE[language] * 2, language, page_width_px=800, font_size_px=28.0, leading=1.5)
+    pages = render(ARTICLE[language] * 2, language, page_width_px=800, font_size_px=28.0, line_height=1.5)
     assert error_rate(language, pages, tmp_path / "page.png") <= limit
 
 
@@ -236,5 +236,5 @@ def test_an_independent_program_reads_real_text(language, limit, tmp_path):
         lines = [line.strip() for _, text, _ in documents(f"multi/text_{language}.jsonl") for line in text.split("\n")]
         lines = [line for line in lines if len(line) > 60 and not re.search(r"[A-Za-z@#*_]", line)]
         text = "\n".join(list(dict.fromkeys(lines))[:40])
-    pages = render(text, language, page_width_px=1024, page_height_px=1024, font_size_px=28.0, leading=1.5)
+    pages = render(text, language, page_width_px=1024, page_height_px=1024, font_size_px=28.0, line_height=1.5)
     assert error_rate(language, pages, tmp_path / "page.png") <= limit

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from PIL import Image, ImageDraw
 
+from deepsynth.compat.pillow import draw_masks
+from deepsynth.data.fonts.glyphs import GlyphBitmap
 from deepsynth.data.rendering.page_geometry import Color
 from deepsynth.data.typesetting.pages import PageLayout, PositionedLine
 from deepsynth.errors import UserError
@@ -31,9 +33,7 @@ def draw_page(
     canvas = ImageDraw.Draw(image)
     for box in layout.rules:
         canvas.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=text_color)
-    # ImageDraw.text ends in this very call; a cached mask skips the shaping and rasterizing before it.
-    paint = canvas.draw.draw_bitmap
-    color = canvas.draw.draw_ink(text_color)
+    glyphs: list[tuple[int, int, tuple[GlyphBitmap, ...]]] = []
     lines: list[Line] = []
     for positioned in layout.lines:
         if not positioned.line.places:
@@ -48,12 +48,10 @@ def draw_page(
                 f"the line {line.text[:30]!r} would reach {line.box} on a page of {size[0]} x {size[1]} pixels; take a "
                 "larger margin_px"
             )
-        baseline = positioned.baseline
-        for (run, _), word in zip(positioned.line.places, line.words, strict=True):
-            pen = word.box[0] - run.left
-            for mask, dx, dy in run.bitmaps:
-                paint((pen + dx, baseline + dy), mask, color)
+        x, baseline = positioned.x, positioned.baseline
+        glyphs += [(x + round(pen), baseline, run.bitmaps) for run, pen in positioned.line.places]
         lines.append(line)
+    draw_masks(image, glyphs, text_color)
     return image, tuple(lines)
 
 

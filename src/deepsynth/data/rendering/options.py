@@ -28,7 +28,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "column_gap_px": (0, 10_000),
     "font_size_px": (1, 1000),
     "characters_per_token": (0.01, 1000),
-    "leading": (0.5, 10),
+    "line_height": (0.5, 10),
     "justify": (0, 1),
     "hyphenate": (0, 1),
     "max_pages": (1, 1_000_000),
@@ -61,7 +61,7 @@ class TextOptions:
             ``characters_per_token`` the bounds 6 to 64.
         characters_per_token: choose the font size so that a full page holds this many characters per vision token of
             ``mode``.
-        leading: distance of baselines, in units of the font size.
+        line_height: distance of baselines, in units of the font size.
         justify: share of pages whose lines are stretched to the width of the column.
         hyphenate: share of pages whose words may be divided at the end of a line, by the patterns of the document's
             language (English when it names none); the hyphen is drawn, and is not in the page's text. Needs pyphen.
@@ -71,8 +71,8 @@ class TextOptions:
         system_fonts: also use the fonts that are installed.
         on_missing_glyph: for a character that no font has: stop with an error, or show (in the text too) and count
             U+FFFD.
-        ink: colors of the text (CSS names or #rrggbb).
-        paper: colors of the page.
+        text_color: colors of the text (CSS names or #rrggbb).
+        background_color: colors of the page.
         markup: "plain" draws the text literally; "markdown" draws headings, emphasis, lists, tables and code as such.
         on_overflow: for a text that takes more than ``max_pages``: stop with an error; take more pages (``max_pages``
             is then a hard limit); take a smaller font; or cut the text on the page, never a summary, and count the
@@ -92,15 +92,15 @@ class TextOptions:
     column_gap_px: int = 32
     font_size_px: float | tuple[float, float] | None = None
     characters_per_token: float | tuple[float, float] | None = None
-    leading: float | tuple[float, float] = 1.3
+    line_height: float | tuple[float, float] = 1.3
     justify: float = 0.0
     hyphenate: float = 0.0
     fonts: tuple[str, ...] = ("DejaVu Sans",)
     font_dirs: tuple[str, ...] = ()
     system_fonts: bool = True
     on_missing_glyph: Literal["error", "replace"] = "error"
-    ink: tuple[str, ...] = ("black",)
-    paper: tuple[str, ...] = ("white",)
+    text_color: tuple[str, ...] = ("black",)
+    background_color: tuple[str, ...] = ("white",)
     markup: Markup = "plain"
     on_overflow: Overflow = "paginate"
     max_pages: int | None = None
@@ -120,16 +120,16 @@ class TextOptions:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
-        for name in ("fonts", "ink", "paper"):
+        for name in ("fonts", "text_color", "background_color"):
             if isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise UserError(f"{name} is {getattr(self, name)!r}; it must be a list of at least one")
         if self.hyphenate:
             check_hyphenation()
         self._check_page()
         self._check_budget()
-        for ink in self.ink:
-            for paper in self.paper:
-                check_contrast(ink, paper)
+        for text_color in self.text_color:
+            for background_color in self.background_color:
+                check_contrast(text_color, background_color)
 
     @property
     def page_size_px(self) -> tuple[int, int]:

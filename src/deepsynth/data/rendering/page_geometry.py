@@ -60,8 +60,8 @@ def check_contrast(text_color: str, background_color: str) -> None:
     ratio = (max(luminances) + 0.05) / (min(luminances) + 0.05)
     if ratio < _LEAST_CONTRAST:
         raise UserError(
-            f"ink {text_color!r} on paper {background_color!r} has a contrast of {ratio:.2f}; it must be at least "
-            f"{_LEAST_CONTRAST:g} for every pair that may be drawn"
+            f"text_color {text_color!r} on background_color {background_color!r} has a contrast of {ratio:.2f}; it "
+            f"must be at least {_LEAST_CONTRAST:g} for every pair that may be drawn"
         )
 
 

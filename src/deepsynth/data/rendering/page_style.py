@@ -51,12 +51,12 @@ def sample_style(options: TextOptions, seed: int, region: str, language: str | N
     return PageStyle(
         font=FontStyle(family, quantize(_between(size, draws[1])), region=region),
         frame=make_frame(*options.page_size_px, margin, columns, options.column_gap_px),
-        line_height=_between(options.leading, draws[4]),
+        line_height=_between(options.line_height, draws[4]),
         justify=bool(draws[5] < options.justify),
         hyphenation=hyphenation_for(language) if draws[9] < options.hyphenate else None,
         characters=None if density is None else _between(density, draws[8]) * (options.image_tokens or 0),
-        text_color=parse_color(_choose(options.ink, draws[6])),
-        background_color=parse_color(_choose(options.paper, draws[7])),
+        text_color=parse_color(_choose(options.text_color, draws[6])),
+        background_color=parse_color(_choose(options.background_color, draws[7])),
     )
 
 

@@ -192,7 +192,7 @@ class Typesetter:
         return max((run.room for line in lines for run, _ in line.places), default=0.0)
 
     def metrics(self, style: FontStyle) -> tuple[int, int, float]:
-        """Return a style's ascent and descent with its leading, and the width of its space, pixels."""
+        """Return a style's ascent and descent at the line height, and the width of its space, pixels."""
         ascent, descent, space = _font_metrics(self._shaper, style)
         extra = style.size_px * self._line_height - ascent - descent
         return ascent + round(extra / 2), descent + round(extra - extra / 2), space
