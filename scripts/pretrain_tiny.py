@@ -30,7 +30,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from deepsynth.data import JsonlSource, PageAugmenter, PythonDocsSource
-from deepsynth.modules.full import FullModule
+from deepsynth.modules import FullModule, GenerationSettings
 from deepsynth.types import Batch
 
 _HEAD_WIDTH = 96
@@ -60,7 +60,20 @@ class PretrainModule(FullModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.save_hyperparameters()
+        self.place_layer = place_layer
+        self.cell_weight = cell_weight
+        self.place_weight = place_weight
+        self.steps = steps
+        self.decay_steps = decay_steps
+        self.compile_vision = compile_vision
+        self.record_settings(
+            place_layer=place_layer,
+            cell_weight=cell_weight,
+            place_weight=place_weight,
+            steps=steps,
+            decay_steps=decay_steps,
+            compile_vision=compile_vision,
+        )
         self._taught: dict[str, torch.Tensor] = {}
         self._hidden: torch.Tensor | None = None
 
@@ -74,8 +87,8 @@ class PretrainModule(FullModule):
         self.cell_head = nn.Linear(text.hidden_size, SLOTS * _HEAD_WIDTH)
         self.cell_names = nn.Linear(_HEAD_WIDTH, text.vocab_size)
         self.place_head = nn.Linear(text.hidden_size, self.side**2)
-        self.model.model.language_model.layers[self.hparams["place_layer"]].register_forward_hook(self._keep)
-        if self.hparams["compile_vision"]:
+        self.model.model.language_model.layers[self.place_layer].register_forward_hook(self._keep)
+        if self.compile_vision:
             tower = self.model.model.vision_tower
             for layer in (*tower.sam_encoder.layers, *tower.vision_encoder.layers):
                 layer.compile(dynamic=False)
@@ -108,7 +121,7 @@ class PretrainModule(FullModule):
         cells = self._cells_loss(torch.cat(outputs.image_outputs.pooler_output))
         places = self._places_loss(batch.tokens["labels"])
         self.log_dict({"train/loss": outputs.loss, "train/cells": cells, "train/places": places}, batch_size=len(batch))
-        loss: torch.Tensor = outputs.loss + self.hparams["cell_weight"] * cells + self.hparams["place_weight"] * places
+        loss: torch.Tensor = outputs.loss + self.cell_weight * cells + self.place_weight * places
         return loss
 
     def _cells_loss(self, image: torch.Tensor) -> torch.Tensor:
@@ -131,7 +144,7 @@ class PretrainModule(FullModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """Return AdamW; the learning rate rises, stays, and falls linearly in the last ``decay_steps``."""
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
-        warmup, steps, decay = (self.hparams[name] for name in ("warmup_steps", "steps", "decay_steps"))
+        warmup, steps, decay = self.warmup_steps, self.steps, self.decay_steps
 
         def factor(step: int) -> float:
             return min(1.0, (step + 1) / max(warmup, 1), max(0.0, (steps - step) / max(decay, 1)))
@@ -249,8 +262,7 @@ def main() -> None:
         decay_steps=args.decay,
         compile_vision=args.compile,
         warmup_steps=args.warmup,
-        max_new_tokens=260,
-        generate_samples=args.val_samples * args.devices,
+        generation=GenerationSettings(max_new_tokens=260, samples=args.val_samples * args.devices),
         optimizer=lambda parameters: torch.optim.AdamW(
             parameters, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.02, foreach=True
         ),

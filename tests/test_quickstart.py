@@ -80,12 +80,12 @@ def test_the_makefile_measures_both_kinds_of_pages_before_and_after() -> None:
 @pytest.mark.slow  # CI runs `make quickstart` itself
 def test_the_shift_is_real_and_the_commands_run(checkout: Path) -> None:
     fit, *reads = commands()
-    short = ["--trainer.max_steps=1", "--trainer.val_check_interval=1", "--model.max_new_tokens=4"]
+    short = ["--trainer.max_steps=1", "--trainer.val_check_interval=1", "--model.generation.max_new_tokens=4"]
     assert main([*fit, *short, "--data.max_eval_documents=1", "--trainer.enable_progress_bar=false"]) == 0
     assert "at step 1" in (checkout / "runs/quickstart/gallery.html").read_text()
     for args in reads:
         before = "--ckpt_path" not in args
-        assert main([*args, *([] if before else ["--model.max_new_tokens=4"])]) == 0
+        assert main([*args, *([] if before else ["--model.generation.max_new_tokens=4"])]) == 0
     assert cer(checkout / "runs/quickstart/dark-before/predictions.jsonl") >= 0.4
     assert cer(checkout / "runs/quickstart/light-before/predictions.jsonl") <= 0.03
     assert (checkout / "runs/quickstart/light-after/predictions.jsonl").is_file()

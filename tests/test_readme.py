@@ -38,7 +38,7 @@ def test_the_commands_run_in_their_order(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(COMMANDS) >= 5
     prepare(tmp_path)
     monkeypatch.chdir(tmp_path)
-    short = ["--trainer.max_steps=2", "--model.max_new_tokens=4", "--model.generate_samples=2"]
+    short = ["--trainer.max_steps=2", "--model.generation.max_new_tokens=4", "--model.generation.samples=2"]
     for command in COMMANDS:
         args = shlex.split(command, comments=True)[1:]
         if args[0] in ("fit", "validate", "test", "predict"):

@@ -32,7 +32,7 @@ class Losses(Callback):
 
 def test_one_batch_is_learned_until_generation_equals_the_targets(tmp_path: Path, jsonl: Path) -> None:
     data = make_data(jsonl, max_train_documents=2, batch_size=2)
-    module = make_module(lr=5e-3, lora_rank=64, lora_mlp=True, lora_experts="shared", lora_projector=True)
+    module = make_module(lr=5e-3, rank=64, mlp=True, experts="shared", projector=True)
     make_trainer(tmp_path, max_steps=40).fit(module, data)
     module.eval()
     batch = next(iter(data.train_dataloader()))
@@ -44,7 +44,7 @@ def test_one_batch_is_learned_until_generation_equals_the_targets(tmp_path: Path
 
 def test_the_base_stays_bit_identical_and_every_adapter_moves(tmp_path: Path, jsonl: Path) -> None:
     data = make_data(jsonl)
-    module = make_module(lora_mlp=True, lora_experts="all", lora_vision=True, lora_projector=True)
+    module = make_module(mlp=True, experts="all", vision=True, projector=True)
     module.configure_model()
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
     make_trainer(tmp_path, max_steps=3).fit(module, data)
@@ -56,7 +56,7 @@ def test_the_base_stays_bit_identical_and_every_adapter_moves(tmp_path: Path, js
 
 
 def test_bfloat16_weights_train_and_write_without_autocast(tmp_path: Path, jsonl: Path) -> None:
-    module = make_module(dtype="bfloat16", lora_experts="all", lora_projector=True, activation_memory="full")
+    module = make_module(dtype="bfloat16", experts="all", projector=True, activation_memory="full")
     losses = Losses()
     data = make_data(jsonl)
     make_trainer(tmp_path, max_steps=3, callbacks=[losses]).fit(module, data)
@@ -89,7 +89,7 @@ def test_the_first_four_losses_are_what_they_were(tmp_path: Path, jsonl: Path) -
      pytest.param(6, id="second-epoch", marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_resuming_equals_no_interruption(tmp_path: Path, jsonl: Path, step: int) -> None:
-    settings = {"lora_dropout": 0.1, "schedule": "cosine", "warmup_steps": 2}
+    settings = {"dropout": 0.1, "schedule": "cosine", "warmup_steps": 2}
     saved = tmp_path / "saved.ckpt"
     whole = Losses()
     trainer = make_trainer(tmp_path / "whole", callbacks=[whole, SaveAt(step, saved)], max_steps=7)

@@ -28,9 +28,9 @@ UNSLOTH, PEFT = str(ROOT / "configs/backend/unsloth.yaml"), str(ROOT / "configs/
         (["fit", "--config", UNSLOTH, "--model", "PeftModule"], False),
         (["validate", "--model=deepsynth.modules.UnslothModule"], True),
         (["validate", "--model.class_path", "UnslothModule"], True),
-        (["fit", "--model={class_path: UnslothModule, init_args: {lora_rank: 4}}"], True),
+        (["fit", "--model={class_path: UnslothModule, init_args: {lora: {rank: 4}}}"], True),
         (["fit", "--config", "nothing.yaml"], False),
-        (["fit", "--config", UNSLOTH, "--model.init_args.lora_rank", "4"], True),
+        (["fit", "--config", UNSLOTH, "--model.init_args.lora.rank", "4"], True),
     ],
 )
 def test_the_last_class_named_counts(args: list[str], expected: bool) -> None:

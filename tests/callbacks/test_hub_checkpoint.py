@@ -40,7 +40,7 @@ def talk_to(hub, monkeypatch):
 
 
 def fit(folder: Path, jsonl: Path, *callbacks: Callback, steps: int = 4, **kwargs: Any):
-    module = make_module(generate_samples=2)
+    module = make_module(samples=2)
     data = make_data(jsonl, **({"val_fraction": 0.5} if kwargs else {}))
     trainer = make_trainer(folder, callbacks=list(callbacks), max_steps=steps, max_epochs=-1, **kwargs)
     trainer.fit(module, data)

@@ -62,7 +62,7 @@ def run(folder: Path, jsonl: Path, accelerator: str, *callbacks: Callback) -> tu
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vram_monitor, "rank_zero_info", lines.append)
-        module = make_module(max_new_tokens=8, generate_samples=2)
+        module = make_module(max_new_tokens=8, samples=2)
         trainer.fit(module, make_data(jsonl, val_fraction=0.3))
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -85,7 +85,7 @@ def test_the_page_stands_alone_and_says_the_figures() -> None:
 
 def fake_module() -> Any:
     images = SimpleNamespace(image_mean=[0.5] * 3, image_std=[0.5] * 3)
-    return SimpleNamespace(processor=SimpleNamespace(image_token_id=9, image_processor=images), hparams={})
+    return SimpleNamespace(processor=SimpleNamespace(image_token_id=9, image_processor=images))
 
 
 def batch_of(image_tokens: list[int], views: int) -> Batch:
@@ -175,7 +175,7 @@ def test_a_run_leaves_a_page_and_tensorboard_entries(tmp_path: Path, jsonl: Path
     logger = TensorBoardLogger(tmp_path, name="", version="")
     steps = {"max_steps": 1, "val_check_interval": 1, "num_sanity_val_steps": 1}
     trainer = make_trainer(tmp_path, callbacks=[SampleGallery(samples=1)], logger=logger, **steps)
-    trainer.fit(make_module(max_new_tokens=3, generate_samples=1), make_data(jsonl, val_fraction=0.3, batch_size=1))
+    trainer.fit(make_module(max_new_tokens=3, samples=1), make_data(jsonl, val_fraction=0.3, batch_size=1))
     page = (tmp_path / "gallery.html").read_text()
     assert re.search(
         r"1 sample, the same in every validation. CER <strong>[0-9.]+%</strong> at step 0, .* at step 1", page
@@ -189,9 +189,9 @@ def test_a_run_leaves_a_page_and_tensorboard_entries(tmp_path: Path, jsonl: Path
     assert [event.step for event in events.Tensors(tag)] == [0, 1]
 
 
-def test_nothing_to_show_is_said() -> None:
-    with pytest.warns(UserWarning, match=r"SampleGallery has nothing to show: .*model\.generate_samples is 0"):
-        SampleGallery().on_fit_start(SimpleNamespace(), SimpleNamespace(hparams={"generate_samples": 0}))  # type: ignore[arg-type]
+def test_nothing_to_show_is_said(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"SampleGallery has nothing to show: .*model\.generation\.samples is 0"):
+        SampleGallery().on_fit_start(make_trainer(tmp_path), make_module(samples=0))
 
 
 def test_mistakes() -> None:

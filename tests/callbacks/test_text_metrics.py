@@ -90,6 +90,8 @@ def test_ranks_together_give_the_figure_of_the_corpus(monkeypatch: pytest.Monkey
     def gather(into: list[Any], own: list[Any]) -> None:
         into[:] = ranks
 
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
     logged: list[dict[str, float]] = []
     module: Any = SimpleNamespace(log_dict=lambda values, rank_zero_only: logged.append(values))

@@ -61,9 +61,9 @@ def fake_trainer(**kwargs: Any) -> Any:
     )
 
 
-def fake_module(**hparams: Any) -> Any:
+def fake_module() -> Any:
     logged: dict[str, float] = {}
-    return SimpleNamespace(hparams=hparams, log_dict=logged.update, logged=logged)
+    return SimpleNamespace(log_dict=logged.update, logged=logged)
 
 
 def fake_batch() -> Batch:
@@ -162,7 +162,7 @@ def test_the_process_memory_grows_with_a_tensor() -> None:
 
 
 def test_a_run_on_the_cpu_logs_resident_memory(tmp_path: Path, jsonl: Path, lines: list[str]) -> None:
-    monitor, module = VramMonitor(), make_module(max_new_tokens=4, generate_samples=1)
+    monitor, module = VramMonitor(), make_module(max_new_tokens=4, samples=1)
     data = make_data(jsonl, val_fraction=0.3, batch_size=1, max_eval_documents=1)
     trainer = make_trainer(
         tmp_path,
@@ -195,12 +195,12 @@ CUDA_MESSAGE = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a tota
         ("forward", "in the forward pass of step 7 on cuda:0, with 2 samples: input_ids (2, 7), pixel_values "
                     "(2, 3, 4, 4); 70.0 GiB of 80.0 were in use and 2.00 GiB more were asked for; set data.batch_size "
                     "to 2 (now 4) and trainer.accumulate_grad_batches to 2 (now 1), or set "
-                    "model.activation_memory=full, or set model.quantization=nf4, or use smaller pages "
+                    "model.engine.activation_memory=full, or set model.quantization=nf4, or use smaller pages "
                     "(data.mode)"),
         ("generation", "while generating text on cuda:0, with 2 samples: input_ids (2, 7), pixel_values (2, 3, 4, 4); "
                        "70.0 GiB of 80.0 were in use and 2.00 GiB more were asked for; set data.eval_batch_size to 4 "
-                       "(now 8), or lower model.max_new_tokens (now 512), or set model.quantization=nf4, or use "
-                       "smaller pages (data.mode)"),
+                       "(now 8), or lower model.generation.max_new_tokens (now 512), or set model.quantization=nf4, "
+                       "or use smaller pages (data.mode)"),
     ],
 )  # fmt: skip
 def test_out_of_memory_becomes_a_line_with_the_phase_the_shapes_and_a_way_out(
@@ -208,7 +208,7 @@ def test_out_of_memory_becomes_a_line_with_the_phase_the_shapes_and_a_way_out(
 ) -> None:
     memory, trainer = ScriptedMemory(), fake_trainer()
     memory.allocated = 70
-    module = fake_module(activation_memory="none", quantization="none", max_new_tokens=512, dtype="auto")
+    module = make_module(activation_memory="none", max_new_tokens=512)
     monitor = monitor_with(memory, trainer, monkeypatch)
     monitor._shapes = shapes(fake_batch())
     monitor._enter(phase)
@@ -219,7 +219,7 @@ def test_out_of_memory_becomes_a_line_with_the_phase_the_shapes_and_a_way_out(
 
 def test_what_is_done_already_is_not_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = fake_trainer(datamodule=SimpleNamespace(batch_size=1, eval_batch_size=1))
-    module = fake_module(activation_memory="full", quantization="nf4", dtype="auto")
+    module = make_module(activation_memory="full", quantization="nf4")
     monitor = monitor_with(ScriptedMemory(), trainer, monkeypatch)
     monitor._enter("backward")
     error = torch.OutOfMemoryError(CUDA_MESSAGE)
@@ -263,7 +263,7 @@ def fails_in(phase: str, module: Any, error: BaseException) -> None:
 
 @pytest.mark.parametrize("phase", vram_monitor.PHASES)
 def test_a_real_run_ends_with_the_line_of_its_phase_and_its_own_error(phase: str, tmp_path: Path, jsonl: Path) -> None:
-    module = make_module(generate_samples=2)
+    module = make_module(samples=2)
     failing = torch.OutOfMemoryError(CUDA_MESSAGE)
     fails_in(phase, module, failing)
     sanity = int(phase in ("validation", "generation"))

@@ -21,8 +21,7 @@ TINY = """
 model:
   class_path: PeftModule
   init_args:
-    max_new_tokens: 8
-    generate_samples: 2
+    generation: {max_new_tokens: 8, samples: 2}
     optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.002}}
 data:
   class_path: TextImageDataModule
@@ -81,7 +80,7 @@ def test_the_adapter_loads_in_plain_peft_and_computes_the_same(config: str, tmp_
     from deepsynth import PeftModule
     from deepsynth.models.registry import resolve_model_name
 
-    arguments = ["--model.lora_experts=all", "--model.lora_mlp=true", "--trainer.max_steps=2"]
+    arguments = ["--model.lora.experts=all", "--model.lora.mlp=true", "--trainer.max_steps=2"]
     assert main(["fit", "--config", config, *arguments]) == 0
     run = tmp_path / "runs" / "tiny"
     base = AutoModelForImageTextToText.from_pretrained(resolve_model_name("deepsynth/tiny-random"), dtype=torch.float32)
@@ -113,15 +112,26 @@ def test_another_run_of_the_same_name_gets_its_own_folder(config: str, tmp_path:
 def test_resuming_goes_on_in_the_folder_and_keeps_the_metrics(
     config: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert main(["fit", "--config", config, "--trainer.max_steps=1", "--model.lora_rank=4"]) == 0
+    assert main(["fit", "--config", config, "--trainer.max_steps=1", "--model.lora.rank=4"]) == 0
     run = tmp_path / "runs" / "tiny"
     last = str(run / "checkpoints" / "last.ckpt")
     assert (
-        main(["fit", "--config", config, "--trainer.max_steps=3", "--ckpt_path", last, "--model.max_new_tokens=5"]) == 0
+        main(
+            [
+                "fit",
+                "--config",
+                config,
+                "--trainer.max_steps=3",
+                "--ckpt_path",
+                last,
+                "--model.generation.max_new_tokens=5",
+            ]
+        )
+        == 0
     )
     said = caplog.text
-    assert "model.lora_rank: 4 as in the checkpoint, not 16" in said
-    assert "model.max_new_tokens: 5 as asked for, not 8 as in the checkpoint" in said
+    assert "model.lora.rank: 4 as in the checkpoint, not 16" in said
+    assert "model.generation.max_new_tokens: 5 as asked for, not 8 as in the checkpoint" in said
     with (run / "metrics.csv").open() as file:
         steps = [int(row["step"]) for row in csv.DictReader(file) if row.get("train/loss")]
     assert steps == [0, 1, 2]
@@ -129,7 +139,7 @@ def test_resuming_goes_on_in_the_folder_and_keeps_the_metrics(
 
 
 def test_a_run_starts_from_an_adapter_folder(config: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert main(["fit", "--config", config, "--trainer.max_steps=2", "--model.lora_rank=4"]) == 0
+    assert main(["fit", "--config", config, "--trainer.max_steps=2", "--model.lora.rank=4"]) == 0
     adapter = tmp_path / "runs/tiny/adapter"
     assert main(["validate", "--config", config, "--ckpt_path", str(adapter), "--run_name", "again"]) == 0
     assert "alone, at step 0" in caplog.text
@@ -170,17 +180,17 @@ def test_scans_are_read_without_the_renderer(config: str, tmp_path: Path, caplog
     [
         (["--data.batch_size=0"], 1, ["data.batch_size is 0"]),
         (["--data.bach_size=1"], 2, ["bach_size", "did you mean batch_size"]),
-        (["--model.lora_rnk=3"], 2, ["lora_rnk", "did you mean lora_rank"]),  # an option of a base class
+        (["--model.lora.rnk=3"], 2, ["rnk", "did you mean rank"]),  # an option of a base class
         (["--model.optimizer.lr=-1"], 1, ["model.optimizer", "Invalid learning rate: -1"]),
-        (["--model.lora_rank=x"], 2, ["model.lora_rank", "x"]),
+        (["--model.lora.rank=x"], 2, ["model.lora.rank", "x"]),
         (["--model=PefModule"], 2, ["PefModule", "did you mean PeftModule"]),
         (["--data.source.path=missing.jsonl"], 1, ["missing.jsonl"]),
         (["--data.source.text_field=body"], 1, ["body", "line 1", "'id', 'text'"]),
         (["--model.model_name=no/such/folder"], 1, ["no/such/folder"]),
         (["--model.model_name=nobody/no-such-model"], 1, ["nobody/no-such-model"]),
-        (["--model.attn_implementation=flash_attention_2"], 1, ["install flash-attn,", "sdpa"]),
-        (["--model.attn_implementation=flash_attention_3"], 1, ["flash-attn-3 is not", "build it from", "sdpa"]),
-        (["--model.attn_implementation=flash_attention_4"], 1, ["install flash-attn-4,", "sdpa"]),
+        (["--model.engine.attn_implementation=flash_attention_2"], 1, ["install flash-attn,", "sdpa"]),
+        (["--model.engine.attn_implementation=flash_attention_3"], 1, ["flash-attn-3 is not", "build it from", "sdpa"]),
+        (["--model.engine.attn_implementation=flash_attention_4"], 1, ["install flash-attn-4,", "sdpa"]),
         (
             ["--trainer.strategy=deepspeed_stage_2"],
             1,

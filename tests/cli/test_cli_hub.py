@@ -44,7 +44,7 @@ def hub(tmp_path_factory):
     """A Hub with an adapter of rank 4, tagged ``step-1``."""
     folder = tmp_path_factory.mktemp("hub")
     with local_hub(folder) as process:
-        module = make_module(lora_rank=4)
+        module = make_module(rank=4)
         module.configure_model()
         target = Target("alice/ocr")
         spool = Spool.of_run(folder, target)
@@ -65,7 +65,7 @@ def prepare(hub, tmp_path, jsonl, monkeypatch):
 
 def deepsynth(hub, *commands: list[str], **settings) -> list[list[str]]:
     """Run commands and return, for each, what it said, the last line being its exit code."""
-    arguments = ["--config", "tiny.yaml", "--trainer.logger=false", "--model.generate_samples=0"]
+    arguments = ["--config", "tiny.yaml", "--trainer.logger=false", "--model.generation.samples=0"]
     asked = [command[:-1] + arguments + command[-1:] for command in commands]
     said = run_python(hub, COMMANDS, json.dumps(asked), **settings).stderr.splitlines()
     found: list[list[str]] = [[]]
@@ -84,7 +84,7 @@ def test_every_command_starts_from_an_adapter_of_the_hub(hub, tmp_path):
         assert said[-1] == "exit 0", said
         name = command[-1].partition("=")[2]
         assert f"starting from the weights of {name} alone, at step 0" in said
-        assert "model.lora_rank: 4 as in the checkpoint, not 16" in said
+        assert "model.lora.rank: 4 as in the checkpoint, not 16" in said
     assert len(list((tmp_path / "runs").glob("*/predictions.jsonl"))) == 1
 
 

@@ -22,7 +22,7 @@ from deepsynth.distributed import FullyShardedStrategy
 from deepsynth.modules import DeepSynthModule
 from tests.helpers import unsloth_stand_in
 from tests.helpers.processes import launch
-from tests.helpers.training import make_data, make_module, make_trainer
+from tests.helpers.training import grouped, make_data, make_module, make_trainer
 
 
 class Losses(Callback):
@@ -51,13 +51,15 @@ class Losses(Callback):
 
 
 def module_of(kind: str, **settings: Any) -> DeepSynthModule:
-    settings = {"max_new_tokens": 8, **settings}
+    settings = {"max_new_tokens": 8, "schedule": "constant", **settings}
     if kind == "PeftModule":
         return make_module(lr=1e-2, **settings)
     seed_everything(0)
     if kind == "UnslothModule":
-        return UnslothModule(optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2), schedule="constant", **settings)
-    return FullModule(optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3), schedule="constant", **settings)
+        return UnslothModule(
+            optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2), schedule="constant", **grouped(**settings)
+        )
+    return FullModule(optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3), schedule="constant", **grouped(**settings))
 
 
 def train(
@@ -123,7 +125,7 @@ def assert_same_files(one: Path, several: Path, weights: str, tolerance: float =
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_processes_are_as_one(strategy: str, tmp_path: Path, documents: Path) -> None:
-    settings = {"generate_samples": 3}  # of eight: neither whole batches nor the same number on both
+    settings = {"samples": 3}  # of eight: neither whole batches nor the same number on both
     one = train(tmp_path / "one", documents, "one", 1, "PeftModule", settings)
     several = launch(2, tmp_path / "two", train, tmp_path / "two", documents, strategy, 2, "PeftModule", settings)
     assert len(one["losses"]) == 3
@@ -191,7 +193,7 @@ def test_fifty_steps_of_two_and_four_processes_are_those_of_one(tmp_path: Path) 
         assert apart < 1e-3 * sum(float(tensor.square().sum()) for tensor in expected.values()) ** 0.5
 
 
-EVERY_PART = {"lora_mlp": True, "lora_experts": "all", "lora_vision": True, "lora_projector": True}
+EVERY_PART = {"mlp": True, "experts": "all", "vision": True, "projector": True}
 
 
 @pytest.mark.slow
@@ -203,13 +205,13 @@ EVERY_PART = {"lora_mlp": True, "lora_experts": "all", "lora_vision": True, "lor
         ("PeftModule", "ddp", 2, EVERY_PART),
         ("PeftModule", "fsdp2", 2, EVERY_PART),
         ("PeftModule", "fsdp2", 2, {"dora": True}),
-        ("PeftModule", "fsdp2", 2, {"activation_memory": "full", "lora_experts": "all"}),
-        ("PeftModule", "ddp", 2, {"activation_memory": "full", "lora_vision": True}),
-        ("PeftModule", "ddp", 2, {"quantization": "nf4", "lora_experts": "all"}),
-        ("PeftModule", "ddp", 2, {"quantization": "int8", "lora_experts": "shared"}),
+        ("PeftModule", "fsdp2", 2, {"activation_memory": "full", "experts": "all"}),
+        ("PeftModule", "ddp", 2, {"activation_memory": "full", "vision": True}),
+        ("PeftModule", "ddp", 2, {"quantization": "nf4", "experts": "all"}),
+        ("PeftModule", "ddp", 2, {"quantization": "int8", "experts": "shared"}),
         ("PeftModule", "fsdp2", 2, {"model_name": "deepsynth/tiny"}),
         ("UnslothModule", "ddp", 2, {}),
-        ("UnslothModule", "ddp", 2, {"lora_experts": "all"}),
+        ("UnslothModule", "ddp", 2, {"experts": "all"}),
         ("UnslothModule", "ddp", 2, {"weights": "random"}),
         ("FullModule", "ddp", 2, {}),
         ("FullModule", "fsdp2", 2, {}),
@@ -242,7 +244,7 @@ def test_every_case_that_works_is_as_one_process(
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_a_base_in_bfloat16_beside_adapters_in_float32(strategy: str, tmp_path: Path, documents: Path) -> None:
-    settings = {"dtype": "bfloat16", "lora_experts": "shared"}
+    settings = {"dtype": "bfloat16", "experts": "shared"}
     one = train(tmp_path / "one", documents, "one", 1, settings=settings)
     arguments = (tmp_path / "two", documents, strategy, 2, "PeftModule", settings)
     several = launch(2, tmp_path / "two", train, *arguments)

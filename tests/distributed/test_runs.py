@@ -20,7 +20,7 @@ from tests.helpers.processes import free_port
 ROOT = Path(__file__).parents[2]
 CONFIG = """
 model:
-  init_args: {max_new_tokens: 4, generate_samples: 4, schedule: constant}
+  init_args: {generation: {max_new_tokens: 4, samples: 4}, schedule: constant}
 data:
   init_args:
     source: {class_path: JsonlSource, init_args: {path: DOCS}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,15 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from deepsynth.__main__ import main
 from deepsynth.export.merge import export_model
 from deepsynth.models import register
-from deepsynth.models.lora import LoraScope, lora_config
+from deepsynth.models.lora import LoraSettings, lora_config
 from deepsynth.models.registry import resolve_model_name
 
 register()
 
 REFERENCE = Path(__file__).parents[1] / "fixtures/deepseek_ocr_v1/model"
 SCOPES = {
-    "attention": LoraScope(),
-    "all": LoraScope(mlp=True, experts="all", vision=True, projector=True),
+    "attention": LoraSettings(),
+    "all": LoraSettings(mlp=True, experts="all", vision=True, projector=True),
 }
 
 
@@ -51,9 +52,9 @@ def base(tmp_path: Path) -> Path:
 def _adapter(base: str, folder: Path, scope: str = "all", strength: float = 0.02, **changes: Any) -> Path:
     """Write a peft adapter with random weights."""
     model = AutoModelForImageTextToText.from_pretrained(resolve_model_name(base), dtype=torch.float32)
-    settings = {"rank": 4, "alpha": 8, "dropout": 0.0, "rslora": False, "dora": False, "init": "default", **changes}
+    lora = replace(SCOPES[scope], rank=4, alpha=8, **changes)
     torch.manual_seed(3)
-    adapted = get_peft_model(model, lora_config(model, SCOPES[scope], base_model_name=base, **settings))
+    adapted = get_peft_model(model, lora_config(model, lora, base_model_name=base))
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=strength)

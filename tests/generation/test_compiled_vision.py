@@ -14,6 +14,7 @@ from deepsynth.generation.model_runner import VISION_PATCHES
 from deepsynth.models.engine import vision_chunks
 from deepsynth.models.engine.layer_runner import transformer_layers
 from deepsynth.models.engine.vision_chunks import in_chunks
+from deepsynth.modules.settings import GenerationSettings
 from tests.helpers.generation import batch_of, load, read, samples, tokenizer_of
 from tests.helpers.training import make_module
 
@@ -92,7 +93,7 @@ def test_compiling_that_fails_is_said_once_and_reading_goes_on(
 def test_the_option_is_automatic_on_a_gpu(
     chosen: Any, device: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = make_module(generation_compile=chosen)
+    module = make_module(generation=GenerationSettings(compile=chosen))
     module.configure_model()
     monkeypatch.setattr(type(module), "device", torch.device(device))
     assert (module._make_decoder(1)._reader._compiled_vision is not None) == compiled

@@ -14,7 +14,7 @@ from deepsynth.generation import Generation
 from deepsynth.generation.cache import RowCache
 from deepsynth.generation.model_runner import VISION_PATCHES, Prompt, Reader
 from deepsynth.generation.steps import StaticSteps
-from deepsynth.models.lora import LoraScope, lora_config
+from deepsynth.models.lora import LoraSettings, lora_config
 from tests.helpers.generation import batch_of, load, read, samples, stream, tokenizer_of
 
 REFERENCE = Path(__file__).parents[1] / "fixtures/deepseek_ocr_v1"
@@ -28,17 +28,7 @@ def models() -> dict[str, Any]:
 
 def adapted(base: Any, experts: Any, seed: int = 0) -> Any:
     """Return the model with an adapter that changes what it writes."""
-    config = lora_config(
-        base,
-        LoraScope(attention=True, experts=experts),
-        rank=4,
-        alpha=8.0,
-        dropout=0.0,
-        rslora=False,
-        dora=False,
-        init="default",
-        base_model_name="base",
-    )
+    config = lora_config(base, LoraSettings(rank=4, experts=experts), base_model_name="base")
     model = get_peft_model(base, config)
     torch.manual_seed(seed)
     with torch.no_grad():

@@ -24,7 +24,7 @@ NAME = "deepsynth/tiny-random"
 def quantized(experts: str, **kwargs: Any) -> Any:
     """Return peft's model around one in 4 bits, with an adapter that changes what it writes."""
     module = make_module(
-        model_name=NAME, quantization="nf4", lora_experts=experts, dtype=kwargs.pop("dtype", "float32"), **kwargs
+        model_name=NAME, quantization="nf4", experts=experts, dtype=kwargs.pop("dtype", "float32"), **kwargs
     )
     module.configure_model()
     torch.manual_seed(1)

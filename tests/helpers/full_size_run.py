@@ -53,6 +53,7 @@ def measure(**given: Any) -> dict[str, Any]:
     import deepsynth
     from deepsynth.data import JsonlSource, TextImageDataModule, TextRenderer
     from deepsynth.models.quantization.weight_table import weight_table
+    from tests.helpers.training import grouped
 
     settings = {**SETTINGS, **given}
     gpu = settings["accelerator"] == "gpu"
@@ -100,7 +101,7 @@ def measure(**given: Any) -> dict[str, Any]:
             "schedule": "constant",
             **settings["init"],
         }
-        module = getattr(deepsynth, settings["module"])(settings["model"], **init)
+        module = getattr(deepsynth, settings["module"])(settings["model"], **grouped(**init))
         steps = Steps()
         Trainer(
             max_steps=settings["steps"], accelerator=settings["accelerator"], devices=1, callbacks=[steps],

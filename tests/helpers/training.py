@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from lightning.pytorch import Trainer, seed_everything
 
 from deepsynth import PeftModule, TextImageDataModule
 from deepsynth.data import JsonlSource, TextRenderer
+from deepsynth.models.lora import LoraSettings
+from deepsynth.modules.settings import EngineSettings, GenerationSettings
 
 PAGE = {"page_width_px": 384, "page_height_px": 384, "margin_px": 10, "font_size_px": 14}
 
@@ -19,10 +22,21 @@ def make_data(path: Path, **kwargs: Any) -> TextImageDataModule:
     return TextImageDataModule(JsonlSource(str(path)), TextRenderer(**PAGE), **{**settings, **kwargs})
 
 
+def grouped(**settings: Any) -> dict[str, Any]:
+    """Put settings of a module into their groups by their names: ``rank`` into ``lora``, ``loss`` into ``engine``, …"""
+    groups = {"lora": LoraSettings, "engine": EngineSettings, "generation": GenerationSettings}
+    found: dict[str, Any] = {}
+    for group, kind in groups.items():
+        own = {field.name: settings.pop(field.name) for field in fields(kind) if field.name in settings}
+        if own:
+            found[group] = kind(**own)
+    return {**found, **settings}
+
+
 def make_module(seed: int = 0, lr: float = 2e-3, **kwargs: Any) -> PeftModule:
     seed_everything(seed)
     settings: dict[str, Any] = {"max_new_tokens": 48, "schedule": "constant", **kwargs}
-    return PeftModule(optimizer=lambda params: torch.optim.AdamW(params, lr=lr), **settings)
+    return PeftModule(optimizer=lambda params: torch.optim.AdamW(params, lr=lr), **grouped(**settings))
 
 
 def make_trainer(folder: Path, **kwargs: Any) -> Trainer:

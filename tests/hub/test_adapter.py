@@ -27,7 +27,10 @@ def card(tmp_path: Path, **kwargs) -> Card:
         "version": "0.1.0",
         "datasets": ["wikimedia/wikipedia", str(tmp_path / "secret" / "pages.jsonl")],
         "languages": ["fa", "en-GB", "de", "not a language"],
-        "recipe": {"model": {"lora_rank": 16, "unset": None}, "data": {"path": str(tmp_path / "secret" / "a.jsonl")}},
+        "recipe": {
+            "model": {"lora": {"rank": 16}, "unset": None},
+            "data": {"path": str(tmp_path / "secret" / "a.jsonl")},
+        },
         "metrics": {"val/cer": 0.03125, "val/rouge1": 0.9},
         "metric_settings": {"samples": 64, "read with": f"the cache in {tmp_path}/secret/cache", "token": TOKEN},
         "step": 1200,
@@ -48,7 +51,14 @@ def test_a_card_says_what_was_trained_on_what_and_how_well(tmp_path):
     assert front["datasets"] == ["wikimedia/wikipedia"]
     assert front["language"] == ["de", "en", "fa"]
     assert front["metrics"] == ["cer", "rouge"]
-    for fact in ("0.03125", "1200 optimizer steps", "lora_rank | 16", "samples | 64", "DeepSynth 0.1.0", "pages.jsonl"):
+    for fact in (
+        "0.03125",
+        "1200 optimizer steps",
+        "model.lora.rank | 16",
+        "samples | 64",
+        "DeepSynth 0.1.0",
+        "pages.jsonl",
+    ):
         assert fact in text
     assert "unset" not in text
 

@@ -30,11 +30,11 @@ def configs(tmp_path: Path, jsonl: Path) -> Path:
     """A base and three backends: two of transformers and peft, and one that needs what is not here."""
     data = f"source: {{class_path: JsonlSource, init_args: {{path: {jsonl}}}}}\n    val_fraction: 0.3"
     (tmp_path / "base.yaml").write_text(
-        "model:\n  class_path: PeftModule\n  init_args: {max_new_tokens: 4, generate_samples: 1}\n"
+        "model:\n  class_path: PeftModule\n  init_args: {generation: {max_new_tokens: 4, samples: 1}}\n"
         f"data:\n  class_path: TextImageDataModule\n  init_args:\n    {data}\n"
     )
-    (tmp_path / "eager.yaml").write_text("model: {init_args: {experts_implementation: eager, loss: plain}}\n")
-    (tmp_path / "grouped.yaml").write_text("model: {init_args: {experts_implementation: grouped_mm}}\n")
+    (tmp_path / "eager.yaml").write_text("model: {init_args: {engine: {experts_implementation: eager, loss: plain}}}\n")
+    (tmp_path / "grouped.yaml").write_text("model: {init_args: {engine: {experts_implementation: grouped_mm}}}\n")
     (tmp_path / "absent.yaml").write_text("model: {init_args: {model_name: not/a/folder/at/all}}\n")
     return tmp_path
 

@@ -14,6 +14,7 @@ from deepsynth.measurement.harness import Harness, NotMeasured
 from deepsynth.measurement.phases import PHASES, measure_phases
 from deepsynth.measurement.synthetic import Pages
 from deepsynth.measurement.training import largest, measure_largest_batch, measure_training
+from deepsynth.modules.settings import GenerationSettings
 from tests.helpers.training import make_data, make_module
 
 CPU = torch.device("cpu")
@@ -21,7 +22,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def harness(jsonl: Path) -> Harness:
-    return Harness(make_module(generate_samples=2), make_data(jsonl, val_fraction=0.3), seed=3)
+    return Harness(make_module(samples=2), make_data(jsonl, val_fraction=0.3), seed=3)
 
 
 # ---------------------------------------------------------------------- work
@@ -124,18 +125,17 @@ def test_generation_is_measured_and_settings_are_put_back(harness: Harness) -> N
     assert result["ms_per_token"] == pytest.approx(10)
     assert result["tokens_per_s"] == pytest.approx(12 / 0.16), "two pages of six tokens"
     assert float(result["peak_rss_gib"]) > 0
-    hparams = harness.module.hparams
-    assert (hparams["max_new_tokens"], hparams["stop_loops"]) == (48, True)
+    assert harness.module.generation == GenerationSettings(max_new_tokens=48, samples=2)
     assert harness.module.processor.tokenizer.eos_token_id == harness.processor.hf_processor.tokenizer.eos_token_id
     found = measure_source(harness, batch_size=2, num_pages=3, new_tokens=2)
     assert found["pages"] == 4, "whole batches, without the first and the last"
     assert float(found["tokens_per_s"]) <= 2 * float(found["pages_per_s"])
     assert float(found["pages_per_s"]) > 0
     assert float(found["start_s"]) > 0
-    assert hparams["max_new_tokens"] == 48
+    assert harness.module.generation.max_new_tokens == 48
     with pytest.raises(NotMeasured, match="less than three batches of 64 pages"):
         measure_source(harness, batch_size=64, num_pages=1, new_tokens=2)
-    assert hparams["max_new_tokens"] == 48
+    assert harness.module.generation.max_new_tokens == 48
 
 
 def test_a_latency_below_its_noise_is_no_measurement(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +150,7 @@ def test_a_trained_model_writes_on_where_it_would_end(jsonl: Path) -> None:
     """The built-in model ends an empty page at once, which says nothing about its speed."""
     name = "deepsynth/tiny"
     for generation in ("deepsynth", "transformers"):
-        harness = Harness(make_module(model_name=name, generation=generation), make_data(jsonl, model_name=name))
+        harness = Harness(make_module(model_name=name, implementation=generation), make_data(jsonl, model_name=name))
         assert measure_generation(harness, batch_size=1, text_tokens=1, new_tokens=5, repeats=1)["tokens"] == 5
 
 

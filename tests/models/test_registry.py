@@ -15,15 +15,15 @@ from transformers import AutoConfig, AutoModelForImageTextToText, DeepseekOcr2Co
 from deepsynth.errors import UserError
 from deepsynth.models.deepseek_ocr import DeepseekOcrConfig
 from deepsynth.models.deepseek_ocr.configuration import TEXT
-from deepsynth.models.lora import LoraScope, lora_config
+from deepsynth.models.lora import LoraSettings, lora_config
 from deepsynth.models.registry import BUILTIN, family_of, load_pretrained, resolve_model_name
 from tests.helpers.lora_counts import lora_parameters
 
 SCOPES = {
-    "attention": LoraScope(),
-    "mlp": LoraScope(attention=False, mlp=True),
-    "experts=shared": LoraScope(attention=False, experts="shared"),
-    "experts=routed": LoraScope(attention=False, experts="routed"),
+    "attention": LoraSettings(),
+    "mlp": LoraSettings(attention=False, mlp=True),
+    "experts=shared": LoraSettings(attention=False, experts="shared"),
+    "experts=routed": LoraSettings(attention=False, experts="routed"),
 }
 #: Of the published decoder at rank 16, the same in both versions.
 PUBLISHED = {"attention": 1_966_080, "mlp": 390_144, "experts=shared": 1_622_016, "experts=routed": 59_113_472}
@@ -57,17 +57,7 @@ def test_families_and_lora_parameters(make_config: Any, family: str, expected: d
             continue
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(config)
-            adapter = lora_config(
-                model,
-                scope,
-                rank=16,
-                alpha=32,
-                dropout=0.0,
-                rslora=False,
-                dora=False,
-                init="default",
-                base_model_name="base",
-            )
+            adapter = lora_config(model, scope, base_model_name="base")
             trained = [(n, p.numel()) for n, p in get_peft_model(model, adapter).named_parameters() if p.requires_grad]
         assert all(".language_model.layers." in parameter for parameter, _ in trained)
         found[name] = sum(size for _, size in trained)

@@ -20,7 +20,7 @@ from deepsynth.__main__ import main
 from deepsynth.data import JsonlSource
 from tests.helpers import unsloth_stand_in
 from tests.helpers.lora_counts import lora_parameters
-from tests.helpers.training import make_data, make_trainer
+from tests.helpers.training import grouped, make_data, make_trainer
 
 BACKENDS = {"peft": PeftModule, "unsloth": UnslothModule}
 Make = Callable[..., Any]
@@ -51,7 +51,7 @@ def make(machine: str) -> Make:
     def build(backend: str, **kwargs: Any) -> Any:
         seed_everything(0)
         settings: dict[str, Any] = {"max_new_tokens": 8, "schedule": "constant", "activation_memory": "none", **kwargs}
-        module = BACKENDS[backend](optimizer=lambda params: torch.optim.AdamW(params, lr=2e-3), **settings)
+        module = BACKENDS[backend](optimizer=lambda params: torch.optim.AdamW(params, lr=2e-3), **grouped(**settings))
         return module.to("cuda") if machine == "gpu" else module
 
     return build
@@ -97,9 +97,9 @@ def train(module: Any, trainer: Callable[..., Trainer], jsonl: Path, steps: int)
 
 SCOPES: list[dict[str, Any]] = [
     {},
-    {"lora_mlp": True, "lora_experts": "shared"},
-    {"lora_attention": False, "lora_experts": "routed"},
-    {"lora_experts": "all", "lora_mlp": True},
+    {"mlp": True, "experts": "shared"},
+    {"attention": False, "experts": "routed"},
+    {"experts": "all", "mlp": True},
 ]
 
 
@@ -118,9 +118,9 @@ def test_the_same_parameters_train_in_both_and_all_of_them_do(
         assert moved == before.keys()
     assert trainable(modules["peft"]) == trainable(modules["unsloth"])
     counts = lora_parameters(modules["peft"].model.config)
-    wanted = [counts["attention"]] if scope.get("lora_attention", True) else []
-    wanted += [counts["mlp"]] if scope.get("lora_mlp") else []
-    experts = scope.get("lora_experts", "none")
+    wanted = [counts["attention"]] if scope.get("attention", True) else []
+    wanted += [counts["mlp"]] if scope.get("mlp") else []
+    experts = scope.get("experts", "none")
     wanted += [counts[f"experts={kind}"] for kind in ("shared", "routed") if experts in (kind, "all")]
     assert sum(p.numel() for p in modules["peft"].parameters() if p.requires_grad) == sum(wanted)
 
@@ -152,14 +152,14 @@ def test_an_adapter_loads_in_the_other_and_in_plain_peft(
 
     from deepsynth.models.registry import resolve_model_name
 
-    module = make(first, lora_experts="all")
+    module = make(first, experts="all")
     train(module, trainer, jsonl, steps=2)
     module.save_adapter(tmp_path / "adapter")
     data, device = data_of(jsonl), "cuda" if machine == "gpu" else "cpu"
     data.setup("fit")
     batch = data.transfer_batch_to_device(next(iter(data.val_dataloader())), torch.device(device), 0)
     losses = {}
-    other = make(second, lora_experts="all", adapter=str(tmp_path / "adapter"))
+    other = make(second, experts="all", adapter=str(tmp_path / "adapter"))
     other._device = torch.device(device)
     other.configure_model()
     for name, each in ((first, module), (second, other)):
@@ -183,13 +183,13 @@ def test_an_adapter_loads_in_the_other_and_in_plain_peft(
 def test_a_checkpoint_of_one_is_validated_by_the_other(
     make: Make, trainer: Any, machine: str, jsonl: Path, tmp_path: Path, first: str, second: str
 ) -> None:
-    module = make(first, generate_samples=2)
+    module = make(first, samples=2)
     run = trainer(max_steps=2, limit_val_batches=0)
     run.fit(module, data_of(jsonl))
     run.save_checkpoint(tmp_path / "run.ckpt")
     expected = trainer().validate(module, data_of(jsonl), verbose=False)[0]
     found = trainer().validate(
-        make(second, generate_samples=2), data_of(jsonl), ckpt_path=str(tmp_path / "run.ckpt"), verbose=False
+        make(second, samples=2), data_of(jsonl), ckpt_path=str(tmp_path / "run.ckpt"), verbose=False
     )[0]
     assert found["val/loss"] == pytest.approx(expected["val/loss"], rel=tolerance(machine))
     assert machine == "gpu" or found == pytest.approx(expected, rel=1e-4)
@@ -200,7 +200,7 @@ def test_unsloths_model_is_read_by_the_packages_decoder_too(
 ) -> None:
     read = {}
     for backend, generation in (("unsloth", "transformers"), ("unsloth", "deepsynth"), ("peft", "deepsynth")):
-        module = make(backend, generation=generation, max_new_tokens=12)
+        module = make(backend, implementation=generation, max_new_tokens=12)
         batches = trainer(limit_predict_batches=3).predict(module, data_of(jsonl))
         assert module._decodes == (generation == "deepsynth")
         read[backend, generation] = [(row["id"], row["prediction"]) for rows in batches for row in rows]
@@ -217,7 +217,7 @@ def test_the_class_that_the_command_asks_for_wins_over_the_checkpoints(
 ) -> None:
     own = {"quantization": "none"} if first == "unsloth" else {"double_quantization": False}
     run = trainer(max_steps=1, limit_val_batches=0)
-    run.fit(make(first, lora_rank=4, **own), data_of(jsonl))
+    run.fit(make(first, rank=4, **own), data_of(jsonl))
     run.save_checkpoint(tmp_path / "run.ckpt")
     seen: list[Any] = []
     for cls in BACKENDS.values():
@@ -230,9 +230,9 @@ def test_the_class_that_the_command_asks_for_wins_over_the_checkpoints(
         "--data.source=JsonlSource", f"--data.source.path={jsonl}", "--data.batch_size=4",
         "--data.val_source=JsonlSource", f"--data.val_source.path={jsonl}", "--data.renderer=TextRenderer",
         "--data.renderer.page_width_px=384", "--data.renderer.page_height_px=384", "--data.renderer.font_size_px=14",
-        "--model.generate_samples=0", f"--trainer.default_root_dir={tmp_path}", "--trainer.logger=false",
+        "--model.generation.samples=0", f"--trainer.default_root_dir={tmp_path}", "--trainer.logger=false",
         "--trainer.enable_progress_bar=false",
     ]  # fmt: skip
     assert main(arguments) == 0
     assert {type(module) for module in seen} == {BACKENDS[second]}
-    assert seen[0].hparams["lora_rank"] == 4
+    assert seen[0].lora.rank == 4

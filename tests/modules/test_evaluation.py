@@ -57,7 +57,7 @@ def test_without_a_known_text_there_are_no_scores() -> None:
 def test_every_setting_of_generation_reads_the_same(generation: str, tmp_path: Path, jsonl: Path) -> None:
     rows: dict[str, list[Any]] = {}
     for setting in ("transformers", generation):
-        module = make_module(max_new_tokens=5, generation=setting)
+        module = make_module(max_new_tokens=5, implementation=setting)
         batches = make_trainer(tmp_path, limit_predict_batches=2).predict(module, make_data(jsonl))
         rows[setting] = [one for batch in batches or [] for one in batch]
     assert rows[generation] == rows["transformers"]
@@ -71,7 +71,7 @@ def test_loops_are_stopped_unless_the_setting_says_no(
     caplog.set_level("INFO")
     for stops in (True, False):
         caplog.clear()
-        module = make_module(max_new_tokens=40, stop_loops=stops)
+        module = make_module(max_new_tokens=40, stop_on_repetition=stops)
         trainer = make_trainer(tmp_path, limit_predict_batches=1, callbacks=[PredictionWriter()])
         batches = trainer.predict(module, make_data(jsonl))
         assert ("loop" in {one["stop"] for batch in batches or [] for one in batch}) == stops
@@ -80,7 +80,7 @@ def test_loops_are_stopped_unless_the_setting_says_no(
 
 
 def test_the_decoder_is_kept_between_calls_and_forgotten_after_an_epoch(tmp_path: Path, jsonl: Path) -> None:
-    module, data = make_module(max_new_tokens=3, generate_samples=8), make_data(jsonl, val_fraction=0.5)
+    module, data = make_module(max_new_tokens=3, samples=8), make_data(jsonl, val_fraction=0.5)
     make_trainer(tmp_path).validate(module, data, verbose=False)
     assert module._decoder is None
     batch = next(iter(data.val_dataloader()))

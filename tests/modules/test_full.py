@@ -10,13 +10,12 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from deepsynth.modules import FullModule
-from tests.helpers.training import make_data, make_trainer
+from tests.helpers.training import grouped, make_data, make_trainer
 
 
 def make_full(**kwargs: Any) -> FullModule:
-    return FullModule(
-        optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3), schedule="constant", max_new_tokens=8, **kwargs
-    )
+    settings = grouped(schedule="constant", max_new_tokens=8, **kwargs)
+    return FullModule(optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3), **settings)
 
 
 def test_every_weight_trains_and_a_checkpoint_brings_them_back(tmp_path: Path, jsonl: Path) -> None:

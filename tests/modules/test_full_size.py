@@ -35,10 +35,10 @@ ROWS: dict[str, dict[str, Any]] = {
     "peft": {"init": {"activation_memory": "full"}},
     "peft auto": {"init": {}},
     "peft nf4": {"init": {"quantization": "nf4", "activation_memory": "full"}},
-    "peft nf4 all experts": {"init": {"quantization": "nf4", "activation_memory": "full", "lora_experts": "all"}},
+    "peft nf4 all experts": {"init": {"quantization": "nf4", "activation_memory": "full", "experts": "all"}},
     "unsloth": {"module": "UnslothModule"},
     "unsloth 4-bit": {"module": "UnslothModule", "init": {"quantization": "nf4"}},
-    "unsloth all experts": {"module": "UnslothModule", "init": {"lora_experts": "all"}},
+    "unsloth all experts": {"module": "UnslothModule", "init": {"experts": "all"}},
 }
 
 

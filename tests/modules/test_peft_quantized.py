@@ -23,7 +23,7 @@ from tests.helpers.training import make_data, make_module, make_trainer
 needs_bitsandbytes = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (extra gpu)"
 )
-ALL = {"lora_experts": "all", "lora_mlp": True, "activation_memory": "none"}
+ALL = {"experts": "all", "mlp": True, "activation_memory": "none"}
 
 
 def loaded(**kwargs: Any) -> PeftModule:
@@ -92,7 +92,7 @@ def test_loss_and_gradients_are_those_of_the_dequantised_model_for_every_adapter
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
 def test_every_adapter_trains_and_frozen_weights_stay(tmp_path: Path, jsonl: Path, quantization: Any) -> None:
     experts = "all" if quantization == "nf4" else "shared"
-    module = make_module(**{**ALL, "lora_experts": experts}, quantization=quantization)
+    module = make_module(**{**ALL, "experts": experts}, quantization=quantization)
     module.configure_model()
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
     make_trainer(tmp_path, max_steps=2).fit(module, make_data(jsonl))
@@ -100,7 +100,7 @@ def test_every_adapter_trains_and_frozen_weights_stay(tmp_path: Path, jsonl: Pat
         assert torch.equal(parameter, before[name]) is not parameter.requires_grad, name
     trained = dict(adapters(module))
     assert {name: p.shape for name, p in trained.items()} == {
-        name: p.shape for name, p in adapters(loaded(lora_experts=experts))
+        name: p.shape for name, p in adapters(loaded(experts=experts))
     }
     assert {p.dtype for p in trained.values()} == {torch.float32}
 
@@ -118,7 +118,7 @@ def test_sixteen_bit_weights_are_left_in_sixteen_bits(jsonl: Path) -> None:
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
 def test_the_table_is_printed_at_the_start(caplog: pytest.LogCaptureFixture, quantization: Any) -> None:
     with caplog.at_level("INFO"):
-        loaded(quantization=quantization, lora_experts="shared")
+        loaded(quantization=quantization, experts="shared")
     table = next(r.getMessage() for r in caplog.records if r.getMessage().startswith("weights "))
     rows = {line.split("  ")[0]: line.split()[-1] for line in table.splitlines()[1:]}
     assert {"vision", "embeddings", "attention", "dense MLP", "shared experts", "routed experts", "head", "all"} <= set(
@@ -196,10 +196,10 @@ def test_a_compiled_layer_trains_the_same(jsonl: Path) -> None:
 
 
 def test_what_cannot_be_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"model\.quantization is 'nf3'; there are none, nf4, int8"):
+    with pytest.raises(ValueError, match=r"model\.quantization is 'nf3'; it must be none, nf4, int8"):
         make_module(quantization="nf3")
-    with pytest.raises(ValueError, match=r"model\.lora_init is 'loftq'; there are default, gaussian"):
-        loaded(lora_init="loftq")
+    with pytest.raises(ValueError, match=r"model\.lora\.init is 'loftq'; it must be default or gaussian"):
+        loaded(init="loftq")
     with pytest.raises(ValueError, match=r"model\.quantization is nf4, but FullModule trains every weight"):
         FullModule(quantization="nf4").configure_model()
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)

@@ -13,7 +13,7 @@ from deepsynth.data import JsonlSource
 from deepsynth.modules import UnslothModule
 from deepsynth.unsloth_import import prepare_environment
 from tests.helpers import unsloth_stand_in
-from tests.helpers.training import make_data, make_trainer
+from tests.helpers.training import grouped, make_data, make_trainer
 from tests.helpers.unsloth_stand_in import FastVisionModel
 
 
@@ -24,7 +24,7 @@ def unsloth(monkeypatch: pytest.MonkeyPatch) -> type[FastVisionModel]:
 
 def make(**kwargs: Any) -> UnslothModule:
     settings: dict[str, Any] = {"max_new_tokens": 4, "schedule": "constant", **kwargs}
-    return UnslothModule(optimizer=lambda params: torch.optim.AdamW(params, lr=2e-3), **settings)
+    return UnslothModule(optimizer=lambda params: torch.optim.AdamW(params, lr=2e-3), **grouped(**settings))
 
 
 def test_without_a_gpu_one_line_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +60,7 @@ def test_an_unsloth_that_does_not_load_is_one_line(monkeypatch: pytest.MonkeyPat
 def test_settings_become_unsloths_arguments(
     unsloth: Any, quantization: Any, flags: tuple[bool, ...], activations: Any, checkpointing: Any
 ) -> None:
-    module = make(quantization=quantization, activation_memory=activations, max_seq_length=99, rslora=True, lora_rank=4)
+    module = make(quantization=quantization, activation_memory=activations, max_seq_length=99, rslora=True, rank=4)
     module.configure_model()
     load, adapt = unsloth.calls[0][1], unsloth.calls[1][1]
     assert (load["load_in_4bit"], load["load_in_8bit"], load["load_in_16bit"]) == flags
@@ -72,7 +72,7 @@ def test_settings_become_unsloths_arguments(
 
 
 def test_automatic_targets_leave_the_choice_to_unsloth(unsloth: Any) -> None:
-    make(lora_targets="auto", lora_vision=True).configure_model()
+    make(lora_targets="auto", vision=True).configure_model()
     adapt = unsloth.calls[1][1]
     assert adapt["target_modules"] is None
     assert adapt["target_parameters"] is None
@@ -88,14 +88,14 @@ def test_automatic_targets_leave_the_choice_to_unsloth(unsloth: Any) -> None:
 )  # fmt: skip
 def test_what_unsloth_replaces_is_refused(setting: dict[str, Any]) -> None:
     (name,) = setting
-    with pytest.raises(ValueError, match=rf"model\.{name} is .*but Unsloth .*PeftModule"):
+    with pytest.raises(ValueError, match=rf"model\.engine\.{name} is .*but Unsloth .*PeftModule"):
         make(**setting)
 
 
 @pytest.mark.parametrize("init", ["loftq", "pissa"])
 def test_inits_that_change_the_base_are_refused(unsloth: Any, init: str) -> None:
-    with pytest.raises(ValueError, match=rf"model\.lora_init is '{init}'.*default, gaussian"):
-        make(lora_init=init).configure_model()
+    with pytest.raises(ValueError, match=rf"model\.lora\.init is '{init}'.*default or gaussian"):
+        make(init=init).configure_model()
 
 
 def test_random_weights_are_loaded_from_a_folder_that_is_gone_afterwards(unsloth: Any) -> None:
@@ -110,7 +110,7 @@ def test_random_weights_are_loaded_from_a_folder_that_is_gone_afterwards(unsloth
 def test_reading_is_in_inference_mode_and_goes_back_to_the_mode_there_was(
     unsloth: Any, tmp_path: Path, jsonl: Path
 ) -> None:
-    module = make(generate_samples=2)
+    module = make(samples=2)
     trainer = make_trainer(tmp_path, max_steps=2, val_check_interval=1, limit_val_batches=1)
     trainer.fit(module, make_data(jsonl, val_source=JsonlSource(str(jsonl))))
     names = [name for name, _ in unsloth.calls]

@@ -10,11 +10,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from deepsynth.models.lora import LoraScope, lora_config
+from deepsynth.models.lora import LoraSettings, lora_config
 from deepsynth.models.registry import load_pretrained
 from deepsynth.modules import FullModule
 from deepsynth.profiling.flops import TrainingFlops, device_peak, peak_flops
-from tests.helpers.training import make_data, make_module, seed_everything
+from tests.helpers.training import grouped, make_data, make_module, seed_everything
 
 FAMILIES = [str(Path(__file__).parents[1] / "fixtures/deepseek_ocr_v1/model"), "deepsynth/tiny-random"]
 #: Width 1280, one dense layer of 6848 and eleven with 6 of 64 experts of 896 and two shared ones.
@@ -48,8 +48,7 @@ def published(name: str, **scope: Any) -> TrainingFlops:
     config = load_pretrained(AutoConfig, name)
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
-        options = {"dropout": 0.0, "rslora": False, "dora": False, "init": "default", "base_model_name": "base"}
-        adapter = lora_config(model, LoraScope(**scope), rank=16, alpha=32, **options)
+        adapter = lora_config(model, LoraSettings(**scope), base_model_name="base")
         return TrainingFlops(get_peft_model(model, adapter))
 
 
@@ -90,9 +89,9 @@ def test_the_published_vision(name: str, teraflops: float) -> None:
 
 SCOPES: dict[str, dict[str, Any]] = {
     "attention": {},
-    "experts": {"lora_attention": False, "lora_experts": "routed"},
-    "vision": {"lora_vision": True, "lora_projector": True},
-    "all": {"lora_mlp": True, "lora_experts": "all", "lora_vision": True, "lora_projector": True},
+    "experts": {"attention": False, "experts": "routed"},
+    "vision": {"vision": True, "projector": True},
+    "all": {"mlp": True, "experts": "all", "vision": True, "projector": True},
     "full": {},
 }
 
@@ -104,9 +103,9 @@ def test_pytorch_counts_the_same_in_a_step(name: str, scope: str, jsonl: Path) -
     seed_everything(0)
     settings: dict[str, Any] = {"model_name": name, "attn_implementation": "eager", "activation_memory": "none"}
     if scope == "full":
-        module = FullModule(optimizer=torch.optim.AdamW, loss="chunked", **settings)
+        module = FullModule(optimizer=torch.optim.AdamW, **grouped(loss="chunked", **settings))
     else:
-        module = make_module(lora_rank=8, loss="chunked", **SCOPES[scope], **settings)
+        module = make_module(rank=8, loss="chunked", **SCOPES[scope], **settings)
     data = make_data(jsonl, model_name=name, batch_size=1)
     data.setup("fit")
     step = next(iter(data.train_dataloader()))

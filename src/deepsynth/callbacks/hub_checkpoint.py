@@ -16,6 +16,7 @@ from deepsynth.hub.adapter import Card, snapshot_adapter
 from deepsynth.hub.snapshot import Target
 from deepsynth.hub.spool import Spool
 from deepsynth.hub.worker import PushWorker
+from deepsynth.modules import DeepSynthModule
 from deepsynth.modules.adapter import adapter_state
 
 log = logging.getLogger(__name__)
@@ -200,21 +201,21 @@ class HubCheckpoint(Callback):
         return f"Step {trainer.global_step}{measured}"
 
     def _card(self, trainer: Trainer, pl_module: LightningModule) -> Card:
-        hparams = dict(pl_module.hparams)
+        assert isinstance(pl_module, DeepSynthModule), "setup has seen to it"
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
         how = {
             "documents": "held out by their ids; each counts once, its pages joined",
-            "read": f"greedily, at most {hparams.get('max_new_tokens')} tokens a sample",
-            "samples": hparams.get("generate_samples"),
+            "read": f"greedily, at most {pl_module.generation.max_new_tokens} tokens a sample",
+            "samples": pl_module.generation.samples,
         }
         return Card(
             repo_id=self.target.repo_id,
-            base_model=str(hparams.pop("model_name", "")),
+            base_model=pl_module.model_name,
             version=__version__,
             license=self.license,
             datasets=self.datasets if self.datasets is not None else data_names(trainer),
             languages=self.languages,
-            recipe={"model": hparams, **describe_training(trainer)},
+            recipe={"model": dict(pl_module.hparams), **describe_training(trainer)},
             metrics={key: value for key, value in sorted(metrics.items()) if math.isfinite(value)},
             metric_settings=how if any(key.startswith("val/") for key in metrics) else {},
             step=trainer.global_step,

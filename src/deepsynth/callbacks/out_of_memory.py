@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 
 from deepsynth.types import Batch
 
@@ -19,9 +20,7 @@ def shapes(batch: Any) -> str:
     return f"{len(batch)} sample{'s' if len(batch) > 1 else ''}: {listed}"
 
 
-def explain(
-    message: str, phase: str | None, shapes: str, held: str, trainer: Trainer, pl_module: LightningModule
-) -> str:
+def explain(message: str, phase: str | None, shapes: str, held: str, trainer: Trainer, savings: Sequence[str]) -> str:
     """Return the line.
 
     Args:
@@ -30,7 +29,7 @@ def explain(
         shapes: of the batch, as :func:`shapes` returns them.
         held: how much memory was in use.
         trainer: of the run.
-        pl_module: of the run.
+        savings: settings of the module that would save memory in the phase.
     """
     where = {
         None: "between two batches",
@@ -45,21 +44,18 @@ def explain(
     return (
         f"out of memory {where} on {trainer.strategy.root_device}{rank}"
         + (f", with {shapes}" if shapes and phase != "load" else "")
-        + f"; {held}{more}; {', or '.join(remedies(phase, trainer, pl_module))}"
+        + f"; {held}{more}; {', or '.join(remedies(phase, trainer, savings))}"
     )
 
 
-def remedies(phase: str | None, trainer: Trainer, pl_module: LightningModule) -> list[str]:
+def remedies(phase: str | None, trainer: Trainer, savings: Sequence[str]) -> list[str]:
     """Return what would take less memory in a phase and is not done yet, the cheapest first."""
-    settings: dict[str, Any] = dict(pl_module.hparams)
     data: Any = getattr(trainer, "datamodule", None)
     found = []
     if phase in ("validation", "generation"):
         size = getattr(data, "eval_batch_size", 1)
         if size > 1:
             found.append(f"set data.eval_batch_size to {size // 2} (now {size})")
-        if phase == "generation" and "max_new_tokens" in settings:
-            found.append(f"lower model.max_new_tokens (now {settings['max_new_tokens']})")
     elif phase != "load":
         size, accumulated = getattr(data, "batch_size", 1), trainer.accumulate_grad_batches
         if size > 1:
@@ -67,10 +63,4 @@ def remedies(phase: str | None, trainer: Trainer, pl_module: LightningModule) ->
                 f"set data.batch_size to {size // 2} (now {size}) and trainer.accumulate_grad_batches to "
                 f"{accumulated * 2} (now {accumulated})"
             )
-        if settings.get("activation_memory") in ("auto", "none", "selective"):
-            found.append("set model.activation_memory=full")
-    if settings.get("dtype") == "float32":
-        found.append("set model.dtype=bfloat16")
-    if settings.get("quantization") == "none":
-        found.append("set model.quantization=nf4")
-    return [*found, "use smaller pages (data.mode)" if phase != "load" else "use a device with more memory"]
+    return [*found, *savings, "use smaller pages (data.mode)" if phase != "load" else "use a device with more memory"]

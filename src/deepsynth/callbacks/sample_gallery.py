@@ -15,6 +15,7 @@ from PIL import Image
 
 from deepsynth.callbacks.gallery_page import GalleryEntry, Prediction, corpus_cer, gallery_page
 from deepsynth.io.files import atomic_file
+from deepsynth.modules import DeepSynthModule
 from deepsynth.types import Batch
 
 
@@ -34,7 +35,7 @@ class SampleGallery(Callback):
 
     Args:
         samples: number of samples; this process must read at least as many in validation
-            (``model.generate_samples`` over the number of processes).
+            (``model.generation.samples`` over the number of processes).
         file: by default ``gallery.html`` in the trainer's root folder.
 
     Raises:
@@ -52,8 +53,10 @@ class SampleGallery(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so when there will be nothing to show."""
-        if pl_module.hparams.get("generate_samples") == 0:
-            rank_zero_warn("SampleGallery has nothing to show: validation reads nothing (model.generate_samples is 0)")
+        if isinstance(pl_module, DeepSynthModule) and pl_module.generation.samples == 0:
+            rank_zero_warn(
+                "SampleGallery has nothing to show: validation reads nothing (model.generation.samples is 0)"
+            )
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with the first sample."""

@@ -193,7 +193,8 @@ class VramMonitor(Callback):
         """Replace the text of an out-of-memory error by a line about this run; the error itself goes on."""
         if self._memory is not None and is_out_of_memory(exception):
             held = f"{self._memory.usage().allocated / GIB:.1f} GiB of {self._memory.limit() / GIB:.1f} were in use"
-            exception.args = (explain(str(exception), self._phase, self._shapes, held, trainer, pl_module),)
+            savings = pl_module.memory_savings(self._phase) if isinstance(pl_module, DeepSynthModule) else []
+            exception.args = (explain(str(exception), self._phase, self._shapes, held, trainer, savings),)
 
 
 def one_row(figures: dict[str, float]) -> str:

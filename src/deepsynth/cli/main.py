@@ -17,7 +17,9 @@ from deepsynth.cli.errors import USER_ERRORS, ParserError, explain, one_line
 from deepsynth.cli.trainer import DeepSynthCLI
 from deepsynth.data import Augmenter, Processor, Renderer, Source, TextImageDataModule
 from deepsynth.distributed.ranks import is_lost_connection, rank, rank_prefix
+from deepsynth.models.lora import LoraSettings
 from deepsynth.modules import DeepSynthModule
+from deepsynth.modules.settings import EngineSettings, GenerationSettings
 from deepsynth.profiling.memory import is_out_of_memory
 
 #: The exit code of a run that was asked to end and has saved its checkpoint: 128 + SIGTERM, as in shells.
@@ -31,6 +33,7 @@ def known_names() -> tuple[list[str], list[str]]:
     classes += [vars(deepsynth.callbacks)[name] for name in deepsynth.callbacks.__all__]
     # A class may hand some of its options on to its bases, as ``**kwargs``.
     own = {base for c in classes for base in c.__mro__ if base.__module__.startswith("deepsynth.")}
+    own |= {LoraSettings, EngineSettings, GenerationSettings}
     options = {name for c in (*own, Trainer) for name in inspect.signature(c).parameters} - {"args", "kwargs"}
     return sorted(c.__name__ for c in classes), sorted(options)
 

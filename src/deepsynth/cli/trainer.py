@@ -35,6 +35,7 @@ from deepsynth.lazy_imports import import_all
 from deepsynth.modules import DeepSynthModule
 from deepsynth.modules.adapter import adapter_settings
 from deepsynth.modules.checkpoint_io import read_checkpoint
+from deepsynth.modules.settings import ADAPTER_SHAPE, flat_settings, stored_settings
 
 # A configuration may call a class by its bare name once it is imported.
 import_all(deepsynth.data)
@@ -164,17 +165,18 @@ class DeepSynthCLI(LightningCLI):
             init["adapter"], self._ckpt_path = str(folder), None
             rank_zero_info(f"starting from the weights of {path} alone, at step 0")
         else:
-            stored = read_checkpoint(path)["hyper_parameters"]
-        chosen: type = pkgutil.resolve_name(config.model.class_path)
+            stored = stored_settings(read_checkpoint(path)["hyper_parameters"])
+        chosen: type[DeepSynthModule] = pkgutil.resolve_name(config.model.class_path)
         bases = [c for c in reversed(chosen.__mro__) if issubclass(c, DeepSynthModule)]
-        defaults = {key: value for c in bases for key, value in inspect.signature(c).parameters.items()}
+        signatures = {name: p.default for c in bases for name, p in inspect.signature(c).parameters.items()}
+        defaults = flat_settings(signatures)
         for key, value in stored.items():
-            if key not in init or key == "adapter" or init[key] == value:
+            if key not in defaults or key == "adapter" or init[key] == value:
                 continue
-            if key in DeepSynthModule.ADAPTER_KEYS:
+            if key in ADAPTER_SHAPE and chosen.TRAINS_ADAPTERS:
                 rank_zero_info(f"model.{key}: {value!r} as in the checkpoint, not {init[key]!r}")
                 init[key] = value
-            elif init[key] == defaults[key].default:
+            elif init[key] == defaults[key]:
                 rank_zero_info(f"model.{key}: {value!r} as in the checkpoint")
                 init[key] = value
             else:
@@ -236,7 +238,7 @@ class DeepSynthCLI(LightningCLI):
         callbacks: list[Callback] = [ProcessGuard(), VramMonitor(), Throughput()]
         if self.setting("trainer", instantiated=True).get("logger") is not False:
             callbacks.append(LearningRateMonitor("step"))
-        reads = bool(self.model.hparams["generate_samples"]) and self.datamodule.holds_out_validation
+        reads = bool(self.model.generation.samples) and self.datamodule.holds_out_validation
         if reads:
             callbacks.append(SampleGallery())
         if checkpoints:

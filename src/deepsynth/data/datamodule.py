@@ -63,7 +63,7 @@ class TextImageDataModule(LightningDataModule):
         group_by_length: make training batches of samples about as long as each other: less padding.
         packing: put the samples of a training batch into one row without padding; the loss is the same.
         augment_variants: degrade a page in so many ways, and begin with the first again after as many epochs; by
-            default in a new way every epoch. With it ``model.vision_cache`` finds degraded pages again.
+            default in a new way every epoch. With it ``model.engine.vision_cache`` finds degraded pages again.
 
     Raises:
         ValueError: for numbers out of range, with the key and the value.

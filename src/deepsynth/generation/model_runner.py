@@ -71,7 +71,7 @@ class Reader:
         if not self.fits(model):
             raise ValueError(
                 f"{type(model).__name__} is no model of the DeepSeek-OCR family, whose parts decoding knows; "
-                "use model.generation=transformers"
+                "use model.generation.implementation=transformers"
             )
         self.model = _base(model)
         self.text = self.model.model.language_model

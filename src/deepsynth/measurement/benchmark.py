@@ -15,7 +15,12 @@ from deepsynth.measurement.process import Backend, Measurement, measure_all, nam
 #: Title, key, width and digits of a column, and what its figure is multiplied by.
 Column = tuple[str, str, int, int, float]
 
-_PLAIN = ("--model=PeftModule", "--model.kernels=plain", "--model.loss=plain", "--model.activation_memory=full")
+_PLAIN = (
+    "--model=PeftModule",
+    "--model.engine.kernels=plain",
+    "--model.engine.loss=plain",
+    "--model.engine.activation_memory=full",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +118,7 @@ class TrainBenchmark(Benchmark):
             products, DeepSynth, and Unsloth where it is installed.
         batch_sizes: samples a step.
         text_tokens: of a sample.
-        pages: ``new`` in every batch, or the same ``repeated``, which a cache of vision features (``vision_cache``)
-            finds again.
+        pages: ``new`` in every batch, or the same ``repeated``, which ``engine.vision_cache`` finds again.
         steps: of a repeat.
         warmup_steps: before the first repeat.
     """
@@ -126,8 +130,8 @@ class TrainBenchmark(Benchmark):
     warmup_steps: int = 3
 
     BUILT_IN: ClassVar[dict[str, tuple[str, ...]]] = {
-        "transformers-eager": (*_PLAIN, "--model.experts_implementation=eager"),
-        "transformers": (*_PLAIN, "--model.experts_implementation=grouped_mm"),
+        "transformers-eager": (*_PLAIN, "--model.engine.experts_implementation=eager"),
+        "transformers": (*_PLAIN, "--model.engine.experts_implementation=grouped_mm"),
         "deepsynth": ("--model=PeftModule",),
         "unsloth": ("--model=UnslothModule",),
     }
@@ -174,7 +178,7 @@ class GenerateBenchmark(Benchmark):
     source_batch_size: int = 16
 
     BUILT_IN: ClassVar[dict[str, tuple[str, ...]]] = {
-        "transformers": ("--model=PeftModule", "--model.generation=transformers"),
+        "transformers": ("--model=PeftModule", "--model.generation.implementation=transformers"),
         "deepsynth": ("--model=PeftModule",),
         "unsloth": ("--model=UnslothModule",),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -37,13 +38,13 @@ def measure_generation(harness: Harness, *, batch_size: int, text_tokens: int, n
     """
     harness.load()
     work = harness.batches(batch_size, text_tokens)
-    module, hparams = harness.module, harness.module.hparams
+    module = harness.module
     module.eval()
     module.forget_decoders()
-    before = hparams["max_new_tokens"], hparams["stop_loops"]
+    before = module.generation
     # Every page takes all its tokens: random weights repeat themselves, and a trained model ends an empty page at
     # once. So repetition is allowed, and a text ends with a token that no model generates.
-    hparams["stop_loops"] = False
+    module.generation = replace(before, stop_on_repetition=False)
     tokenizer = module.processor.tokenizer
     end = tokenizer.eos_token_id
     tokenizer.eos_token_id = module.processor.image_token_id
@@ -62,7 +63,7 @@ def measure_generation(harness: Harness, *, batch_size: int, text_tokens: int, n
                 rates.append(sum(generation.tokens for generation in generations) / whole_s)
                 tokens.append(statistics.mean(generation.tokens for generation in generations))
     finally:
-        hparams["max_new_tokens"], hparams["stop_loops"] = before
+        module.generation = before
         tokenizer.eos_token_id = end
         module.forget_decoders()
         module.train()
@@ -82,7 +83,7 @@ def measure_generation(harness: Harness, *, batch_size: int, text_tokens: int, n
 
 
 def _generate(harness: Harness, work: SyntheticBatches, index: int, new_tokens: int) -> tuple[float, list[Generation]]:
-    harness.module.hparams["max_new_tokens"] = new_tokens
+    harness.module.generation = replace(harness.module.generation, max_new_tokens=new_tokens)
     batch: Batch = work[index]
     harness.synchronize()
     start = time.perf_counter()
@@ -116,16 +117,17 @@ def measure_source(harness: Harness, *, batch_size: int, num_pages: int, new_tok
         NotMeasured: when the source has no third batch.
     """
     harness.load()
-    data, hparams, clock = harness.data, harness.module.hparams, _PredictClock()
-    before = data.eval_batch_size, hparams["max_new_tokens"], hparams["stop_loops"]
-    data.eval_batch_size, hparams["max_new_tokens"], hparams["stop_loops"] = batch_size, new_tokens, False
+    data, module, clock = harness.data, harness.module, _PredictClock()
+    before = data.eval_batch_size, module.generation
+    data.eval_batch_size = batch_size
+    module.generation = replace(module.generation, max_new_tokens=new_tokens, stop_on_repetition=False)
     batches = 2 + -(-num_pages // batch_size)
     try:
         harness.restart_peak()
         trainer = harness.trainer(clock, limit_predict_batches=batches)
         trainer.predict(harness.module, datamodule=data, return_predictions=False)
     finally:
-        data.eval_batch_size, hparams["max_new_tokens"], hparams["stop_loops"] = before
+        data.eval_batch_size, module.generation = before
     if len(clock.batches) < 3:
         raise NotMeasured(f"the source has less than three batches of {batch_size} pages")
     counted = clock.batches[1:-1]
@@ -179,13 +181,12 @@ def measure_quality(harness: Harness, *, steps: int, batch_size: int) -> Result:
     Raises:
         NotMeasured: for random weights, or without validation documents to generate.
     """
-    hparams = harness.module.hparams
-    if hparams["weights"] == "random":
+    if harness.module.weights == "random":
         raise NotMeasured("model.weights is random: such a model predicts nothing; use published weights")
     if not harness.data.holds_out_validation:
         raise NotMeasured("there is no validation set: set data.val_fraction or data.val_source")
-    if not hparams["generate_samples"]:
-        raise NotMeasured("model.generate_samples is 0: no text is generated for the validation set")
+    if not harness.module.generation.samples:
+        raise NotMeasured("model.generation.samples is 0: no text is generated for the validation set")
     harness.load()
     harness.data.batch_size = batch_size
     before = _validate(harness)

@@ -88,7 +88,7 @@ class Harness:
         self.module.to(self.device)
         self.synchronize()
         seconds = time.perf_counter() - start
-        module, hparams = self.module, self.module.hparams
+        module = self.module
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(module)}
         self._loaded = {
             "load_s": seconds,
@@ -96,8 +96,8 @@ class Harness:
             **self.peak("load_"),
             "trainable": sum(p.numel() for p in module.parameters() if p.requires_grad),
             "module": type(module).__name__,
-            "model_name": str(hparams["model_name"]),
-            "weights": str(hparams["weights"]),
+            "model_name": module.model_name,
+            "weights": module.weights,
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU",
             "dtype": str(module.resolved_dtype).removeprefix("torch."),
             "seed": self.seed,

@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -101,7 +102,7 @@ def measure_training(
         raise NotMeasured(f"the loss is {losses[bad[0]]} in step {bad[0] + 1} of {len(losses)}")
     rates = [batch_size * steps / seconds for seconds in clock.blocks_s]
     # Features of repeated pages are found in the cache, if there is one: their operations are not done.
-    found = pages == "repeated" and harness.module.hparams.get("vision_cache", "none") != "none"
+    found = pages == "repeated" and harness.module.engine.vision_cache != "none"
     counted, inputs = TrainingFlops(harness.module.model), work[0].inputs
     total = counted.of_text(counted.amounts(inputs)) + (0 if found else counted.of_images(inputs))
     flops = total / batch_size
@@ -211,9 +212,9 @@ def _limit_memory(harness: Harness, memory_gib: float | None) -> float:
     total = torch.cuda.get_device_properties(harness.device).total_memory / GIB
     memory = min(memory_gib or total, total)
     torch.cuda.set_per_process_memory_fraction(memory / total, harness.device)
-    if harness.module.hparams.get("activation_memory") == "auto":
+    if harness.module.engine.activation_memory == "auto":
         # What the driver calls free is more than this process may take now; the module's own plan shall know.
-        harness.module.hparams["memory_budget_gib"] = 0.9 * memory
+        harness.module.engine = replace(harness.module.engine, memory_budget_gib=0.9 * memory)
     harness.load()
     return memory
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import nn
 
+from deepsynth.errors import UserError
+
 if TYPE_CHECKING:
     from peft import LoraConfig
 
@@ -27,28 +29,72 @@ _MLP = "(gate_proj|up_proj|down_proj)"
 
 
 @dataclass(frozen=True)
-class LoraScope:
-    """The parts of the model that are adapted.
+class LoraSettings:
+    """The settings ``model.lora``: which parts of the model get adapters, and their shape.
 
-    Args:
-        attention: query, key, value and output projections of the decoder.
-        mlp: the decoder's dense layers (the first one, in the published models).
-        experts: the decoder's shared experts, its routed experts, both or none.
-        vision: linear layers of the vision encoder, which otherwise stays frozen.
-        projector: the linear layer between vision encoder and decoder.
+    Attributes:
+        rank: r of the adapters.
+        alpha: scale of the adapters; by default twice the rank.
+        dropout: probability of dropout on the input of the adapters.
+        attention: adapt the query, key, value and output projections of the decoder.
+        mlp: adapt the dense layers of the decoder (the first one, in the published models).
+        experts: adapt ``none``, ``shared``, ``routed`` or ``all`` experts of the decoder.
+        vision: adapt the linear layers of the vision encoder, which otherwise stays frozen.
+        projector: adapt the linear layer between vision encoder and decoder.
+        rslora: scale by alpha / sqrt(r) instead of alpha / r (https://arxiv.org/abs/2312.03732).
+        dora: train weight-decomposed adapters (https://arxiv.org/abs/2402.09353).
+        init: how A matrices begin: ``default`` (uniform) or ``gaussian``; B matrices begin at zero.
     """
 
+    rank: int = 16
+    alpha: float | None = None
+    dropout: float = 0.0
     attention: bool = True
     mlp: bool = False
     experts: Experts = "none"
     vision: bool = False
     projector: bool = False
+    rslora: bool = False
+    dora: bool = False
+    init: str = "default"
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be, and combinations that peft does not have.
+
+        Raises:
+            UserError: with the key, what was found and what is allowed.
+        """
+        if self.rank < 1:
+            raise UserError(f"model.lora.rank is {self.rank}; it must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"model.lora.dropout is {self.dropout}; it must be at least 0 and below 1")
+        if self.init not in _INITS:
+            raise UserError(
+                f"model.lora.init is {self.init!r}; it must be {' or '.join(_INITS)}: others change the frozen "
+                "weights, and the adapter alone would not give the trained model"
+            )
+        routed = self.experts in ("routed", "all")
+        if routed and self.dropout:
+            raise UserError(
+                f"model.lora.dropout is {self.dropout}, but adapters on routed experts have no dropout; "
+                "set model.lora.dropout=0 or model.lora.experts=shared"
+            )
+        if routed and self.dora:
+            raise UserError(
+                "model.lora.dora is true, but it works on linear layers alone; set model.lora.experts=shared or "
+                "model.lora.dora=false"
+            )
+
+    @property
+    def scale(self) -> float:
+        """The alpha of peft's configuration: as given, else twice the rank."""
+        return self.alpha or 2 * self.rank
 
     def target_modules(self, model: nn.Module) -> str:
         """Return one regular expression for peft that matches whole module names of ``model``.
 
         Raises:
-            ValueError: when nothing is chosen, or a chosen part is not in the model.
+            UserError: when a chosen part is not in the model.
         """
         parts: dict[str, str] = {}
         if self.attention:
@@ -64,7 +110,7 @@ class LoraScope:
         names = [name for name, _ in model.named_modules()]
         for part, expression in parts.items():
             if not any(re.fullmatch(expression, name) for name in names):
-                raise ValueError(f"model.lora_{part} asks for layers that {type(model).__name__} does not have")
+                raise UserError(f"model.lora.{part} asks for layers that {type(model).__name__} does not have")
         return "|".join(parts.values())
 
     def target_parameters(self, model: nn.Module) -> list[str]:
@@ -73,7 +119,7 @@ class LoraScope:
             return []
         found = [name for name, _ in model.named_parameters() if name.endswith("mlp.experts.gate_up_proj")]
         if not found:
-            raise ValueError(f"model.lora_experts={self.experts}, but {type(model).__name__} has no routed experts")
+            raise UserError(f"model.lora.experts is {self.experts}, but {type(model).__name__} has no routed experts")
         return ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 
 
@@ -91,53 +137,30 @@ def _linear_layers_below(model: nn.Module, part: str) -> str:
     return "|".join(re.escape(path).replace(r"\#", r"\d+") for path in sorted(paths))
 
 
-def lora_config(
-    model: nn.Module,
-    scope: LoraScope,
-    *,
-    rank: int,
-    alpha: float,
-    dropout: float,
-    rslora: bool,
-    dora: bool,
-    init: str,
-    base_model_name: str,
-) -> LoraConfig:
+def lora_config(model: nn.Module, lora: LoraSettings, *, base_model_name: str) -> LoraConfig:
     """Return peft's configuration of an adapter for ``model``.
 
     Raises:
-        ValueError: for a scope that is empty, not in the model, or that peft cannot combine with the other settings.
+        UserError: when nothing would be adapted, or a chosen part is not in the model.
     """
     from peft import LoraConfig
 
-    if init not in _INITS:
-        raise ValueError(
-            f"model.lora_init is {init!r}; there are {', '.join(_INITS)}: others change the frozen weights, and the "
-            "adapter alone would not give the trained model"
-        )
-    modules, parameters = scope.target_modules(model), scope.target_parameters(model)
+    modules, parameters = lora.target_modules(model), lora.target_parameters(model)
     if not modules and not parameters:
-        raise ValueError(
-            "no part of the model would be trained; set one of model.lora_attention, model.lora_mlp, "
-            "model.lora_experts, model.lora_vision, model.lora_projector"
+        raise UserError(
+            "no part of the model would be trained; set one of model.lora.attention, model.lora.mlp, "
+            "model.lora.experts, model.lora.vision, model.lora.projector"
         )
-    if parameters and dropout:
-        raise ValueError(
-            f"model.lora_dropout is {dropout}, but adapters on routed experts have no dropout; "
-            "set model.lora_dropout=0 or model.lora_experts=shared"
-        )
-    if parameters and dora:
-        raise ValueError("model.dora works on linear layers alone; set model.lora_experts=shared or model.dora=false")
     return LoraConfig(
         task_type="CAUSAL_LM",
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
+        r=lora.rank,
+        lora_alpha=lora.scale,
+        lora_dropout=lora.dropout,
         target_modules=modules or [],
         target_parameters=parameters or None,
-        use_rslora=rslora,
-        use_dora=dora,
-        init_lora_weights=_INITS[init],
+        use_rslora=lora.rslora,
+        use_dora=lora.dora,
+        init_lora_weights=_INITS[lora.init],
         base_model_name_or_path=base_model_name,
     )
 

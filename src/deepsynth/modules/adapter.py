@@ -14,6 +14,7 @@ from torch import nn
 from deepsynth.distributed.sharding import is_sharded, scatter_after_evaluation, whole_on_rank_zero
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_folder
+from deepsynth.modules.settings import stored_settings
 
 
 def adapter_state(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -48,7 +49,7 @@ def check_adapter_keys(module: nn.Module, state: dict[str, torch.Tensor]) -> Non
     if complaints:
         raise UserError(
             f"the checkpoint's adapter does not fit this model: {'; '.join(complaints)}; "
-            "use the model and the model.lora_* settings that it was trained with"
+            "use the model and the model.lora settings that it was trained with"
         )
 
 
@@ -92,7 +93,7 @@ def read_adapter(model: Any, folder: Path) -> None:
     )
     if wrong:
         raise UserError(
-            f"model.adapter: {folder} does not fit the model and its model.lora_* settings: {len(wrong)} keys are "
+            f"model.adapter: {folder} does not fit the model and its model.lora settings: {len(wrong)} keys are "
             f"missing, unexpected or of another shape ({', '.join(wrong[:2])}{', …' if len(wrong) > 2 else ''})"
         )
     parameters = dict(model.named_parameters())
@@ -102,7 +103,7 @@ def read_adapter(model: Any, folder: Path) -> None:
 
 
 def adapter_settings(folder: Path) -> dict[str, Any]:
-    """Return the settings that an adapter folder was trained with, by the names of the module's arguments.
+    """Return the settings that an adapter folder was trained with, by their whole names (``lora.rank``).
 
     ``deepsynth.json`` says them all; for another program's folder, peft's configuration gives rank and alpha.
 
@@ -114,14 +115,13 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} holds no adapter: there is no adapter_config.json in it")
     own = folder / "deepsynth.json"
     if own.is_file():
-        settings: dict[str, Any] = json.loads(own.read_text(encoding="utf-8"))
-        return settings
+        return stored_settings(json.loads(own.read_text(encoding="utf-8")))
     peft = json.loads(config.read_text(encoding="utf-8"))
     return {
-        "lora_rank": peft["r"],
-        "lora_alpha": peft["lora_alpha"],
-        "rslora": peft["use_rslora"],
-        "dora": peft["use_dora"],
+        "lora.rank": peft["r"],
+        "lora.alpha": peft["lora_alpha"],
+        "lora.rslora": peft["use_rslora"],
+        "lora.dora": peft["use_dora"],
     }
 
 

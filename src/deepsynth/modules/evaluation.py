@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from deepsynth.generation import Compile, Decoder, Generation, Implementation, LoopRule, decodes, generate
 from deepsynth.metrics.documents import DocumentScores, figures, score_documents
 from deepsynth.metrics.scores import ScoreTable
+from deepsynth.modules.settings import GenerationSettings
 from deepsynth.types import Batch
 
 
@@ -24,6 +25,7 @@ class EvaluatedModule(LightningModule):
     #: What ``generation: auto`` is.
     AUTO_GENERATION: Implementation = "auto"
 
+    generation: GenerationSettings
     model: Any
     processor: Any
 
@@ -56,7 +58,7 @@ class EvaluatedModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Return the loss and, for the samples that are generated, ids, predictions and targets."""
-        return self._evaluate(batch, batch_idx, limit=self._share(self.hparams["generate_samples"]))
+        return self._evaluate(batch, batch_idx, limit=self._share(self.generation.samples))
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Return the loss, ids, predictions and targets."""
@@ -82,7 +84,7 @@ class EvaluatedModule(LightningModule):
 
     def _read_on(self, batch: Batch | None) -> list[Generation]:
         """Begin with a batch, and return the texts whose turn has come; with the last batch, all."""
-        limit = self.hparams["max_new_tokens"]
+        limit = self.generation.max_new_tokens
         if not self._decodes:
             generations = self._generate(batch) if batch is not None else []
             assert generations is not None, "without a deadline generation is never cut"
@@ -104,7 +106,7 @@ class EvaluatedModule(LightningModule):
         return generations
 
     def _generate(self, batch: Batch, deadline: float | None = None) -> list[Generation] | None:
-        batch, limit = in_dtype(batch, self.resolved_dtype), self.hparams["max_new_tokens"]
+        batch, limit = in_dtype(batch, self.resolved_dtype), self.generation.max_new_tokens
         if not self._decodes:
             tokenizer, loops = self.processor.tokenizer, self._loop_rule()
             return generate(
@@ -127,17 +129,17 @@ class EvaluatedModule(LightningModule):
     @property
     def _decodes(self) -> bool:
         """Whether the decoder of this package writes, and not the model's own."""
-        chosen = self.hparams["generation"]
+        chosen = self.generation.implementation
         return decodes(self.model, self.AUTO_GENERATION if chosen == "auto" else chosen)
 
     def _make_decoder(self, slots: int) -> Decoder:
-        chosen: Compile | Literal["auto"] = self.hparams["generation_compile"]
+        chosen: Compile | Literal["auto"] = self.generation.compile
         if chosen == "auto":
             chosen = "vision" if self.device.type == "cuda" else "none"
         return Decoder(self.model, self.processor.tokenizer, slots=slots, loops=self._loop_rule(), compile=chosen)
 
     def _loop_rule(self) -> LoopRule | None:
-        return LoopRule.of(self.processor.tokenizer) if self.hparams["stop_loops"] else None
+        return LoopRule.of(self.processor.tokenizer) if self.generation.stop_on_repetition else None
 
     def stop_generation(self) -> None:
         """Generate no more text in the validation that is under way; the next one generates again."""
@@ -167,12 +169,13 @@ class EvaluatedModule(LightningModule):
             first = self._generated == 0
             generations = self.generate(batch, None if first or limit is None else self._generation_deadline)
             if first and limit is not None:
-                self._generation_deadline = time.monotonic() + self.hparams["generate_time_s"]
+                self._generation_deadline = time.monotonic() + self.generation.time_limit_s
             if generations is None:
                 self._generation_cut = True
                 rank_zero_warn(
-                    f"validation: generation took its {self.hparams['generate_time_s']:g} s "
-                    f"(model.generate_time_s) and stopped after {self._generated} of this process's {limit} samples"
+                    f"validation: generation took its {self.generation.time_limit_s:g} s "
+                    f"(model.generation.time_limit_s) and stopped after {self._generated} of this process's {limit} "
+                    "samples"
                 )
             else:
                 rows = [filled(*pair) for pair in zip(self._blank_rows(batch), generations, strict=True)]

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from deepsynth._version import __version__
+from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_folder
 from deepsynth.modules.adapter import adapter_state
 from deepsynth.modules.peft import PeftModule
 
 
 class FullModule(PeftModule):
-    """Trains every weight of the model; the ``lora_*`` settings have no effect.
+    """Trains every weight of the model; the ``lora`` settings have no effect.
 
     With ``weights=random`` the model starts from scratch. The weights are kept in float32 unless ``dtype`` says
     otherwise: updates of a small learning rate vanish in bfloat16. A checkpoint holds all weights.
@@ -29,27 +30,27 @@ class FullModule(PeftModule):
             trainer: {precision: bf16-mixed}
     """
 
-    ADAPTER_KEYS: tuple[str, ...] = ()
+    TRAINS_ADAPTERS = False
 
     def dtype_on(self, device_type: str) -> torch.dtype:
         """Return the dtype of the trained weights, which ``auto`` keeps in float32."""
-        return torch.float32 if self.hparams["dtype"] == "auto" else super().dtype_on(device_type)
+        return torch.float32 if self.weights_dtype == "auto" else super().dtype_on(device_type)
 
     def load_model(self) -> Any:
         """Return the model with all weights trainable, in training mode.
 
         Raises:
-            ValueError: for a model that cannot be loaded, or an adapter to begin with, with the way out.
+            UserError: for a model that cannot be loaded, or an adapter to begin with, with the way out.
         """
-        if self.hparams.get("adapter"):
-            raise ValueError(
-                f"model.adapter is {self.hparams['adapter']!r}, but FullModule trains no adapter; merge it with "
+        if self.adapter:
+            raise UserError(
+                f"model.adapter is {self.adapter!r}, but FullModule trains no adapter; merge it with "
                 "deepsynth export and give the merged model as model.model_name"
             )
-        if self.hparams["quantization"] != "none":
-            raise ValueError(
-                f"model.quantization is {self.hparams['quantization']}, but FullModule trains every weight, which "
-                "quantised ones do not; use model.quantization=none"
+        if self.quantization != "none":
+            raise UserError(
+                f"model.quantization is {self.quantization}, but FullModule trains every weight, which "
+                "quantized ones do not; use model.quantization=none"
             )
         model = self._load_base().requires_grad_(True)
         if hasattr(model, "freeze_vision"):

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from deepsynth.distributed.sharding import is_sharded
+from deepsynth.distributed.strategy import attached_trainer
 from deepsynth.models.engine.feature_cache import DEFAULT_FOLDER, GIB, DiskCache, FeatureCache, MemoryCache, context_of
 from deepsynth.models.engine.layer_runner import LEVELS, LayerRunner, Level, keep, transformer_layers
 from deepsynth.models.engine.training_forward import TrainingForward, vision_tensors
 from deepsynth.models.kernels import sam_attention
 from deepsynth.models.kernels.decoder import speed_up
 from deepsynth.modules.evaluation import EvaluatedModule
+from deepsynth.modules.settings import EngineSettings
 from deepsynth.profiling.memory import peak_bytes
 from deepsynth.types import Batch
 
 log = logging.getLogger("deepsynth")
-
-ActivationMemory = Literal["auto", "none", "selective", "full", "offload"]
-Compile = Literal["none", "decoder", "vision", "all"]
 
 #: Share of a GPU's memory that ``activation_memory=auto`` plans with: later batches may be longer than the first.
 _PLANNED_SHARE = 0.9
@@ -32,85 +30,59 @@ _PLANNED_SHARE = 0.9
 class EngineModule(EvaluatedModule):
     """Builds the forward pass of training around the loaded model, and chooses what its layers keep."""
 
+    engine: EngineSettings
+
     def __init__(self) -> None:
         super().__init__()
         self.training_forward: TrainingForward | None = None
         self._runners: list[LayerRunner] = []
         self._activations_chosen = False
 
-    @staticmethod
-    def check_engine(hparams: MutableMapping[Any, Any]) -> None:
-        """Refuse settings that cannot be, before anything is loaded.
-
-        Raises:
-            ValueError: with the key, what was found and what is allowed.
-        """
-        for name in ("vision_cache_gib", "memory_budget_gib"):
-            if hparams[name] is not None and hparams[name] <= 0:
-                raise ValueError(f"model.{name} is {hparams[name]}; it must be above 0 GiB")
-        if hparams["vision_chunk"] is not None and hparams["vision_chunk"] < 1:
-            raise ValueError(f"model.vision_chunk is {hparams['vision_chunk']}; it must be at least 1 image")
-        cache = hparams["vision_cache"]
-        if cache not in ("none", "memory", "disk") and "/" not in cache:
-            raise ValueError(f"model.vision_cache is {cache!r}; want none, memory, disk, or a folder (with a /)")
-        if cache != "none" and hparams["loss"] == "plain":
-            raise ValueError(
-                "model.loss is plain, which encodes every image again; set model.loss=auto for model.vision_cache"
-            )
-        if hparams["memory_budget_gib"] is not None and hparams["activation_memory"] != "auto":
-            raise ValueError(
-                f"model.memory_budget_gib is for model.activation_memory=auto, which is {hparams['activation_memory']}"
-            )
-        if hparams["activation_memory"] == "selective" and hparams["compile"] in ("decoder", "all"):
-            raise ValueError(
-                "model.activation_memory is selective, which chooses among operations that model.compile="
-                f"{hparams['compile']} hides in one; use full, none or auto, or model.compile=vision"
-            )
-        if hparams["cuda_graphs"] and hparams["compile"] == "none":
-            raise ValueError("model.cuda_graphs records what is compiled; set model.compile to decoder, vision or all")
-
     def start_engine(self, model: Any) -> None:
         """Prepare the loaded model for training."""
-        h = self.hparams
+        engine = self.engine
         self.training_forward = TrainingForward(
             model,
-            loss=h["loss"],
-            vision_chunk=h["vision_chunk"],
+            loss=engine.loss,
+            vision_chunk=engine.vision_chunk,
             cache=self._make_cache(model),
-            fixed_chunks=h["compile"] in ("vision", "all"),
+            fixed_chunks=engine.compile in ("vision", "all"),
         )
         inner = self.training_forward.base.model
-        if h["kernels"] == "auto":
-            self.training_forward.prepared = speed_up(inner.language_model, experts=h["experts_implementation"] is None)
+        if engine.kernels == "auto":
+            self.training_forward.prepared = speed_up(
+                inner.language_model, experts=engine.experts_implementation is None
+            )
             self.training_forward.sam_by_kernel = sam_attention.speed_up(inner.vision_tower)
-        options: dict[str, Any] = {"mode": "reduce-overhead"} if h["cuda_graphs"] else {}
+        options: dict[str, Any] = {"mode": "reduce-overhead"} if engine.cuda_graphs else {}
         self._runners = []
         for part, names in ((inner.language_model, ("decoder", "all")), (inner.vision_tower, ("vision", "all"))):
-            chosen = options if h["compile"] in names else None
+            chosen = options if engine.compile in names else None
             self._runners += [LayerRunner(layer, chosen) for layer in transformer_layers(part)]
-        if h["activation_memory"] != "auto":
-            keep(self._runners, h["activation_memory"])
+        if engine.activation_memory != "auto":
+            keep(self._runners, engine.activation_memory)
             self._activations_chosen = True
 
     def _make_cache(self, model: Any) -> FeatureCache | None:
-        kind, limit = self.hparams["vision_cache"], int(self.hparams["vision_cache_gib"] * GIB)
+        kind, limit = self.engine.vision_cache, int(self.engine.vision_cache_gib * GIB)
         if kind == "none":
             return None
         if kind == "memory":
             return MemoryCache(limit)
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         vision = list(vision_tensors(base))
-        by_kernel = self.hparams["kernels"] == "auto" and sam_attention.has_kernel(next(iter(base.parameters())))
-        details = self.hparams["compile"], self.hparams["vision_chunk"], self.hparams["kernels"], by_kernel
+        by_kernel = self.engine.kernels == "auto" and sam_attention.has_kernel(next(iter(base.parameters())))
+        details = self.engine.compile, self.engine.vision_chunk, self.engine.kernels, by_kernel
         context = context_of(base, vision, *details)
-        ranks = self._trainer.world_size if self._trainer is not None else 1
+        trainer = attached_trainer(self)
+        ranks = trainer.world_size if trainer is not None else 1
         return DiskCache(DEFAULT_FOLDER if kind == "disk" else Path(kind), context, limit, ranks)
 
     # ------------------------------------------------------------------ hooks
 
     def on_fit_start(self) -> None:
         """Forget what was chosen for another run, whose batches may have been smaller."""
-        if self._runners and self.hparams["activation_memory"] == "auto":
+        if self._runners and self.engine.activation_memory == "auto":
             self._activations_chosen = False
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -126,9 +98,11 @@ class EngineModule(EvaluatedModule):
             return
         if is_sharded(self):  # a trial would gather gradients, which is what sharding avoids
             keep(self._runners, "full")
-            rank_zero_info("activation_memory: full, as weights are sharded; set model.activation_memory for another")
+            rank_zero_info(
+                "activation_memory: full, as weights are sharded; model.engine.activation_memory sets another"
+            )
             return
-        compiled = self.hparams["compile"] in ("decoder", "all")
+        compiled = self.engine.compile in ("decoder", "all")
         tried: dict[Level, float] = {}
         for level in LEVELS:
             if level == "selective" and compiled:
@@ -145,8 +119,8 @@ class EngineModule(EvaluatedModule):
             rank_zero_warn(f"{message}; even that is not within it: use a smaller data.batch_size")
 
     def _budget_bytes(self) -> float | None:
-        if self.hparams["memory_budget_gib"] is not None:
-            return float(self.hparams["memory_budget_gib"]) * GIB
+        if self.engine.memory_budget_gib is not None:
+            return float(self.engine.memory_budget_gib) * GIB
         if self.device.type != "cuda":
             return None
         free, _ = torch.cuda.mem_get_info(self.device)

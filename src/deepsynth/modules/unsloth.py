@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from deepsynth.errors import UserError
 from deepsynth.generation import Generation, Implementation
 from deepsynth.lazy_imports import install_command
 from deepsynth.models.engine.training_forward import TrainingForward
@@ -29,8 +31,11 @@ from deepsynth.modules.base import DeepSynthModule
 from deepsynth.types import Batch
 from deepsynth.unsloth_import import prepare_environment
 
-#: Settings of the training engine that Unsloth replaces by its own: what they may be, and what it does instead.
+#: Settings of the engine that Unsloth replaces by its own: what they may be, and what it does instead.
 _OWN: dict[str, tuple[tuple[Any, ...], str]] = {
+    "attn_implementation": (("sdpa",), "chooses attention itself"),
+    "experts_implementation": ((None,), "chooses the experts' kernels itself"),
+    "kernels": (("auto",), "has kernels of its own"),
     "loss": (("auto", "plain"), "fuses head and loss itself"),
     "activation_memory": (("auto", "none", "full", "offload"), "recomputes whole layers"),
     "memory_budget_gib": ((None,), "measures no steps"),
@@ -38,9 +43,6 @@ _OWN: dict[str, tuple[tuple[Any, ...], str]] = {
     "vision_chunk": ((None,), "encodes all images together"),
     "compile": (("none",), "compiles by itself"),
     "cuda_graphs": ((False,), "compiles by itself"),
-    "attn_implementation": (("sdpa",), "chooses attention itself"),
-    "kernels": (("auto",), "has kernels of its own"),
-    "experts_implementation": ((None,), "chooses the experts' kernels itself"),
 }
 _CHECKPOINTING: dict[str, bool | str] = {"auto": "unsloth", "offload": "unsloth", "full": True, "none": False}
 
@@ -48,20 +50,20 @@ _CHECKPOINTING: dict[str, bool | str] = {"auto": "unsloth", "offload": "unsloth"
 class UnslothModule(DeepSynthModule):
     """Loads and adapts with Unsloth's FastVisionModel, on a GPU.
 
-    ``activation_memory`` chooses its checkpointing: ``auto`` and ``offload`` are Unsloth's own, which keeps inputs of
-    layers in the computer's memory (from 512 tokens on); ``full`` is torch's; ``none`` keeps all.
+    ``engine.activation_memory`` chooses its checkpointing: ``auto`` and ``offload`` are Unsloth's own, which keeps
+    inputs of layers in the computer's memory (from 512 tokens on); ``full`` is torch's; ``none`` keeps all.
 
     Args:
         model_name: a built-in model, a local folder or a Hub repository.
         quantization: of the frozen weights: ``nf4`` (4 bits), ``int8`` or ``none``. The vision encoder keeps
             its 16 bits.
         max_seq_length: longest row of image and text tokens.
-        lora_targets: ``scope`` for the layers that the ``lora_*`` settings name, as in PeftModule; ``auto`` for those
-            that Unsloth chooses, in vision if ``lora_vision`` is set.
+        lora_targets: ``scope`` for the layers that the ``lora`` settings name, as in PeftModule; ``auto`` for those
+            that Unsloth chooses, in vision if ``lora.vision`` is set.
         **kwargs: see :class:`DeepSynthModule`.
 
     Raises:
-        ValueError: for settings out of range, or that Unsloth does not have, with the key.
+        UserError: for settings out of range, or that Unsloth does not have, with the key.
     """
 
     AUTO_GENERATION: Implementation = "transformers"
@@ -77,29 +79,24 @@ class UnslothModule(DeepSynthModule):
     ) -> None:
         super().__init__(model_name, **kwargs)
         if max_seq_length < 1:
-            raise ValueError(f"model.max_seq_length is {max_seq_length}; it must be at least 1 token")
-
-    @staticmethod
-    def check_engine(hparams: MutableMapping[Any, Any]) -> None:
-        """Refuse settings that Unsloth replaces by its own.
-
-        Raises:
-            ValueError: with the key, what was found and what is allowed.
-        """
-        DeepSynthModule.check_engine(hparams)
-        for name, (allowed, what) in _OWN.items():
-            if hparams[name] not in allowed:
-                wanted = " or ".join(map(repr, allowed))
-                raise ValueError(
-                    f"model.{name} is {hparams[name]!r}, but Unsloth {what}; want {wanted}, or "
-                    "model.class_path=PeftModule"
+            raise UserError(f"model.max_seq_length is {max_seq_length}; it must be at least 1 token")
+        for name, value in asdict(self.engine).items():
+            allowed, instead = _OWN.get(name, ((value,), ""))
+            if value not in allowed:
+                raise UserError(
+                    f"model.engine.{name} is {value!r}, but Unsloth {instead}; it must be "
+                    f"{' or '.join(map(repr, allowed))}, or use model.class_path=PeftModule"
                 )
+        self.quantization = quantization
+        self.max_seq_length = max_seq_length
+        self.lora_targets = lora_targets
+        self.record_settings(quantization=quantization, max_seq_length=max_seq_length, lora_targets=lora_targets)
 
     def configure_callbacks(self) -> Sequence[Callback] | Callback:
         """Refuse a machine without a GPU before any document is read; Lightning asks this first.
 
         Raises:
-            ValueError: without a GPU, with the way out.
+            UserError: without a GPU, with the way out.
         """
         require_accelerator()
         return super().configure_callbacks()
@@ -110,26 +107,26 @@ class UnslothModule(DeepSynthModule):
         """Return Unsloth's peft model on this process's GPU, only the adapters trainable, in training mode.
 
         Raises:
-            ValueError: without a GPU or without Unsloth, and for a model that cannot be loaded, with the way out.
+            UserError: without a GPU or without Unsloth, and for a model that cannot be loaded, with the way out.
         """
         unsloth = import_unsloth()
         from transformers import AutoConfig, AutoModelForImageTextToText
 
-        h, name = self.hparams, self.hparams["model_name"]
+        name = self.model_name
         if family_of(load_pretrained(AutoConfig, name)) == "deepseek_ocr":  # refuses what is neither of the two
             rank_zero_info(
                 f"{name} is DeepSynth's own class: Unsloth compiles its layers one by one, and fuses nothing"
             )
-        checkpointing = _CHECKPOINTING[h["activation_memory"]]
+        checkpointing = _CHECKPOINTING[self.engine.activation_memory]
         # Lightning has made the GPU the default device, which no loader expects.
         with torch.device("cpu"), self._folder() as folder:
             base, _ = unsloth.FastVisionModel.from_pretrained(
                 model_name=folder,
-                max_seq_length=h["max_seq_length"],
+                max_seq_length=self.max_seq_length,
                 dtype=self.resolved_dtype,
-                load_in_4bit=h["quantization"] == "nf4",
-                load_in_8bit=h["quantization"] == "int8",
-                load_in_16bit=h["quantization"] == "none",
+                load_in_4bit=self.quantization == "nf4",
+                load_in_8bit=self.quantization == "int8",
+                load_in_16bit=self.quantization == "none",
                 device_map={"": self.device.index or 0} if self.device.type == "cuda" else {"": self.device.type},
                 use_gradient_checkpointing=checkpointing,
                 use_exact_model_name=True,  # the user's weights, not Unsloth's repository for that name
@@ -138,7 +135,7 @@ class UnslothModule(DeepSynthModule):
                 random_state=torch.initial_seed() % 2**32,
             )
             base.requires_grad_(False)
-            if h["quantization"] != "none":
+            if self.quantization != "none":
                 self._check_quantized(base)
                 rank_zero_info(format_weight_table(weight_table(base, self.resolved_dtype)))
             model = unsloth.FastVisionModel.get_peft_model(
@@ -150,39 +147,27 @@ class UnslothModule(DeepSynthModule):
 
     def _check_quantized(self, base: Any) -> None:
         """Refuse a model that Unsloth left in 16 bits, of which it only prints a line."""
-        bits = 4 if self.hparams["quantization"] == "nf4" else 8
+        bits = 4 if self.quantization == "nf4" else 8
         if not getattr(base, f"is_loaded_in_{bits}bit", False):
             raise ValueError(
-                f"model.quantization is {self.hparams['quantization']}, but Unsloth loaded 16 bits, as it does where "
+                f"model.quantization is {self.quantization}, but Unsloth loaded 16 bits, as it does where "
                 f"bitsandbytes does not work on this GPU; {install_command('gpu')}, or use model.quantization=none"
             )
 
     def _adapter_arguments(self, base: Any) -> dict[str, Any]:
         """Return what ``get_peft_model`` is asked for; our scopes are checked as PeftModule's are."""
-        h = self.hparams
-        alpha = h["lora_alpha"] or 2 * h["lora_rank"]
-        config = lora_config(
-            base,
-            self.scope,
-            rank=h["lora_rank"],
-            alpha=alpha,
-            dropout=h["lora_dropout"],
-            rslora=h["rslora"],
-            dora=h["dora"],
-            init=h["lora_init"],
-            base_model_name=h["model_name"],
-        )
+        config = lora_config(base, self.lora, base_model_name=self.model_name)
         arguments = {
-            "r": h["lora_rank"],
-            "lora_alpha": alpha,
-            "lora_dropout": h["lora_dropout"],
-            "use_rslora": h["rslora"],
-            "use_dora": h["dora"],
+            "r": self.lora.rank,
+            "lora_alpha": self.lora.scale,
+            "lora_dropout": self.lora.dropout,
+            "use_rslora": self.lora.rslora,
+            "use_dora": self.lora.dora,
             "init_lora_weights": config.init_lora_weights,
             "random_state": torch.initial_seed() % 2**32,  # as PeftModule seeds its adapters
         }
-        if h["lora_targets"] == "auto":
-            return {**arguments, "finetune_vision_layers": h["lora_vision"]}
+        if self.lora_targets == "auto":
+            return {**arguments, "finetune_vision_layers": self.lora.vision}
         # An empty list, not None: from None Unsloth concludes experts out of the names of other layers.
         return {
             **arguments,
@@ -193,8 +178,8 @@ class UnslothModule(DeepSynthModule):
     @contextmanager
     def _folder(self) -> Iterator[str]:
         """Yield the folder or repository to load; random weights are written to a temporary one first."""
-        name = self.hparams["model_name"]
-        if self.hparams["weights"] != "random":
+        name = self.model_name
+        if self.weights != "random":
             yield resolve_model_name(name)
             return
         from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
@@ -225,10 +210,10 @@ class UnslothModule(DeepSynthModule):
         """Return the mean loss over the batch's label tokens.
 
         Raises:
-            ValueError: for packed rows, whose samples Unsloth's attention would not keep apart.
+            UserError: for packed rows, whose samples Unsloth's attention would not keep apart.
         """
         if "position_ids" in batch.tokens:
-            raise ValueError("the batch is packed, which UnslothModule does not train; turn packing of data off")
+            raise UserError("the batch is packed, which UnslothModule does not train; turn packing of data off")
         return super().compute_loss(batch)
 
     def _generate(self, batch: Batch, deadline: float | None = None) -> list[Generation] | None:
@@ -255,22 +240,22 @@ def require_accelerator() -> None:
     """Refuse a machine without a GPU.
 
     Raises:
-        ValueError: with the way out.
+        UserError: with the way out.
     """
     if not has_accelerator():
-        raise ValueError(f"UnslothModule needs a GPU, and torch finds none; {_WAY_OUT}")
+        raise UserError(f"UnslothModule needs a GPU, and torch finds none; {_WAY_OUT}")
 
 
 def import_unsloth() -> Any:
     """Return the package ``unsloth``.
 
     Raises:
-        ValueError: without a GPU, without the package, or when it does not load, with the way out.
+        UserError: without a GPU, without the package, or when it does not load, with the way out.
     """
     require_accelerator()
     prepare_environment(os.environ)
     try:
         import unsloth
     except (ImportError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"UnslothModule cannot load Unsloth ({type(error).__name__}: {error}); {_WAY_OUT}") from error
+        raise UserError(f"UnslothModule cannot load Unsloth ({type(error).__name__}: {error}); {_WAY_OUT}") from error
     return unsloth

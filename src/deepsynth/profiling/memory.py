@@ -133,9 +133,9 @@ def peak_bytes(step: Callable[[], object], device: torch.device) -> float:
     """
     if device.type != "cuda":
         raise UserError(
-            f"model.memory_budget_gib is set and the run is on the {device.type}; it must be on a GPU, where the "
-            "memory of a step is measured. Leave the budget out, or set model.activation_memory to a value other than "
-            "auto"
+            f"model.engine.memory_budget_gib is set and the run is on the {device.type}; it must be on a GPU, where "
+            "the memory of a step is measured. Leave the budget out, or set model.engine.activation_memory to a value "
+            "other than auto"
         )
     memory = DeviceMemory(device)
     memory.restart_peak()

@@ -195,16 +195,15 @@ def test_every_adapter_learns(
     """After one backward pass every LoRA B of the decoder has a gradient, though vision is frozen."""
     from peft import get_peft_model
 
-    from deepsynth.models.lora import LoraScope, lora_config, untrained_adapters
+    from deepsynth.models.lora import LoraSettings, lora_config, untrained_adapters
 
     model = loader()
     model.requires_grad_(False)
     if checkpointing:
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()
-    scope = LoraScope(mlp=True, experts="all")
-    settings = {"rank": 4, "alpha": 8, "dropout": 0.0, "rslora": False, "dora": False, "init": "default"}
-    adapted = get_peft_model(model, lora_config(model, scope, base_model_name="base", **settings)).train()
+    lora = LoraSettings(rank=4, mlp=True, experts="all")
+    adapted = get_peft_model(model, lora_config(model, lora, base_model_name="base")).train()
     batch = tensors("forward/gundam")
     adapted(**model_inputs(batch), labels=batch["labels"]).loss.backward()
     assert untrained_adapters(adapted) == []

@@ -82,7 +82,7 @@ def test_processes_may_write_the_same_features_at_the_same_time(tmp_path: Path) 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"model\.vision_cache: the folder .* cannot be used"):
+    with pytest.raises(ValueError, match=r"model\.engine\.vision_cache: the folder .* cannot be used"):
         DiskCache(tmp_path / "file", "context", SIZE)
 
 

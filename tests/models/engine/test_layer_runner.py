@@ -26,7 +26,7 @@ def peak_of(module: Any, batch: Any) -> float:
     return peak_bytes(step, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("scope", [{"lora_dropout": 0.1}, {"lora_vision": True}], ids=["dropout", "vision"])
+@pytest.mark.parametrize("scope", [{"dropout": 0.1}, {"vision": True}], ids=["dropout", "vision"])
 def test_every_level_computes_the_same_bits(scope: dict[str, Any], jsonl: Path) -> None:
     batch = batch_of(jsonl, FAMILY)
     results = []
@@ -124,7 +124,7 @@ def test_choosing_does_not_change_the_run(tmp_path: Path, jsonl: Path, monkeypat
     monkeypatch.setattr(training_engine, "peak_bytes", peak_bytes)
     weights = []
     for settings in ({"activation_memory": "none"}, {"memory_budget_gib": 1e-6}):
-        module = make_module(lora_dropout=0.2, **settings)
+        module = make_module(dropout=0.2, **settings)
         make_trainer(tmp_path, max_steps=2).fit(module, make_data(jsonl))
         weights.append({n: p.detach() for n, p in module.named_parameters() if p.requires_grad})
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
@@ -156,13 +156,16 @@ def test_few_graphs_are_compiled_and_none_for_another_length(level: Any, jsonl: 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"memory_budget_gib": 0.0}, r"model\.memory_budget_gib is 0.0; it must be above 0"),
-        ({"memory_budget_gib": 4.0, "activation_memory": "full"}, r"for model\.activation_memory=auto, which is full"),
-        ({"vision_cache": "ram"}, r"model\.vision_cache is 'ram'; want none, memory, disk"),
-        ({"vision_cache": "memory", "loss": "plain"}, r"model\.loss is plain"),
-        ({"vision_chunk": 0}, r"model\.vision_chunk is 0; it must be at least 1"),
-        ({"activation_memory": "selective", "compile": "all"}, r"model\.activation_memory is selective"),
-        ({"cuda_graphs": True}, r"model\.cuda_graphs records what is compiled"),
+        ({"memory_budget_gib": 0.0}, r"model\.engine\.memory_budget_gib is 0.0; it must be above 0"),
+        (
+            {"memory_budget_gib": 4.0, "activation_memory": "full"},
+            r"for model\.engine\.activation_memory=auto, which is full",
+        ),
+        ({"vision_cache": "ram"}, r"model\.engine\.vision_cache is 'ram'; it must be none, memory, disk"),
+        ({"vision_cache": "memory", "loss": "plain"}, r"model\.engine\.loss is plain"),
+        ({"vision_chunk": 0}, r"model\.engine\.vision_chunk is 0; it must be at least 1"),
+        ({"activation_memory": "selective", "compile": "all"}, r"model\.engine\.activation_memory is selective"),
+        ({"cuda_graphs": True}, r"model\.engine\.cuda_graphs records what is compiled"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_anything_is_loaded(settings: Any, message: str) -> None:

@@ -51,8 +51,8 @@ def make(**settings: Any) -> Any:
         {"compile": "decoder"},
         {"compile": "all", "activation_memory": "full"},
         {"compile": "all", "cuda_graphs": True},
-        {"lora_experts": "all", "lora_mlp": True},
-        {"lora_experts": "all", "activation_memory": "selective"},
+        {"experts": "all", "mlp": True},
+        {"experts": "all", "activation_memory": "selective"},
         {"packing": True},
         {"packing": True, "attn_implementation": "eager"},
     ],
@@ -60,7 +60,7 @@ def make(**settings: Any) -> Any:
 )
 def test_it_computes_what_the_plain_path_does(settings: dict[str, Any], jsonl: Path) -> None:
     packing = settings.pop("packing", False)
-    scope = {name: value for name, value in settings.items() if name.startswith("lora_")}
+    scope = {name: value for name, value in settings.items() if name in ("experts", "mlp")}
     plain = make(kernels="plain", loss="plain", activation_memory="none", **scope)
     expected = loss_and_gradients(plain, on_gpu(batch_of(jsonl, FAMILY), jsonl))
     module = make(**{"activation_memory": "none", **settings})
@@ -80,7 +80,7 @@ def test_it_computes_what_the_plain_path_does(settings: dict[str, Any], jsonl: P
         {"compile": "all"},
         {"compile": "all", "cuda_graphs": True},
         {"activation_memory": "selective"},
-        {"lora_experts": "all"},
+        {"experts": "all"},
     ],
     ids=str,
 )
@@ -89,9 +89,9 @@ def test_in_bfloat16_it_is_as_near_to_the_truth_as_the_plain_path(
 ) -> None:
     batch = on_gpu(batch_of(jsonl, family), jsonl)
     ways: list[dict[str, Any]] = [{"loss": "plain", "kernels": "plain"}, settings]
-    if "lora_experts" in settings and family != FAMILY:
+    if "experts" in settings and family != FAMILY:
         pytest.skip("it has no routed experts")
-    scope = {name: value for name, value in settings.items() if name.startswith("lora_")}
+    scope = {name: value for name, value in settings.items() if name in ("experts", "mlp")}
     truth = loss_and_gradients(make(model_name=family, **ways[0], **scope), batch)
     half: dict[str, Any] = {"model_name": family, "dtype": "bfloat16", "activation_memory": "none", **scope}
     plain, fast = (loss_and_gradients(make(**{**half, **way}), batch) for way in ways)

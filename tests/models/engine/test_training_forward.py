@@ -56,11 +56,11 @@ def make(family: str, **kwargs: Any) -> Any:
 
 
 @FAMILIES
-@pytest.mark.parametrize("scope", [{}, {"lora_vision": True, "lora_projector": True}], ids=["frozen", "vision"])
+@pytest.mark.parametrize("scope", [{}, {"vision": True, "projector": True}], ids=["frozen", "vision"])
 def test_loss_and_gradients_equal_the_models_own(family: str, scope: dict[str, bool], jsonl: Path) -> None:
     batch = batch_of(jsonl, family, pad_to_multiple_of=16)
     assert not batch.inputs["attention_mask"].all()
-    kwargs = {"lora_mlp": True, "lora_experts": "shared", **scope}
+    kwargs = {"mlp": True, "experts": "shared", **scope}
     assert_same(
         loss_and_gradients(make(family, loss="chunked", **kwargs), batch),
         loss_and_gradients(make(family, loss="plain", **kwargs), batch),
@@ -133,13 +133,13 @@ def test_images_with_and_without_tiles_are_encoded_a_few_at_a_time(
 def test_frozen_vision_leaves_nothing_for_a_backward_pass(jsonl: Path) -> None:
     batch = batch_of(jsonl, "deepsynth/tiny-random")
     assert not make("deepsynth/tiny-random").training_forward.image_features(batch.inputs)[0].requires_grad
-    trained = make("deepsynth/tiny-random", lora_projector=True)
+    trained = make("deepsynth/tiny-random", projector=True)
     assert trained.training_forward.image_features(batch.inputs)[0].requires_grad
 
 
 def test_a_cache_for_trained_vision_is_refused() -> None:
-    module = make_module(lora_projector=True, vision_cache="memory")
-    with pytest.raises(ValueError, match=r"model\.vision_cache keeps features .*lora_projector=false"):
+    module = make_module(projector=True, vision_cache="memory")
+    with pytest.raises(ValueError, match=r"model\.engine\.vision_cache keeps features .*lora\.projector=false"):
         module.configure_model()
 
 
@@ -173,7 +173,7 @@ def curve(
     **settings: Any,
 ) -> list[float]:
     losses = Losses()
-    module = make_module(lr=1e-3, lora_experts="shared", **settings)
+    module = make_module(lr=1e-3, experts="shared", **settings)
     make_trainer(tmp_path, max_steps=steps, callbacks=[losses], **(trainer or {})).fit(module, make_data(jsonl, **data))
     return losses.losses
 
@@ -198,7 +198,7 @@ def test_training_with_the_cache_is_bit_equal_to_training_without(where: str, tm
     if where == "disk":  # a second run finds all pages, and computes none
         files = sorted((tmp_path / "cache").rglob("*.safetensors"))
         assert len(files) == 16  # 8 pages in 2 ways
-        module = make_module(lr=1e-3, lora_experts="shared", vision_cache=cache)
+        module = make_module(lr=1e-3, experts="shared", vision_cache=cache)
         module.configure_model()
         module.training_forward.base.model.vision_tower.forward = None  # would raise
         losses = Losses()

@@ -103,7 +103,7 @@ class DiskCache(FeatureCache):
             self.folder.mkdir(parents=True, exist_ok=True)
             there = sum(file.stat().st_size for file in self.folder.glob("*/*.safetensors"))
         except OSError as error:
-            raise ValueError(f"model.vision_cache: the folder {self.folder} cannot be used: {error}") from error
+            raise ValueError(f"model.engine.vision_cache: the folder {self.folder} cannot be used: {error}") from error
         super().__init__(max(0, limit_bytes - there) // ranks)
 
     def _path(self, key: str) -> Path:

@@ -58,8 +58,8 @@ class TrainingForward:
     ) -> None:
         if loss == "liger" and not has_liger():
             raise ValueError(
-                f"model.loss is liger, but liger-kernel is not installed; {install_command('gpu')}, or use "
-                "model.loss=auto"
+                f"model.engine.loss is liger, but liger-kernel is not installed; {install_command('gpu')}, or use "
+                "model.engine.loss=auto"
             )
         self.model = model
         self.base = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -68,8 +68,9 @@ class TrainingForward:
         if isinstance(model, FSDPModule):
             if cache is not None:
                 raise ValueError(
-                    "model.vision_cache is on, but sharded weights are gathered by all processes together, and a page "
-                    "that one of them finds in its cache would leave the others waiting; set model.vision_cache=none"
+                    "model.engine.vision_cache is on, but sharded weights are gathered by all processes together, and "
+                    "a page that one of them finds in its cache would leave the others waiting; set "
+                    "model.engine.vision_cache=none"
                 )
             self._run = _gathering(model, "training_loss", self._compute)
             if isinstance(self.base.lm_head, FSDPModule):
@@ -78,8 +79,8 @@ class TrainingForward:
         self.frozen_vision = not any(p.requires_grad for name, p in vision_tensors(self.base).items())
         if cache is not None and not self.frozen_vision:
             raise ValueError(
-                "model.vision_cache keeps features that stay what they are, but vision or projector is trained; set "
-                "model.vision_cache=none, or model.lora_vision=false and model.lora_projector=false"
+                "model.engine.vision_cache keeps features that stay what they are, but vision or projector is trained; "
+                "set model.engine.vision_cache=none, or model.lora.vision=false and model.lora.projector=false"
             )
         self.cache = cache
         #: What a forward pass runs in, as :func:`deepsynth.models.kernels.decoder.speed_up` says.
