@@ -116,7 +116,7 @@ def test_auto_takes_the_fastest_level_within_the_budget(
 
 
 def test_a_budget_on_a_cpu_is_refused(tmp_path: Path, jsonl: Path) -> None:
-    with pytest.raises(UserError, match=r"model\.memory_budget_gib is set and the run is on the cpu"):
+    with pytest.raises(UserError, match=r"model\.engine\.memory_budget_gib is set and the run is on the cpu"):
         make_trainer(tmp_path, max_steps=1).fit(make_module(memory_budget_gib=1.0), make_data(jsonl))
 
 
