@@ -75,7 +75,7 @@ def _adapter(base: str, folder: Path, scope: str = "all", strength: float = 0.02
 def test_merged_model_stands_alone(scope: str, format: Any, base: Path, tmp_path: Path) -> None:
     """It loads without peft, with its processor, and says how many weights the adapter changed."""
     adapter = _adapter(str(base), tmp_path / "adapter", scope)
-    report = export_model(adapter, tmp_path / "out", format=format)
+    report = export_model(adapter, output=tmp_path / "out", format=format)
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
     assert (report.changed + report.unchanged, report.dtype) == (len(model.state_dict()), "float32")
     # 4 layers, 3 with experts; 4 attention, 3 dense, 3 shared and 2 fused matrices; SAM 4x4, CLIP 3x6, one projector.
@@ -103,14 +103,14 @@ def test_merged_model_stands_alone(scope: str, format: Any, base: Path, tmp_path
 def test_variants_of_lora(changes: dict[str, bool], base: Path, tmp_path: Path) -> None:
     """Another scaling, or magnitudes of their own."""
     adapter = _adapter(str(base), tmp_path / "adapter", "attention", **changes)
-    assert export_model(adapter, tmp_path / "out").changed == 16
+    assert export_model(adapter, output=tmp_path / "out").changed == 16
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_sixteen_bits(dtype: Any, base: Path, tmp_path: Path) -> None:
     """Rounded once, by no more than rounding."""
     adapter = _adapter(str(base), tmp_path / "adapter", strength=0.05)
-    report = export_model(adapter, tmp_path / "out", dtype=dtype, format="published")
+    report = export_model(adapter, output=tmp_path / "out", dtype=dtype, format="published")
     assert report.dtype == dtype
     assert {t.dtype for t in load_file(tmp_path / "out/model.safetensors").values()} == {getattr(torch, dtype)}
     assert json.loads((tmp_path / "out/config.json").read_text())["torch_dtype"] == dtype
@@ -119,11 +119,11 @@ def test_sixteen_bits(dtype: Any, base: Path, tmp_path: Path) -> None:
 def test_second_version_through_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """DeepSeek-OCR-2's classes, the base by its built-in name."""
     adapter = _adapter("deepsynth/tiny-random", tmp_path / "adapter", "attention", strength=0.2)
-    assert main(["export", str(adapter), str(tmp_path / "out"), "--dtype=float32"]) == 0
+    assert main(["export", str(adapter), f"--output={tmp_path / 'out'}", "--dtype=float32"]) == 0
     assert "weights changed, all of the adapter's" in capsys.readouterr().out
     assert type(AutoModelForImageTextToText.from_pretrained(tmp_path / "out")).__name__.startswith("DeepseekOcr2")
     with pytest.raises(ValueError, match="only DeepSeek-OCR is written in its original format"):
-        export_model(adapter, tmp_path / "other", format="published")
+        export_model(adapter, output=tmp_path / "other", format="published")
     assert not (tmp_path / "other").exists()
 
 
@@ -136,42 +136,42 @@ def test_adapters_of_another_model_are_refused_with_their_keys(base: Path, tmp_p
 
     save_file({**whole, key.replace("layers.3", "layers.30"): whole[key].clone()}, file)
     with pytest.raises(ValueError, match=r"base cannot serve 1 keys \(.*layers.30.self_attn.q_proj.lora_A"):
-        export_model(adapter, tmp_path / "out")
+        export_model(adapter, output=tmp_path / "out")
 
     save_file({name: tensor for name, tensor in whole.items() if name != key}, file)
     with pytest.raises(ValueError, match=r"the file lacks 1 keys \(.*layers.3.self_attn.q_proj.lora_A"):
-        export_model(adapter, tmp_path / "out")
+        export_model(adapter, output=tmp_path / "out")
 
     save_file({**whole, key: torch.ones(4, 80)}, file)
     with pytest.raises(ValueError, match="is no adapter of"):
-        export_model(adapter, tmp_path / "out")
+        export_model(adapter, output=tmp_path / "out")
 
     save_file({name: torch.zeros_like(tensor) for name, tensor in whole.items()}, file)
     with pytest.raises(ValueError, match="holds zeros alone"):
-        export_model(adapter, tmp_path / "out")
+        export_model(adapter, output=tmp_path / "out")
 
     file.write_bytes(b"\x10")
     with pytest.raises(ValueError, match="cut or damaged"):
-        export_model(adapter, tmp_path / "out")
+        export_model(adapter, output=tmp_path / "out")
 
     LoraConfig(r=4, target_modules=["query_key_value"], base_model_name_or_path=str(base)).save_pretrained(adapter)
     save_file(whole, file)
     with pytest.raises(ValueError, match=r"is no adapter of .*query_key_value.*Its keys: 32 keys"):
-        export_model(adapter, tmp_path / "out")
+        export_model(adapter, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_folders_that_cannot_be_used(base: Path, tmp_path: Path) -> None:
     """No adapter, no base, an output that is there."""
     with pytest.raises(ValueError, match=r"no adapter_config.json; give a peft folder"):
-        export_model(tmp_path, tmp_path / "out")
+        export_model(tmp_path, output=tmp_path / "out")
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ValueError, match="say it with --base"):
-        export_model(tmp_path, tmp_path / "out")
+        export_model(tmp_path, output=tmp_path / "out")
     with pytest.raises(ValueError, match=r"no adapter_model.safetensors"):
-        export_model(tmp_path, tmp_path / "out", base=str(base))
+        export_model(tmp_path, output=tmp_path / "out", base=str(base))
     with pytest.raises(ValueError, match="which is there already; name a new folder"):
-        export_model(tmp_path, base)
+        export_model(tmp_path, output=base)
 
 
 def test_a_wrong_merge_is_noticed(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,5 +212,5 @@ def test_a_wrong_merge_is_noticed(base: Path, tmp_path: Path, monkeypatch: pytes
     ):
         monkeypatch.setattr(PeftModel, "merge_and_unload", broken(change), raising=False)
         with pytest.raises(ValueError, match=message):
-            export_model(adapter, tmp_path / "out")
+            export_model(adapter, output=tmp_path / "out")
         assert not (tmp_path / "out").exists()

@@ -45,7 +45,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def processes(fake: str, tmp_path: Path) -> Iterator[BackendProcesses]:
-    with BackendProcesses(tmp_path / "logs", 30, fake) as processes:
+    with BackendProcesses(30, tmp_path / "logs", fake) as processes:
         yield processes
 
 
@@ -85,16 +85,21 @@ def test_cells_go_on_after_a_failure_and_are_kept(fake: str, tmp_path: Path) -> 
     seen: list[str] = []
 
     def measure(only: list[str], resume: bool) -> dict[str, Result]:
-        return measure_all(
-            [A, B],
-            [Measurement("load", "load"), Measurement("train/batch=2", "train"), Measurement("broken", "crash")],
-            only=only,
-            resume=resume,
-            output=tmp_path / "r.json",
-            cell_limit_s=30.0,
-            worker=fake,
-            report=lambda name, result: seen.append(f"{name} {result.get('not_measured', 'ok')}"),
-        )
+        measurements = [
+            Measurement("load", "load"),
+            Measurement("train/batch=2", "train"),
+            Measurement("broken", "crash"),
+        ]
+        with BackendProcesses(30, tmp_path / "logs", fake) as processes:
+            return measure_all(
+                processes,
+                [A, B],
+                measurements,
+                only=only,
+                resume=resume,
+                output=tmp_path / "r.json",
+                report=lambda name, result: seen.append(f"{name} {result.get('not_measured', 'ok')}"),
+            )
 
     results = measure(["b"], resume=False)
     assert list(results) == ["load/b", "train/batch=2/b", "broken/b"]

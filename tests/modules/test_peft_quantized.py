@@ -145,7 +145,7 @@ def test_a_checkpoint_and_an_adapter_bring_back_what_was_trained(tmp_path: Path,
     other = loaded(quantization="none", adapter=str(tmp_path / "adapter"))  # what 4 bits trained fits 16 bits
     assert {n: p.tolist() for n, p in adapters(other)} == {n: p.tolist() for n, p in adapters(module)}
 
-    report = export_model(tmp_path / "adapter", tmp_path / "merged")
+    report = export_model(tmp_path / "adapter", output=tmp_path / "merged")
     assert report.changed == len({name.partition(".lora_")[0] for name, _ in adapters(module)})
     settings = json.loads((tmp_path / "adapter" / "deepsynth.json").read_text())
     assert settings["quantization"] == "nf4"

@@ -186,16 +186,16 @@ def resume(run: Path, deadline_s: float = 600.0) -> None:
         print_line(line)
 
 
-def pull(reference: str, folder: Path | None = None) -> None:
+def pull(reference: str, *, output: Path | None = None) -> None:
     """Download an adapter from the Hub.
 
     Args:
         reference: ``hf://owner/repo@revision``; without a revision, the branch ``main``.
-        folder: where to put the files; by default they stay in the Hugging Face cache.
+        output: folder for the files; by default they stay in the Hugging Face cache.
     """
     from deepsynth.hub.pull import pull as pull_adapter
 
-    print_line(str(pull_adapter(reference, folder)))
+    print_line(str(pull_adapter(reference, output)))
 
 
 def hub(args: list[str]) -> None:

@@ -1,6 +1,6 @@
 """Merge an adapter into its base model, write it, read it back, and prove that it is the same model.
 
-    deepsynth export runs/quickstart/adapter merged/ --format published
+    deepsynth export runs/quickstart/adapter --output merged --format published
 
 The adapter is a plain peft folder. What is written stands alone: weights, configuration, tokenizer and processor, in
 transformers' format or in the published one of DeepSeek-OCR, which the original code, vLLM and SGLang load.
@@ -75,6 +75,7 @@ class ExportReport:
 
 def export_model(
     adapter: Path,
+    *,
     output: Path,
     base: str | None = None,
     format: Format = "native",

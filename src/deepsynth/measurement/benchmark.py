@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from deepsynth.measurement.cells import NOT_MEASURED, Result, Setting
-from deepsynth.measurement.process import Backend, Measurement, measure_all, named_backends
+from deepsynth.measurement.process import Backend, BackendProcesses, Measurement, measure_all, named_backends
 
 #: Title, key, width and digits of a column, and what its figure is multiplied by.
 Column = tuple[str, str, int, int, float]
@@ -72,16 +72,18 @@ class Benchmark(ABC):
         model = str(self.config) if self.config else f"{self.model_name}, {self.weights} weights"
         settings: dict[str, Setting] = {"model": model, **{name: getattr(self, name) for name in self.SETTINGS}}
         report(format_head(self.COLUMNS))
-        return measure_all(
-            self.chosen_backends(),
-            self.measurements(),
-            only=self.only,
-            resume=self.resume,
-            output=self.output,
-            settings=settings,
-            cell_limit_s=self.cell_limit_s,
-            report=lambda name, result: report(format_row(name, result, self.COLUMNS)),
-        )
+        logs = self.output.parent / "logs" if self.output else None
+        with BackendProcesses(self.cell_limit_s, logs) as processes:
+            return measure_all(
+                processes,
+                self.chosen_backends(),
+                self.measurements(),
+                only=self.only,
+                resume=self.resume,
+                output=self.output,
+                settings=settings,
+                report=lambda name, result: report(format_row(name, result, self.COLUMNS)),
+            )
 
     def chosen_backends(self) -> list[Backend]:
         """Return the backends of the files, or the built-in ones.

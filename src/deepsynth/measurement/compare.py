@@ -11,7 +11,7 @@ from typing import Any
 
 from deepsynth.errors import UserError
 from deepsynth.measurement.cells import NOT_MEASURED, Result, Setting, environment
-from deepsynth.measurement.process import Measurement, measure_all, named_backends
+from deepsynth.measurement.process import BackendProcesses, Measurement, measure_all, named_backends
 from deepsynth.measurement.report import html_page, markdown
 from deepsynth.measurement.tables import Comparison
 
@@ -76,16 +76,17 @@ class CompareBackends:
         backends = named_backends(shared, self.backends)
         settings = self._settings()
         file = self.output / "results.json"
-        results = measure_all(
-            backends,
-            self.measurements(),
-            only=self.only,
-            resume=self.resume,
-            output=file,
-            settings=settings,
-            cell_limit_s=self.cell_limit_s,
-            report=lambda name, result: report(one_line(name, result)),
-        )
+        with BackendProcesses(self.cell_limit_s, self.output / "logs") as processes:
+            results = measure_all(
+                processes,
+                backends,
+                self.measurements(),
+                only=self.only,
+                resume=self.resume,
+                output=file,
+                settings=settings,
+                report=lambda name, result: report(one_line(name, result)),
+            )
         names = [backend.name for backend in backends]
         comparison = Comparison(
             results={**results, **loaded(results)},

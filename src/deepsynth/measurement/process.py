@@ -70,13 +70,14 @@ class BackendProcesses:
     """The process of the backend that is measured now; it ends when another backend is measured.
 
     Args:
-        logs: folder for what the processes print, a file for each backend.
         cell_limit_s: seconds that a measurement may take, loading included.
+        logs: folder for what the processes print, a file for each backend; by default one that is removed at the end.
         worker: module of the processes.
     """
 
-    def __init__(self, logs: Path, cell_limit_s: float, worker: str = WORKER) -> None:
-        self.logs = logs
+    def __init__(self, cell_limit_s: float, logs: Path | None = None, worker: str = WORKER) -> None:
+        self._scratch = tempfile.TemporaryDirectory()
+        self.logs = logs or Path(self._scratch.name)
         self.cell_limit_s = cell_limit_s
         self.worker = worker
         self._backend: Backend | None = None
@@ -91,6 +92,7 @@ class BackendProcesses:
     ) -> None:
         """End the process; at once after an error, Ctrl-C included."""
         self.end(grace_s=30.0 if error is None else 0.0)
+        self._scratch.cleanup()
 
     def measure(self, backend: Backend, measurement: Measurement) -> Result:
         """Return the figures, or ``not_measured`` with the reason."""
@@ -126,6 +128,7 @@ class BackendProcesses:
 
 
 def measure_all(
+    processes: BackendProcesses,
     backends: Sequence[Backend],
     measurements: Sequence[Measurement],
     *,
@@ -133,22 +136,19 @@ def measure_all(
     resume: bool = False,
     output: Path | None = None,
     settings: Mapping[str, Setting] | None = None,
-    cell_limit_s: float,
     report: Callable[[str, Result], None],
-    worker: str = WORKER,
 ) -> dict[str, Result]:
     """Measure each backend, all of one before the next.
 
     Args:
+        processes: which measure.
         backends: what to measure.
         measurements: of each.
-        only: as :func:`deepsynth.measurement.cells.run_cells` takes it; so are the next three.
+        only: as :func:`deepsynth.measurement.cells.run_cells` takes it; so are the next four.
         resume: keep the results in ``output``.
-        output: JSON file; what the processes print goes to ``logs`` beside it, or is gone afterwards without it.
+        output: JSON file.
         settings: that all cells have in common.
-        cell_limit_s: seconds that one cell may take, loading included.
         report: called with each cell's name and result.
-        worker: module of the processes.
 
     Returns:
         The results by cell: ``train/batch=8/peft``; with ``resume`` those of earlier calls too.
@@ -156,15 +156,9 @@ def measure_all(
     Raises:
         UserError: as :func:`deepsynth.measurement.cells.run_cells` does.
     """
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        BackendProcesses(
-            Path(scratch) if output is None else output.parent / "logs", cell_limit_s, worker
-        ) as processes,
-    ):
-        cells = [
-            Cell(f"{measurement.name}/{backend.name}", partial(processes.measure, backend, measurement))
-            for backend in backends
-            for measurement in measurements
-        ]
-        return run_cells(cells, only=only, resume=resume, output=output, settings=settings, report=report)
+    cells = [
+        Cell(f"{measurement.name}/{backend.name}", partial(processes.measure, backend, measurement))
+        for backend in backends
+        for measurement in measurements
+    ]
+    return run_cells(cells, only=only, resume=resume, output=output, settings=settings, report=report)
