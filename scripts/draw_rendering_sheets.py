@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/rendering.md: one page of each script, Markdown, and several looks.
+"""Draw the pictures of docs/rendering.md: one page of each script, Markdown, and several styles.
 
 Needs the fonts of Debian's fonts-noto-core and fonts-noto-cjk, libfribidi0 and pyphen.
 
@@ -69,17 +69,17 @@ def page(text: str, seed: int = 0, language: str | None = None, **options: objec
 
 
 def save(image: Image.Image, path: Path) -> None:
-    """Write few colours, as the repository keeps the pictures."""
+    """Write few colors, as the repository keeps the pictures."""
     image.quantize(24, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main(folder: Path) -> None:
-    """Write rendering_scripts.png, rendering_markdown.png and rendering_looks.png."""
+    """Write rendering_scripts.png, rendering_markdown.png and rendering_styles.png."""
     small = {"page_width_px": 300, "page_height_px": 190, "margin_px": 14, "font_size_px": 17.0}
     save(contact_sheet([page(t, 0, code, **small) for code, t in ARTICLE.items()]), folder / "rendering_scripts.png")
     options = {"page_width_px": 480, "page_height_px": 560, "margin_px": 24, "font_size_px": 15.0, "markup": "markdown"}
     save(page(MARKDOWN, **options), folder / "rendering_markdown.png")
-    looks = {
+    styles = {
         "page_width_px": 300,
         "page_height_px": 380,
         "margin_px": (10, 40),
@@ -94,8 +94,8 @@ def main(folder: Path) -> None:
         "hyphenate": 0.5,
     }
     text = "\n\n".join([ARTICLE["en"], ARTICLE["de"]] * 40)
-    pages = TextRenderer(**looks)(Document("book", text), np.random.default_rng(1))  # type: ignore[arg-type]
-    save(contact_sheet([page.image for page in pages[:8]]), folder / "rendering_looks.png")
+    pages = TextRenderer(**styles)(Document("book", text), np.random.default_rng(1))  # type: ignore[arg-type]
+    save(contact_sheet([page.image for page in pages[:8]]), folder / "rendering_styles.png")
 
 
 if __name__ == "__main__":

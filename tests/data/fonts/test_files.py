@@ -4,7 +4,6 @@ import pytest
 
 from deepsynth.data.fonts.files import bundled_faces, bundled_folder, coverage, is_ignorable, read_faces
 from deepsynth.data.fonts.library import FontLibrary
-from deepsynth.data.text.scripts import font_package, region_of, script_words
 from deepsynth.errors import UserError
 
 SANS = str(bundled_folder() / "DejaVuSans.ttf")
@@ -51,7 +50,7 @@ def test_joiners_need_no_glyph(bundled):
     assert not is_ignorable("a")
 
 
-def test_marks_keep_their_invisible_neighbours(bundled):
+def test_marks_keep_their_invisible_neighbors(bundled):
     split = runs(bundled, "a\u0915\u200d\u093f")
     assert "".join(run for run, _ in split) == "a\u0915\u200d\u093f"
 
@@ -88,37 +87,6 @@ def test_a_file_that_is_no_font_is_refused(tmp_path):
 def test_a_folder_without_fonts_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"font_dirs names .* no folder with"):
         FontLibrary([str(tmp_path)])
-
-
-@pytest.mark.parametrize(
-    ("text", "language", "region"),
-    [
-        ("hello", None, "SC"),
-        ("漢字", None, "SC"),
-        ("漢字かな", None, "JP"),
-        ("한국", None, "KR"),
-        ("漢字", "ja", "JP"),
-        ("漢字かな", "en", "JP"),
-        ("漢字", "zh-TW", "TC"),
-        ("漢字", "zh_Hant", "TC"),
-        ("漢字", "zh-CN", "SC"),
-    ],
-)
-def test_forms_of_chinese_characters_follow_language_and_text(text, language, region):
-    assert region_of(text, language) == region
-
-
-def test_script_words_name_the_fonts_made_for_a_script():
-    assert script_words("漢", "JP")[0] == "cjk jp"
-    assert script_words("क", "SC")[0] == "devanagari"
-
-
-@pytest.mark.parametrize(
-    ("character", "package"),
-    [("漢", "fonts-noto-cjk"), ("क", "fonts-noto-core"), ("🎉", "fonts-symbola"), ("\ue000", "private use")],
-)
-def test_a_missing_character_names_a_package(character, package):
-    assert package in font_package(character)
 
 
 def test_a_file_of_matplotlibs_wheel_is_found_by_its_name(bundled):

@@ -170,7 +170,7 @@ def test_single_pages_of_many_looks_equal_those_of_the_document(markup):
 
 def test_words_may_be_hyphenated_and_the_text_stays_whole():
     pytest.importorskip("pyphen")
-    text = "Considerable international responsibility fundamentally characterises communication. " * 12
+    text = "Considerable international responsibility fundamentally characterizes communication. " * 12
     pages = render(text, hyphenate=1.0, page_width_px=170)
     assert_shows_text(pages, text)
     whole = render(text, page_width_px=170)
@@ -179,7 +179,7 @@ def test_words_may_be_hyphenated_and_the_text_stays_whole():
 
 def test_no_page_ends_with_a_hyphen():
     pytest.importorskip("pyphen")
-    text = "Considerable international responsibility fundamentally characterises communication. " * 40
+    text = "Considerable international responsibility fundamentally characterizes communication. " * 40
     for height in (60, 75, 90, 105):
         pages = render(text, hyphenate=1.0, page_width_px=200, page_height_px=height)
         assert_shows_text(pages, text)
@@ -219,10 +219,10 @@ def test_pixels_are_the_same_in_another_process():
     assert runs[0] == runs[1] != ""
 
 
-def test_colours_are_drawn():
+def test_colors_are_drawn():
     (page,) = render("ink", text_color=("#800000",), background_color=("#ffffee",))
-    colours = {colour for _, colour in page.image.getcolors(1_000_000)}
-    assert {(0x80, 0, 0), (0xFF, 0xFF, 0xEE)} <= colours
+    colors = {color for _, color in page.image.getcolors(1_000_000)}
+    assert {(0x80, 0, 0), (0xFF, 0xFF, 0xEE)} <= colors
 
 
 def test_it_travels_to_workers_without_its_caches():

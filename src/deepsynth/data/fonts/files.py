@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from pathlib import Path
 from PIL import ImageFont
 
 from deepsynth.errors import UserError
+
+log = logging.getLogger(__name__)
 
 #: (bold, italic) of the style names that a family's four faces go by; other weights and widths are not used.
 FACES = {
@@ -31,8 +34,8 @@ INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
     "\ufe00-\ufe0f\ufeff\uffa0\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
-#: Tables of colour fonts, whose glyphs have no plain outline to draw in ink.
-_COLOUR_TABLES = ("COLR", "CBDT", "sbix", "SVG ")
+#: Tables of color fonts, whose glyphs have no plain outline to draw.
+_COLOR_TABLES = ("COLR", "CBDT", "sbix", "SVG ")
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,10 @@ class FontFile:
     """One face in a font file.
 
     Attributes:
-        path: of the file.
-        index: of the face in a collection.
-        family: name that the face itself gives.
-        style: name that the face itself gives, such as "Bold".
+        path: path of the file.
+        index: index of the face in a collection.
+        family: name of the family, as the face gives it.
+        style: name of the style, as the face gives it, such as "Bold".
     """
 
     path: str
@@ -67,7 +70,6 @@ class Coverage:
     __slots__ = ("_bits",)
 
     def __init__(self, codes: Iterable[int]) -> None:
-        """Set the bits."""
         codes = list(codes)
         bits = bytearray(max(codes, default=-1) // 8 + 1)
         for code in codes:
@@ -90,7 +92,7 @@ def coverage(path: str, index: int) -> Coverage:
     from fontTools.ttLib import TTFont
 
     with TTFont(path, fontNumber=index, lazy=True) as font:
-        if any(table in font for table in _COLOUR_TABLES):
+        if any(table in font for table in _COLOR_TABLES):
             return Coverage(())
         return Coverage(font.getBestCmap() or ())
 
@@ -152,8 +154,8 @@ def folder_faces(folder: Path, pattern: str = "*") -> tuple[FontFile, ...]:
         if path.suffix.lower() in SUFFIXES:
             try:
                 faces.extend(read_faces(path))
-            except UserError:  # a system's folder may hold bitmap fonts; a font named by the user is read elsewhere
-                continue
+            except UserError as error:  # a system's folder may hold bitmap fonts
+                log.info("a font is not used: %s", error)
     return tuple(sorted(faces, key=lambda face: (face.family, face.style, face.path, face.index)))
 
 

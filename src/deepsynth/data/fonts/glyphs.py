@@ -1,4 +1,4 @@
-"""What a shaped word is: its glyphs as pixels, and the room that they take."""
+"""Shaped text: its glyphs as pixels, and the room that they need."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ Direction = Literal["ltr", "rtl"]
 
 
 class FontStyle(NamedTuple):
-    """How a run of text looks.
+    """Font and size of text.
 
     Attributes:
-        family: of the font that is asked first.
-        size_px: of the em square.
-        bold: wanted.
-        italic: wanted.
-        region: whose forms of Chinese characters: SC, TC, HK, JP or KR.
+        family: family of the font that is tried first.
+        size_px: size of the em square, pixels.
+        bold: use the bold face, if there is one.
+        italic: use the italic face, if there is one.
+        region: region whose forms of Chinese characters are used: SC, TC, HK, JP or KR.
     """
 
     family: str
@@ -26,7 +26,13 @@ class FontStyle(NamedTuple):
 
 
 class GlyphBitmap(NamedTuple):
-    """Coverage of one run of glyphs, 0 to 255, and its place relative to the pen on the baseline, in pixels."""
+    """Coverage of a glyph, or of several that were shaped together.
+
+    Attributes:
+        mask: Pillow's mask, coverage from 0 to 255.
+        dx: left edge of the mask, relative to the pen, pixels.
+        dy: top edge of the mask, relative to the baseline, pixels.
+    """
 
     mask: Any
     dx: int

@@ -26,7 +26,7 @@ from deepsynth.data.fonts.files import (
     system_folders,
 )
 from deepsynth.data.text.linebreak import grapheme_clusters
-from deepsynth.data.text.scripts import script_words
+from deepsynth.data.text.unicode_scripts import script_words
 from deepsynth.errors import UserError
 
 _REMEMBERED_CLUSTERS = 50_000
@@ -44,7 +44,7 @@ class FontLibrary:
     """
 
     def __init__(self, font_dirs: Sequence[str] = (), system_fonts: bool = True) -> None:
-        """Check the folders; the system's fonts are looked at only when they are needed."""
+        # The system's fonts are looked for only when they are needed.
         self._system_fonts = system_fonts
         self._own: tuple[FontFile, ...] = ()
         for folder in font_dirs:
@@ -69,7 +69,7 @@ class FontLibrary:
         """Return the faces of a family by (bold, italic); the upright one is always there.
 
         Args:
-            name: of a family, or the path of a font file.
+            name: name of a family, or path of a font file.
 
         Raises:
             UserError: when there is no such family or file.
@@ -82,9 +82,7 @@ class FontLibrary:
         if name.lower().endswith(SUFFIXES):
             path = Path(name).expanduser()
             if len(path.parts) == 1 and not path.exists():
-                path = (
-                    bundled_folder() / name
-                )  # a file of matplotlib's wheel by its name alone, as STIXGeneralItalic.ttf
+                path = bundled_folder() / name  # a file of matplotlib's wheel, as STIXGeneralItalic.ttf
             if not path.is_file():
                 raise UserError(f"fonts names the file {name!r}, which does not exist")
             return {(False, False): read_faces(path)[0]}
@@ -109,10 +107,10 @@ class FontLibrary:
 
         Args:
             text: without white space.
-            family: that is asked first.
-            bold: wanted.
-            italic: wanted.
-            region: of Chinese characters: SC, TC, HK, JP or KR.
+            family: family that is tried first.
+            bold: use bold faces where there are some.
+            italic: use italic faces where there are some.
+            region: region whose forms of Chinese characters are used: SC, TC, HK, JP or KR.
         """
         first = self._known.get((family, bold, italic))
         if first and first[1].issuperset(text):

@@ -16,7 +16,7 @@ from PIL import ImageFont, features
 from deepsynth.data.fonts.files import FontFile, is_ignorable
 from deepsynth.data.fonts.glyphs import Direction, FontStyle, GlyphBitmap, ShapedRun
 from deepsynth.data.fonts.library import FontLibrary
-from deepsynth.data.text.scripts import font_package
+from deepsynth.data.text.unicode_scripts import font_package
 from deepsynth.errors import UserError
 
 #: What is kept in memory; about 1 kB a run and half of it a glyph at 20 pixels.
@@ -52,7 +52,7 @@ class Shaper:
     """Shapes words and remembers them.
 
     Args:
-        library: where fonts are found.
+        library: finds the fonts.
         replace_missing: draw U+FFFD, in the text too, for a character that no font has, instead of raising.
     """
 
@@ -94,7 +94,7 @@ class Shaper:
         return run
 
     def shape(self, text: str, style: FontStyle, direction: Direction = "ltr") -> ShapedRun:
-        """Return a shaped word without remembering it; see :meth:`shape_once`."""
+        """Return a shaped run without remembering it; see :meth:`shape_once`."""
         runs, replaced = self._runs(text, style)
         bitmaps: list[GlyphBitmap] = []
         pen = 0.0
@@ -120,7 +120,7 @@ class Shaper:
         """Add the glyphs of a run that needs no shaping, and return where the pen is then.
 
         Pillow's own layout gives hinted glyphs whole pixels and no visible kerning, so its result is put together from
-        single characters, each rasterised once.
+        single characters, each rasterized once.
         """
         key = (face, size_px)
         if self._glyph_count > _CACHED_GLYPHS:

@@ -17,7 +17,7 @@ from deepsynth.data.rendering.drawing import draw_page
 from deepsynth.data.rendering.options import TextOptions
 from deepsynth.data.rendering.page_style import PageStyle, sample_style
 from deepsynth.data.text.cleaning import clean_text, fold_whitespace
-from deepsynth.data.text.scripts import region_of
+from deepsynth.data.text.unicode_scripts import region_of
 from deepsynth.data.typesetting.composition import Composition, Plan
 from deepsynth.data.typesetting.pages import PageLayout
 from deepsynth.errors import UserError

@@ -3,7 +3,7 @@
 1. Lone surrogates are refused: they are no characters.
 2. Line ends become one newline: CR LF, CR, vertical tab, form feed, NEL, U+2028 and U+2029.
 3. Byte-order marks (U+FEFF) and the C0 and C1 controls are removed, and counted; newline and tab stay.
-4. The text is normalised to NFC.
+4. The text is normalized to NFC.
 
 Everything else stays as it is: spaces of every kind, joiners (U+200C, U+200D), bidirectional marks, soft hyphens.
 """
@@ -30,7 +30,7 @@ def clean_text(text: str) -> tuple[str, int]:
     if surrogate:
         raise UserError(
             f"character {surrogate.start()} of the text is the lone surrogate U+{ord(surrogate.group()):04X}, which is "
-            "half a character; decode the source with errors='replace', or mend its \\u escapes"
+            "half a character; decode the source with errors='replace', or fix its \\u escapes"
         )
     text = _LINE_ENDS.sub("\n", text)
     text, removed = _REMOVED.subn("", text)

@@ -1,4 +1,4 @@
-"""What a document is made of before it is set: paragraphs, tables and rules; and how each becomes rows of a page."""
+"""Blocks of a document (paragraphs, tables and rules), and the rows of a page that they become."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Table:
     """Cells in rows, drawn with rules around them.
 
     Attributes:
-        rows: of cells; all have the same number.
-        space_before_em: above the table, unless it begins a column, in units of the body's font size.
+        rows: rows of cells; all have the same number of cells.
+        space_before_em: space above the table, unless it begins a column, in units of the body's font size.
     """
 
     rows: tuple[tuple[Paragraph, ...], ...]
@@ -32,7 +32,11 @@ class Table:
 
 @dataclass(frozen=True)
 class HorizontalRule:
-    """A line across the column."""
+    """A line across the column.
+
+    Attributes:
+        space_before_em: space above the line, unless it begins a column, in units of the body's font size.
+    """
 
     space_before_em: float = 0.0
 
@@ -42,7 +46,7 @@ Block = str | Paragraph | Table | HorizontalRule
 
 
 def block_text(block: Block) -> str:
-    """Return what a block shows, in one line."""
+    """Return the text that a block shows, in one line."""
     if isinstance(block, str):
         return block
     if isinstance(block, HorizontalRule):
@@ -58,10 +62,10 @@ def block_rows(
     """Yield the rows of blocks.
 
     Args:
-        blocks: of a document.
-        typesetter: for their lines.
-        width: of the column, pixels.
-        start: the row to begin with.
+        blocks: blocks of a document.
+        typesetter: breaks them into lines.
+        width: width of the column, pixels.
+        start: position of the row to begin with.
 
     Raises:
         UserError: for a character without a font, or one that is wider than the column.

@@ -32,7 +32,6 @@ class Hyphenation:
     """
 
     def __init__(self, language: str) -> None:
-        """Load the dictionary."""
         self._dictionary = _pyphen().Pyphen(lang=language, left=_LEAST_BEFORE, right=_LEAST_AFTER)
 
     def cuts(self, word: str) -> list[int]:

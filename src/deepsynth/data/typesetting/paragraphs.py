@@ -1,4 +1,4 @@
-"""Paragraphs as a document has them, before a page gives them a font and a size."""
+"""Paragraphs of a document, before a page gives them a font and a size."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ SIZE_STEP_PX = 0.5
 
 
 class RunStyle(NamedTuple):
-    """How a run differs from the body of its page, whose font and size are the page's own choice.
+    """Differences of a run from the body text of its page, whose font and size the page chooses.
 
     Attributes:
-        family: instead of the body's.
-        scale: of the font size, in units of the body's.
-        bold: wanted.
-        italic: wanted.
+        family: font family instead of the body's.
+        scale: font size in units of the body's.
+        bold: use the bold face.
+        italic: use the italic face.
     """
 
     family: str | None = None
@@ -33,12 +33,12 @@ class Paragraph:
     """Text without a line end of its own.
 
     Attributes:
-        runs: text and its style; at least one.
-        indent_em: of the whole paragraph, from the side where its lines begin, in units of the body's font size.
-        marker: of a list item, set in the indent of the first line.
-        space_before_em: above the paragraph, unless it begins a column.
-        keep_with_next: do not end a column with it.
-        align: the side that its lines keep to; ``None`` is the side where they begin.
+        runs: parts of the text with their styles; at least one.
+        indent_em: indent of the whole paragraph, on the side where its lines begin, in units of the body's font size.
+        marker: marker of a list item, set in the indent of the first line.
+        space_before_em: space above the paragraph, unless it begins a column, in units of the body's font size.
+        keep_with_next: whether the paragraph may not end a column.
+        align: side that the lines are aligned with; ``None`` is the side where they begin.
     """
 
     runs: tuple[tuple[str, RunStyle], ...]
@@ -50,10 +50,10 @@ class Paragraph:
 
     @property
     def text(self) -> str:
-        """Of all runs."""
+        """The text of all runs."""
         return "".join([text for text, _ in self.runs])
 
 
 def quantize(size_px: float) -> float:
-    """Return the nearest font size of those that are used."""
+    """Return the nearest font size that is a multiple of ``SIZE_STEP_PX``."""
     return max(SIZE_STEP_PX, round(size_px / SIZE_STEP_PX) * SIZE_STEP_PX)

@@ -1,0 +1,56 @@
+import pytest
+
+from deepsynth.data.text.linebreak import gap_width, grapheme_clusters, segments
+
+SPACE = 5.0
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("word", ["word"]),
+        ("well-known", ["well-", "known"]),
+        ("--option", ["--option"]),
+        ("-5", ["-5"]),
+        ("10–20", ["10–20"]),
+        ("then—until", ["then—", "until"]),
+        ("http://a.b/c", ["http://", "a.b/", "c"]),
+        ("no\u00a0break-here", ["no\u00a0break-", "here"]),
+        ("soft\u00adhyphen", ["soft\u00ad", "hyphen"]),
+        ("zero\u200bwidth", ["zero\u200b", "width"]),
+        ("“Don’t!”", ["“Don’t!”"]),
+        ("他说：“你好。”（走）了", ["他", "说：", "“你", "好。”", "（走）", "了"]),
+        ("シュー、テスト", ["シュー、", "テ", "ス", "ト"]),
+        ("中文English中", ["中", "文", "English", "中"]),
+        ("한국어는", ["한국어는"]),
+        ("क्षत्रिय", ["क्षत्रिय"]),
+    ],
+)
+def test_lines_may_end_where_the_script_allows(text, parts):
+    assert segments(text) == parts
+
+
+@pytest.mark.parametrize(
+    ("text", "clusters"),
+    [
+        ("e\u0301a", ["e\u0301", "a"]),
+        ("क्षत्रि", ["क्ष", "त्रि"]),
+        ("👨\u200d👩\u200d👧a", ["👨\u200d👩\u200d👧", "a"]),
+        ("🇩🇪🇫🇷", ["🇩🇪", "🇫🇷"]),
+        ("\u1112\u1161\u11ab\u1100", ["\u1112\u1161\u11ab", "\u1100"]),
+        ("\u0301\u0302", ["\u0301\u0302"]),
+        ("မြန်", ["မြ", "န်"]),
+    ],
+)
+def test_clusters_are_what_a_reader_takes_for_one_character(text, clusters):
+    assert grapheme_clusters(text) == clusters
+
+
+@pytest.mark.parametrize(("gap", "width"), [(" ", 5), ("   ", 15), ("\t", 20), ("\u3000", 16), (" \t", 20)])
+def test_white_space_has_its_width(gap, width):
+    assert gap_width(gap, 0.0, SPACE, 16.0) == width
+
+
+def test_tabs_go_to_the_next_stop():
+    assert gap_width("\t", 12.0, SPACE, 16.0) == 8
+    assert gap_width("\t", 20.0, SPACE, 16.0) == 20

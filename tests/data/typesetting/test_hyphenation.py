@@ -1,0 +1,56 @@
+import pytest
+
+from deepsynth.data.typesetting.hyphenation import hyphenation_for
+from deepsynth.data.typesetting.lines import Typesetter
+from deepsynth.data.typesetting.paragraphs import BODY, Paragraph, RunStyle
+from tests.data.typesetting.conftest import STYLE
+
+
+@pytest.mark.parametrize(
+    ("language", "word", "shown"),
+    [
+        ("en", "hyphenation", "hy-phen-a-tion"),
+        (None, "(“hyphenation”).", "(“hy-phen-a-tion”)."),
+        ("de-DE", "Silbentrennung", "Sil-ben-tren-nung"),
+        ("fr", "l’association", "l’as-so-cia-tion"),
+        ("ru", "переносами", "пе-ре-но-сами"),
+        ("hu", "asszonnyal", "asszonnyal"),
+        ("en", "http://hyphenation.org", "http://hyphenation.org"),
+        ("en", "word", "word"),
+        ("en", "x86hyphenation", "x86hyphenation"),
+    ],
+)
+def test_words_are_divided_by_the_patterns_of_their_language(language, word, shown):
+    pytest.importorskip("pyphen")
+    cuts = hyphenation_for(language).cuts(word)
+    assert "-".join(word[a:b] for a, b in zip([0, *cuts], [*cuts, len(word)], strict=True)) == shown
+
+
+def test_a_language_without_a_dictionary_is_not_hyphenated():
+    pytest.importorskip("pyphen")
+    assert hyphenation_for("zh") is None
+    assert hyphenation_for("ar") is None
+
+
+@pytest.mark.parametrize("styles", [1, 2])
+@pytest.mark.parametrize("justify", [False, True])
+def test_a_hyphen_is_drawn_and_is_not_in_the_text(shaper, styles, justify):
+    pytest.importorskip("pyphen")
+    text = "considerable international hyphenation responsibility fundamentally characterizes communication"
+    runs = ((text, BODY),) if styles == 1 else ((text[:20], BODY), (text[20:], RunStyle(bold=True)))
+    typesetter = Typesetter(shaper, STYLE, 1.3, justify, hyphenation_for("en"))
+    wrapped = list(typesetter.lines(Paragraph(runs), 160))
+    divided = [line for line in wrapped if line.joiner == ""]
+    assert divided
+    assert "".join(line.text + line.joiner for line in wrapped).rstrip() == text
+    hyphen = shaper.shape("-", STYLE)
+    for line in divided:
+        piece, x = line.places[-1]
+        letters = shaper.shape(piece.text, STYLE if styles == 1 else STYLE._replace(bold=True))
+        assert piece.advance - letters.advance >= hyphen.advance - 1
+        assert not piece.text.endswith("-")
+        assert x + piece.room <= 160 + 1e-6
+        if justify and len(line.places) > 1:
+            assert x + piece.room == pytest.approx(160, abs=1)
+    whole = list(Typesetter(shaper, STYLE, 1.3, justify).lines(Paragraph(runs), 160))
+    assert all(line.joiner != "" for line in whole)

@@ -1,0 +1,30 @@
+from deepsynth.data.typesetting.markdown import markdown_blocks
+from deepsynth.data.typesetting.paragraphs import Paragraph
+
+
+def test_markdown_becomes_blocks_that_show_no_markup():
+    text = "# Title\n\nsome **bold** and *it*\nalic\n\n1. one\n2. two\n\n- x\n\n```\n  code  here\n```\n\n"
+    text += "|a|b|\n|-|-|\n|c|d|\n"
+    blocks = markdown_blocks(text)
+    paragraphs = [block for block in blocks if isinstance(block, Paragraph)]
+    shown = [("".join(text for text, _ in block.runs), block.marker) for block in paragraphs]
+    assert shown == [
+        ("Title", ""),
+        ("some bold and it alic", ""),
+        ("one", "1."),
+        ("two", "2."),
+        ("x", "•"),
+        ("  code  here", ""),
+    ]
+    assert paragraphs[0].runs[0][1].scale > 1
+    assert paragraphs[0].keep_with_next
+    assert [style.bold for text, style in paragraphs[1].runs if text == "bold"] == [True]
+    assert paragraphs[-1].runs[0][1].family == "DejaVu Sans Mono"
+    table = blocks[-1]
+    assert [["".join(t for t, _ in cell.runs) for cell in row] for row in table.rows] == [["a", "b"], ["c", "d"]]
+
+
+def test_cells_of_a_markdown_table_keep_to_the_side_that_its_colons_name():
+    (table,) = markdown_blocks("|a|b|c|d|\n|-|:-|:-:|-:|\n|1|2|3|4|\n")
+    for row in table.rows:
+        assert [cell.align for cell in row] == [None, "left", "center", "right"]
