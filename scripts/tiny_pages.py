@@ -297,8 +297,8 @@ class Sometimes(Augmenter):
         return self.augmenter(page, rng) if rng.random() < self.share else page
 
 
-class GreyPages(DeepseekOcrImageProcessor):
-    """Leaves pages as 8 bits of grey, a twelfth of the bytes; the module makes them what the model takes."""
+class GrayPages(DeepseekOcrImageProcessor):
+    """Leaves pages as 8 bits of gray, a twelfth of the bytes; the module makes them what the model takes."""
 
     def __call__(self, images: Sequence[Any], **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Return ``pixel_values`` (V, S, S) in uint8."""
@@ -311,10 +311,10 @@ class PlaceProcessor(OcrProcessor):
 
     @cached_property
     def hf_processor(self) -> Any:
-        """Return the model's processor with :class:`GreyPages`."""
+        """Return the model's processor with :class:`GrayPages`."""
         processor = super().hf_processor
         images = processor.image_processor
-        processor.image_processor = GreyPages(size=dict(images.size), crop_to_patches=False)
+        processor.image_processor = GrayPages(size=dict(images.size), crop_to_patches=False)
         self.__dict__["vocabulary"] = processor.tokenizer.get_vocab()
         self.__dict__["kept"] = {}
         return processor

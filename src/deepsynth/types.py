@@ -43,7 +43,7 @@ class Document:
 
     @property
     def task(self) -> Task:
-        """Transcription without a target, summarisation with one."""
+        """Transcription without a target, summarization with one."""
         return "transcribe" if self.target is None else "summarize"
 
 
@@ -91,12 +91,12 @@ class Page:
 
 @dataclass(slots=True)
 class Sample:
-    """What the processor makes of one page (transcription) or one document (summarisation).
+    """What the processor makes of one page (transcription) or one document (summarization).
 
     Attributes:
         id: of the sample; ``{document_id}#{page}`` when a document has several samples.
         document_id: of the document; predictions are joined by it.
-        page: position of the page within the document, 0 for summarisation.
+        page: position of the page within the document, 0 for summarization.
         input_ids: (T,) prompt, then target and EOS.
         labels: (T,) -100 on the prompt.
         prompt_length: number of prompt tokens, so ``input_ids[:prompt_length]`` is the prompt.

@@ -50,7 +50,7 @@ def test_nothing_to_show_is_refused(tmp_path):
 
 
 def test_a_contact_sheet_shows_all_images():
-    images = [Image.new("RGB", (10, 20), colour) for colour in ("red", "green", "blue", "white", "black")]
+    images = [Image.new("RGB", (10, 20), color) for color in ("red", "green", "blue", "white", "black")]
     sheet = contact_sheet(images, columns=2)
-    colours = {colour for _, colour in sheet.getcolors()}
-    assert colours >= {image.getpixel((0, 0)) for image in images}
+    colors = {color for _, color in sheet.getcolors()}
+    assert colors >= {image.getpixel((0, 0)) for image in images}

@@ -19,12 +19,12 @@ TEXT = (
 )
 
 
-def box_page(boxes: list[Box], width: int, height: int, colour: tuple[int, int, int] = (0, 0, 0)) -> Page:
+def box_page(boxes: list[Box], width: int, height: int, color: tuple[int, int, int] = (0, 0, 0)) -> Page:
     """Return a page with a filled box in the place of each word, one word a line."""
     image = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(image)
     for left, top, right, bottom in boxes:
-        pen.rectangle((left, top, right - 1, bottom - 1), fill=colour)
+        pen.rectangle((left, top, right - 1, bottom - 1), fill=color)
     lines = tuple(Line(str(number), box, (Word(str(number), box),)) for number, box in enumerate(boxes))
     return Page(image, "\n".join(line.text for line in lines), lines)
 

@@ -14,7 +14,7 @@ from deepsynth.models.registry import load_pretrained
 from deepsynth.types import Batch, Document, Sample
 
 TEXT = (
-    "the lamp was lit and nobody came down from the old grey house by the water so we went on reading aloud until "
+    "the lamp was lit and nobody came down from the old gray house by the water so we went on reading aloud until "
     "it grew too dark to see the page; “Who is there?” she asked, in 1897, but the wind alone gave her an answer"
 )
 

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 class TextImageDataModule(LightningDataModule):
     """Documents as batches of page images and text.
 
-    With no target the task is transcription and a sample is one page; with targets it is summarisation and a sample
+    With no target the task is transcription and a sample is one page; with targets it is summarization and a sample
     is one document with all its pages. Documents are split by the hash of their id, so a document stays in its split
     when others are added. ``predict`` takes every document of the source.
 
@@ -53,7 +53,7 @@ class TextImageDataModule(LightningDataModule):
         max_eval_documents: use only so many documents for each of validation and test (the first by hash): they are
             read by generation, which takes its time.
         predict_split: what ``predict`` reads: every document of the source, or one split of it.
-        max_pages: most pages of a document that is summarised; more are an error.
+        max_pages: most pages of a document that is summarized; more are an error.
         batch_size: samples per step and device.
         eval_batch_size: samples per generation; by default ``batch_size``.
         num_workers: processes that render; 0 renders in the main process. The batches are the same. By default 0
@@ -66,7 +66,7 @@ class TextImageDataModule(LightningDataModule):
             default in a new way every epoch. With it ``model.engine.vision_cache`` finds degraded pages again.
 
     Raises:
-        ValueError: for numbers out of range, with the key and the value.
+        UserError: for numbers out of range, with the key and the value.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class TextImageDataModule(LightningDataModule):
                 continue
             dataset = PageDataset(self.documents(split), self.pipeline())
             if not len(dataset):
-                raise ValueError(
+                raise UserError(
                     f"every sample of the {split} split exceeds data.max_tokens; raise it or put less text on a page"
                 )
             self._check_ranks_agree(f"{split} samples", dataset.fingerprint)
@@ -183,7 +183,7 @@ class TextImageDataModule(LightningDataModule):
         if not stream.streams:
             found = stream.survey()
             if found[0] < ranks:
-                raise ValueError(f"{self.source} has {found[0]} documents, fewer than processes")
+                raise UserError(f"{self.source} has {found[0]} documents, fewer than processes")
             self._check_ranks_agree("documents", found)
             log.info("predict: %d documents", found[0])
         self.stream, self._walked = stream, None
@@ -192,7 +192,7 @@ class TextImageDataModule(LightningDataModule):
         """Remember what was walked through, and say what was left out."""
         self._walked = found
         if dropped and not given:
-            raise ValueError(
+            raise UserError(
                 f"all {dropped} samples of predict exceed data.max_tokens; raise it or put less text on a page"
             )
         if dropped:
@@ -208,7 +208,7 @@ class TextImageDataModule(LightningDataModule):
             return
         first = trainer.strategy.broadcast(found)
         if found is not None and first is not None and first != found:
-            raise ValueError(
+            raise UserError(
                 f"rank {trainer.global_rank} has {found[0]} {what} of {self.source}, but rank 0 has {first[0]}, or "
                 "others, or in another order; all must read the same files, with the same fonts"
             )
@@ -266,7 +266,7 @@ class TextImageDataModule(LightningDataModule):
             batch_size=batch_size,
         )
         if not len(sampler):
-            raise ValueError(f"the {split} split has {len(self.datasets[split])} samples, fewer than processes")
+            raise UserError(f"the {split} split has {len(self.datasets[split])} samples, fewer than processes")
         packed = self.packing and split == "train"
         return ResumableLoader(
             self.datasets[split],
@@ -280,7 +280,7 @@ class TextImageDataModule(LightningDataModule):
         """End the workers of this run's loaders, and compare what ranks have read where nobody could before.
 
         Raises:
-            ValueError: when they have walked through different documents.
+            UserError: when they have walked through different documents.
         """
         self.workers.close()
         # Here and not at a stream's end, which a limit of batches lets some ranks reach and others not.

@@ -15,6 +15,7 @@ from deepsynth.data.augmentation.augmenter import Augmenter
 from deepsynth.data.processing.processor import Processor
 from deepsynth.data.rendering.renderer import Renderer
 from deepsynth.data.sources.images import load_image
+from deepsynth.errors import UserError
 from deepsynth.types import Document, Page, Sample
 
 
@@ -53,7 +54,7 @@ class Pipeline:
         """Return the augmented page ``number``, or all pages of the document.
 
         Raises:
-            ValueError: when a summary's document has more than ``max_pages`` pages.
+            UserError: when a summary's document has more than ``max_pages`` pages.
         """
         if document.image is not None:
             pages = [Page(image=load_image(document), text=document.text)]
@@ -63,7 +64,7 @@ class Pipeline:
         else:
             pages = self.renderer(document, self.layout_rng(document))
             if len(pages) > self.max_pages:
-                raise ValueError(
+                raise UserError(
                     f"document {document.id!r} takes {len(pages)} pages, but data.max_pages is {self.max_pages}; raise "
                     "it, use a larger page or a smaller font"
                 )

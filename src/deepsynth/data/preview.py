@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from deepsynth.errors import UserError
 from deepsynth.models.tokens import ImageLayout
 from deepsynth.types import Document, Page
 
@@ -81,10 +82,10 @@ def write_preview(
         A report for each page.
 
     Raises:
-        ValueError: when ``num`` is not positive, or there is no page.
+        UserError: when ``num`` is not positive, or there is no page.
     """
     if num < 1:
-        raise ValueError(f"num is {num}; it must be at least 1")
+        raise UserError(f"num is {num}; it must be at least 1")
     folder.mkdir(parents=True, exist_ok=True)
     reports: list[PageReport] = []
     thumbnails: list[Image.Image] = []
@@ -99,7 +100,7 @@ def write_preview(
         if len(reports) == num:
             break
     if not reports:
-        raise ValueError("the source has no document, so there is no page to show")
+        raise UserError("the source has no document, so there is no page to show")
     contact_sheet(thumbnails).save(folder / "contact.png")
     with (folder / "pages.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, [field.name for field in fields(PageReport)])
@@ -180,7 +181,7 @@ def format_table(reports: Sequence[PageReport]) -> str:
 
 
 def contact_sheet(images: Sequence[Image.Image], columns: int = _SHEET_COLUMNS) -> Image.Image:
-    """Return small images side by side on grey.
+    """Return small images side by side on gray.
 
     Args:
         images: at least one.

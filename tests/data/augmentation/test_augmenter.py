@@ -190,7 +190,7 @@ def test_an_augmenter_is_pickled_compared_and_configured():
 
 
 def test_an_unknown_preset_is_named():
-    with pytest.raises(ValueError, match=r"preset is 'scam'; allowed: none, scan, photo, fax, hard"):
+    with pytest.raises(ValueError, match=r"preset is 'scam'; it must be one of none, scan, photo, fax, hard"):
         PageAugmenter("scam")
 
 

@@ -21,7 +21,7 @@ from deepsynth.data.augmentation.device import Fax, PhotocopyLines, ScannerEdges
 from deepsynth.data.augmentation.geometric import GeometricDegradation, PageCurl, Perspective, Ripple, Rotation, Skew
 from deepsynth.data.augmentation.geometry import Displacement, Homography, fit, outline
 from deepsynth.data.augmentation.ink import InkFade, SaltAndPepper
-from deepsynth.data.augmentation.light import ColourCast
+from deepsynth.data.augmentation.light import ColorCast
 from deepsynth.data.augmentation.optics import SensorNoise
 from deepsynth.data.augmentation.paper import BleedThrough
 from tests.helpers.degradation_pages import box_page, text_page
@@ -43,9 +43,9 @@ ALL = [
 WORDS = [(20.0, 20.0, 90.0, 34.0), (110.0, 22.0, 180.0, 40.0), (24.0, 100.0, 60.0, 112.0), (100.0, 150.0, 186.0, 170.0)]
 
 
-def arrays(grey: bool, page=None):
+def arrays(gray: bool, page=None):
     page = page or text_page(200, 14, margin=20)
-    image = np.asarray(page.image.convert("L" if grey else "RGB"))
+    image = np.asarray(page.image.convert("L" if gray else "RGB"))
     boxes = np.array([word.box for line in page.lines for word in line.words])
     return image, boxes
 
@@ -57,9 +57,9 @@ def test_every_degradation_is_an_option_of_the_augmenter():
 
 
 @pytest.mark.parametrize("degradation", ALL, ids=lambda degradation: degradation.__name__)
-@pytest.mark.parametrize("grey", [True, False], ids=["grey", "rgb"])
-def test_each_gives_an_image_of_the_same_size_and_leaves_its_input(degradation, grey):
-    image, boxes = arrays(grey)
+@pytest.mark.parametrize("gray", [True, False], ids=["gray", "rgb"])
+def test_each_gives_an_image_of_the_same_size_and_leaves_its_input(degradation, gray):
+    image, boxes = arrays(gray)
     kept_image, kept_boxes = image.copy(), boxes.copy()
     image.setflags(write=False)
     boxes.setflags(write=False)
@@ -75,7 +75,7 @@ def test_each_gives_an_image_of_the_same_size_and_leaves_its_input(degradation, 
         changed |= result.shape != image.shape or not np.array_equal(result, image)
         if not issubclass(degradation, GeometricDegradation):
             assert np.array_equal(moved, boxes)
-    assert changed or degradation.key == "greyscale"
+    assert changed or degradation.key == "grayscale"
     assert np.array_equal(image, kept_image)
     assert np.array_equal(boxes, kept_boxes)
 
@@ -83,7 +83,7 @@ def test_each_gives_an_image_of_the_same_size_and_leaves_its_input(degradation, 
 @pytest.mark.parametrize("degradation", ALL, ids=lambda degradation: degradation.__name__)
 @pytest.mark.parametrize("value", [-0.1, 1.5, float("nan"), "often", True, None])
 def test_a_probability_beyond_0_to_1_is_refused(degradation, value):
-    message = rf"^augmenter option {degradation.key}\.probability is {re.escape(repr(value))}; allowed: 0 to 1$"
+    message = rf"^augmenter\.{degradation.key}\.probability is {re.escape(repr(value))}; it must be 0 to 1$"
     with pytest.raises(ValueError, match=message) as caught:
         degradation(probability=value)
     assert "\n" not in str(caught.value)
@@ -103,7 +103,7 @@ def test_a_wrong_range_is_refused_and_named(degradation, name):
     pair = isinstance(default, tuple) or default is None
     wrong = [(2.0, 1.0), (-1.0, 0.5), (0.1, 1e6), (0.1,), 0.5, "ab", (0.5, float("nan"))] if pair else [-1.0, 1e6, "a"]
     for value in wrong:
-        with pytest.raises(ValueError, match=rf"^augmenter option {degradation.key}\.{name} is .*; allowed: [^\n]*$"):
+        with pytest.raises(ValueError, match=rf"^augmenter\.{degradation.key}\.{name} is .*; it must be [^\n]*$"):
             degradation(**{name: value})
 
 
@@ -116,7 +116,7 @@ def test_the_ends_of_a_range_are_drawn_without_error(degradation, name):
         degradation(**{name: (-1e9, 1e9)})
     low, high = map(float, re.search(r"within ([\d.]+) to ([\d.]+)", str(caught.value)).groups())
     kind = type(default[0])
-    image, boxes = arrays(grey=False)
+    image, boxes = arrays(gray=False)
     for end in (kind(low), kind(high)):
         result, moved = degradation(**{name: (end, end)})(image, boxes, np.random.default_rng(0))
         assert result.shape == image.shape or result.shape == image.shape[:2]
@@ -139,7 +139,7 @@ def test_the_ends_of_a_range_are_drawn_without_error(degradation, name):
 )
 def test_boxes_move_with_the_pixels(degradation, seed):
     page = box_page(WORDS, 200, 200)
-    image, boxes = arrays(grey=True, page=page)
+    image, boxes = arrays(gray=True, page=page)
     moved_image, moved = degradation(image, boxes, np.random.default_rng(seed))
     ink = moved_image < 128
     outside = ink.copy()
@@ -180,7 +180,7 @@ def test_mappings_are_inverted():
 
 
 def test_scanner_edges_never_reach_a_word():
-    image, boxes = arrays(grey=True, page=box_page([(3.0, 2.0, 150.0, 198.0), (60.0, 60.0, 180.0, 80.0)], 200, 200))
+    image, boxes = arrays(gray=True, page=box_page([(3.0, 2.0, 150.0, 198.0), (60.0, 60.0, 180.0, 80.0)], 200, 200))
     for seed in range(30):
         result, _ = ScannerEdges(size=(0.1, 0.1))(image, boxes, np.random.default_rng(seed))
         for left, top, right, bottom in boxes.astype(int):
@@ -188,7 +188,7 @@ def test_scanner_edges_never_reach_a_word():
 
 
 def test_fax_gives_black_and_white_and_keeps_a_blank_page_blank():
-    image, boxes = arrays(grey=False)
+    image, boxes = arrays(gray=False)
     result, _ = Fax()(image, boxes, np.random.default_rng(0))
     assert set(np.unique(result)) == {0, 255}
     noisy, _ = SensorNoise(sigma=(6.0, 6.0))(np.full((200, 200), 240, np.uint8), boxes, np.random.default_rng(0))
@@ -196,7 +196,7 @@ def test_fax_gives_black_and_white_and_keeps_a_blank_page_blank():
 
 
 def test_fax_keeps_light_text_on_dark_paper():
-    image, boxes = arrays(grey=True)
+    image, boxes = arrays(gray=True)
     result, _ = Fax(bad_lines=(0, 0))(255 - image, boxes, np.random.default_rng(0))
     assert 0.01 < (result == 255).mean() < 0.4
 
@@ -225,7 +225,7 @@ def test_salt_and_pepper_specks_the_asked_share():
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_ink_fades_towards_the_paper_whichever_is_darker(dark):
-    image, boxes = arrays(grey=True)
+    image, boxes = arrays(gray=True)
     image = 255 - image if dark else image
     paper = 0 if dark else 255
     faded, _ = InkFade(amount=(0.5, 0.5))(image, boxes, np.random.default_rng(0))
@@ -233,22 +233,22 @@ def test_ink_fades_towards_the_paper_whichever_is_darker(dark):
     assert np.abs(np.abs(faded.astype(int) - paper) - distance / 2).max() <= 2
 
 
-def test_fade_to_reaches_the_colour_from_both_sides():
+def test_fade_to_reaches_the_color_from_both_sides():
     image = np.array([[[0, 100, 255]]], np.uint8)
     assert fade_to(image, (100, 100, 100), np.array([[255]], np.uint8)).tolist() == [[[100, 100, 100]]]
     assert fade_to(image, (100, 100, 100), np.array([[0]], np.uint8)).tolist() == image.tolist()
 
 
 def test_bleed_through_leaves_ink_and_shows_on_paper():
-    image, boxes = arrays(grey=True)
+    image, boxes = arrays(gray=True)
     result, _ = BleedThrough(strength=(0.1, 0.1))(image, boxes, np.random.default_rng(1))
     assert (result <= image).all()
     assert 0 < (image.astype(int) - result).max() <= 0.1 * 255 + 1
 
 
-def test_colour_cast_keeps_one_channel():
+def test_color_cast_keeps_one_channel():
     flat = np.full((50, 50), 200, np.uint8)
-    tinted, _ = ColourCast(strength=(0.2, 0.2))(flat, np.zeros((1, 4)), np.random.default_rng(0))
+    tinted, _ = ColorCast(strength=(0.2, 0.2))(flat, np.zeros((1, 4)), np.random.default_rng(0))
     assert sorted(tinted[0, 0])[0] == 160
     assert sorted(tinted[0, 0])[2] == 200
 

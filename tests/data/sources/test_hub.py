@@ -44,7 +44,7 @@ def folder_of(tmp_path: Path, columns: dict[str, list[Any]], saved: bool, images
 
 
 def page(value: int) -> dict[str, Any]:
-    """Return an encoded grey page."""
+    """Return an encoded gray page."""
     encoded = io.BytesIO()
     Image.new("L", (16, 16), value).save(encoded, "png")
     return {"bytes": encoded.getvalue(), "path": None}

@@ -75,7 +75,7 @@ def test_mistakes_in_rows(scans: Path) -> None:
     scans.write_text(good + good.splitlines()[0] + "\n")
     assert f"line 3: the id 'pages/0.png' is already that of {scans}, line 1" in error_of(ImageSource(scans))
     assert "no field 'transcription'" in error_of(ImageSource(scans, text_field="transcription"))
-    assert "found an image" in error_of(ImageSource(scans.parent / "pages/0.png"))
+    assert "pages/0.png: an image, not a JSON-lines file" in error_of(ImageSource(scans.parent / "pages/0.png"))
     assert "no such file" in error_of(ImageSource(scans.parent / "none"))
 
 

@@ -107,12 +107,12 @@ def test_a_documents_own_source_name_stays():
     ("options", "message"),
     [
         ({"sources": {}}, "sources is empty"),
-        ({"sources": {"a/b": Numbers(1)}}, "'a/b' is no name"),
+        ({"sources": {"a/b": Numbers(1)}}, "sources names 'a/b'"),
         ({"sources": MANY, "weights": {"a": 1}}, "weights names a, sources a, b, c"),
-        ({"sources": {"a": Numbers(1)}, "weights": {"a": 0}}, r"weights\.a is 0; allowed: a number above 0"),
+        ({"sources": {"a": Numbers(1)}, "weights": {"a": 0}}, r"weights\.a is 0; it must be a number above 0"),
         ({"sources": {"a": Numbers(1)}, "weights": {"a": float("nan")}}, r"weights\.a is nan"),
         ({"sources": {"a": Numbers(1)}, "weights": {"a": "half"}}, r"weights\.a is 'half'"),
-        ({"sources": {"a": Numbers(1)}, "epoch_size": 0}, "epoch_size is 0; allowed: 1 or more"),
+        ({"sources": {"a": Numbers(1)}, "epoch_size": 0}, "epoch_size is 0; it must be at least 1"),
     ],
 )
 def test_wrong_options_are_named(options, message):

@@ -68,9 +68,9 @@ def test_limits() -> None:
     documents = list(PythonDocsSource(min_chars=300, max_chars=600))
     assert documents
     assert all(300 <= len(document.text) <= 600 for document in documents)
-    with pytest.raises(ValueError, match="max_chars: 50 is below min_chars 100"):
+    with pytest.raises(ValueError, match=r"max_chars is 50; it must be at least min_chars \(100\)"):
         PythonDocsSource(max_chars=50)
-    with pytest.raises(ValueError, match="task: 'summarize' or 'transcribe' is expected, found 'translate'"):
+    with pytest.raises(ValueError, match="task is 'translate'; it must be 'summarize' or 'transcribe'"):
         PythonDocsSource(task="translate")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no documentation with min_chars 10000000"):
         list(PythonDocsSource(min_chars=10_000_000))

@@ -161,7 +161,7 @@ def test_line_that_is_not_json(tmp_path: Path) -> None:
     assert error_of(JsonlSource(path)) == f"{path}, line 17: not JSON: Unterminated string starting at (column 10)"
     lines[16] = '["a", "list"]'
     path.write_text("\n".join(lines))
-    assert error_of(JsonlSource(path)) == f"{path}, line 17: a JSON object ({{...}}) is expected, found list"
+    assert error_of(JsonlSource(path)) == f"{path}, line 17: a JSON list; it must be an object ({{...}})"
 
 
 def test_bytes_that_are_not_utf8(tmp_path: Path) -> None:
@@ -183,11 +183,11 @@ def test_empty_source_and_wrong_types(tmp_path: Path) -> None:
     path.write_text("\n\n")
     assert error_of(JsonlSource(path)) == f"{path}: it holds no document; give a file or dataset with at least one row"
     write_jsonl(path, [{"text": 3}])
-    assert "the field 'text' is of type int, a text is expected" in error_of(JsonlSource(path))
+    assert "text is of type int; it must be a text" in error_of(JsonlSource(path))
     write_jsonl(path, [{"text": "a", "id": [1]}])
-    assert "the field 'id' is of type list" in error_of(JsonlSource(path))
+    assert "id is of type list" in error_of(JsonlSource(path))
     write_jsonl(path, [{"text": "a", "id": " "}])
-    assert "the field 'id' is empty" in error_of(JsonlSource(path))
+    assert "id is empty" in error_of(JsonlSource(path))
 
 
 def test_byte_order_mark_and_number_ids(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_csv_that_does_not_fit_its_header(tmp_path: Path) -> None:
     path.write_text("text\ttarget\na\tb\n")
     assert "'text\\ttarget'" in error_of(CsvSource(path))
     assert [document.target for document in CsvSource(path, delimiter="\t")] == ["b"]
-    with pytest.raises(ValueError, match="delimiter: one character"):
+    with pytest.raises(ValueError, match=r"delimiter is .*; it must be one character"):
         CsvSource(path, delimiter="::")
 
 
@@ -239,11 +239,11 @@ def test_text_folder(tmp_path: Path) -> None:
 
 def test_text_folder_mistakes(tmp_path: Path) -> None:
     assert "no file matches '**/*.txt'" in error_of(TextFolderSource(tmp_path))
-    assert "a folder is expected, found nothing" in error_of(TextFolderSource(tmp_path / "none"))
+    assert "no such folder; it must be a folder" in error_of(TextFolderSource(tmp_path / "none"))
     path = tmp_path / "a.txt"
     path.write_text(" \n")
     assert f"{path}: no printable character" in error_of(TextFolderSource(tmp_path))
-    assert "a folder is expected, found a file" in error_of(TextFolderSource(path))
+    assert "a file; it must be a folder" in error_of(TextFolderSource(path))
     path.write_bytes("Größe".encode("latin-1"))
     assert f"{path}, line 1: byte 0xf6 at offset 2" in error_of(TextFolderSource(tmp_path))
 

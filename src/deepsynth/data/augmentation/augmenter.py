@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from deepsynth.data.augmentation.base import BoxArray, Degradation, ImageArray, as_uint8, to_rgb
-from deepsynth.data.augmentation.device import Fax, Greyscale, InverseVideo, Jpeg, PhotocopyLines, ScannerEdges
+from deepsynth.data.augmentation.device import Fax, Grayscale, InverseVideo, Jpeg, PhotocopyLines, ScannerEdges
 from deepsynth.data.augmentation.geometric import (
     GeometricDegradation,
     PageCurl,
@@ -24,9 +24,10 @@ from deepsynth.data.augmentation.geometric import (
     move,
 )
 from deepsynth.data.augmentation.ink import BrokenStrokes, InkBleed, InkFade, SaltAndPepper
-from deepsynth.data.augmentation.light import ColourCast, Shadow, UnevenLight
+from deepsynth.data.augmentation.light import ColorCast, Shadow, UnevenLight
 from deepsynth.data.augmentation.optics import DefocusBlur, GaussianBlur, MotionBlur, ResolutionLoss, SensorNoise
 from deepsynth.data.augmentation.paper import BleedThrough, PaperTexture, Stains
+from deepsynth.errors import UserError
 from deepsynth.types import Line, Page, Word
 
 Preset = Literal["none", "scan", "photo", "fax", "hard"]
@@ -43,7 +44,7 @@ PRESETS: Mapping[str, tuple[Degradation, ...]] = {
         Rotation(probability=0.5, degrees=(0.1, 1.0)),
         GaussianBlur(probability=0.3, sigma_px=(0.3, 0.7)),
         SensorNoise(probability=0.5, sigma=(1.0, 5.0)),
-        Greyscale(probability=0.3),
+        Grayscale(probability=0.3),
         ScannerEdges(probability=0.1),
         PhotocopyLines(probability=0.05, strength=(0.05, 0.3)),
         ResolutionLoss(probability=0.1, scale=(0.7, 0.95)),
@@ -58,7 +59,7 @@ PRESETS: Mapping[str, tuple[Degradation, ...]] = {
         Perspective(probability=0.8, shift=(0.0, 0.04), desk=(20.0, 140.0)),
         Shadow(probability=0.5),
         UnevenLight(probability=0.6),
-        ColourCast(probability=0.7),
+        ColorCast(probability=0.7),
         MotionBlur(probability=0.15, length_px=(1.5, 2.5)),
         DefocusBlur(probability=0.2, radius_px=(0.5, 1.0)),
         SensorNoise(probability=0.8, sigma=(2.0, 8.0)),
@@ -90,12 +91,12 @@ PRESETS: Mapping[str, tuple[Degradation, ...]] = {
         Perspective(probability=0.4, shift=(0.0, 0.05), desk=(10.0, 160.0)),
         Shadow(probability=0.4, depth=(0.1, 0.5)),
         UnevenLight(probability=0.4, depth=(0.1, 0.5)),
-        ColourCast(probability=0.4, strength=(0.05, 0.3)),
+        ColorCast(probability=0.4, strength=(0.05, 0.3)),
         MotionBlur(probability=0.15, length_px=(2.0, 3.0)),
         DefocusBlur(probability=0.15, radius_px=(0.6, 1.2)),
         GaussianBlur(probability=0.2, sigma_px=(0.4, 1.0)),
         SensorNoise(probability=0.7, sigma=(4.0, 14.0)),
-        Greyscale(probability=0.3),
+        Grayscale(probability=0.3),
         ScannerEdges(probability=0.2),
         PhotocopyLines(probability=0.2),
         ResolutionLoss(probability=0.2, scale=(0.6, 0.9)),
@@ -151,12 +152,12 @@ class PageAugmenter(Augmenter):
     perspective: Perspective | None = None
     shadow: Shadow | None = None
     uneven_light: UnevenLight | None = None
-    colour_cast: ColourCast | None = None
+    color_cast: ColorCast | None = None
     motion_blur: MotionBlur | None = None
     defocus_blur: DefocusBlur | None = None
     gaussian_blur: GaussianBlur | None = None
     sensor_noise: SensorNoise | None = None
-    greyscale: Greyscale | None = None
+    grayscale: Grayscale | None = None
     scanner_edges: ScannerEdges | None = None
     photocopy_lines: PhotocopyLines | None = None
     resolution_loss: ResolutionLoss | None = None
@@ -167,10 +168,10 @@ class PageAugmenter(Augmenter):
         """Check the preset's name.
 
         Raises:
-            ValueError: for a preset that does not exist.
+            UserError: for a preset that does not exist.
         """
         if self.preset not in PRESETS:
-            raise ValueError(f"augmenter preset is {self.preset!r}; allowed: {', '.join(PRESETS)} (option 'preset')")
+            raise UserError(f"augmenter.preset is {self.preset!r}; it must be one of {', '.join(PRESETS)}")
 
     @cached_property
     def degradations(self) -> tuple[Degradation | None, ...]:

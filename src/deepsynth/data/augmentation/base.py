@@ -3,13 +3,14 @@
 Shape legend of the degradation files:
     H, W  height and width of the page in pixels
     n     boxes; a box is (left, top, right, bottom) in pixels, origin at the top left
-An image is uint8, either (H, W) for a grey page or (H, W, 3) for RGB: most pages are grey, and one channel costs a
-third. A degradation that adds colour turns the first into the second.
+An image is uint8, either (H, W) for a gray page or (H, W, 3) for RGB: most pages are gray, and one channel costs a
+third. A degradation that adds color turns the first into the second.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, ClassVar
 
@@ -17,9 +18,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from deepsynth.errors import UserError
+
 ImageArray = npt.NDArray[np.uint8]
 BoxArray = npt.NDArray[np.float64]
 Field = npt.NDArray[np.float64]
+Limits = Mapping[str, tuple[float, float]]
 
 _NOISE_TILES = 4  # a page takes a random window of one of these, made once a process: 1 ms instead of 40
 _NOISE_TILE_SHAPE = (1536, 4096)
@@ -31,10 +35,12 @@ class Degradation(ABC):
 
     Attributes:
         key: the option's name in ``PageAugmenter``, used in messages.
+        limits: the least and largest value of each option.
         probability: how often a page gets it, 0 to 1.
     """
 
     key: ClassVar[str]
+    limits: ClassVar[Limits] = {}
     probability: float
 
     @abstractmethod
@@ -45,35 +51,32 @@ class Degradation(ABC):
         """
 
     def __post_init__(self) -> None:
-        """Check every option.
+        """Check every option: a number, or where the default is a pair (or ``None``) a pair [from, to] (or ``None``).
 
         Raises:
-            ValueError: for a probability beyond 0 to 1, or a value beyond the class's range.
+            UserError: for a value beyond the class's limits.
         """
-        check_number(self, "probability", 0.0, 1.0)
-        self.check()
+        self._check_number("probability", 0.0, 1.0)
+        for name, (low, high) in self.limits.items():
+            default = getattr(type(self), name)
+            if _is_number(default):
+                self._check_number(name, low, high)
+            elif default is not None or getattr(self, name) is not None:
+                self._check_range(name, low, high)
 
-    @abstractmethod
-    def check(self) -> None:
-        """Check the options other than the probability; raise ValueError."""
+    def _check_number(self, name: str, low: float, high: float) -> None:
+        value = getattr(self, name)
+        if not _is_number(value) or not low <= value <= high:
+            raise UserError(f"augmenter.{self.key}.{name} is {value!r}; it must be {low:g} to {high:g}")
 
-
-def check_number(degradation: Degradation, name: str, low: float, high: float) -> None:
-    """Raise ValueError unless the option is a number within ``low`` to ``high``."""
-    value = getattr(degradation, name)
-    if not _is_number(value) or not low <= value <= high:
-        raise ValueError(f"augmenter option {degradation.key}.{name} is {value!r}; allowed: {low:g} to {high:g}")
-
-
-def check_range(degradation: Degradation, name: str, low: float, high: float) -> None:
-    """Raise ValueError unless the option is a pair [from, to] with low <= from <= to <= high."""
-    value = getattr(degradation, name)
-    pair = isinstance(value, (tuple, list)) and len(value) == 2 and all(map(_is_number, value))
-    if not pair or not low <= value[0] <= value[1] <= high:
-        raise ValueError(
-            f"augmenter option {degradation.key}.{name} is {value!r}; allowed: [from, to] with from <= to, within "
-            f"{low:g} to {high:g}"
-        )
+    def _check_range(self, name: str, low: float, high: float) -> None:
+        value = getattr(self, name)
+        pair = isinstance(value, (tuple, list)) and len(value) == 2 and all(map(_is_number, value))
+        if not pair or not low <= value[0] <= value[1] <= high:
+            raise UserError(
+                f"augmenter.{self.key}.{name} is {value!r}; it must be [from, to] with from <= to, "
+                f"within {low:g} to {high:g}"
+            )
 
 
 def _is_number(value: Any) -> bool:
@@ -95,22 +98,22 @@ def to_rgb(image: ImageArray) -> ImageArray:
     return image if image.ndim == 3 else as_uint8(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB))
 
 
-def to_grey(image: ImageArray) -> ImageArray:
+def to_gray(image: ImageArray) -> ImageArray:
     """Return the image's luminance as (H, W)."""
     return image if image.ndim == 2 else as_uint8(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
 
 
-def paper_colour(image: ImageArray) -> tuple[int, ...]:
-    """Return the median colour of the page's outermost pixels, one number a channel."""
+def background_color(image: ImageArray) -> tuple[int, ...]:
+    """Return the median color of the page's outermost pixels, one number a channel."""
     edges = (image[0, ::8], image[-1, ::8], image[::8, 0], image[::8, -1])
     channels = 1 if image.ndim == 2 else 3
     pixels = np.concatenate([edge.reshape(-1, channels) for edge in edges])
     return tuple(int(value) for value in np.median(pixels, axis=0))
 
 
-def is_light(colour: tuple[int, ...]) -> bool:
-    """Return whether paper of this colour takes dark ink."""
-    return sum(colour) / len(colour) >= 128
+def is_light(color: tuple[int, ...]) -> bool:
+    """Return whether paper of this color takes dark ink."""
+    return sum(color) / len(color) >= 128
 
 
 def shade(image: ImageArray, light: ImageArray) -> ImageArray:
@@ -118,11 +121,11 @@ def shade(image: ImageArray, light: ImageArray) -> ImageArray:
     return as_uint8(cv2.multiply(image, light if image.ndim == 2 else to_rgb(light), scale=1 / 255))
 
 
-def fade_to(image: ImageArray, colour: tuple[int, ...], share: ImageArray) -> ImageArray:
-    """Return the image with ``share`` (H, W) of 255 of each pixel replaced by the colour."""
-    flat = np.full_like(image, colour if image.ndim == 3 else colour[0])
+def fade_to(image: ImageArray, color: tuple[int, ...], share: ImageArray) -> ImageArray:
+    """Return the image with ``share`` (H, W) of 255 of each pixel replaced by the color."""
+    flat = np.full_like(image, color if image.ndim == 3 else color[0])
     kept = as_uint8(cv2.bitwise_not(share))
-    # In bytes, below and above the colour apart: 3 ms where cv2.blendLinear takes 10.
+    # In bytes, below and above the color apart: 3 ms where cv2.blendLinear takes 10.
     below, above = shade(as_uint8(cv2.subtract(flat, image)), kept), shade(as_uint8(cv2.subtract(image, flat)), kept)
     return as_uint8(cv2.add(cv2.subtract(flat, below), above))
 

@@ -12,14 +12,14 @@ from deepsynth.data.augmentation.base import (
     BoxArray,
     Degradation,
     ImageArray,
+    Limits,
     as_uint8,
-    check_number,
-    check_range,
+    background_color,
     draw,
-    paper_colour,
     shade,
-    to_grey,
+    to_gray,
 )
+from deepsynth.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,7 @@ class Jpeg(Degradation):
     probability: float = 1.0
     quality: tuple[float, float] = (40.0, 90.0)
     key: ClassVar[str] = "jpeg"
-
-    def check(self) -> None:
-        """Check the quality."""
-        check_range(self, "quality", 5.0, 100.0)
+    limits: ClassVar[Limits] = {"quality": (5.0, 100.0)}
 
     def __call__(self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator) -> tuple[ImageArray, BoxArray]:
         """Return the image as a JPEG file would give it back; boxes stay."""
@@ -48,19 +45,15 @@ class Jpeg(Degradation):
 
 
 @dataclass(frozen=True)
-class Greyscale(Degradation):
-    """Lose the colour, as a copier without colour does."""
+class Grayscale(Degradation):
+    """Lose the color, as a copier without color does."""
 
     probability: float = 1.0
-    key: ClassVar[str] = "greyscale"
-
-    def check(self) -> None:
-        """Check the ranges."""
-        # it has no option but its probability
+    key: ClassVar[str] = "grayscale"
 
     def __call__(self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator) -> tuple[ImageArray, BoxArray]:
-        """Return the page in grey; boxes stay."""
-        return to_grey(image), boxes
+        """Return the page in gray; boxes stay."""
+        return to_gray(image), boxes
 
 
 @dataclass(frozen=True)
@@ -69,10 +62,6 @@ class InverseVideo(Degradation):
 
     probability: float = 1.0
     key: ClassVar[str] = "inverse_video"
-
-    def check(self) -> None:
-        """Check the ranges."""
-        # it has no option but its probability
 
     def __call__(self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator) -> tuple[ImageArray, BoxArray]:
         """Return the inverted page; boxes stay."""
@@ -94,12 +83,7 @@ class PhotocopyLines(Degradation):
     strength: tuple[float, float] = (0.1, 0.5)
     width_px: int = 2
     key: ClassVar[str] = "photocopy_lines"
-
-    def check(self) -> None:
-        """Check the ranges."""
-        check_range(self, "count", 1, 20)
-        check_range(self, "strength", 0.0, 0.8)
-        check_number(self, "width_px", 1, 3)
+    limits: ClassVar[Limits] = {"count": (1, 20), "strength": (0.0, 0.8), "width_px": (1, 3)}
 
     def __call__(self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator) -> tuple[ImageArray, BoxArray]:
         """Return the streaked page; boxes stay."""
@@ -127,11 +111,7 @@ class ScannerEdges(Degradation):
     size: tuple[float, float] = (0.003, 0.025)
     darkness: tuple[float, float] = (0.4, 0.95)
     key: ClassVar[str] = "scanner_edges"
-
-    def check(self) -> None:
-        """Check the ranges."""
-        check_range(self, "size", 0.0, 0.1)
-        check_range(self, "darkness", 0.0, 1.0)
+    limits: ClassVar[Limits] = {"size": (0.0, 0.1), "darkness": (0.0, 1.0)}
 
     def __call__(self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator) -> tuple[ImageArray, BoxArray]:
         """Return the page with dark edges on one to three sides; boxes stay."""
@@ -167,20 +147,15 @@ class Fax(Degradation):
     threshold: tuple[float, float] = (0.5, 0.7)
     bad_lines: tuple[int, int] = (0, 3)
     key: ClassVar[str] = "fax"
-
-    def check(self) -> None:
-        """Check the ranges."""
-        check_range(self, "scale", 0.4, 1.0)
-        check_range(self, "threshold", 0.2, 0.9)
-        check_range(self, "bad_lines", 0, 20)
+    limits: ClassVar[Limits] = {"scale": (0.4, 1.0), "threshold": (0.2, 0.9), "bad_lines": (0, 20)}
 
     def __call__(self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator) -> tuple[ImageArray, BoxArray]:
         """Return the page in black and white; boxes stay."""
-        grey = to_grey(image)
-        height, width = grey.shape
+        gray = to_gray(image)
+        height, width = gray.shape
         lines = max(1, round(height * draw(rng, self.scale)))
-        sent = cv2.resize(grey, (width, lines), interpolation=cv2.INTER_LINEAR)
-        paper, ink = paper_colour(grey)[0], _ink_level(grey)
+        sent = cv2.resize(gray, (width, lines), interpolation=cv2.INTER_LINEAR)
+        paper, ink = background_color(gray)[0], _ink_level(gray)
         level = ink + draw(rng, self.threshold) * (paper - ink)
         sent = cv2.threshold(sent, level, 255, cv2.THRESH_BINARY)[1]
         for _ in range(int(rng.integers(self.bad_lines[0], self.bad_lines[1], endpoint=True))):
@@ -189,10 +164,10 @@ class Fax(Degradation):
         return as_uint8(cv2.resize(sent, (width, height), interpolation=cv2.INTER_NEAREST)), boxes
 
 
-def _ink_level(grey: ImageArray) -> float:
+def _ink_level(gray: ImageArray) -> float:
     """Return the level of the ink: the page's extreme, at least 80 from the paper so that a blank page stays blank."""
-    paper = paper_colour(grey)[0]
-    counts = np.cumsum(np.bincount(grey[::2, ::2].ravel(), minlength=256))
+    paper = background_color(gray)[0]
+    counts = np.cumsum(np.bincount(gray[::2, ::2].ravel(), minlength=256))
     darkest, lightest = np.searchsorted(counts, [0.005 * counts[-1], 0.995 * counts[-1]])
     if paper - darkest >= lightest - paper:
         return float(min(darkest, paper - 80))
@@ -202,5 +177,5 @@ def _ink_level(grey: ImageArray) -> float:
 def _encode(image: ImageArray, quality: list[int]) -> ImageArray:
     done, data = cv2.imencode(".jpg", image, quality)
     if not done:
-        raise RuntimeError(f"OpenCV {cv2.__version__} cannot write JPEG")
+        raise UserError(f"OpenCV {cv2.__version__} cannot write JPEG; install opencv-python-headless with pip")
     return as_uint8(data)

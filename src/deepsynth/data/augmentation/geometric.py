@@ -18,12 +18,12 @@ from deepsynth.data.augmentation.base import (
     BoxArray,
     Degradation,
     ImageArray,
-    check_range,
+    Limits,
+    background_color,
     draw,
     draw_signed,
-    paper_colour,
 )
-from deepsynth.data.augmentation.geometry import Displacement, Homography, Mapping, Points, about_centre, warp
+from deepsynth.data.augmentation.geometry import Displacement, Homography, Mapping, Points, about_center, warp
 
 
 class GeometricDegradation(Degradation):
@@ -34,7 +34,7 @@ class GeometricDegradation(Degradation):
         """Draw where the points of a page of this size in pixels go."""
 
     def surroundings(self, rng: np.random.Generator) -> int | None:
-        """Draw the grey level of what lies around the page; ``None`` is more paper."""
+        """Draw the gray level of what lies around the page; ``None`` is more paper."""
         return None
 
     def __call__(self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator) -> tuple[ImageArray, BoxArray]:
@@ -49,13 +49,13 @@ def move(
     height, width = image.shape[:2]
     mappings = [step.mapping(width, height, rng) for step, rng in steps]
     levels = [level for step, rng in steps if (level := step.surroundings(rng)) is not None]
-    fill = (levels[-1],) * (1 if image.ndim == 2 else 3) if levels else paper_colour(image)
+    fill = (levels[-1],) * (1 if image.ndim == 2 else 3) if levels else background_color(image)
     return warp(image, boxes, mappings, fill)
 
 
 @dataclass(frozen=True)
 class Rotation(GeometricDegradation):
-    """Turn the page about its centre, either way.
+    """Turn the page about its center, either way.
 
     Attributes:
         degrees: range of the angle, 0 to 15.
@@ -64,15 +64,12 @@ class Rotation(GeometricDegradation):
     probability: float = 1.0
     degrees: tuple[float, float] = (0.2, 2.0)
     key: ClassVar[str] = "rotation"
-
-    def check(self) -> None:
-        """Check the angle."""
-        check_range(self, "degrees", 0.0, 15.0)
+    limits: ClassVar[Limits] = {"degrees": (0.0, 15.0)}
 
     def mapping(self, width: int, height: int, rng: np.random.Generator) -> Mapping:
         """Draw the turn."""
         angle = np.deg2rad(draw_signed(rng, self.degrees))
-        return about_centre([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]], width, height)
+        return about_center([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]], width, height)
 
 
 @dataclass(frozen=True)
@@ -86,16 +83,13 @@ class Skew(GeometricDegradation):
     probability: float = 1.0
     degrees: tuple[float, float] = (0.2, 1.5)
     key: ClassVar[str] = "skew"
-
-    def check(self) -> None:
-        """Check the angle."""
-        check_range(self, "degrees", 0.0, 10.0)
+    limits: ClassVar[Limits] = {"degrees": (0.0, 10.0)}
 
     def mapping(self, width: int, height: int, rng: np.random.Generator) -> Mapping:
         """Draw the shear."""
         shear = np.tan(np.deg2rad(draw_signed(rng, self.degrees)))
         sideways = rng.random() < 0.5
-        return about_centre([[1, shear], [0, 1]] if sideways else [[1, 0], [shear, 1]], width, height)
+        return about_center([[1, shear], [0, 1]] if sideways else [[1, 0], [shear, 1]], width, height)
 
 
 @dataclass(frozen=True)
@@ -104,22 +98,17 @@ class Perspective(GeometricDegradation):
 
     Attributes:
         shift: range of the corners' moves, as a share of the page's sides, 0 to 0.2.
-        desk: range of the grey level of the desk around the page, 0 to 255; ``null`` shows more paper.
+        desk: range of the gray level of the desk around the page, 0 to 255; ``null`` shows more paper.
     """
 
     probability: float = 1.0
     shift: tuple[float, float] = (0.0, 0.04)
     desk: tuple[float, float] | None = None
     key: ClassVar[str] = "perspective"
-
-    def check(self) -> None:
-        """Check the shift and the desk."""
-        check_range(self, "shift", 0.0, 0.2)
-        if self.desk is not None:
-            check_range(self, "desk", 0.0, 255.0)
+    limits: ClassVar[Limits] = {"shift": (0.0, 0.2), "desk": (0.0, 255.0)}
 
     def surroundings(self, rng: np.random.Generator) -> int | None:
-        """Draw the grey level of the desk."""
+        """Draw the gray level of the desk."""
         return None if self.desk is None else round(draw(rng, self.desk))
 
     def mapping(self, width: int, height: int, rng: np.random.Generator) -> Mapping:
@@ -155,11 +144,7 @@ class PageCurl(GeometricDegradation):
     height: tuple[float, float] = (0.005, 0.025)
     reach: tuple[float, float] = (0.15, 0.35)
     key: ClassVar[str] = "page_curl"
-
-    def check(self) -> None:
-        """Check the height and the reach."""
-        check_range(self, "height", 0.0, 0.06)
-        check_range(self, "reach", 0.1, 0.5)
+    limits: ClassVar[Limits] = {"height": (0.0, 0.06), "reach": (0.1, 0.5)}
 
     def mapping(self, width: int, height: int, rng: np.random.Generator) -> Mapping:
         """Draw the bend."""
@@ -190,11 +175,7 @@ class Ripple(GeometricDegradation):
     amplitude: tuple[float, float] = (0.0005, 0.003)
     wavelength: tuple[float, float] = (0.25, 0.8)
     key: ClassVar[str] = "ripple"
-
-    def check(self) -> None:
-        """Check the amplitude and the wavelength."""
-        check_range(self, "amplitude", 0.0, 0.01)
-        check_range(self, "wavelength", 0.2, 2.0)
+    limits: ClassVar[Limits] = {"amplitude": (0.0, 0.01), "wavelength": (0.2, 2.0)}
 
     def mapping(self, width: int, height: int, rng: np.random.Generator) -> Mapping:
         """Draw the waves."""

@@ -1,6 +1,6 @@
 """Where the points of a page go: mappings that compose, are inverted, and never push a word off the page.
 
-Points are (n, 2) float64, x then y, in pixels; the centre of the top left pixel is (0.5, 0.5), so that boxes, whose
+Points are (n, 2) float64, x then y, in pixels; the center of the top left pixel is (0.5, 0.5), so that boxes, whose
 numbers are edges, and pixels agree.
 """
 
@@ -85,12 +85,12 @@ class Displacement(Mapping):
         return points + self.offset(points)
 
 
-def about_centre(matrix: npt.ArrayLike, width: int, height: int) -> Homography:
-    """Return the linear map (2, 2) applied about the centre of the page."""
+def about_center(matrix: npt.ArrayLike, width: int, height: int) -> Homography:
+    """Return the linear map (2, 2) applied about the center of the page."""
     linear = np.eye(3)
     linear[:2, :2] = matrix
-    centre = np.array([[1, 0, width / 2], [0, 1, height / 2], [0, 0, 1]])
-    return Homography(centre @ linear @ np.linalg.inv(centre))
+    center = np.array([[1, 0, width / 2], [0, 1, height / 2], [0, 0, 1]])
+    return Homography(center @ linear @ np.linalg.inv(center))
 
 
 def outline(boxes: BoxArray, samples: int) -> Points:
@@ -115,12 +115,12 @@ def fit(points: Points, width: int, height: int) -> Homography:
     low, high = points.min(axis=0), points.max(axis=0)
     room = np.array([width, height]) - 2 * margin
     scale = float(min(1.0, (room / np.maximum(high - low, 1e-9)).min()))
-    # Shrink about the middle of the page, so that a page that fits but for its size stays centred.
-    centre = np.array([width, height]) / 2
-    low, high = centre + (low - centre) * scale, centre + (high - centre) * scale
-    shift = np.maximum(margin - low, 0.0) + np.minimum(centre * 2 - margin - high, 0.0)
+    # Shrink about the middle of the page, so that a page that fits but for its size stays centerd.
+    center = np.array([width, height]) / 2
+    low, high = center + (low - center) * scale, center + (high - center) * scale
+    shift = np.maximum(margin - low, 0.0) + np.minimum(center * 2 - margin - high, 0.0)
     matrix = np.diag([scale, scale, 1.0])
-    matrix[:2, 2] = centre * (1 - scale) + shift
+    matrix[:2, 2] = center * (1 - scale) + shift
     return Homography(matrix)
 
 
@@ -133,7 +133,7 @@ def warp(
         image: (H, W) or (H, W, 3).
         boxes: (n, 4), n > 0; what must stay inside. Boxes that were outside come inside.
         mappings: applied first to last, then :func:`fit`.
-        fill: colour of what was not on the page, one number a channel.
+        fill: color of what was not on the page, one number a channel.
 
     Returns:
         The image, same shape, and the bounding boxes of the moved boxes, all within the page.
@@ -161,7 +161,7 @@ def warp(
 def _resample(image: ImageArray, source: Points, fill: tuple[int, ...]) -> ImageArray:
     """Take each pixel from its place in ``source`` (rows, columns, 2), given on the coarse grid.
 
-    OpenCV's versions, and the processors it runs on, round floats each in their own way, by up to 8 grey levels. So the
+    OpenCV's versions, and the processors it runs on, round floats each in their own way, by up to 8 gray levels. So the
     grid is rounded to a unit of 14 bits, with which float32 interpolates 16 steps each way without rounding, and the
     pixels are taken at 32nds, in whole numbers.
     """
@@ -175,7 +175,7 @@ def _resample(image: ImageArray, source: Points, fill: tuple[int, ...]) -> Image
     pixels, shares = cv2.convertMaps(dense[step : step + height, step : step + width], None, cv2.CV_16SC2)
     if image.ndim == 2:
         return as_uint8(cv2.remap(image, pixels, shares, cv2.INTER_LINEAR, borderValue=fill[0]))
-    # Four channels are vectorised where three are not: 5 ms against 12 ms at 1024 x 1024 with OpenCV 5.0.
+    # Four channels are vectorized where three are not: 5 ms against 12 ms at 1024 x 1024 with OpenCV 5.0.
     four = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
     moved = cv2.remap(four, pixels, shares, cv2.INTER_LINEAR, borderValue=(*fill, 255))
     return as_uint8(cv2.cvtColor(moved, cv2.COLOR_RGBA2RGB))

@@ -12,14 +12,13 @@ from deepsynth.data.augmentation.base import (
     BoxArray,
     Degradation,
     ImageArray,
+    Limits,
     as_uint8,
-    check_number,
-    check_range,
+    background_color,
     draw,
     fade_to,
     is_light,
     noise_window,
-    paper_colour,
     soft_field,
 )
 
@@ -35,23 +34,20 @@ class InkBleed(Degradation):
     probability: float = 1.0
     amount: tuple[float, float] = (0.2, 0.6)
     key: ClassVar[str] = "ink_bleed"
-
-    def check(self) -> None:
-        """Check the ranges."""
-        check_range(self, "amount", 0.0, 1.0)
+    limits: ClassVar[Limits] = {"amount": (0.0, 1.0)}
 
     def __call__(self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator) -> tuple[ImageArray, BoxArray]:
         """Return the page with heavier strokes; boxes stay."""
         amount = draw(rng, self.amount)
         square = np.ones((3, 3), np.uint8)
-        spread = cv2.erode(image, square) if is_light(paper_colour(image)) else cv2.dilate(image, square)
+        spread = cv2.erode(image, square) if is_light(background_color(image)) else cv2.dilate(image, square)
         amount = round(256 * amount) / 256  # exact in float32, on every processor
         return as_uint8(cv2.addWeighted(image, 1 - amount, spread, amount, 0)), boxes
 
 
 @dataclass(frozen=True)
 class InkFade(Degradation):
-    """Fade the ink towards the paper's colour, unevenly over the page.
+    """Fade the ink towards the paper's color, unevenly over the page.
 
     Attributes:
         amount: range within which the faded share lies over the page, 0 to 0.8.
@@ -60,15 +56,12 @@ class InkFade(Degradation):
     probability: float = 1.0
     amount: tuple[float, float] = (0.1, 0.5)
     key: ClassVar[str] = "ink_fade"
-
-    def check(self) -> None:
-        """Check the ranges."""
-        check_range(self, "amount", 0.0, 0.8)
+    limits: ClassVar[Limits] = {"amount": (0.0, 0.8)}
 
     def __call__(self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator) -> tuple[ImageArray, BoxArray]:
         """Return the page with paler ink; boxes stay."""
         faded = soft_field(rng, image.shape, int(rng.integers(2, 6)), self.amount)
-        return fade_to(image, paper_colour(image), faded), boxes
+        return fade_to(image, background_color(image), faded), boxes
 
 
 @dataclass(frozen=True)
@@ -84,11 +77,7 @@ class BrokenStrokes(Degradation):
     share: tuple[float, float] = (0.01, 0.06)
     amount: float = 0.7
     key: ClassVar[str] = "broken_strokes"
-
-    def check(self) -> None:
-        """Check the ranges."""
-        check_range(self, "share", 0.0, 0.15)
-        check_number(self, "amount", 0.0, 1.0)
+    limits: ClassVar[Limits] = {"share": (0.0, 0.15), "amount": (0.0, 1.0)}
 
     def __call__(self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator) -> tuple[ImageArray, BoxArray]:
         """Return the page with gaps in its strokes; boxes stay."""
@@ -96,7 +85,7 @@ class BrokenStrokes(Degradation):
         counts = np.cumsum(np.bincount(specks[::4, ::4].ravel(), minlength=256))
         level = int(np.searchsorted(counts, draw(rng, self.share) * counts[-1]))
         missing = cv2.threshold(specks, level, round(255 * self.amount), cv2.THRESH_BINARY_INV)[1]
-        return fade_to(image, paper_colour(image), as_uint8(missing)), boxes
+        return fade_to(image, background_color(image), as_uint8(missing)), boxes
 
 
 @dataclass(frozen=True)
@@ -110,10 +99,7 @@ class SaltAndPepper(Degradation):
     probability: float = 1.0
     share: tuple[float, float] = (0.0005, 0.004)
     key: ClassVar[str] = "salt_and_pepper"
-
-    def check(self) -> None:
-        """Check the ranges."""
-        check_range(self, "share", 0.0, 0.05)
+    limits: ClassVar[Limits] = {"share": (0.0, 0.05)}
 
     def __call__(self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator) -> tuple[ImageArray, BoxArray]:
         """Return the specked page; boxes stay."""

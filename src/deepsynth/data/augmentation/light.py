@@ -1,4 +1,4 @@
-"""Degradations of the light: shadows, uneven light, a colour cast."""
+"""Degradations of the light: shadows, uneven light, a color cast."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from deepsynth.data.augmentation.base import (
     Degradation,
     Field,
     ImageArray,
+    Limits,
     as_uint8,
-    check_range,
     draw,
     draw_signed,
     enlarge,
@@ -38,11 +38,7 @@ class Shadow(Degradation):
     depth: tuple[float, float] = (0.1, 0.4)
     softness: tuple[float, float] = (0.05, 0.25)
     key: ClassVar[str] = "shadow"
-
-    def check(self) -> None:
-        """Check the ranges."""
-        check_range(self, "depth", 0.0, 0.7)
-        check_range(self, "softness", 0.01, 0.5)
+    limits: ClassVar[Limits] = {"depth": (0.0, 0.7), "softness": (0.01, 0.5)}
 
     def __call__(self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator) -> tuple[ImageArray, BoxArray]:
         """Return the shadowed page; boxes stay."""
@@ -63,10 +59,7 @@ class UnevenLight(Degradation):
     probability: float = 1.0
     depth: tuple[float, float] = (0.1, 0.4)
     key: ClassVar[str] = "uneven_light"
-
-    def check(self) -> None:
-        """Check the ranges."""
-        check_range(self, "depth", 0.0, 0.7)
+    limits: ClassVar[Limits] = {"depth": (0.0, 0.7)}
 
     def __call__(self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator) -> tuple[ImageArray, BoxArray]:
         """Return the unevenly lit page; boxes stay."""
@@ -80,7 +73,7 @@ class UnevenLight(Degradation):
 
 
 @dataclass(frozen=True)
-class ColourCast(Degradation):
+class ColorCast(Degradation):
     """Tint the page by light that is not white: yellowish as a lamp's, or bluish as the sky's.
 
     Attributes:
@@ -89,14 +82,11 @@ class ColourCast(Degradation):
 
     probability: float = 1.0
     strength: tuple[float, float] = (0.03, 0.2)
-    key: ClassVar[str] = "colour_cast"
-
-    def check(self) -> None:
-        """Check the ranges."""
-        check_range(self, "strength", 0.0, 0.5)
+    key: ClassVar[str] = "color_cast"
+    limits: ClassVar[Limits] = {"strength": (0.0, 0.5)}
 
     def __call__(self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator) -> tuple[ImageArray, BoxArray]:
-        """Return the tinted page, in colour; boxes stay."""
+        """Return the tinted page, in color; boxes stay."""
         strength = draw(rng, self.strength)
         warm, green = rng.random() < 0.6, rng.uniform(0.2, 0.6)  # lamps and skies lie between yellow and blue
         losses = strength * np.array([0.0, green, 1.0] if warm else [1.0, green, 0.0])

@@ -14,9 +14,9 @@ from deepsynth.data.augmentation.base import (
     BoxArray,
     Degradation,
     ImageArray,
+    Limits,
     add_share,
     as_uint8,
-    check_range,
     draw,
     noise_window,
 )
@@ -35,10 +35,7 @@ class GaussianBlur(Degradation):
     probability: float = 1.0
     sigma_px: tuple[float, float] = (0.3, 0.8)
     key: ClassVar[str] = "gaussian_blur"
-
-    def check(self) -> None:
-        """Check the sigma."""
-        check_range(self, "sigma_px", 0.0, 3.0)
+    limits: ClassVar[Limits] = {"sigma_px": (0.0, 3.0)}
 
     def __call__(self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator) -> tuple[ImageArray, BoxArray]:
         """Return the blurred image; boxes stay."""
@@ -60,10 +57,7 @@ class MotionBlur(Degradation):
     probability: float = 1.0
     length_px: tuple[float, float] = (2.0, 5.0)
     key: ClassVar[str] = "motion_blur"
-
-    def check(self) -> None:
-        """Check the ranges."""
-        check_range(self, "length_px", 1.0, 25.0)
+    limits: ClassVar[Limits] = {"length_px": (1.0, 25.0)}
 
     def __call__(self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator) -> tuple[ImageArray, BoxArray]:
         """Return the blurred image; boxes stay."""
@@ -82,10 +76,7 @@ class DefocusBlur(Degradation):
     probability: float = 1.0
     radius_px: tuple[float, float] = (0.6, 1.6)
     key: ClassVar[str] = "defocus_blur"
-
-    def check(self) -> None:
-        """Check the ranges."""
-        check_range(self, "radius_px", 0.0, 8.0)
+    limits: ClassVar[Limits] = {"radius_px": (0.0, 8.0)}
 
     def __call__(self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator) -> tuple[ImageArray, BoxArray]:
         """Return the blurred image; boxes stay."""
@@ -103,10 +94,7 @@ class ResolutionLoss(Degradation):
     probability: float = 1.0
     scale: tuple[float, float] = (0.6, 0.9)
     key: ClassVar[str] = "resolution_loss"
-
-    def check(self) -> None:
-        """Check the ranges."""
-        check_range(self, "scale", 0.25, 1.0)
+    limits: ClassVar[Limits] = {"scale": (0.25, 1.0)}
 
     def __call__(self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator) -> tuple[ImageArray, BoxArray]:
         """Return the coarser image; boxes stay."""
@@ -123,16 +111,13 @@ class SensorNoise(Degradation):
     """Add Gaussian noise, each channel its own.
 
     Attributes:
-        sigma: range of the standard deviation in grey levels of 255, 0 to 40.
+        sigma: range of the standard deviation in gray levels of 255, 0 to 40.
     """
 
     probability: float = 1.0
     sigma: tuple[float, float] = (2.0, 8.0)
     key: ClassVar[str] = "sensor_noise"
-
-    def check(self) -> None:
-        """Check the sigma."""
-        check_range(self, "sigma", 0.0, 40.0)
+    limits: ClassVar[Limits] = {"sigma": (0.0, 40.0)}
 
     def __call__(self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator) -> tuple[ImageArray, BoxArray]:
         """Return the noisy image; boxes stay."""
@@ -171,8 +156,8 @@ def _disk_kernel(radius: float) -> Kernel:
     """Return a kernel of sum 1 that averages over a disk, each cell by the share that lies within (8 x 8 samples)."""
     half = int(np.ceil(radius))
     side = 2 * half + 1
-    centres = (np.arange(side * 8) + 0.5) / 8 - side / 2
-    inside = (centres[:, None] ** 2 + centres[None, :] ** 2 <= max(radius, 0.5) ** 2).astype(np.float32)
+    centers = (np.arange(side * 8) + 0.5) / 8 - side / 2
+    inside = (centers[:, None] ** 2 + centers[None, :] ** 2 <= max(radius, 0.5) ** 2).astype(np.float32)
     kernel: Kernel = inside.reshape(side, 8, side, 8).sum(axis=(1, 3))
     kernel /= kernel.sum()
     return kernel

@@ -13,18 +13,17 @@ from deepsynth.data.augmentation.base import (
     BoxArray,
     Degradation,
     ImageArray,
+    Limits,
     add_share,
     as_uint8,
-    check_number,
-    check_range,
+    background_color,
     draw,
     enlarge,
     is_light,
-    paper_colour,
     random_window,
     shade,
     smooth,
-    to_grey,
+    to_gray,
     to_rgb,
 )
 
@@ -43,10 +42,7 @@ class PaperTexture(Degradation):
     probability: float = 1.0
     depth: tuple[float, float] = (0.03, 0.15)
     key: ClassVar[str] = "paper_texture"
-
-    def check(self) -> None:
-        """Check the ranges."""
-        check_range(self, "depth", 0.0, 0.4)
+    limits: ClassVar[Limits] = {"depth": (0.0, 0.4)}
 
     def __call__(self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator) -> tuple[ImageArray, BoxArray]:
         """Return the page on the paper; boxes stay."""
@@ -71,15 +67,10 @@ class Stains(Degradation):
     size: tuple[float, float] = (0.03, 0.15)
     depth: tuple[float, float] = (0.05, 0.3)
     key: ClassVar[str] = "stains"
-
-    def check(self) -> None:
-        """Check the ranges."""
-        check_range(self, "count", 1, 10)
-        check_range(self, "size", 0.01, 0.4)
-        check_range(self, "depth", 0.0, 0.5)
+    limits: ClassVar[Limits] = {"count": (1, 10), "size": (0.01, 0.4), "depth": (0.0, 0.5)}
 
     def __call__(self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator) -> tuple[ImageArray, BoxArray]:
-        """Return the stained page, in colour; boxes stay."""
+        """Return the stained page, in color; boxes stay."""
         height, width = image.shape[:2]
         stained = to_rgb(image)
         for _ in range(int(rng.integers(self.count[0], self.count[1], endpoint=True))):
@@ -108,19 +99,15 @@ class BleedThrough(Degradation):
     strength: tuple[float, float] = (0.04, 0.15)
     blur_px: float = 1.2
     key: ClassVar[str] = "bleed_through"
-
-    def check(self) -> None:
-        """Check the ranges."""
-        check_range(self, "strength", 0.0, 0.3)
-        check_number(self, "blur_px", 0.5, 5.0)
+    limits: ClassVar[Limits] = {"strength": (0.0, 0.3), "blur_px": (0.5, 5.0)}
 
     def __call__(self, image: ImageArray, boxes: BoxArray, rng: np.random.Generator) -> tuple[ImageArray, BoxArray]:
         """Return the page with its own mirror image behind it; boxes stay."""
         height, width = image.shape[:2]
         strength = draw(rng, self.strength)
-        grey = to_grey(image)
-        paper = paper_colour(grey)[0]
-        back = cv2.GaussianBlur(cv2.flip(grey, 1), (0, 0), self.blur_px)
+        gray = to_gray(image)
+        paper = background_color(gray)[0]
+        back = cv2.GaussianBlur(cv2.flip(gray, 1), (0, 0), self.blur_px)
         down, right = (int(rng.integers(-side // 8, side // 8 + 1)) for side in (height, width))
         move = np.array([[1, 0, right], [0, 1, down]], dtype=np.float64)
         back = cv2.warpAffine(back, move, (width, height), flags=cv2.INTER_NEAREST, borderValue=paper)
@@ -147,10 +134,10 @@ def _stain(rng: np.random.Generator, height: int, width: int, radius: float) -> 
     """Return the light through one stain (H, W): 255 beside it, less within, least at its rim. Drawn at a quarter."""
     scale = 4
     rows, columns = -(-height // scale), -(-width // scale)
-    centre = rng.uniform(0, 1, size=2) * [columns, rows]
+    center = rng.uniform(0, 1, size=2) * [columns, rows]
     angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     waves = [rng.uniform(0, 0.12) * np.sin(k * angles + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 5)]
-    rim = centre + (radius / scale * (1 + np.sum(waves, axis=0)))[:, None] * np.stack(
+    rim = center + (radius / scale * (1 + np.sum(waves, axis=0)))[:, None] * np.stack(
         [np.cos(angles), np.sin(angles)], axis=1
     )
     light = np.full((rows, columns), 255, np.uint8)

@@ -12,7 +12,7 @@ from deepsynth.types import Document, Sample
 
 
 class PageDataset(Dataset[Sample]):
-    """Samples by (epoch, index): one per page when transcribing, one per document when summarising.
+    """Samples by (epoch, index): one per page when transcribing, one per document when summarizing.
 
     Args:
         documents: all of the same task.

@@ -63,7 +63,7 @@ class PagesOnRequest(Dataset[Sample | None]):
 
 
 class PageStream:
-    """The samples of this rank's documents: one per page when transcribing, one per document when summarising.
+    """The samples of this rank's documents: one per page when transcribing, one per document when summarizing.
 
     Ranks deal out whole documents in turn, so that each lays out its own alone.
 
@@ -100,7 +100,7 @@ class PageStream:
         """Walk the source once, for its mistakes.
 
         Raises:
-            ValueError: for documents that cannot be read together, or rows that are none.
+            UserError: for documents that cannot be read together, or rows that are none.
         """
         walked = Fingerprinted(self.documents())
         for _ in walked:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from deepsynth.data.processing.processor import IGNORED_LABEL
+from deepsynth.errors import UserError
 from deepsynth.types import Batch, Sample
 
 
@@ -30,9 +31,9 @@ class Collator:
     packed: bool = False
 
     def __post_init__(self) -> None:
-        """Raise ``ValueError`` for a multiple below 1."""
+        """Raise ``UserError`` for a multiple below 1."""
         if self.pad_to_multiple_of < 1:
-            raise ValueError(f"data.pad_to_multiple_of is {self.pad_to_multiple_of}; it must be at least 1")
+            raise UserError(f"data.pad_to_multiple_of is {self.pad_to_multiple_of}; it must be at least 1")
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Return inputs (B, T) padded at the right, or packed (1, T), and prompts (B, P) padded at the left.

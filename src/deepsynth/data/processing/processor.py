@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from deepsynth.data.processing.pixel_lookup import ViewTable, view_table
+from deepsynth.errors import UserError
 from deepsynth.models.registry import load_pretrained
 from deepsynth.models.tokens import ImageLayout, image_layout
 from deepsynth.types import Document, Page, Sample, Task
@@ -37,7 +38,7 @@ class Processor(ABC):
         With ``prompt_only`` it is for reading alone: without the target's tokens, which then need no budget.
 
         Raises:
-            ValueError: when it exceeds the token budget.
+            UserError: when it exceeds the token budget.
         """
 
     @property
@@ -81,14 +82,12 @@ class OcrProcessor(Processor):
         """Validate what needs no file.
 
         Raises:
-            ValueError: for a prompt without ``<image>`` or a budget below 1.
+            UserError: for a prompt without ``<image>`` or a budget below 1.
         """
         if self.prompt is not None and self.prompt.count("<image>") != 1:
-            raise ValueError(
-                f"data.prompt is {self.prompt!r}; it must hold <image> exactly once, where the pages stand"
-            )
+            raise UserError(f"data.prompt is {self.prompt!r}; it must hold <image> exactly once, where the pages stand")
         if self.max_tokens is not None and self.max_tokens < 1:
-            raise ValueError(f"data.max_tokens is {self.max_tokens}; it must be at least 1")
+            raise UserError(f"data.max_tokens is {self.max_tokens}; it must be at least 1")
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave what was loaded behind: each DataLoader worker loads its own."""
@@ -160,7 +159,7 @@ class OcrProcessor(Processor):
         """Return input ids (T,), labels (T,) and the views of the pages.
 
         Raises:
-            ValueError: when the sample exceeds the token budget, with its id and lengths.
+            UserError: when the sample exceeds the token budget, with its id and lengths.
         """
         target = pages[0].text if document.target is None else document.target
         outputs = self._views([page.image for page in pages])
@@ -176,7 +175,7 @@ class OcrProcessor(Processor):
         if total > self.token_budget:
             if self.on_max_tokens == "drop":
                 return None
-            raise ValueError(
+            raise UserError(
                 f"document {document.id!r}: {len(prompt_ids)} tokens of {len(pages)} page(s) and prompt + "
                 f"{len(target_ids)} of the target = {total}, but the budget is {self.token_budget}; raise "
                 "data.max_tokens, put less text on a page, or set data.on_max_tokens=drop"

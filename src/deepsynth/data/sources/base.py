@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from deepsynth.errors import UserError
 from deepsynth.types import Document
 
 #: Field names that may be absent from the rows; any other name was given by the user and must be there.
@@ -33,7 +34,7 @@ class Source(ABC):
         """Yield every document, ids unique.
 
         Raises:
-            ValueError: for a row that is no document: one line with file, line, what was found, what is expected.
+            UserError: for a row that is no document: one line with file, line, what was found, what is expected.
         """
 
     @property
@@ -51,7 +52,7 @@ def read_documents(source: Source, *, need_text: bool) -> list[Document]:
     """Return the documents of a source after the checks that concern all of them.
 
     Raises:
-        ValueError: for an empty source, two equal ids, a mix of documents with and without target, or (where text
+        UserError: for an empty source, two equal ids, a mix of documents with and without target, or (where text
             is needed) a scan whose text is unknown.
     """
     return list(checked_documents(source, need_text=need_text))
@@ -61,7 +62,7 @@ def checked_documents(source: Source, *, need_text: bool) -> Iterator[Document]:
     """Yield the documents of a source, each as soon as it has passed the checks of :func:`read_documents`.
 
     Raises:
-        ValueError: as there.
+        UserError: as there.
     """
     seen: set[str] = set()
     first: Document | None = None
@@ -70,20 +71,20 @@ def checked_documents(source: Source, *, need_text: bool) -> Iterator[Document]:
             first = document
         if not source.checks_documents:
             if document.id in seen:
-                raise ValueError(f"{source}: two documents have the id {document.id!r}; ids must be unique")
+                raise UserError(f"{source}: two documents have the id {document.id!r}; ids must be unique")
             seen.add(document.id)
             if document.task != first.task:
-                raise ValueError(
+                raise UserError(
                     f"{source}: document {document.id!r} has {'no' if document.target is None else 'a'} target, unlike "
                     f"{first.id!r}; either all documents have one (summarization) or none (transcription)"
                 )
         if need_text and not document.text and document.image is not None and document.target is None:
-            raise ValueError(
+            raise UserError(
                 f"{source}: the text of scan {document.id!r} is unknown; only `deepsynth predict` can read it"
             )
         yield document
     if first is None:
-        raise ValueError(f"{source} holds no document")
+        raise UserError(f"{source} holds no document")
 
 
 class RowSource(Source):
@@ -136,7 +137,7 @@ class RowSource(Source):
             has_image: whether the rows are scans, whose text may be unknown.
 
         Raises:
-            ValueError: when a field is absent that may not be.
+            UserError: when a field is absent that may not be.
         """
         optional = {DEFAULT_TARGET_FIELD, DEFAULT_ID_FIELD, DEFAULT_LANGUAGE_FIELD, DEFAULT_SOURCE_FIELD}
         if has_image:
@@ -144,13 +145,13 @@ class RowSource(Source):
         columns = dict.fromkeys(found)
         for name in self.fields():
             if name not in columns and name not in optional:
-                raise ValueError(f"{where}: no field {name!r}; the fields found are {fields_found(columns)}")
+                raise UserError(f"{where}: no field {name!r}; the fields found are {fields_found(columns)}")
 
     def __iter__(self) -> Iterator[Document]:
         """Yield every document.
 
         Raises:
-            ValueError: for a row that is no document, naming the place, what was found and how to mend it.
+            UserError: for a row that is no document, naming the place, what was found and how to fix it.
         """
         first: tuple[str, Document] | None = None
         seen: set[str] = set()
@@ -160,17 +161,17 @@ class RowSource(Source):
                 first = (where, document)
             _check_like_first(where, document, *first, target_field=self.target_field)
             if document.id in seen:
-                raise ValueError(self._equal_ids(where, document.id, row))
+                raise UserError(self._equal_ids(where, document.id, row))
             seen.add(document.id)
             yield document
         if first is None:
-            raise ValueError(f"{self.origin}: it holds no document; give a file or dataset with at least one row")
+            raise UserError(f"{self.origin}: it holds no document; give a file or dataset with at least one row")
 
     def _document(self, where: str, row: Mapping[str, Any]) -> Document:
         image = self.image(row)
         text = _text(where, row, self.text_field, optional=image is not None and self.text_field == DEFAULT_TEXT_FIELD)
         if image is None and not has_printable(text):
-            raise ValueError(
+            raise UserError(
                 f"{where}: the field {self.text_field!r} has no printable character ({text[:20]!r}); remove the row"
             )
         target = None
@@ -221,27 +222,27 @@ def fields_found(row: Mapping[str, Any]) -> str:
 def _text(where: str, row: Mapping[str, Any], field: str, optional: bool) -> str:
     """Return a text field, "" when it is null, or absent where that is allowed."""
     if field not in row and not optional:
-        raise ValueError(f"{where}: no field {field!r}; the fields found are {fields_found(row)}")
+        raise UserError(f"{where}: no field {field!r}; the fields found are {fields_found(row)}")
     value = row.get(field)
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise ValueError(f"{where}: the field {field!r} is of type {type(value).__name__}, a text is expected")
+        raise UserError(f"{where}: {field} is of type {type(value).__name__}; it must be a text")
     return unix_line_ends(_encodable(where, field, value))
 
 
 def _label(where: str, row: Mapping[str, Any], field: str, optional: bool) -> str | None:
     """Return an id, language or source name, ``None`` when it is null, or absent where that is allowed."""
     if field not in row and not optional:
-        raise ValueError(f"{where}: no field {field!r}; the fields found are {fields_found(row)}")
+        raise UserError(f"{where}: no field {field!r}; the fields found are {fields_found(row)}")
     value = row.get(field)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise ValueError(f"{where}: the field {field!r} is of type {type(value).__name__}, not a name or number")
+        raise UserError(f"{where}: {field} is of type {type(value).__name__}; it must be a name or a number")
     label = _encodable(where, field, str(value)).strip()
     if not label:
-        raise ValueError(f"{where}: the field {field!r} is empty; give it a value or remove it")
+        raise UserError(f"{where}: {field} is empty; give it a value or remove it")
     return label
 
 
@@ -249,7 +250,7 @@ def _encodable(where: str, field: str, value: str) -> str:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ValueError(
+        raise UserError(
             f"{where}: the field {field!r} has half a surrogate pair, {value[error.start]!r} at character "
             f"{error.start}; it is no Unicode text"
         ) from None
@@ -261,10 +262,10 @@ def _check_like_first(
 ) -> None:
     if (document.target is None) != (first.target is None):
         has, has_not = ("has a", "has none") if document.target is not None else ("has no", "has one")
-        raise ValueError(
+        raise UserError(
             f"{where}: {has} target (field {target_field!r}), and {first_where} {has_not}; give every row a target "
-            "(summarisation) or none (transcription)"
+            "(summarization) or none (transcription)"
         )
     if bool(document.text) != bool(first.text):
         has, has_not = ("has a", "has none") if document.text else ("has no", "has one")
-        raise ValueError(f"{where}: {has} text, and {first_where} {has_not}; give every scan its text or none")
+        raise UserError(f"{where}: {has} text, and {first_where} {has_not}; give every scan its text or none")

@@ -59,7 +59,7 @@ class HubSource(RowSource):
         """Yield ``(dataset, split and row from 1, fields)``; images stay encoded.
 
         Raises:
-            ValueError: when the dataset cannot be reached or read, or lacks a field.
+            UserError: when the dataset cannot be reached or read, or lacks a field.
         """
         import datasets
         from datasets.exceptions import DatasetsError
@@ -81,7 +81,7 @@ class HubSource(RowSource):
             for number, row in enumerate(table, 1):
                 yield f"{where}, row {number}", self._with_image(f"{where}, row {number}", row) if has_images else row
         except (DatasetsError, HfHubHTTPError, OSError) as error:
-            raise ValueError(f"{where}: cannot be read (after row {number}): {_first_line(error)}") from None
+            raise UserError(f"{where}: cannot be read (after row {number}): {_first_line(error)}") from None
 
     def image(self, row: Mapping[str, Any]) -> Path | bytes | None:
         """Return the row's encoded image or its file, or ``None`` when the dataset has no images."""
@@ -96,7 +96,7 @@ class HubSource(RowSource):
             saved = datasets.load_from_disk(str(folder))
             if isinstance(saved, datasets.DatasetDict):
                 if self.split not in saved:
-                    raise ValueError(f"{self.repo_id}: no split {self.split!r}; the splits are {', '.join(saved)}")
+                    raise UserError(f"{self.repo_id}: no split {self.split!r}; the splits are {', '.join(saved)}")
                 saved = saved[self.split]
             return saved.to_iterable_dataset() if self.streaming else saved
         try:
@@ -108,12 +108,12 @@ class HubSource(RowSource):
                 streaming=self.streaming,
             )
         except ValueError as error:  # an unknown split, configuration or name
-            raise ValueError(f"{self.repo_id} ({self.split}): {_first_line(error)}") from None
+            raise UserError(f"{self.repo_id} ({self.split}): {_first_line(error)}") from None
 
     def _with_image(self, where: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
         encoded = row[self.image_field]
         if encoded is None:
-            raise ValueError(f"{where}: the field {self.image_field!r} is null; remove the row")
+            raise UserError(f"{where}: the field {self.image_field!r} is null; remove the row")
         image: Path | bytes
         if encoded["bytes"] is None:
             image, digest = Path(encoded["path"]), str(encoded["path"]).encode()

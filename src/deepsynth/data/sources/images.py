@@ -57,7 +57,7 @@ class ImageSource(RowSource):
         """Yield ``(file and line, fields)``.
 
         Raises:
-            ValueError: when a file is missing or a line is no JSON object.
+            UserError: when a file is missing or a line is no JSON object.
         """
         path = Path(self.path).expanduser()
         if path.is_dir() and not any(path.glob("*.jsonl")):
@@ -65,17 +65,17 @@ class ImageSource(RowSource):
             return
         for file in list_files(path, ".jsonl"):
             if file.suffix.lower() in IMAGE_SUFFIXES:
-                raise ValueError(f"{file}: a JSON-lines file or a folder is expected, found an image; give its folder")
+                raise UserError(f"{file}: an image, not a JSON-lines file or a folder; give its folder")
             for where, row in jsonl_rows(file):
                 name = row.get(self.image_field)
                 if not isinstance(name, str) or not name:
-                    raise ValueError(
+                    raise UserError(
                         f"{where}: no image path in the field {self.image_field!r}; "
                         f"the fields found are {fields_found(row)}"
                     )
                 image = file.parent / name
                 if not image.is_file():
-                    raise ValueError(f"{where}: no image {image} (paths are relative to {file.name})")
+                    raise UserError(f"{where}: no image {image} (paths are relative to {file.name})")
                 yield where, _with_id({**row, self.image_field: image}, self.id_field, name)
 
     def _folder_rows(self, folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -85,7 +85,7 @@ class ImageSource(RowSource):
             if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
         }
         if not images:
-            raise ValueError(
+            raise UserError(
                 f"{folder}: no *.jsonl file and no image ({', '.join(sorted(IMAGE_SUFFIXES))}) in this folder"
             )
         for name in sorted(images):

@@ -18,6 +18,7 @@ from functools import cached_property
 import numpy as np
 
 from deepsynth.data.sources.base import Source
+from deepsynth.errors import UserError
 from deepsynth.types import Document
 
 _REPEAT = re.compile(r"~\d+\Z")
@@ -52,23 +53,25 @@ class MixedSource(Source):
         """Check the names and numbers.
 
         Raises:
-            ValueError: for no source, a weight that is not above 0, or names that do not agree.
+            UserError: for no source, a weight that is not above 0, or names that do not agree.
         """
         if not self.sources:
-            raise ValueError("sources is empty; a mix needs at least one source, {name: source}")
+            raise UserError("sources is empty; a mix needs at least one source, {name: source}")
         for name in self.sources:
             if not name or "/" in name:
-                raise ValueError(f"sources: {name!r} is no name: it becomes the part of the ids before '/'")
+                raise UserError(
+                    f"sources names {name!r}; a name must have at least one character and no '/' (ids become NAME/ID)"
+                )
         if self.weights is not None and set(self.weights) != set(self.sources):
             named, there = (", ".join(sorted(names)) or "nothing" for names in (self.weights, self.sources))
-            raise ValueError(f"weights names {named}, sources {there}; give one weight for each source")
+            raise UserError(f"weights names {named}, sources {there}; give one weight for each source")
         for name, weight in (self.weights or {}).items():
             if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
-                raise ValueError(
-                    f"weights.{name} is {weight!r}; allowed: a number above 0 (leave the source out for 0)"
+                raise UserError(
+                    f"weights.{name} is {weight!r}; it must be a number above 0 (leave the source out for 0)"
                 )
         if self.epoch_size is not None and self.epoch_size < 1:
-            raise ValueError(f"epoch_size is {self.epoch_size}; allowed: 1 or more, or null")
+            raise UserError(f"epoch_size is {self.epoch_size}; it must be at least 1, or null")
 
     @property
     def streaming(self) -> bool:
@@ -90,7 +93,7 @@ class MixedSource(Source):
         """Yield every document of the mix.
 
         Raises:
-            ValueError: for a source without documents, or a row that is none.
+            UserError: for a source without documents, or a row that is none.
         """
         documents = {name: self._documents(name) for name in self.sources}
         given = dict.fromkeys(self.sources, 0)
@@ -114,7 +117,7 @@ class MixedSource(Source):
                 found = True
                 yield replace(document, id=f"{name}/{document.id}{ending}", source=document.source or name)
             if not found:
-                raise ValueError(f"sources.{name} has no document; leave it out of the mix")
+                raise UserError(f"sources.{name} has no document; leave it out of the mix")
             if self.epoch_size is None:
                 return
 

@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 
 from deepsynth.data.sources.base import Source
+from deepsynth.errors import UserError
 from deepsynth.types import Document, Task
 
 #: Folders and modules of the standard library that are tests, data, or not in every installation of Python.
@@ -42,7 +43,7 @@ _DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 class PythonDocsSource(Source):
     """Read the documentation that the running Python carries.
 
-    Summarising, a document's target is the first paragraph and its text the paragraphs after it; transcribing, its
+    Summarizing, a document's target is the first paragraph and its text the paragraphs after it; transcribing, its
     text is the whole. The order is that of the ids: topics first, then docstrings by module.
 
     Args:
@@ -59,18 +60,18 @@ class PythonDocsSource(Source):
         """Check the arguments.
 
         Raises:
-            ValueError: for an unknown task or limits that no document meets.
+            UserError: for an unknown task or limits that no document meets.
         """
         if self.task not in ("summarize", "transcribe"):
-            raise ValueError(f"task: 'summarize' or 'transcribe' is expected, found {self.task!r}")
+            raise UserError(f"task is {self.task!r}; it must be 'summarize' or 'transcribe'")
         if self.max_chars is not None and self.max_chars < max(self.min_chars, 1):
-            raise ValueError(f"max_chars: {self.max_chars} is below min_chars {self.min_chars}")
+            raise UserError(f"max_chars is {self.max_chars}; it must be at least min_chars ({self.min_chars})")
 
     def __iter__(self) -> Iterator[Document]:
         """Yield the documents; no two have the same text.
 
         Raises:
-            ValueError: when this Python carries no documentation, or none within the limits.
+            UserError: when this Python carries no documentation, or none within the limits.
         """
         seen: set[str] = set()
         for name, title, body in _descriptions():
@@ -89,7 +90,7 @@ class PythonDocsSource(Source):
             seen.add(text)
             yield Document(id=name, text=text, target=target, language="en", source=name.partition("/")[0])
         if not seen:
-            raise ValueError(
+            raise UserError(
                 f"PythonDocsSource: no documentation with min_chars {self.min_chars}, max_chars {self.max_chars} in "
                 f"{_library()}; relax the limits, or install Python's standard library with its sources"
             )

@@ -21,6 +21,7 @@ from deepsynth.data.sources.base import (
     has_printable,
     unix_line_ends,
 )
+from deepsynth.errors import UserError
 from deepsynth.types import Document
 
 
@@ -48,7 +49,7 @@ class JsonlSource(RowSource):
         """Yield ``(file and line, object)``.
 
         Raises:
-            ValueError: for a file that cannot be read, or a line that is no JSON object.
+            UserError: for a file that cannot be read, or a line that is no JSON object.
         """
         for file in list_files(self.path, ".jsonl"):
             yield from jsonl_rows(file)
@@ -58,7 +59,7 @@ def jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield ``(file and line, object)`` of a JSON-lines file.
 
     Raises:
-        ValueError: for a file that cannot be read, or a line that is no JSON object.
+        UserError: for a file that cannot be read, or a line that is no JSON object.
     """
     for number, line in decoded_lines(path):
         if not line.strip():
@@ -67,11 +68,11 @@ def jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             row = json.loads(line.rstrip("\r\n"))
         except json.JSONDecodeError as error:
-            raise ValueError(f"{where}: not JSON: {error.msg} (column {error.colno})") from None
+            raise UserError(f"{where}: not JSON: {error.msg} (column {error.colno})") from None
         except RecursionError:
-            raise ValueError(f"{where}: not usable JSON: nested too deeply") from None
+            raise UserError(f"{where}: not usable JSON: nested too deeply") from None
         if not isinstance(row, dict):
-            raise ValueError(f"{where}: a JSON object ({{...}}) is expected, found {type(row).__name__}")
+            raise UserError(f"{where}: a JSON {type(row).__name__}; it must be an object ({{...}})")
         yield where, row
 
 
@@ -101,16 +102,16 @@ class CsvSource(RowSource):
         """Check the delimiter.
 
         Raises:
-            ValueError: when it is not one character.
+            UserError: when it is not one character.
         """
         if len(self.delimiter) != 1:
-            raise ValueError(f"delimiter: one character is expected, found {self.delimiter!r}")
+            raise UserError(f"delimiter is {self.delimiter!r}; it must be one character")
 
     def rows(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Yield ``(file and line, fields)``; an empty label counts as absent.
 
         Raises:
-            ValueError: for a file that cannot be read, or a row that does not fit its first line.
+            UserError: for a file that cannot be read, or a row that does not fit its first line.
         """
         # Python's own limit of 131,072 characters a field is below a book; the setting is the csv module's, not ours.
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
@@ -124,14 +125,14 @@ class CsvSource(RowSource):
             header = next(reader, [])
             twice = sorted({name for name in header if header.count(name) > 1})
             if twice:
-                raise ValueError(f"{file}, line 1: the field {twice[0]!r} is named twice")
+                raise UserError(f"{file}, line 1: the field {twice[0]!r} is named twice")
             start = reader.line_num + 1
             for values in reader:
                 where, start = f"{file}, line {start}", reader.line_num + 1
                 if not values:
                     continue
                 if len(values) != len(header):
-                    raise ValueError(
+                    raise UserError(
                         f"{where}: {len(values)} fields, and line 1 names {len(header)}; quote texts that hold "
                         f"{self.delimiter!r}, or set delimiter"
                     )
@@ -139,7 +140,7 @@ class CsvSource(RowSource):
                 # CSV has no null: an empty id, language or source is an absent one.
                 yield where, {name: value for name, value in row.items() if value or not self._is_label(name)}
         except csv.Error as error:
-            raise ValueError(f"{file}, line {reader.line_num}: not CSV: {error}") from None
+            raise UserError(f"{file}, line {reader.line_num}: not CSV: {error}") from None
 
     def _is_label(self, name: str) -> bool:
         return name in (self.language_field, self.source_field)
@@ -169,7 +170,7 @@ class ParquetSource(RowSource):
         """Yield ``(file and row from 1, fields)``.
 
         Raises:
-            ValueError: for a file that is no Parquet, or that lacks a field.
+            UserError: for a file that is no Parquet, or that lacks a field.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -187,7 +188,7 @@ class ParquetSource(RowSource):
                             yield f"{file}, row {number}", row
             except (pa.ArrowException, OSError) as error:
                 reason = str(error).splitlines()[0]
-                raise ValueError(f"{file}: cannot be read as Parquet (after row {number}): {reason}") from None
+                raise UserError(f"{file}: cannot be read as Parquet (after row {number}): {reason}") from None
 
 
 @dataclass(frozen=True)
@@ -208,20 +209,20 @@ class TextFolderSource(Source):
         """Yield the files in the order of their ids.
 
         Raises:
-            ValueError: when there is no such folder or file, or a file is empty or not UTF-8.
+            UserError: when there is no such folder or file, or a file is empty or not UTF-8.
         """
         folder = Path(self.path).expanduser()
         if not folder.is_dir():
-            found = "a file" if folder.exists() else "nothing"
-            raise ValueError(f"{folder}: a folder is expected, found {found}")
+            found = "a file" if folder.exists() else "no such folder"
+            raise UserError(f"{folder}: {found}; it must be a folder")
         found_files = (file for file in folder.glob(self.pattern) if file.is_file())
         files = {file.relative_to(folder).as_posix(): file for file in found_files}
         if not files:
-            raise ValueError(f"{folder}: no file matches {self.pattern!r} in this folder")
+            raise UserError(f"{folder}: no file matches {self.pattern!r} in this folder")
         for name in sorted(files):
             text = unix_line_ends("".join(line for _, line in decoded_lines(files[name])))
             if not has_printable(text):
-                raise ValueError(f"{files[name]}: no printable character in this file; remove it")
+                raise UserError(f"{files[name]}: no printable character in this file; remove it")
             yield Document(id=name, text=text, language=self.language)
 
 
@@ -229,7 +230,7 @@ def list_files(path: Path | Iterable[Path], suffix: str) -> list[Path]:
     """Return the files that ``path`` names: itself, the ``*suffix`` files of a folder, or those of several paths.
 
     Raises:
-        ValueError: when a path does not exist, or a folder has no such file.
+        UserError: when a path does not exist, or a folder has no such file.
     """
     if not isinstance(path, (str, Path)):
         return [file for one in path for file in list_files(one, suffix)]
@@ -237,10 +238,10 @@ def list_files(path: Path | Iterable[Path], suffix: str) -> list[Path]:
     if path.is_dir():
         files = sorted(file for file in path.glob(f"*{suffix}") if file.is_file())
         if not files:
-            raise ValueError(f"{path}: no {suffix} file in this folder")
+            raise UserError(f"{path}: no {suffix} file in this folder")
         return files
     if not path.exists():
-        raise ValueError(f"{path}: no such file (looked from {Path.cwd()})")
+        raise UserError(f"{path}: no such file (looked from {Path.cwd()})")
     return [path]
 
 
@@ -250,7 +251,7 @@ def decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
     Lines end at ``\n`` alone: Unicode's other line ends may stand inside a text.
 
     Raises:
-        ValueError: when the file cannot be read or a line is not UTF-8, with line and byte offset.
+        UserError: when the file cannot be read or a line is not UTF-8, with line and byte offset.
     """
     offset = 0
     try:
@@ -259,10 +260,10 @@ def decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
                 try:
                     yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
-                    raise ValueError(
+                    raise UserError(
                         f"{path}, line {number}: byte 0x{line[error.start]:02x} at offset {offset + error.start} is "
                         "not UTF-8; save the file as UTF-8"
                     ) from None
                 offset += len(line)
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
