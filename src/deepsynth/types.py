@@ -27,11 +27,11 @@ class Document:
 
     Attributes:
         id: unique within a source.
-        text: what is rendered; for a scan, its known transcription ("" when unknown).
-        target: what the model shall write, or ``None`` when that is the text itself.
+        text: text to render; for a scan, its transcription ("" when unknown).
+        target: text that the model is to write, or ``None`` when that is ``text`` itself.
         image: a scan or photograph: its file, the content of one, or pixels; such a document skips the renderer.
-        language: BCP-47 code when the source names it.
-        source: the name of the collection when the source names it; metrics may be grouped by it.
+        language: BCP-47 code, if the source gives one.
+        source: name of the collection, if the source gives one; metrics may be grouped by it.
     """
 
     id: str
@@ -43,7 +43,7 @@ class Document:
 
     @property
     def task(self) -> Task:
-        """Transcription without a target, summarization with one."""
+        """``transcribe`` without a target, ``summarize`` with one."""
         return "transcribe" if self.target is None else "summarize"
 
 
@@ -53,7 +53,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One drawn word (or unbreakable run) and its place."""
+    """One drawn word (or unbreakable run) and its box."""
 
     text: str
     box: Box
@@ -72,14 +72,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A rendered (or scanned) image with the text that it really shows.
+    """A rendered (or scanned) image with the text that it shows.
 
     Attributes:
-        image: RGB.
-        text: the text on the page, in reading order.
-        lines: empty for a scan.
+        image: RGB image.
+        text: text on the page, in reading order.
+        lines: lines with their boxes; empty for a scan.
         number: position in its document, from 0.
-        stats: what the renderer counted (characters cut, replaced glyphs, …), by name.
+        stats: counts of the renderer by name (characters cut, replaced glyphs, ...).
     """
 
     image: Image.Image
@@ -91,18 +91,20 @@ class Page:
 
 @dataclass(slots=True)
 class Sample:
-    """What the processor makes of one page (transcription) or one document (summarization).
+    """Model inputs of one page (transcription) or one document (summarization).
 
     Attributes:
-        id: of the sample; ``{document_id}#{page}`` when a document has several samples.
-        document_id: of the document; predictions are joined by it.
+        id: unique; ``{document_id}#{page}`` when a document has several samples.
+        document_id: id of the document; predictions are joined by it.
         page: position of the page within the document, 0 for summarization.
         input_ids: (T,) prompt, then target and EOS.
         labels: (T,) -100 on the prompt.
         prompt_length: number of prompt tokens, so ``input_ids[:prompt_length]`` is the prompt.
         images: model inputs of the pages by Hugging Face's own names (``pixel_values`` (V, 3, S, S), …).
-        target: the text that the labels spell.
-        prompt: the prompt as text, ``<image>`` standing for the pages.
+        target: text of the labels.
+        prompt: prompt as text, with ``<image>`` for the pages.
+        language: language code of the document, or ``None``.
+        source: source name of the document, or ``None``.
     """
 
     id: str

@@ -1,6 +1,6 @@
-"""From documents to batches, one file a stage in the order of the flow.
+"""Documents to batches, one folder a stage: sources, rendering, augmentation, processing, loading.
 
-Classes are imported on first use: a process that renders has no use for Lightning, whose imports take longer than all
+Classes are imported on first use: a process that renders does not need Lightning, whose imports take longer than all
 others together.
 """
 

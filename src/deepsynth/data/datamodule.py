@@ -1,4 +1,4 @@
-"""The LightningDataModule: source → renderer → augmenter → processor → collator, split and batched."""
+"""The LightningDataModule: source, renderer, augmenter, processor and collator, split and batched."""
 
 from __future__ import annotations
 
@@ -28,42 +28,42 @@ log = logging.getLogger(__name__)
 
 
 class TextImageDataModule(LightningDataModule):
-    """Documents as batches of page images and text.
+    """Batches of page images and text from documents, split into training, validation and test.
 
-    With no target the task is transcription and a sample is one page; with targets it is summarization and a sample
-    is one document with all its pages. Documents are split by the hash of their id, so a document stays in its split
-    when others are added. ``predict`` takes every document of the source.
+    Without targets the task is transcription and a sample is one page; with targets it is summarization and a sample is
+    one document with all its pages. The split of a document follows from the hash of its id, so it stays the same when
+    documents are added. ``predict`` uses every document of the source.
 
     Args:
-        source: where documents come from.
-        renderer: draws text as pages; by default square pages of the side that the model's mode has.
-        augmenter: degrades pages; by default none. Validation and test pages are degraded like training pages, each
-            always in the same way.
-        processor: makes samples; by default :class:`OcrProcessor` of ``model_name`` with the five arguments below.
-        model_name: whose tokenizer and image processor to use; the command line takes it from ``model.model_name``.
-        mode: a resolution of the model's family by name; by default what the model's files say.
-        prompt: with ``<image>`` where the pages stand; by default one per task.
-        max_tokens: budget of one sample; by default what the tokenizer says.
-        on_max_tokens: a sample beyond the budget is an error that names it, or is dropped and counted.
-        val_source: documents for validation; then no part of ``source`` is held out for it.
-        test_source: documents for test; likewise.
+        source: source of the documents.
+        renderer: draws text as pages; by default square pages with the side of the model's mode.
+        augmenter: degrades pages; by default pages stay clean. Validation and test pages are degraded like training
+            pages, each in the same way every time.
+        processor: makes samples of pages; by default an :class:`OcrProcessor` with the five options below.
+        model_name: model whose tokenizer and image processor are used; the command line takes it from
+            ``model.model_name``.
+        mode: resolution by name, such as ``base``; by default that of the model's files.
+        prompt: prompt with ``<image>`` where the pages go; by default one for each task.
+        max_tokens: token budget of a sample; by default the number of the decoder's positions.
+        on_max_tokens: what to do with samples longer than ``max_tokens``: stop with an error, or drop and count them.
+        val_source: source of the validation documents; then no part of ``source`` is held out for it.
+        test_source: source of the test documents; likewise.
         val_fraction: share of ``source`` for validation.
         test_fraction: share of ``source`` for test.
-        max_train_documents: use only so many training documents (the first by hash), to try things out.
-        max_eval_documents: use only so many documents for each of validation and test (the first by hash): they are
-            read by generation, which takes its time.
-        predict_split: what ``predict`` reads: every document of the source, or one split of it.
-        max_pages: most pages of a document that is summarized; more are an error.
-        batch_size: samples per step and device.
-        eval_batch_size: samples per generation; by default ``batch_size``.
+        max_train_documents: limit of training documents, the first by hash; to try things out.
+        max_eval_documents: limit of documents for each of validation and test, the first by hash; generation is slow.
+        predict_split: documents to predict: all of the source, or one split of it.
+        max_pages: largest number of pages of a document that is summarized; more are an error.
+        batch_size: samples in each step on each device.
+        eval_batch_size: samples in each batch of generation; by default ``batch_size``.
         num_workers: processes that render; 0 renders in the main process. The batches are the same. By default 0
-            without a GPU, else as many as there are cores, one left for the main process, up to 8 for each GPU.
-        seed: of layout, augmentation and order; the command line takes it from ``seed_everything``.
-        pad_to_multiple_of: rounds the token length of a batch up, so that kernels meet few shapes.
-        group_by_length: make training batches of samples about as long as each other: less padding.
+            without a GPU, else as many as there are cores but one, up to 8 for each GPU.
+        seed: seed of layout, augmentation and order; the command line takes it from ``seed_everything``.
+        pad_to_multiple_of: multiple to which the token length of a batch is rounded up, so that kernels get few shapes.
+        group_by_length: make training batches of samples of similar lengths, which need less padding.
         packing: put the samples of a training batch into one row without padding; the loss is the same.
-        augment_variants: degrade a page in so many ways, and begin with the first again after as many epochs; by
-            default in a new way every epoch. With it ``model.engine.vision_cache`` finds degraded pages again.
+        augment_variants: number of ways in which a page is degraded; epochs repeat them in turn. By default every epoch
+            is different. With it ``model.vision_cache`` finds degraded pages again.
 
     Raises:
         UserError: for numbers out of range, with the key and the value.
@@ -132,8 +132,8 @@ class TextImageDataModule(LightningDataModule):
         self.packing = packing
         self.augment_variants = augment_variants
         self.datasets: dict[str, PageDataset] = {}
-        self.stream: PageStream | None = None  # of predict
-        self._walked: Fingerprint | None = None  # by it, to its end
+        self.stream: PageStream | None = None  # the documents to predict
+        self._seen: Fingerprint | None = None  # of the documents that predict has read, once it is through
 
     def documents(self, split: Split) -> list[Document]:
         """Return the documents of a split.
@@ -153,10 +153,10 @@ class TextImageDataModule(LightningDataModule):
         return documents
 
     def setup(self, stage: str) -> None:
-        """Read the documents of a stage (fit, validate, test) and lay their pages out.
+        """Read the documents of a stage (fit, validate, test) and lay out their pages.
 
-        For ``predict`` they are looked through for mistakes, and read again as they are needed; those of a source that
-        streams are read as they are needed alone.
+        For ``predict`` the documents are only checked; they are read again one by one. A source that streams is not
+        checked in advance.
         """
         if stage == "predict":
             self._set_up_stream()
@@ -181,16 +181,16 @@ class TextImageDataModule(LightningDataModule):
         documents = self.source if self.predict_split == "all" else self.documents(self.predict_split)
         stream = PageStream(documents, replace(self.pipeline(), prompt_only=True), rank, ranks)
         if not stream.streams:
-            found = stream.survey()
+            found = stream.check()
             if found[0] < ranks:
                 raise UserError(f"{self.source} has {found[0]} documents, fewer than processes")
             self._check_ranks_agree("documents", found)
             log.info("predict: %d documents", found[0])
-        self.stream, self._walked = stream, None
+        self.stream, self._seen = stream, None
 
     def _end_stream(self, found: Fingerprint, given: int, dropped: int) -> None:
-        """Remember what was walked through, and say what was left out."""
-        self._walked = found
+        """Keep the fingerprint for the comparison of ranks, and report dropped samples."""
+        self._seen = found
         if dropped and not given:
             raise UserError(
                 f"all {dropped} samples of predict exceed data.max_tokens; raise it or put less text on a page"
@@ -199,9 +199,9 @@ class TextImageDataModule(LightningDataModule):
             log.info("predict: %d samples dropped as longer than data.max_tokens", dropped)
 
     def _check_ranks_agree(self, what: str, found: tuple[int, object] | None) -> None:
-        """Refuse documents that are not those of rank 0: samples would be lost, and others come twice, in silence.
+        """Raise if a rank has other documents than rank 0: some would be lost and others used twice.
 
-        ``None`` is not known, and agrees with all.
+        ``None`` stands for an unknown fingerprint and equals every other.
         """
         trainer = self.trainer
         if trainer is None or trainer.world_size == 1:
@@ -214,7 +214,7 @@ class TextImageDataModule(LightningDataModule):
             )
 
     def pipeline(self) -> Pipeline:
-        """Return the stages that turn a document into samples."""
+        """Return the stages that make samples of a document."""
         renderer = self.renderer or self._default_renderer()
         return Pipeline(renderer, self.augmenter, self.processor, self.seed, self.max_pages, self.augment_variants)
 
@@ -277,15 +277,15 @@ class TextImageDataModule(LightningDataModule):
         )
 
     def teardown(self, stage: str) -> None:
-        """End the workers of this run's loaders, and compare what ranks have read where nobody could before.
+        """End the workers, and compare the documents of ranks where that could not be done before.
 
         Raises:
-            UserError: when they have walked through different documents.
+            UserError: when ranks have read different documents.
         """
         self.workers.close()
-        # Here and not at a stream's end, which a limit of batches lets some ranks reach and others not.
+        # Not at the end of the stream: with a limit of batches some ranks reach it and others do not.
         if stage == "predict" and self.stream is not None and self.stream.streams:
-            self._check_ranks_agree("documents", self._walked)
+            self._check_ranks_agree("documents", self._seen)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move the tensors of a batch."""

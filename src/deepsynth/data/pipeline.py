@@ -1,7 +1,7 @@
-"""From a document to its pages and its sample.
+"""The stages that make the pages and the samples of a document.
 
-A document's pages are laid out from a generator seeded by (seed, document id), so that an epoch, a worker or a rank
-never changes where a page ends; the augmenter's generator is seeded by (seed, epoch, document id, page).
+The layout of a document follows from a generator seeded by (seed, document id), so that epoch, worker and rank never
+change where a page ends. The augmenter's generator is seeded by (seed, epoch, document id, page).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from deepsynth.types import Document, Page, Sample
 
 
 def stable_hash(text: str) -> int:
-    """Return 64 bits of SHA-256: the same on every machine and in every process, unlike :func:`hash`."""
+    """Return 64 bits of SHA-256, which are the same on every machine and in every process, unlike :func:`hash`."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
@@ -28,8 +28,15 @@ def stable_hash(text: str) -> int:
 class Pipeline:
     """Renderer, augmenter and processor with the seed that they share.
 
-    With ``variants``, a page is degraded in so many ways and no more: epochs go through them again and again. With
-    ``prompt_only``, samples are for reading alone: however long a known text is, it needs no tokens.
+    Attributes:
+        renderer: draws the pages of a text.
+        augmenter: degrades pages, or ``None``.
+        processor: makes samples of pages.
+        seed: seed of layout and augmentation.
+        max_pages: largest number of pages of a document that is summarized.
+        variants: number of ways in which a page is degraded, repeated in turn by the epochs; ``None`` for a new way in
+            every epoch.
+        prompt_only: make samples for prediction, without the tokens of the target.
     """
 
     renderer: Renderer
@@ -41,7 +48,7 @@ class Pipeline:
     prompt_only: bool = False
 
     def layout_rng(self, document: Document) -> np.random.Generator:
-        """Return the generator that fixes a document's layout."""
+        """Return the generator of a document's layout."""
         return np.random.default_rng([self.seed, stable_hash(document.id)])
 
     def count_pages(self, document: Document) -> int:

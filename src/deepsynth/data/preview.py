@@ -25,23 +25,23 @@ _GAP_PX = 8
 
 @dataclass(frozen=True)
 class PageReport:
-    """What one page costs and carries.
+    """Size, font and token counts of one page.
 
     Attributes:
-        file: of the image.
-        document_id: of the document.
-        page: number in the document.
-        width: pixels.
-        height: pixels.
-        font: of the first line.
-        font_size_px: of the body text.
-        characters: on the page, white space folded.
-        text_tokens: of the page's text; ``None`` without a tokenizer.
-        image_tokens: of the image; ``None`` without a model's layout.
-        characters_per_image_token: the compression in characters.
-        text_tokens_per_image_token: the compression in tokens.
-        characters_cut: that the document has and no page shows.
-        characters_replaced: because no font has them.
+        file: name of the image file.
+        document_id: id of the document.
+        page: number of the page in the document, from 0.
+        width: width of the page in pixels.
+        height: height of the page in pixels.
+        font: font of the first line.
+        font_size_px: font size of the body text in pixels.
+        characters: number of characters on the page, white space folded.
+        text_tokens: number of tokens of the page's text; ``None`` without a tokenizer.
+        image_tokens: number of tokens of the image; ``None`` without a model's layout.
+        characters_per_image_token: compression in characters.
+        text_tokens_per_image_token: compression in tokens.
+        characters_cut: number of the document's characters that no page shows.
+        characters_replaced: number of characters that no font has.
     """
 
     file: str
@@ -71,12 +71,12 @@ def write_preview(
     """Write the first pages that training would see as PNG files, with a contact sheet and a table.
 
     Args:
-        documents: read only as far as needed.
-        pipeline: the stages of the data module; pages are those of epoch 0.
-        folder: gets ``NNN_<document>_<page>.png``, ``contact.png`` and ``pages.csv``; made when it is not there.
-        num: of pages.
-        layout: of the model's images, for the number of vision tokens.
-        count_tokens: returns the number of text tokens of a text.
+        documents: documents, read only as far as needed.
+        pipeline: stages of the data module; pages are those of epoch 0.
+        folder: folder for ``NNN_<document>_<page>.png``, ``contact.png`` and ``pages.csv``; made if missing.
+        num: number of pages.
+        layout: image layout of the model, for the number of image tokens.
+        count_tokens: function that returns the number of tokens of a text.
 
     Returns:
         A report for each page.
@@ -116,7 +116,7 @@ def report_page(
     layout: ImageLayout | None = None,
     count_tokens: Callable[[str], int] | None = None,
 ) -> PageReport:
-    """Return what a page costs and carries; see :func:`write_preview` for the arguments."""
+    """Return the report of a page; see :func:`write_preview` for the arguments."""
     characters = len(" ".join(page.text.split()))
     image_tokens = layout.tokens(*page.image.size) if layout else None
     text_tokens = count_tokens(page.text) if count_tokens else None
@@ -184,8 +184,8 @@ def contact_sheet(images: Sequence[Image.Image], columns: int = _SHEET_COLUMNS) 
     """Return small images side by side on gray.
 
     Args:
-        images: at least one.
-        columns: at most.
+        images: at least one image.
+        columns: largest number of columns.
     """
     columns = min(columns, len(images))
     width = max(image.width for image in images)

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from deepsynth.data.loading.loader import DatasetInFile, ResumableLoader, Workers
 from deepsynth.data.loading.sampler import EpochSampler
+from deepsynth.errors import UserError
 
 _RANDOM = random.Random(0)
 LENGTHS = [_RANDOM.lognormvariate(5, 1) for _ in range(1003)]
@@ -143,7 +144,7 @@ def test_a_full_disk_is_said_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = DatasetInFile(Documents(DOCUMENTS))
     monkeypatch.setattr("deepsynth.data.loading.loader.tempfile.TemporaryFile", Full)
     for _ in range(2):
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(UserError, match="No space left on device; set TMPDIR"):
             pickle.dumps(dataset)
 
 

@@ -1,4 +1,4 @@
-"""From clean pages to pages as a scanner, a camera or a fax would give them: the base of every augmenter, and ours."""
+"""The base of every augmenter, and the one that degrades clean pages as scanners, cameras and faxes do."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from deepsynth.types import Line, Page, Word
 
 Preset = Literal["none", "scan", "photo", "fax", "hard"]
 
-#: The strengths are chosen by eye on pages of 16 px type at 1024 x 1024; ``docs/augmentation.md`` shows them.
+#: Degradations of each preset. Strengths were chosen by eye on pages of 16 px type at 1024 x 1024.
 PRESETS: Mapping[str, tuple[Degradation, ...]] = {
     "none": (),
     "scan": (
@@ -117,23 +117,22 @@ class Augmenter(ABC):
 class PageAugmenter(Augmenter):
     """Degrade pages by a preset, each degradation replaceable by its own options.
 
-    The fields are in the order in which a page goes through them: ink, paper, camera, scanner, file. A field left
-    ``None`` is as the preset says; one that is given replaces the preset's, with its own defaults where an option is
-    not named; ``probability: 0`` turns it off. Each degradation draws from a generator of its own, so that changing
-    one changes no other.
+    The fields are in the order of application: ink, paper, camera, scanner, file. A field left ``None`` is as in the
+    preset; one that is given replaces the preset's, with its own defaults for options that are not set;
+    ``probability: 0`` turns it off. Each degradation has its own generator, so changing one changes no other.
 
-    The image keeps its size, and every word stays on the page: word boxes are moved with the pixels, and what would
-    leave is shifted back in or shrunk. A page without boxes (a scan) stays on the page as a whole.
+    The image keeps its size, and every word stays on the page: word boxes are moved with the pixels, and a page whose
+    words would leave it is shifted or shrunk. A page without boxes (a scan) stays visible as a whole.
 
-    The same generator state gives the same pixels in any process; OpenCV's own threads are switched off in processes
-    that augment (``cv2.setNumThreads(0)``), since the loader's workers are the parallelism.
+    The same generator state gives the same pixels in any process. OpenCV's own threads are switched off in processes
+    that augment (``cv2.setNumThreads(0)``): the loader's workers are the parallelism.
 
     Example:
         >>> PageAugmenter(preset="scan", rotation=Rotation(probability=0.5, degrees=(0.0, 1.0)))  # doctest: +SKIP
 
     Attributes:
-        preset: ``none`` (pages stay as they are), ``scan`` (an office scanner), ``photo`` (a telephone's camera),
-            ``fax``, or ``hard`` (some of everything, legible to a patient reader).
+        preset: ``none`` (pages stay as they are), ``scan`` (an office scanner), ``photo`` (a phone's camera), ``fax``,
+            or ``hard`` (a mix of everything, legible to people).
     """
 
     preset: Preset = "scan"
@@ -175,7 +174,7 @@ class PageAugmenter(Augmenter):
 
     @cached_property
     def degradations(self) -> tuple[Degradation | None, ...]:
-        """Return what is in force, in order; ``None`` holds the place of what is not."""
+        """Degradations in order, with ``None`` for those that are off."""
         preset = {degradation.key: degradation for degradation in PRESETS[self.preset]}
         names = [field.name for field in fields(self) if field.name != "preset"]
         return tuple(getattr(self, name) or preset.get(name) for name in names)
@@ -186,7 +185,7 @@ class PageAugmenter(Augmenter):
         if not drawn:
             return page
         cv2.setNumThreads(0)
-        image = _read(page.image)
+        image = _pixels(page.image)
         before = boxes = _page_boxes(page)
         moves: list[tuple[GeometricDegradation, np.random.Generator]] = []
         for degradation, own_rng in drawn:
@@ -211,7 +210,7 @@ class PageAugmenter(Augmenter):
                 yield degradation, np.random.default_rng(seed)
 
 
-def _read(picture: Image.Image) -> ImageArray:
+def _pixels(picture: Image.Image) -> ImageArray:
     """Return the pixels, as (H, W) when all three channels are equal."""
     if picture.mode == "L":
         return np.asarray(picture)

@@ -1,4 +1,4 @@
-"""What every degradation of a page is: its base, and the checks of its options.
+"""The base of every degradation, the checks of its options, and image operations that several share.
 
 Shape legend of the degradation files:
     H, W  height and width of the page in pixels
@@ -112,7 +112,7 @@ def background_color(image: ImageArray) -> tuple[int, ...]:
 
 
 def is_light(color: tuple[int, ...]) -> bool:
-    """Return whether paper of this color takes dark ink."""
+    """Return whether a background of this color has dark text."""
     return sum(color) / len(color) >= 128
 
 
@@ -186,6 +186,6 @@ def _noise_tile(number: int) -> ImageArray:
 
 
 def as_uint8(array: Any) -> ImageArray:
-    """Name what OpenCV returned by its type, for the type checker; nothing is converted."""
+    """Return an array of OpenCV as uint8 for the type checker; nothing is converted."""
     assert array.dtype == np.uint8
     return array  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Where the points of a page go: mappings that compose, are inverted, and never push a word off the page.
+"""Mappings of the points of a page that compose, can be inverted, and keep every word on the page.
 
 Points are (n, 2) float64, x then y, in pixels; the center of the top left pixel is (0.5, 0.5), so that boxes, whose
 numbers are edges, and pixels agree.

@@ -15,8 +15,8 @@ class PageDataset(Dataset[Sample]):
     """Samples by (epoch, index): one per page when transcribing, one per document when summarizing.
 
     Args:
-        documents: all of the same task.
-        pipeline: how a document becomes samples.
+        documents: documents of one task.
+        pipeline: makes samples of a document.
     """
 
     def __init__(self, documents: Sequence[Document], pipeline: Pipeline) -> None:
@@ -33,7 +33,7 @@ class PageDataset(Dataset[Sample]):
             self._drop_long_samples()
 
     def _drop_long_samples(self) -> None:
-        """Leave out what exceeds the token budget; that takes a pass over all pages, before the first step."""
+        """Leave out samples beyond the token budget, which takes a pass over all pages before the first step."""
         kept = [
             (position, number)
             for position, number in self.entries
@@ -44,7 +44,7 @@ class PageDataset(Dataset[Sample]):
 
     @property
     def lengths(self) -> list[float]:
-        """Return about how many characters each sample's target has; what a page shows is drawn later."""
+        """Approximate number of characters of each sample's target; pages are not laid out for it."""
         pages = Counter(position for position, _ in self.entries)
         texts = (self.documents[position] for position, _ in self.entries)
         return [
@@ -54,7 +54,7 @@ class PageDataset(Dataset[Sample]):
 
     @property
     def fingerprint(self) -> tuple[int, int]:
-        """The number of samples, and a hash of which they are and in which order."""
+        """Number of samples, and a hash of their document ids and pages in order."""
         ids = "\n".join(f"{self.documents[position].id} {number}" for position, number in self.entries)
         return len(self.entries), stable_hash(ids)
 

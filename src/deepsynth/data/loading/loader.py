@@ -19,11 +19,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from deepsynth.compat.torch import shut_down_workers
 from deepsynth.data.loading.sampler import EpochSampler
+from deepsynth.errors import UserError
 from deepsynth.types import Batch
 
 
 def default_workers() -> int:
-    """Return how many processes render for one GPU: none where there is no GPU, whose cores would be taken away."""
+    """Return the number of workers for each GPU; 0 without a GPU, where they would take cores from training."""
     if not torch.cuda.is_available():
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -31,7 +32,7 @@ def default_workers() -> int:
 
 
 class Workers:
-    """The worker processes of a run's loaders: how they start, and that they end.
+    """The worker processes of a run's loaders: starts them the same way and ends them together.
 
     Args:
         count: processes of each loader; 0 makes samples in the main process.
@@ -47,7 +48,7 @@ class Workers:
         self._loaders: WeakSet[DataLoader[Any]] = WeakSet()
 
     def loader(self, dataset: Dataset[Any], **kwargs: Any) -> DataLoader[Any]:
-        """Return a DataLoader over these workers; ``kwargs`` are torch's."""
+        """Return a DataLoader with these workers; ``kwargs`` are torch's."""
         spawned = self.count > 0 and self._start_method == "spawn"
         loader: DataLoader[Any] = DataLoader(
             DatasetInFile(dataset) if spawned else dataset,
@@ -64,17 +65,18 @@ class Workers:
         return loader
 
     def close(self) -> None:
-        """End the processes of all loaders that are still there."""
+        """End the processes of all loaders that are still referenced."""
         for loader in list(self._loaders):
             shut_down_workers(loader)
         self._loaders.clear()
 
 
 def initialize_worker(worker_id: int) -> None:
-    """Keep a worker to one thread: there are as many workers as cores, and OpenCV and torch would each take all.
+    """Limit a worker to one thread, and shield it from signals to the process group.
 
-    It also leaves the group of its process: Ctrl-C, torchrun and SLURM send their signals to the whole group, and a
-    worker that ends of them takes the samples along that the last step before the checkpoint needs.
+    There are as many workers as cores, and OpenCV and torch would each use all of them. Ctrl-C, torchrun and SLURM send
+    their signals to the whole group; a worker that they end takes along the samples that the last step before the
+    checkpoint needs.
     """
     if hasattr(os, "setpgrp"):
         os.setpgrp()
@@ -83,14 +85,14 @@ def initialize_worker(worker_id: int) -> None:
 
 
 class DatasetInFile(Dataset[Any]):
-    """A dataset that spawned workers read from a file, so that they start side by side.
+    """A dataset that spawned workers read from a file, so that they start in parallel.
 
-    What a spawned process is to do goes through a pipe of 64 KiB, which it reads after its imports. With documents in
-    there, each worker waits until the one before has imported everything. The file has no name: it goes with the last
-    process that has it open, however that ends. Windows has no such files, and its workers wait.
+    A spawned process gets its work through a pipe of 64 KiB, which it reads after its imports. Documents do not fit, so
+    each worker would wait until the one before has imported everything. The file has no name: it disappears with the
+    last process that has it open, however that ends. Windows has no such files; there the workers wait.
 
     Args:
-        dataset: what it is, which plain pickle can write; workers have it as it was when the first of them was started.
+        dataset: any picklable dataset; workers get its state at the time when the first of them starts.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -98,21 +100,31 @@ class DatasetInFile(Dataset[Any]):
         self._file: IO[bytes] | None = None
 
     def __len__(self) -> int:
-        """Return the dataset's length."""
+        """Return the length of the dataset."""
         return len(self._dataset)
 
     def __getitem__(self, key: Any) -> Any:
-        """Return the dataset's sample."""
+        """Return a sample of the dataset."""
         return self._dataset[key]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return where the dataset is, which is written once."""
+        """Return the file of the dataset, which is written once.
+
+        Raises:
+            UserError: when there is no room for it.
+        """
         if not hasattr(reduction, "DupFd"):
             return {"dataset": self._dataset}
         if self._file is None:
-            file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as this object is there
-            pickle.dump(self._dataset, file)
-            file.flush()
+            try:
+                file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as this object is there
+                pickle.dump(self._dataset, file)
+                file.flush()
+            except OSError as error:
+                raise UserError(
+                    f"{tempfile.gettempdir()}: the data set cannot be written for the workers: {error.strerror}; set "
+                    "TMPDIR to a folder with room, or data.num_workers=0"
+                ) from None
             self._file = file
         return {"file": reduction.DupFd(self._file.fileno())}
 
@@ -130,18 +142,18 @@ class DatasetInFile(Dataset[Any]):
 
 
 class ResumableLoader:
-    """Batches of an epoch, and how many of its samples have been handed out.
+    """Batches of an epoch that can be resumed in its middle.
 
-    The place is counted in samples over all ranks, so a run may go on with another batch size or number of ranks; an
-    epoch of batches of alike lengths ends in the order in which it was begun.
-    What workers have prefetched does not count: a restored loader makes it again.
+    The position is counted in samples over all ranks, so a run may resume with another batch size or number of ranks. A
+    resumed epoch keeps its order, also with batches of similar lengths. Samples that workers have prefetched do not
+    count: they are made again.
 
-    It holds a DataLoader and is none itself: Lightning makes DataLoaders anew with samplers of its own, for prediction
-    and for several ranks, and knows nothing of (epoch, index).
+    It holds a DataLoader and is not a subclass: Lightning replaces the samplers of DataLoaders, for prediction and for
+    several ranks, by its own, which do not yield (epoch, index).
 
     Args:
-        dataset: gives the sample of (epoch, index).
-        sampler: gives the (epoch, index) of this rank.
+        dataset: maps (epoch, index) to a sample.
+        sampler: yields the (epoch, index) of this rank.
         workers: make the samples; by default the main process does.
         kwargs: for torch's DataLoader: ``batch_size`` and ``collate_fn``.
     """
@@ -154,8 +166,8 @@ class ResumableLoader:
         self._batches = (workers or Workers()).loader(dataset, sampler=sampler, **kwargs)
         self._samples_done = 0
         self._restored: dict[str, int] | None = None
-        self._group = sampler.group  # of the epoch that is under way
-        #: Batches of today's size that a restored epoch has behind it, when it was begun with batches of another size.
+        self._group = sampler.group  # of the current epoch
+        #: Number of batches of the present size that a restored epoch has done, if it began with another batch size.
         self.batches_done_elsewhere: int | None = None
 
     def __len__(self) -> int:
@@ -163,18 +175,18 @@ class ResumableLoader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield batches; after ``load_state_dict`` the rest of the interrupted epoch first."""
+        """Yield the batches of an epoch; after ``load_state_dict``, first the rest of the interrupted one."""
         self._samples_done = 0
         if self._restored is not None:
-            place, self._restored = self._restored, None
-            if self.sampler.size - place["samples"] >= self.sampler.num_replicas:
+            position, self._restored = self._restored, None
+            if self.sampler.size - position["samples"] >= self.sampler.num_replicas:
                 # A run that reached max_steps within an epoch counts as past it; the rest of that epoch comes first.
-                self.sampler.set_epoch(place["epoch"])
-                self._samples_done = place["samples"]
-                self.sampler.restored_group = place.get("group")
-            elif place["epoch"] == self.sampler.epoch:  # fewer samples are left than there are processes now
-                self._samples_done = place["samples"]
-                self._group = place.get("group", self._group)  # fewer processes may take what is left later
+                self.sampler.set_epoch(position["epoch"])
+                self._samples_done = position["samples"]
+                self.sampler.restored_group = position.get("group")
+            elif position["epoch"] == self.sampler.epoch:  # fewer samples are left than there are processes now
+                self._samples_done = position["samples"]
+                self._group = position.get("group", self._group)  # fewer processes may take what is left later
                 return
         self._group = self.sampler.restored_group or self.sampler.group
         self.sampler.start = self._samples_done
@@ -187,7 +199,7 @@ class ResumableLoader:
         return {"epoch": self.sampler.epoch, "samples": self._samples_done, "group": self._group}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a saved place; a saved epoch that was complete is not begun again."""
+        """Resume from a saved position; an epoch that was complete is not repeated."""
         self._restored = state
         if state.get("group", self.sampler.group) != self.sampler.group:
             self.batches_done_elsewhere = state["samples"] // self.sampler.group

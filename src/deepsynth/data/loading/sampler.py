@@ -10,21 +10,21 @@ from torch.utils.data.distributed import DistributedSampler
 
 
 class EpochSampler(DistributedSampler[Any]):
-    """Yields (epoch, index), so that workers that outlive an epoch still know which one it is.
+    """Yields (epoch, index), because workers outlive an epoch and must know which one it is.
 
-    It is a ``DistributedSampler``, which keeps Lightning from putting its own in its place.
+    It is a ``DistributedSampler``, so that Lightning does not replace it by its own.
 
     Args:
         dataset: only its length is used.
-        shuffle: a new order every epoch, from ``seed`` and the epoch.
-        seed: of the order.
-        num_replicas: ranks that share the data; no sample goes to two of them.
-        rank: of this process.
-        even: leave out the last few samples (fewer than ranks) so that every rank takes the same number of steps;
-            without it every sample comes, and ranks may differ by one.
-        lengths: of the samples, in any unit; those of a batch, over all ranks, are then alike. Within every fifty
-            batches samples are sorted, cut into batches, and the batches shuffled.
-        batch_size: of one rank; for ``lengths`` alone.
+        shuffle: whether each epoch has a new order, which follows from ``seed`` and the epoch.
+        seed: seed of the order.
+        num_replicas: number of ranks that share the data; no sample goes to two of them.
+        rank: rank of this process.
+        even: leave out the last few samples (fewer than ranks), so that every rank takes the same number of steps;
+            otherwise all samples are used, and ranks may differ by one.
+        lengths: lengths of the samples in any unit; a batch, over all ranks, then has samples of similar lengths.
+            Within every fifty batches samples are sorted and cut into batches, and the batches are shuffled.
+        batch_size: batch size of one rank; used with ``lengths`` only.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class EpochSampler(DistributedSampler[Any]):
         batch_size: int = 1,
     ) -> None:
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
-        #: Samples of the next epoch that all ranks together leave out, because they were handed out before.
+        #: Number of samples, over all ranks, that the next iteration leaves out because they were done before.
         self.start = 0
         self.even = even
         self.lengths = lengths
-        #: Samples of a batch over all ranks. A restored epoch keeps the one it was begun with.
+        #: Number of samples of a batch over all ranks. A restored epoch keeps that with which it began.
         self.group = batch_size * num_replicas
         self.restored_group: int | None = None
         self.size = size = len(dataset)
@@ -62,7 +62,7 @@ class EpochSampler(DistributedSampler[Any]):
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             order = torch.randperm(size, generator=generator).tolist()
             if self.lengths is not None:
-                order = self._alike_together(order, self.lengths, generator)
+                order = self._group_by_length(order, self.lengths, generator)
         else:
             order = list(range(size))
         rest = order[self.start :]
@@ -71,7 +71,7 @@ class EpochSampler(DistributedSampler[Any]):
         self.start = 0
         return iter([(self.epoch, index) for index in rest[self.rank :: self.num_replicas]])
 
-    def _alike_together(self, order: list[int], lengths: Sequence[float], generator: torch.Generator) -> list[int]:
+    def _group_by_length(self, order: list[int], lengths: Sequence[float], generator: torch.Generator) -> list[int]:
         group, self.restored_group = self.restored_group or self.group, None
         arranged: list[int] = []
         for start in range(0, len(order), 50 * group):

@@ -1,8 +1,8 @@
-"""The documents of ``predict``, one after the other: however many there are, few are in memory.
+"""The samples of ``predict``, one after the other: however many documents there are, few are in memory.
 
-Training shuffles, so it has to know all documents before its first step. Reading goes through them once, in order: the
-process that reads walks the source, lays a document's pages out and hands (document, page) to the workers, a few
-batches ahead of what is read. Memory does not grow with the source, but for the ids, no two of which may be the same.
+Training shuffles, so it has to know all documents before its first step. Prediction goes through them once, in order:
+the main process walks the source, lays a document's pages out and hands (document, page) to the workers, a few batches
+ahead of the model. Memory does not grow with the source, except for the ids, which must be unique.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from deepsynth.types import Batch, Document, Sample, Task
 
 #: Number of documents, and a hash of their ids in their order.
 Fingerprint = tuple[int, str]
-#: What a worker is asked for: a page of a document, or (``None``) all of it.
+#: Key of a sample: a page of a document, or (``None``) all of its pages.
 Key = tuple[Document, int | None]
 
 
 class Fingerprinted:
-    """Documents that are counted and hashed as they pass by.
+    """Documents that are counted and hashed while they are iterated over.
 
     Args:
-        documents: to walk, once.
+        documents: iterated over once.
     """
 
     def __init__(self, documents: Iterator[Document]) -> None:
@@ -46,13 +46,13 @@ class Fingerprinted:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Of what has passed by so far."""
+        """Fingerprint of the documents so far."""
         return self._count, self._hash.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class PagesOnRequest(Dataset[Sample | None]):
-    """What a worker has of a stream: it makes the sample that it is asked for."""
+    """The dataset of a stream's workers: a sample by its key (document, page)."""
 
     pipeline: Pipeline
 
@@ -63,15 +63,15 @@ class PagesOnRequest(Dataset[Sample | None]):
 
 
 class PageStream:
-    """The samples of this rank's documents: one per page when transcribing, one per document when summarizing.
+    """Keys of this rank's samples: one per page when transcribing, one per document when summarizing.
 
-    Ranks deal out whole documents in turn, so that each lays out its own alone.
+    Document k belongs to rank k modulo the number of ranks, so that a rank lays out only its own documents.
 
     Args:
-        source: of all documents, or a list of some.
-        pipeline: how a document becomes samples.
-        rank: of this process.
-        num_replicas: processes that share the source.
+        source: a source, or a list of documents that have been checked.
+        pipeline: makes samples of a document.
+        rank: rank of this process.
+        num_replicas: number of ranks that share the source.
     """
 
     def __init__(
@@ -84,23 +84,23 @@ class PageStream:
 
     @property
     def streams(self) -> bool:
-        """Whether walking the source takes so long that it is done once alone."""
+        """Whether the source is walked only once, because that takes long."""
         return isinstance(self.source, Source) and self.source.streaming
 
     @property
     def task(self) -> Task:
-        """The task of the first document, which is that of all."""
+        """The task of all documents, taken from the first."""
         return next(self.documents()).task
 
     def documents(self) -> Iterator[Document]:
-        """Yield the documents of all ranks, checked."""
+        """Yield the checked documents of all ranks."""
         return checked_documents(self.source, need_text=False) if isinstance(self.source, Source) else iter(self.source)
 
-    def survey(self) -> Fingerprint:
-        """Walk the source once, for its mistakes.
+    def check(self) -> Fingerprint:
+        """Walk the source once and return its fingerprint.
 
         Raises:
-            UserError: for documents that cannot be read together, or rows that are none.
+            UserError: for a row that is not a document, or documents that do not belong together.
         """
         walked = Fingerprinted(self.documents())
         for _ in walked:
@@ -108,7 +108,7 @@ class PageStream:
         return walked.fingerprint
 
     def keys(self, documents: Fingerprinted) -> Iterator[Key]:
-        """Yield what there is to render of this rank's documents, in the source's order."""
+        """Yield the keys of this rank's samples, in the source's order."""
         for position, document in enumerate(documents):
             if position % self.num_replicas != self.rank:
                 continue
@@ -120,7 +120,7 @@ class PageStream:
 
 @dataclass(frozen=True)
 class CollatorOfKept:
-    """Joins the samples that were not dropped; a batch of dropped ones is ``None``."""
+    """A collator that leaves dropped samples out; a batch without any others is ``None``."""
 
     collator: Collator
 
@@ -130,14 +130,42 @@ class CollatorOfKept:
         return self.collator(kept) if kept else None
 
 
+class StreamSampler:
+    """The keys of a stream's samples in order, as torch's DataLoader takes them; each iteration walks the source anew.
+
+    Attributes:
+        fingerprint: of the documents of all ranks that the last iteration came by.
+        count: number of keys that the last iteration gave.
+    """
+
+    def __init__(self, stream: PageStream) -> None:
+        self._stream = stream
+        self._documents = Fingerprinted(iter(()))
+        self.count = 0
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Fingerprint of the documents of all ranks that the last iteration came by."""
+        return self._documents.fingerprint
+
+    def __iter__(self) -> Iterator[Key]:
+        """Yield the keys of this rank's samples."""
+        self._documents = Fingerprinted(self._stream.documents())
+        self.count = 0
+        for key in self._stream.keys(self._documents):
+            self.count += 1
+            yield key
+
+
 class StreamLoader:
-    """Batches of a stream, in its order; how many there will be is not known.
+    """Batches of a stream, in its order; their number is not known in advance.
 
     Args:
         stream: gives the samples.
-        batch_size: of pages.
-        collator: joins them.
-        at_end: is told what the whole source was, and how many samples of this rank were given and dropped.
+        batch_size: pages of a batch.
+        collator: joins samples into batches.
+        at_end: called after the last batch with the fingerprint of the source and the numbers of this rank's samples
+            that were given and dropped.
         workers: make the samples; by default the main process does.
     """
 
@@ -152,30 +180,14 @@ class StreamLoader:
         at_end: Callable[[Fingerprint, int, int], None],
         workers: Workers | None = None,
     ) -> None:
-        self.stream = stream
         self._at_end = at_end
-        self._walked: Fingerprinted | None = None
-        self._asked = 0
+        self._sampler = StreamSampler(stream)
         self._batches = (workers or Workers()).loader(
             PagesOnRequest(stream.pipeline),
             batch_size=batch_size,
-            sampler=self._Keys(self),
+            sampler=self._sampler,
             collate_fn=CollatorOfKept(collator),
         )
-
-    class _Keys:
-        """What the loader takes for a sampler: asked anew for every walk."""
-
-        def __init__(self, loader: StreamLoader) -> None:
-            self._loader = loader
-
-        def __iter__(self) -> Iterator[Key]:
-            loader = self._loader
-            loader._walked = Fingerprinted(loader.stream.documents())
-            loader._asked = 0
-            for key in loader.stream.keys(loader._walked):
-                loader._asked += 1
-                yield key
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches."""
@@ -184,5 +196,4 @@ class StreamLoader:
             if batch is not None:
                 given += len(batch)
                 yield batch
-        assert self._walked is not None, "the sampler was asked"
-        self._at_end(self._walked.fingerprint, given, self._asked - given)
+        self._at_end(self._sampler.fingerprint, given, self._sampler.count - given)

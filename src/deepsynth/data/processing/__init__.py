@@ -1,1 +1,1 @@
-"""From pages to model inputs, and from samples to batches."""
+"""Samples of pages, and batches of samples."""

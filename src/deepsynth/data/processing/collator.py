@@ -1,4 +1,4 @@
-"""From samples to a batch: right-padded or packed for training, left-padded prompts for generation.
+"""Batches of samples: right-padded or packed for training, left-padded prompts for generation.
 
 Shapes are explained in :mod:`deepsynth.types`.
 """
@@ -20,10 +20,10 @@ class Collator:
     """Pads samples to the longest of the batch and joins their views.
 
     Args:
-        pad_token_id: fills ``input_ids``; the attention mask hides it.
-        pad_to_multiple_of: rounds T up, so that kernels meet few different shapes.
-        packed: put all samples into one row, one after the other, with ``position_ids`` that begin again at 0 with
-            each of them; what rounding adds at the end is a sequence of its own.
+        pad_token_id: id that fills ``input_ids``; the attention mask hides it.
+        pad_to_multiple_of: multiple to which T is rounded up, so that kernels get few different shapes.
+        packed: put all samples into one row, with ``position_ids`` that start at 0 for each of them; the padding at the
+            end is a sequence of its own.
     """
 
     pad_token_id: int = 0

@@ -1,8 +1,8 @@
-"""Pixels of pages that have the size of the model's view: looked up, instead of computed, in what its processor gives.
+"""Pixel values of pages that have the size of the model's view, by table lookup instead of computation.
 
-A page of the mode's own size is not resized, so each value of its view follows from one byte alone. The Hugging Face
-processor is asked once for a page of all bytes; after that 256 numbers a channel say what it would answer, bit for bit,
-in a fifth to a tenth of its time.
+A page of the mode's own size is not resized, so each value of its view depends on one byte alone. The Hugging Face
+processor is run once on a page with all bytes; 256 values a channel then give its output, bit for bit, in a fifth to a
+tenth of its time.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from PIL import Image
 
 from deepsynth.models.tokens import ImageLayout
 
-#: What a picture's file may say that makes a processor change the picture.
+#: Entries of an image's ``info`` that make a processor change its pixels.
 _CHANGING_INFO = ("exif", "transparency")
 
 
 @dataclass(frozen=True)
 class ViewTable:
-    """What a processor makes of pages of one size.
+    """Outputs of a processor for pages of one size.
 
     Attributes:
-        side: of the pages, pixels.
-        values: (3, 256) float32 of a channel and its byte.
-        others: the processor's other outputs for one page, by name; their first dimension is the page.
+        side: side of the pages in pixels.
+        values: (3, 256) float32, by channel and byte.
+        others: other outputs of the processor for one page, by name; the first dimension is the page.
     """
 
     side: int
@@ -60,8 +60,8 @@ def view_table(image_processor: Any, layout: ImageLayout) -> ViewTable | None:
     """Return the table of an image processor in a mode, ``None`` when its views do not follow from single bytes.
 
     Args:
-        image_processor: Hugging Face's.
-        layout: of the mode.
+        image_processor: image processor of Hugging Face.
+        layout: image layout of the mode.
     """
     side = layout.base_size
     if layout.tile_grid(side, side) != (1, 1):

@@ -1,4 +1,4 @@
-"""From pages to a sample: prompt, image tokens, labels and pixels.
+"""Samples of pages: prompt, image tokens, labels and pixels.
 
 Shapes are explained in :mod:`deepsynth.types`.
 """
@@ -20,7 +20,7 @@ from deepsynth.models.registry import load_pretrained
 from deepsynth.models.tokens import ImageLayout, image_layout
 from deepsynth.types import Document, Page, Sample, Task
 
-#: The published prompt of DeepSeek-OCR for plain transcription, and ours for summaries.
+#: Prompts by task: DeepSeek-OCR's published one for plain transcription, and our own for summaries.
 DEFAULT_PROMPTS: dict[Task, str] = {
     "transcribe": "<image>\nFree OCR.",
     "summarize": "<image>\nSummarize this document.",
@@ -29,13 +29,13 @@ IGNORED_LABEL = -100
 
 
 class Processor(ABC):
-    """Turns the pages of one sample into what the model takes."""
+    """Makes model inputs of the pages of one sample."""
 
     @abstractmethod
     def __call__(self, document: Document, pages: Sequence[Page], *, prompt_only: bool = False) -> Sample | None:
         """Return the sample, or ``None`` when it exceeds the token budget and the processor was told to drop it.
 
-        With ``prompt_only`` it is for reading alone: without the target's tokens, which then need no budget.
+        With ``prompt_only`` the sample is for prediction: without the tokens of the target, which then need no budget.
 
         Raises:
             UserError: when it exceeds the token budget.
@@ -43,7 +43,7 @@ class Processor(ABC):
 
     @property
     def drops(self) -> bool:
-        """Whether a sample beyond the token budget is left out instead of being an error."""
+        """Whether samples beyond the token budget are dropped instead of being an error."""
         return False
 
     @property
@@ -53,23 +53,24 @@ class Processor(ABC):
 
     @abstractmethod
     def prompt_for(self, task: Task) -> str:
-        """Return the prompt of a task, ``<image>`` standing for the pages."""
+        """Return the prompt of a task, with ``<image>`` for the pages."""
 
 
 @dataclass(frozen=True)
 class OcrProcessor(Processor):
     """The processor of the DeepSeek-OCR family: ``[bos] image tokens, prompt, target, [eos]``.
 
-    The labels are the target and its EOS; both always come whole. The number of image tokens is counted by
+    The labels are the target and its EOS, which is never cut. The number of image tokens is counted by
     :class:`deepsynth.models.tokens.ImageLayout` and checked against the views that were made.
 
     Args:
-        model_name: whose tokenizer and image processor to use: a built-in name, a folder or a Hub repository.
-        mode: a resolution of the model's family by name (``tiny``, ``base``, ``gundam``, …); by default what the
-            model's own ``processor_config.json`` says.
-        prompt: with ``<image>`` where the pages stand; by default one per task.
-        max_tokens: budget of a whole sample (image, prompt, target, EOS); by default the decoder's positions.
-        on_max_tokens: what happens to a sample beyond the budget: an error that names it, or drop and count it.
+        model_name: model whose tokenizer and image processor are used: a built-in name, a folder or a Hub repository.
+        mode: resolution by name (``tiny``, ``base``, ``gundam``, ...); by default that of the model's
+            ``processor_config.json``.
+        prompt: prompt with ``<image>`` where the pages go; by default one for each task.
+        max_tokens: token budget of a sample (image, prompt, target, EOS); by default the number of the decoder's
+            positions.
+        on_max_tokens: what to do with samples longer than ``max_tokens``: stop with an error, or drop and count them.
     """
 
     model_name: str = "deepsynth/tiny-random"
@@ -79,18 +80,18 @@ class OcrProcessor(Processor):
     on_max_tokens: Literal["error", "drop"] = "error"
 
     def __post_init__(self) -> None:
-        """Validate what needs no file.
+        """Check the options that need no file.
 
         Raises:
             UserError: for a prompt without ``<image>`` or a budget below 1.
         """
         if self.prompt is not None and self.prompt.count("<image>") != 1:
-            raise UserError(f"data.prompt is {self.prompt!r}; it must hold <image> exactly once, where the pages stand")
+            raise UserError(f"data.prompt is {self.prompt!r}; it must hold <image> exactly once, where the pages go")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise UserError(f"data.max_tokens is {self.max_tokens}; it must be at least 1")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave what was loaded behind: each DataLoader worker loads its own."""
+        """Leave loaded objects out: each DataLoader worker loads its own."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -106,7 +107,7 @@ class OcrProcessor(Processor):
 
     @cached_property
     def layout(self) -> ImageLayout:
-        """How an image becomes views and tokens."""
+        """Layout of an image as views and tokens."""
         return image_layout(self.hf_processor, self.mode)
 
     @cached_property
@@ -121,7 +122,7 @@ class OcrProcessor(Processor):
 
     @property
     def drops(self) -> bool:
-        """Whether a sample beyond the token budget is left out instead of being an error."""
+        """Whether samples beyond the token budget are dropped instead of being an error."""
         return self.on_max_tokens == "drop"
 
     @property
@@ -130,7 +131,7 @@ class OcrProcessor(Processor):
         return int(self.hf_processor.tokenizer.pad_token_id)
 
     def prompt_for(self, task: Task) -> str:
-        """Return the prompt of a task, ``<image>`` standing for the pages."""
+        """Return the prompt of a task, with ``<image>`` for the pages."""
         return (self.prompt or DEFAULT_PROMPTS[task]).strip()
 
     @cached_property
@@ -138,7 +139,7 @@ class OcrProcessor(Processor):
         return view_table(self.hf_processor.image_processor, self.layout)
 
     def _views(self, images: Sequence[Image.Image]) -> Mapping[str, torch.Tensor]:
-        """Return what the image processor makes of the pages."""
+        """Return the outputs of the image processor for the pages."""
         if self._view_table and self._view_table.serves(images):
             return self._view_table(images)
         outputs: Mapping[str, torch.Tensor] = self.hf_processor.image_processor(

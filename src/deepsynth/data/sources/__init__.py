@@ -1,1 +1,1 @@
-"""Where documents come from."""
+"""Sources of documents: text files, images, Hugging Face datasets, Python's own documentation, and mixes."""

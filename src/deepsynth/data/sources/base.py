@@ -1,4 +1,4 @@
-"""Where documents come from: the base of every source, and the rules by which a row becomes a document."""
+"""The base of every source, and the rules by which a row becomes a document."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Any
 from deepsynth.errors import UserError
 from deepsynth.types import Document
 
-#: Field names that may be absent from the rows; any other name was given by the user and must be there.
+#: Default field names, which may be absent from the rows; any other name was given by the user and must be present.
 DEFAULT_TEXT_FIELD = "text"
 DEFAULT_TARGET_FIELD = "target"
 DEFAULT_ID_FIELD = "id"
 DEFAULT_LANGUAGE_FIELD = "language"
 DEFAULT_SOURCE_FIELD = "source"
 
-#: Fields named in an error message before it is cut.
+#: Largest number of fields that an error message lists.
 _FIELDS_SHOWN = 20
 
 
 class Source(ABC):
-    """A collection of documents that can be walked any number of times, in the same order each time.
+    """A collection of documents that can be iterated over any number of times, in the same order each time.
 
-    A source reads nothing when it is made: errors about its content come from iterating over it.
+    A source reads nothing when it is made: errors in its content are raised while iterating.
     """
 
     @abstractmethod
@@ -34,7 +34,7 @@ class Source(ABC):
         """Yield every document, ids unique.
 
         Raises:
-            UserError: for a row that is no document: one line with file, line, what was found, what is expected.
+            UserError: for a row that is not a document: one line with file, line, what was found and what is expected.
         """
 
     @property
@@ -90,7 +90,7 @@ def checked_documents(source: Source, *, need_text: bool) -> Iterator[Document]:
 class RowSource(Source):
     r"""A source whose documents are rows with named fields.
 
-    The subclasses say where the rows are; this class says what is a document:
+    Subclasses read the rows; this class makes documents of them:
 
     * a target field that is absent under its default name, or empty in every row, makes the task transcription;
     * rows with and rows without a target in one source are an error (each row is judged against the first);
@@ -106,11 +106,11 @@ class RowSource(Source):
 
     @abstractmethod
     def rows(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Yield ``(where, row)``: the place as error messages name it, and the fields."""
+        """Yield ``(where, row)``: file and line for error messages, and the fields."""
 
     @property
     def origin(self) -> str:
-        """Where the rows come from, as error messages name it."""
+        """Path or name of the data set, for error messages."""
         place = getattr(self, "path", None) or getattr(self, "repo_id", None) or type(self).__name__
         return ", ".join(map(str, place)) if isinstance(place, (list, tuple)) else str(place)
 
@@ -124,7 +124,7 @@ class RowSource(Source):
         return None
 
     def fields(self) -> tuple[str, ...]:
-        """Return the names of the fields that make a document."""
+        """Return the names of the fields that a document is made of."""
         names = (self.text_field, self.target_field, self.id_field, self.language_field, self.source_field)
         return tuple(name for name in names if name is not None)
 
@@ -132,12 +132,12 @@ class RowSource(Source):
         """Check the columns of a table before its rows are read.
 
         Args:
-            where: the table as error messages name it.
-            found: its columns.
+            where: name of the table for error messages.
+            found: names of its columns.
             has_image: whether the rows are scans, whose text may be unknown.
 
         Raises:
-            UserError: when a field is absent that may not be.
+            UserError: when a required field is absent.
         """
         optional = {DEFAULT_TARGET_FIELD, DEFAULT_ID_FIELD, DEFAULT_LANGUAGE_FIELD, DEFAULT_SOURCE_FIELD}
         if has_image:
@@ -151,7 +151,7 @@ class RowSource(Source):
         """Yield every document.
 
         Raises:
-            UserError: for a row that is no document, naming the place, what was found and how to fix it.
+            UserError: for a row that is not a document, naming the place, what was found and how to fix it.
         """
         first: tuple[str, Document] | None = None
         seen: set[str] = set()
@@ -203,7 +203,7 @@ def text_id(text: str) -> str:
 
 
 def has_printable(text: str) -> bool:
-    """Return whether any character draws ink: none of Unicode's control, format, unassigned or separator classes."""
+    """Return whether any character is visible: outside Unicode's control, format, unassigned and separator classes."""
     return any(unicodedata.category(character)[0] not in "CZ" for character in text)
 
 

@@ -37,10 +37,10 @@ class HubSource(RowSource):
         streaming: read over the network row by row, instead of first downloading the whole.
         image_field: a column of the ``datasets.Image`` feature; without one, the text is rendered.
         text_field: the text to render, or the image's transcription.
-        target_field: what the model shall write; null, or absent under its default name: the text itself.
-        id_field: unique names; absent under its default name: a hash of the image or text.
-        language_field: language code, optional under its default name.
-        source_field: name of the collection, optional under its default name.
+        target_field: text that the model is to write; null, or absent under its default name: the text itself.
+        id_field: unique ids; if absent under its default name: a hash of the image or text.
+        language_field: language code; optional (only required if you set a non-default name).
+        source_field: name of the collection; optional (only required if you set a non-default name).
     """
 
     repo_id: str

@@ -1,4 +1,4 @@
-"""Scans and photographs: documents that are images already and skip the renderer."""
+"""Scans and photographs: documents that are images and skip the renderer."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class ImageSource(RowSource):
         path: the file or folder.
         image_field: the image's path.
         text_field: the image's transcription; absent under its default name: unknown.
-        target_field: what the model shall write; null, or absent under its default name: the text itself.
-        id_field: unique names; absent under its default name: the image's path as the row has it.
-        language_field: language code, optional under its default name.
-        source_field: name of the collection, optional under its default name.
+        target_field: text that the model is to write; null, or absent under its default name: the text itself.
+        id_field: unique ids; if absent under its default name: the image's path as the row has it.
+        language_field: language code; optional (only required if you set a non-default name).
+        source_field: name of the collection; optional (only required if you set a non-default name).
     """
 
     path: Path

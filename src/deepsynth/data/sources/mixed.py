@@ -26,22 +26,21 @@ _REPEAT = re.compile(r"~\d+\Z")
 
 @dataclass(frozen=True)
 class MixedSource(Source):
-    """Take documents from several sources in turn, by weight.
+    """Take documents from several sources alternately, by weight.
 
-    Ids become ``{name}/{id}``, so that they stay unique. Where ``epoch_size`` asks for more than a source has, it
-    begins again: the n-th time its ids end in ``~n``, from ``~2``, and the same text is laid out anew.
-    :func:`original_id` takes such an ending off, so that all times of a document fall in the same split.
+    Ids become ``{name}/{id}``, so that they stay unique. If ``epoch_size`` needs more documents than a source has, the
+    source is repeated: the ids of its n-th pass end in ``~n``, from ``~2``, so the same text gets another layout.
+    :func:`original_id` removes the ending, so that all copies of a document are in the same split.
 
     Example:
         >>> MixedSource(sources={"law": JsonlSource("law.jsonl"), "news": JsonlSource("news.jsonl")},
         ...             weights={"law": 3, "news": 1}, epoch_size=20000)  # doctest: +SKIP
 
     Attributes:
-        sources: by name; the name becomes ``Document.source`` where the source gives none.
-        weights: share of each source by its name, in any unit; all equal when not given.
-        epoch_size: documents in all; when not given, the mix ends where the first of its sources does, and nothing
-            comes twice.
-        seed: of the sources' offsets.
+        sources: sources by name; the name becomes ``Document.source`` of documents without one.
+        weights: share of each source by name, in any unit; equal by default.
+        epoch_size: number of documents; by default the mix ends with its shortest source and nothing is repeated.
+        seed: seed of the sources' offsets.
     """
 
     sources: Mapping[str, Source]
@@ -79,8 +78,8 @@ class MixedSource(Source):
         return any(source.streaming for source in self.sources.values())
 
     @cached_property
-    def _rhythm(self) -> tuple[tuple[str, float, float], ...]:
-        """Name, share and offset of each source, by name, so that the order of the mapping does not matter."""
+    def _shares(self) -> tuple[tuple[str, float, float], ...]:
+        """Name, share and offset of each source, sorted by name: the order of the mapping does not matter."""
         names = sorted(self.sources)
         weights = [float(self.weights[name]) if self.weights else 1.0 for name in names]
         offsets = np.random.default_rng(self.seed).random(len(names)).tolist()
@@ -93,11 +92,11 @@ class MixedSource(Source):
         """Yield every document of the mix.
 
         Raises:
-            UserError: for a source without documents, or a row that is none.
+            UserError: for a source without documents, or a row that is not a document.
         """
         documents = {name: self._documents(name) for name in self.sources}
         given = dict.fromkeys(self.sources, 0)
-        queue = [(_time(0, share, offset), name, share, offset) for name, share, offset in self._rhythm]
+        queue = [(_time(0, share, offset), name, share, offset) for name, share, offset in self._shares]
         heapq.heapify(queue)
         for _ in itertools.count() if self.epoch_size is None else range(self.epoch_size):
             _, name, share, offset = queue[0]
@@ -123,7 +122,7 @@ class MixedSource(Source):
 
 
 def original_id(document_id: str) -> str:
-    """Return the id without the ending that :class:`MixedSource` gives a document that comes again."""
+    """Return the id without the ending that :class:`MixedSource` gives a repeated document."""
     return _REPEAT.sub("", document_id)
 
 

@@ -1,13 +1,14 @@
-"""Documents that every Python carries: its language reference's topics and its standard library's docstrings.
+"""Documents that every Python installation has: topics of the language reference, docstrings of the standard library.
 
-Nothing is downloaded and no module is imported for its docstrings, so this is the data of the quickstart. The counts
-depend on the Python version alone, not on the distribution: what Linux distributions package apart is left out.
+Nothing is downloaded and no module is imported for its docstrings, so the quickstart uses them. The documents depend on
+the Python version alone: modules that some Linux distributions package separately are left out.
 """
 
 from __future__ import annotations
 
 import ast
 import gc
+import logging
 import re
 import sysconfig
 import textwrap
@@ -21,6 +22,8 @@ from pathlib import Path
 from deepsynth.data.sources.base import Source
 from deepsynth.errors import UserError
 from deepsynth.types import Document, Task
+
+log = logging.getLogger(__name__)
 
 #: Folders and modules of the standard library that are tests, data, or not in every installation of Python.
 _LEFT_OUT = frozenset(
@@ -41,15 +44,15 @@ _DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 @dataclass(frozen=True)
 class PythonDocsSource(Source):
-    """Read the documentation that the running Python carries.
+    """Read the documentation of the running Python.
 
-    Summarizing, a document's target is the first paragraph and its text the paragraphs after it; transcribing, its
-    text is the whole. The order is that of the ids: topics first, then docstrings by module.
+    For summarization the target is the first paragraph and the text the paragraphs after it; for transcription the text
+    is the whole. Documents are sorted by id.
 
     Args:
         task: ``"summarize"`` or ``"transcribe"``.
-        min_chars: documents with a shorter text are left out.
-        max_chars: documents with a longer text are left out; ``None`` keeps all.
+        min_chars: least number of characters of a text; documents with fewer are left out.
+        max_chars: largest number of characters of a text; ``None`` keeps all.
     """
 
     task: Task = "summarize"
@@ -71,7 +74,7 @@ class PythonDocsSource(Source):
         """Yield the documents; no two have the same text.
 
         Raises:
-            UserError: when this Python carries no documentation, or none within the limits.
+            UserError: when this Python has no documentation, or none within the limits.
         """
         seen: set[str] = set()
         for name, title, body in _descriptions():
@@ -116,7 +119,8 @@ def _descriptions() -> tuple[tuple[str, str, str], ...]:
 def _topic_sections() -> Iterator[tuple[str, str, str]]:
     try:
         from pydoc_data.topics import topics
-    except ImportError:  # some distributions package it apart
+    except ImportError:
+        log.info("no module pydoc_data.topics: some Linux distributions package it separately")
         return
     for topic in sorted(topics):
         text = topics[topic]
@@ -135,7 +139,8 @@ def _docstrings() -> Iterator[tuple[str, str, str]]:
             warnings.simplefilter("ignore")  # invalid escape sequences in the library are not the user's concern
             try:
                 tree = ast.parse(path.read_bytes())
-            except (OSError, SyntaxError, ValueError):  # a file of another version or a broken installation
+            except (OSError, SyntaxError, ValueError) as error:  # a file of another version or a broken installation
+                log.warning("%s: left out, it cannot be parsed: %s", path, error)
                 continue
         module = ".".join(part for part in parts if part != "__init__")
         counts: Counter[str] = Counter()

@@ -32,10 +32,10 @@ class JsonlSource(RowSource):
     Args:
         path: a file, a folder (its ``*.jsonl`` files, sorted), or a list of them.
         text_field: the text to render.
-        target_field: what the model shall write; null, or absent under its default name: the text itself.
-        id_field: unique names; absent under its default name: a hash of the text.
-        language_field: language code, optional under its default name.
-        source_field: name of the collection, optional under its default name.
+        target_field: text that the model is to write; null, or absent under its default name: the text itself.
+        id_field: unique ids; if absent under its default name: a hash of the text.
+        language_field: language code; optional (only required if you set a non-default name).
+        source_field: name of the collection; optional (only required if you set a non-default name).
     """
 
     path: list[Path] | Path
@@ -84,10 +84,10 @@ class CsvSource(RowSource):
         path: a file, a folder (its ``*.csv`` files, sorted), or a list of them.
         delimiter: one character between the fields (``"\t"`` for tab-separated files).
         text_field: the text to render.
-        target_field: what the model shall write; empty, or absent under its default name: the text itself.
-        id_field: unique names; absent under its default name: a hash of the text.
-        language_field: language code, optional under its default name.
-        source_field: name of the collection, optional under its default name.
+        target_field: text that the model is to write; empty, or absent under its default name: the text itself.
+        id_field: unique ids; if absent under its default name: a hash of the text.
+        language_field: language code; optional (only required if you set a non-default name).
+        source_field: name of the collection; optional (only required if you set a non-default name).
     """
 
     path: list[Path] | Path
@@ -153,10 +153,10 @@ class ParquetSource(RowSource):
     Args:
         path: a file, a folder (its ``*.parquet`` files, sorted), or a list of them.
         text_field: the text to render.
-        target_field: what the model shall write; null, or absent under its default name: the text itself.
-        id_field: unique names; absent under its default name: a hash of the text.
-        language_field: language code, optional under its default name.
-        source_field: name of the collection, optional under its default name.
+        target_field: text that the model is to write; null, or absent under its default name: the text itself.
+        id_field: unique ids; if absent under its default name: a hash of the text.
+        language_field: language code; optional (only required if you set a non-default name).
+        source_field: name of the collection; optional (only required if you set a non-default name).
     """
 
     path: list[Path] | Path
