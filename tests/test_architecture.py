@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -134,3 +135,19 @@ def test_libraries_are_imported_inside_functions(libraries: set[str], parts: set
 def test_no_name_says_nothing() -> None:
     empty = {"utils", "helpers", "common", "manager", "v2", "new", "improved", "final"}
     assert not [path for path in FILES if empty & set(path.stem.split("_"))]
+
+
+DOC = (PACKAGE.parents[1] / "docs" / "architecture.md").read_text()
+
+
+def test_the_page_on_architecture_lists_these_layers() -> None:
+    rows = re.findall(r"^\| (\d) \| (.*) \|$", DOC, re.MULTILINE)
+    listed = [frozenset(re.findall(r"`(\w+)`", parts)) for _, parts in sorted(rows)]
+    assert listed == list(LAYERS)
+
+
+def test_every_path_on_the_page_on_architecture_exists() -> None:
+    roots = (PACKAGE, PACKAGE.parents[1])
+    paths = [name for name in re.findall(r"`([\w./]+)`", DOC) if "/" in name or name.endswith(".py")]
+    assert len(paths) > 40
+    assert not [name for name in paths if not any((root / name).exists() for root in roots)]
