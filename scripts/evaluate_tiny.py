@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
@@ -22,7 +23,7 @@ from deepsynth.data import Collator, OcrProcessor, PageAugmenter, TextRenderer
 from deepsynth.data.fonts.files import bundled_folder
 from deepsynth.data.pipeline import Pipeline
 from deepsynth.generation import generate
-from deepsynth.types import Document
+from deepsynth.types import Document, Sample
 
 SIDE = 256
 TRAINED = ("DejaVuSans", "DejaVuSerif", "DejaVuSansMono", "DejaVuSans-Bold", "DejaVuSerif-Italic", "STIXGeneral")
@@ -55,26 +56,8 @@ def shuffled(text: str, seed: int = 0) -> str:
     return " ".join("".join(rng.sample(word, len(word))) for word in text.split(" "))
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--pages", type=int, default=48)
-    parser.add_argument("--only", default="")
-    parser.add_argument("--model", default="deepsynth/tiny")
-    args = parser.parse_args()
-
-    from transformers import AutoModelForImageTextToText
-
-    from deepsynth.models import register
-    from deepsynth.models.registry import resolve_model_name
-
-    register()
-
-    begun = time.perf_counter()
-    model = AutoModelForImageTextToText.from_pretrained(resolve_model_name(args.model), dtype="float32").eval()
-    print(f"load {time.perf_counter() - begun:.2f} s, {sum(p.numel() for p in model.parameters()):,} parameters")
-    processor = OcrProcessor(args.model)
+def conditions() -> dict[str, tuple[TextRenderer, PageAugmenter | None, tuple[int, int], Callable[[str], str]]]:
+    """Return renderer, augmenter, least and most characters of a page, and a change of the text, by name."""
 
     def renderer(*fonts: str, **options: object) -> TextRenderer:
         base = {
@@ -88,7 +71,7 @@ def main() -> None:
 
     mix = renderer(*TRAINED)
     plain: Callable[[str], str] = lambda text: text  # noqa: E731
-    conditions = {
+    return {
         "prose 150-200": (mix, None, (150, 200), plain),
         "prose 400": (renderer(*TRAINED, font_size_px=(10.0, 11.5), line_height=1.2), None, (400, 400), plain),
         "shuffled letters 150-200": (mix, None, (150, 200), shuffled),
@@ -115,7 +98,49 @@ def main() -> None:
         "line height 1.0": (renderer(*TRAINED, line_height=1.0), None, (150, 200), plain),
         "upper case": (mix, None, (150, 200), str.upper),
     }  # fmt: skip
-    for name, (draw, augmenter, (least, most), change) in conditions.items():
+
+
+def evaluate(name: str, model: Any, processor: OcrProcessor, samples: list[Sample], max_new_tokens: int) -> None:
+    """Print a row: pages, characters a page, CER of all, median CER, seconds a page; and the worst page."""
+    begun, rows = time.perf_counter(), []
+    for start in range(0, len(samples), 24):
+        part = samples[start : start + 24]
+        batch = Collator(processor.pad_token_id)(part)
+        generations = generate(model, processor.hf_processor.tokenizer, batch, max_new_tokens=max_new_tokens)
+        assert generations is not None
+        rows += [(sample.target, generation.text) for sample, generation in zip(part, generations, strict=True)]
+    seconds = (time.perf_counter() - begun) / len(samples)
+    rates = [Levenshtein.normalized_distance(*row) for row in rows]
+    edits, length = sum(Levenshtein.distance(*row) for row in rows), sum(len(target) for target, _ in rows)
+    worst = rows[int(np.argmax(rates))]
+    print(
+        f"{name:26} {len(rows):3} pages, {length / len(rows):4.0f} chars  CER {edits / length:.4f}  "
+        f"median {statistics.median(rates):.4f}  {seconds:.2f} s/page"
+    )
+    print(f"    worst: {worst[0][:110]!r}\n           {worst[1][:110]!r}", flush=True)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--pages", type=int, default=48)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--model", default="deepsynth/tiny")
+    args = parser.parse_args()
+
+    from transformers import AutoModelForImageTextToText
+
+    from deepsynth.models import register
+    from deepsynth.models.registry import resolve_model_name
+
+    register()
+
+    begun = time.perf_counter()
+    model = AutoModelForImageTextToText.from_pretrained(resolve_model_name(args.model), dtype="float32").eval()
+    print(f"load {time.perf_counter() - begun:.2f} s, {sum(p.numel() for p in model.parameters()):,} parameters")
+    processor = OcrProcessor(args.model)
+    for name, (draw, augmenter, (least, most), change) in conditions().items():
         if args.only and name not in args.only.split(","):
             continue
         pipeline = Pipeline(draw, augmenter, processor, seed=1)
@@ -124,24 +149,7 @@ def main() -> None:
             sample = pipeline.sample(Document(id=str(number), text=change(text)), 0, 0)
             assert sample is not None
             samples.append(sample)
-        begun, rows = time.perf_counter(), []
-        for start in range(0, len(samples), 24):
-            batch = Collator(processor.pad_token_id)(samples[start : start + 24])
-            generations = generate(model, processor.hf_processor.tokenizer, batch, max_new_tokens=int(most * 1.3) + 10)
-            assert generations is not None
-            rows += [
-                (sample.target, generation.text)
-                for sample, generation in zip(samples[start : start + 24], generations, strict=True)
-            ]
-        seconds = (time.perf_counter() - begun) / len(samples)
-        rates = [Levenshtein.normalized_distance(*row) for row in rows]
-        edits, length = sum(Levenshtein.distance(*row) for row in rows), sum(len(target) for target, _ in rows)
-        worst = rows[int(np.argmax(rates))]
-        print(
-            f"{name:26} {len(rows):3} pages, {length / len(rows):4.0f} chars  CER {edits / length:.4f}  "
-            f"median {statistics.median(rates):.4f}  {seconds:.2f} s/page"
-        )
-        print(f"    worst: {worst[0][:110]!r}\n           {worst[1][:110]!r}", flush=True)
+        evaluate(name, model, processor, samples, int(most * 1.3) + 10)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from deepsynth._version import __version__
+from deepsynth.errors import UserError
 from deepsynth.hub.adapter import Card, snapshot_adapter
 from deepsynth.hub.snapshot import Target
 from deepsynth.hub.spool import Spool
@@ -52,7 +53,7 @@ class HubCheckpoint(Callback):
         deadline_s: how long the end of the run may wait for the Hub, in seconds.
 
     Raises:
-        ValueError: for settings that contradict each other or cannot be.
+        UserError: for settings that contradict each other or cannot be.
     """
 
     def __init__(
@@ -72,13 +73,13 @@ class HubCheckpoint(Callback):
         deadline_s: float = 60.0,
     ) -> None:
         if every is not None and every < 1:
-            raise ValueError(f"HubCheckpoint.every is {every}; it must be at least 1 optimizer step")
+            raise UserError(f"HubCheckpoint.every is {every}; it must be at least 1 optimizer step")
         if every is not None and best_only:
-            raise ValueError("HubCheckpoint.best_only looks at validations; leave out HubCheckpoint.every")
+            raise UserError("HubCheckpoint.best_only looks at validations; leave out HubCheckpoint.every")
         if mode not in ("min", "max"):
-            raise ValueError(f"HubCheckpoint.mode is {mode!r}; it must be 'min' or 'max'")
+            raise UserError(f"HubCheckpoint.mode is {mode!r}; it must be 'min' or 'max'")
         if deadline_s < 0:
-            raise ValueError(f"HubCheckpoint.deadline_s is {deadline_s}; it must be at least 0 seconds")
+            raise UserError(f"HubCheckpoint.deadline_s is {deadline_s}; it must be at least 0 seconds")
         if tag is not None:
             check_tag(tag)
         self.target = Target(repo_id, revision, private)
@@ -226,14 +227,14 @@ def check_tag(tag: str) -> None:
     """Refuse a tag that the Hub cannot have.
 
     Raises:
-        ValueError: for unknown fields in braces, blanks, or an empty tag.
+        UserError: for unknown fields in braces, blanks, or an empty tag.
     """
     try:
         filled = tag.format(step=0, epoch=0)
     except (KeyError, IndexError, ValueError) as error:
-        raise ValueError(f"HubCheckpoint.tag is {tag!r}; only {{step}} and {{epoch}} can be filled in") from error
+        raise UserError(f"HubCheckpoint.tag is {tag!r}; only {{step}} and {{epoch}} can be filled in") from error
     if not filled or any(character.isspace() for character in filled):
-        raise ValueError(f"HubCheckpoint.tag is {tag!r}; a tag is a word without blanks, such as 'step-{{step}}'")
+        raise UserError(f"HubCheckpoint.tag is {tag!r}; a tag is a word without blanks, such as 'step-{{step}}'")
 
 
 def data_names(trainer: Trainer) -> list[str]:

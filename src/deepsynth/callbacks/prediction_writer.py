@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_info
 
+from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_file
 from deepsynth.metrics.corpus import join_pages
 from deepsynth.metrics.documents import DocumentScores, figures
@@ -48,12 +49,12 @@ class PredictionWriter(Callback):
             and on several processes as many as before.
 
     Raises:
-        ValueError: for ``resume`` without ``file``: every run has a folder of its own.
+        UserError: for ``resume`` without ``file``: every run has a folder of its own.
     """
 
     def __init__(self, file: str | None = None, resume: bool = False) -> None:
         if resume and file is None:
-            raise ValueError(
+            raise UserError(
                 "PredictionWriter.resume is true, but PredictionWriter.file is not set; give the file whose .partial "
                 "an earlier run left"
             )
@@ -97,13 +98,13 @@ class PredictionWriter(Callback):
         """Compare the samples with those that an interrupted run read.
 
         Raises:
-            ValueError: when they are others, with both ids.
+            UserError: when they are others, with both ids.
         """
         if not self.resume:
             return
         for own, earlier in zip(batch.ids, self._earlier_ids, strict=False):
             if own != earlier:
-                raise ValueError(
+                raise UserError(
                     f"{self._partial(trainer)} has read the sample {earlier!r} where the data now has {own!r}; resume "
                     "with the same data, or set PredictionWriter.resume=false"
                 )
@@ -135,14 +136,14 @@ class PredictionWriter(Callback):
         """Join pages by document, over all ranks, write the file on rank zero and print the metrics of known texts.
 
         Raises:
-            ValueError: on rank zero, when another rank's partial file is not on this machine.
+            UserError: on rank zero, when another rank's partial file is not on this machine.
         """
         trainer.strategy.barrier()  # all ranks have written all they read
         if trainer.is_global_zero:
             partials = [self._partial(trainer, rank) for rank in range(trainer.world_size)]
             for partial in partials:
                 if not partial.exists():
-                    raise ValueError(
+                    raise UserError(
                         f"{partial} is not on this machine; the files of all processes have to be in one folder: "
                         "set PredictionWriter.file to a place that all machines share"
                     )

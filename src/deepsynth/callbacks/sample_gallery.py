@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 
 from deepsynth.callbacks.gallery_page import GalleryEntry, Prediction, corpus_cer, gallery_page
+from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_file
 from deepsynth.modules import DeepSynthModule
 from deepsynth.types import Batch
@@ -39,12 +40,12 @@ class SampleGallery(Callback):
         file: by default ``gallery.html`` in the trainer's root folder.
 
     Raises:
-        ValueError: for fewer than one sample.
+        UserError: for fewer than one sample.
     """
 
     def __init__(self, samples: int = 8, file: str | None = None) -> None:
         if samples < 1:
-            raise ValueError(f"SampleGallery.samples is {samples}; it must be at least 1")
+            raise UserError(f"SampleGallery.samples is {samples}; it must be at least 1")
         self.samples = samples
         self.file = file
         self._first: dict[str, Prediction] = {}

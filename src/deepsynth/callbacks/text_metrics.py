@@ -8,6 +8,7 @@ from typing import Any, Literal
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from deepsynth.distributed.ranks import gather_rows
+from deepsynth.errors import UserError
 from deepsynth.metrics.corpus import METRICS, bootstrap_intervals, join_pages, summarize, summarize_groups
 from deepsynth.metrics.normalization import NORMALIZATION_PROFILES, normalize
 from deepsynth.metrics.scores import score_table
@@ -35,7 +36,7 @@ class TextMetrics(Callback):
         resamples: of the bootstrap.
 
     Raises:
-        ValueError: for an unknown profile or metric, or a number out of range.
+        UserError: for an unknown profile or metric, or a number out of range.
     """
 
     def __init__(
@@ -50,14 +51,14 @@ class TextMetrics(Callback):
             normalize("", profile)  # names the ones that exist
         for metric in metrics:
             if metric not in METRICS:
-                raise ValueError(f"TextMetrics.metrics has {metric!r}; the metrics are {', '.join(METRICS)}")
+                raise UserError(f"TextMetrics.metrics has {metric!r}; the metrics are {', '.join(METRICS)}")
         for key in by:
             if key not in ("language", "source"):
-                raise ValueError(f"TextMetrics.by has {key!r}; there are language and source")
+                raise UserError(f"TextMetrics.by has {key!r}; there are language and source")
         if confidence is not None and not 0 < confidence < 1:
-            raise ValueError(f"TextMetrics.confidence is {confidence}; it must be above 0 and below 1, or null")
+            raise UserError(f"TextMetrics.confidence is {confidence}; it must be above 0 and below 1, or null")
         if resamples < 1:
-            raise ValueError(f"TextMetrics.resamples is {resamples}; it must be at least 1")
+            raise UserError(f"TextMetrics.resamples is {resamples}; it must be at least 1")
         self.profiles = tuple(profiles)
         self.metrics = tuple(metrics)
         self.by = tuple(by)

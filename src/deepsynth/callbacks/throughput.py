@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from deepsynth.errors import UserError
 from deepsynth.modules import DeepSynthModule
 from deepsynth.profiling.flops import TrainingFlops, device_peak
 
@@ -37,14 +38,14 @@ class Throughput(Callback):
             known GPU. Without a peak there is no ``train/mfu``.
 
     Raises:
-        ValueError: for a number out of range.
+        UserError: for a number out of range.
     """
 
     def __init__(self, warmup_steps: int = 2, peak_tflops: float | None = None) -> None:
         if warmup_steps < 0:
-            raise ValueError(f"Throughput.warmup_steps is {warmup_steps}; it must be at least 0")
+            raise UserError(f"Throughput.warmup_steps is {warmup_steps}; it must be at least 0")
         if peak_tflops is not None and peak_tflops <= 0:
-            raise ValueError(f"Throughput.peak_tflops is {peak_tflops}; it must be above 0")
+            raise UserError(f"Throughput.peak_tflops is {peak_tflops}; it must be above 0")
         self.warmup_steps = warmup_steps
         self.peak_tflops = peak_tflops
         self._peak: float | None = None

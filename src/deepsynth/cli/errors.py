@@ -11,13 +11,27 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from deepsynth.compat.jsonargparse import innermost_error, unknown_class, unknown_option, wrong_value
 from deepsynth.distributed.support import REFUSED_OPTIONS
-
-#: What a user's mistake raises, here and in the libraries below; anything else is a bug and shows its traceback.
-USER_ERRORS = (ValueError, OSError, ImportError, MisconfigurationException)
+from deepsynth.errors import UserError
 
 
 class ParserError(Exception):
     """Arguments or a configuration that cannot be used."""
+
+
+def is_user_error(error: BaseException) -> bool:
+    """Return whether an error is a mistake that the user can fix: it is shown as one line.
+
+    Anything else is a bug and shows its traceback.
+    """
+    return isinstance(error, (ValueError, OSError, ImportError, MisconfigurationException))
+
+
+def wrapped_user_error(error: BaseException) -> UserError | None:
+    """Return the user error that an error is, or that it was raised for."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UserError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
 def one_line(message: str, limit: int = 600) -> str:

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 import deepsynth.callbacks
 from deepsynth.cli import console
 from deepsynth.cli.commands import COMMANDS
-from deepsynth.cli.errors import USER_ERRORS, ParserError, explain, one_line
+from deepsynth.cli.errors import ParserError, explain, is_user_error, one_line
 from deepsynth.cli.trainer import DeepSynthCLI
 from deepsynth.data import Augmenter, Processor, Renderer, Source, TextImageDataModule
 from deepsynth.distributed.ranks import is_lost_connection, rank, rank_prefix
@@ -60,11 +60,11 @@ def run(args: Sequence[str]) -> int:
             traceback.print_exc()
         sys.stderr.write(f"deepsynth: {explain(str(error), args, *known_names())}\n")
         return 2
-    except (*USER_ERRORS, RuntimeError, MemoryError) as error:
+    except Exception as error:
         if is_lost_connection(error):
             sys.stderr.write(f"deepsynth: {rank_prefix()}another process has ended; it says why itself\n")
             return 1
-        if not isinstance(error, USER_ERRORS) and not is_out_of_memory(error):
+        if not is_user_error(error) and not is_out_of_memory(error):
             raise
         if debug:
             traceback.print_exc()

@@ -66,7 +66,7 @@ class MeasurementServer:
         """
         if self._harness is None:
             import_unsloth_first(request["args"])
-        from deepsynth.cli.errors import USER_ERRORS, ParserError, one_line
+        from deepsynth.cli.errors import ParserError, is_user_error, one_line
         from deepsynth.measurement.harness import NotMeasured
         from deepsynth.profiling.memory import is_out_of_memory
 
@@ -84,12 +84,12 @@ class MeasurementServer:
             }
         except NotMeasured as error:
             return {"not_measured": str(error)}
-        except (ParserError, *USER_ERRORS, RuntimeError, MemoryError) as error:
+        except Exception as error:
             traceback.print_exc()
             reason = one_line(str(error), 300) or type(error).__name__
             if is_out_of_memory(error):
                 return {"not_measured": f"out of memory: {reason}", "ended": True}
-            if not isinstance(error, (ParserError, *USER_ERRORS)):
+            if not isinstance(error, ParserError) and not is_user_error(error):
                 raise
             if not loaded:
                 self._refused = reason

@@ -26,7 +26,7 @@ from deepsynth.callbacks import (
     VramMonitor,
 )
 from deepsynth.cli import console
-from deepsynth.cli.errors import ParserError
+from deepsynth.cli.errors import ParserError, wrapped_user_error
 from deepsynth.cli.run_folder import MetricsCsv, choose_run_folder, discard_start, is_unused
 from deepsynth.data import TextImageDataModule
 from deepsynth.distributed.support import check_strategy_option
@@ -149,6 +149,18 @@ class DeepSynthCLI(LightningCLI):
         """Set the checkpoint's path again."""
         if self._ckpt_path:
             self.config[self.config["subcommand"]]["ckpt_path"] = self._ckpt_path
+
+    def instantiate_classes(self) -> None:
+        """Make model, data and trainer; what their constructors say of a setting is raised as they say it.
+
+        jsonargparse takes a ValueError of a constructor for a value of the wrong type, and wraps it.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if mistake := wrapped_user_error(error):
+                raise mistake from None
+            raise
 
     # ------------------------------------------------------------------ checkpoints
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from deepsynth.errors import UserError
 from deepsynth.export.verification import (
     adapted_weights,
     answer_of,
@@ -95,7 +96,7 @@ def export_model(
         max_shard_size: of one weight file.
 
     Raises:
-        ValueError: for an adapter that does not belong to the base (with its keys), a format that the model does not
+        UserError: for an adapter that does not belong to the base (with its keys), a format that the model does not
             have, or a merged model that is not the unmerged one.
     """
     import torch
@@ -105,13 +106,13 @@ def export_model(
 
     adapter, output = Path(adapter), Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"output is {output}, which is there already; name a new folder")
+        raise UserError(f"output is {output}, which is there already; name a new folder")
     base = base or _base_of(adapter)
     source = resolve_model_name(base)
     kind = "auto" if dtype == "auto" else getattr(torch, dtype)
     model = load_pretrained(AutoModelForImageTextToText, base, dtype=kind).to(device).eval()
     if format == "published" and model.config.model_type != "deepseek_ocr":
-        raise ValueError(
+        raise UserError(
             f"format is 'published', but {base} is a {model.config.model_type} model; only DeepSeek-OCR is written in "
             "its original format, use format=native"
         )
@@ -141,10 +142,10 @@ def _base_of(adapter: Path) -> str:
 
     file = adapter / "adapter_config.json"
     if not file.exists():
-        raise ValueError(f"adapter is {adapter}, which has no adapter_config.json; give a peft folder")
+        raise UserError(f"adapter is {adapter}, which has no adapter_config.json; give a peft folder")
     base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not base:
-        raise ValueError(f"{file} names no base_model_name_or_path; say it with --base")
+        raise UserError(f"{file} names no base_model_name_or_path; say it with --base")
     return str(base)
 
 
@@ -152,7 +153,7 @@ def _with_adapter(model: Any, adapter: Path, base: str) -> Any:
     """Return the peft model with every tensor of the adapter's file in its place, and none left over.
 
     Raises:
-        ValueError: listing the adapter's keys that the model cannot serve.
+        UserError: listing the adapter's keys that the model cannot serve.
     """
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import SafetensorError
@@ -162,25 +163,25 @@ def _with_adapter(model: Any, adapter: Path, base: str) -> Any:
 
     file = adapter / "adapter_model.safetensors"
     if not file.exists():
-        raise ValueError(f"adapter is {adapter}, which has no adapter_model.safetensors; give a peft folder")
+        raise UserError(f"adapter is {adapter}, which has no adapter_model.safetensors; give a peft folder")
     try:
         stored = {from_file_name(name): tensor for name, tensor in load_file(file).items()}
     except SafetensorError as error:
-        raise ValueError(f"{file} cannot be read ({error}); it is cut or damaged") from error
+        raise UserError(f"{file} cannot be read ({error}); it is cut or damaged") from error
     shapes = dict(_adapter_shapes(stored))
     try:
         adapted = PeftModel.from_pretrained(model, str(adapter)).eval()
     except (ValueError, RuntimeError, KeyError) as error:
-        raise ValueError(f"{adapter} is no adapter of {base}: {error}. Its keys: {some_keys(shapes)}") from error
+        raise UserError(f"{adapter} is no adapter of {base}: {error}. Its keys: {some_keys(shapes)}") from error
     own = dict(_adapter_shapes(get_peft_model_state_dict(adapted, save_embedding_layers=False)))
     foreign = sorted(key for key, shape in shapes.items() if own.get(key) != shape)
     absent = sorted(own.keys() - shapes.keys())
     if foreign or absent:
         clauses = [f"{base} cannot serve {some_keys(foreign)}"] if foreign else []
         clauses += [f"the file lacks {some_keys(absent)}"] if absent else []
-        raise ValueError(f"{adapter} is no adapter of {base}: {'; '.join(clauses)}")
+        raise UserError(f"{adapter} is no adapter of {base}: {'; '.join(clauses)}")
     if not any(bool(tensor.any()) for key, tensor in stored.items() if ".lora_B" in key or "lora_" not in key):
-        raise ValueError(f"{file} holds zeros alone: the adapter was not trained and would change nothing")
+        raise UserError(f"{file} holds zeros alone: the adapter was not trained and would change nothing")
     return adapted
 
 

@@ -135,10 +135,11 @@ def _bars(
                 label = legend[number] if legend and row == 0 else None
                 axes.barh(row, part, left=left, height=0.7, color=shades[number], label=label)
                 left += part
-            axes.annotate(f" {left:,.{digits}f}", (left, row), va="center", xytext=(6, 0), textcoords="offset points")
-        for row, (low, high) in enumerate(ends):
+            low, high = ends[row] if ends else (None, None)
             if low is not None and high is not None:
                 axes.plot([low, high], [row, row], color="black", linewidth=1)
+            end = (max(left, high or 0.0), row)
+            axes.annotate(f"{left:,.{digits}f}", end, va="center", xytext=(6, 0), textcoords="offset points")
         axes.set_yticks(range(len(labels)), labels)
         axes.invert_yaxis()
         axes.margins(x=0.18)

@@ -8,6 +8,8 @@ from types import MappingProxyType
 
 import regex  # the standard library's re knows neither scripts nor marks
 
+from deepsynth.errors import UserError
+
 #: Scripts that put no spaces between words: each character, with the marks on it, counts as a word.
 _SPACELESS = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}ー]"
 _SPACELESS_CHARACTER = rf"[{_SPACELESS}&&[\p{{L}}\p{{N}}]]\p{{M}}*"
@@ -94,11 +96,11 @@ def normalize(text: str, profile: str) -> str:
         profile: a name of ``NORMALIZATION_PROFILES``, or several joined by ``+`` and applied in that order.
 
     Raises:
-        ValueError: for an unknown profile.
+        UserError: for an unknown profile.
     """
     for name in profile.split("+"):
         if name not in NORMALIZATION_PROFILES:
-            raise ValueError(
+            raise UserError(
                 f"normalisation profile {name!r} is unknown; the profiles are {', '.join(NORMALIZATION_PROFILES)}, "
                 "and several are joined by '+'"
             )

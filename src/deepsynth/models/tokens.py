@@ -18,6 +18,8 @@ from functools import lru_cache
 from math import ceil
 from typing import Any, Literal
 
+from deepsynth.errors import UserError
+
 Family = Literal["deepseek_ocr", "deepseek_ocr2"]
 
 
@@ -154,7 +156,7 @@ def image_layout(hf_processor: Any, mode: str | None = None) -> ImageLayout:
     downsample = int(getattr(hf_processor, "downsample_ratio", None) or 4)
     if mode is not None:
         if mode not in MODES[family]:
-            raise ValueError(f"mode is {mode!r}; {family} has {', '.join(MODES[family])}")
+            raise UserError(f"mode is {mode!r}; {family} has {', '.join(MODES[family])}")
         return replace(MODES[family][mode], patch_size=patch_size, downsample=downsample)
     tiled = bool(images.crop_to_patches)
     size = images.size

@@ -11,6 +11,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from deepsynth._version import __version__
 from deepsynth.distributed.sharding import is_sharded, shard_like, whole_on_rank_zero
+from deepsynth.errors import UserError
 from deepsynth.modules.adapter import adapter_state, check_adapter_keys
 from deepsynth.modules.checkpoint_io import AtomicCheckpointIO
 
@@ -64,11 +65,11 @@ class CheckpointedModule(LightningModule):
         """Check that the adapter fits, key by key.
 
         Raises:
-            ValueError: for a foreign checkpoint, or one of another adapter, with the keys that differ.
+            UserError: for a foreign checkpoint, or one of another adapter, with the keys that differ.
         """
         own = checkpoint.get("deepsynth")
         if own is None:
-            raise ValueError("the checkpoint was not written by DeepSynth: it has no 'deepsynth' entry")
+            raise UserError("the checkpoint was not written by DeepSynth: it has no 'deepsynth' entry")
         self.configure_model()
         check_adapter_keys(self, checkpoint["state_dict"])
         self.prompt = own["prompt"]

@@ -9,6 +9,8 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from deepsynth.errors import UserError
+
 Schedule = Literal["constant", "linear", "cosine"]
 
 
@@ -43,12 +45,12 @@ def check_optimizer(optimizer: Callable[[Iterable[torch.nn.Parameter]], Optimize
     """Try the optimizer's settings on one scalar, before any weights are loaded.
 
     Raises:
-        ValueError: with the optimizer's own complaint and the key.
+        UserError: with the optimizer's own complaint and the key.
     """
     try:
         optimizer([torch.nn.Parameter(torch.zeros(1))])
     except (ValueError, TypeError) as error:
-        raise ValueError(f"model.optimizer: {error}") from error
+        raise UserError(f"model.optimizer: {error}") from error
 
 
 def make_schedule(optimizer: Optimizer, name: Schedule, warmup_steps: int, total_steps: int | None) -> LRScheduler:
@@ -61,7 +63,7 @@ def make_schedule(optimizer: Optimizer, name: Schedule, warmup_steps: int, total
         total_steps: optimizer steps of the whole run; ``None`` when the run has no end.
 
     Raises:
-        ValueError: for a decay without an end.
+        UserError: for a decay without an end.
     """
     from transformers import get_scheduler
 
@@ -69,9 +71,9 @@ def make_schedule(optimizer: Optimizer, name: Schedule, warmup_steps: int, total
         constant: LRScheduler = get_scheduler("constant_with_warmup", optimizer, num_warmup_steps=warmup_steps)
         return constant
     if total_steps is None:
-        raise ValueError(
-            f"model.schedule={name} needs the end of the run; set trainer.max_steps or trainer.max_epochs, or "
-            "model.schedule=constant"
+        raise UserError(
+            f"model.schedule is {name}, which needs the end of the run; set trainer.max_steps or trainer.max_epochs, "
+            "or model.schedule=constant"
         )
     decay: LRScheduler = get_scheduler(name, optimizer, num_warmup_steps=warmup_steps, num_training_steps=total_steps)
     return decay

@@ -149,7 +149,7 @@ class UnslothModule(DeepSynthModule):
         """Refuse a model that Unsloth left in 16 bits, of which it only prints a line."""
         bits = 4 if self.quantization == "nf4" else 8
         if not getattr(base, f"is_loaded_in_{bits}bit", False):
-            raise ValueError(
+            raise UserError(
                 f"model.quantization is {self.quantization}, but Unsloth loaded 16 bits, as it does where "
                 f"bitsandbytes does not work on this GPU; {install_command('gpu')}, or use model.quantization=none"
             )

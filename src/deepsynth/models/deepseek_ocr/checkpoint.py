@@ -25,6 +25,8 @@ from transformers.core_model_loading import (
     revert_weight_conversion,
 )
 
+from deepsynth.errors import UserError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -115,7 +117,7 @@ def write_published(
     state = published_state(model, kwargs.pop("state_dict", None))
     push_to_hub = kwargs.pop("push_to_hub", False)
     if push_to_hub:
-        raise ValueError("push_to_hub is not supported with format='published'; write the folder, then upload it")
+        raise UserError("push_to_hub is not supported with format='published'; write the folder, then upload it")
     save(folder, state_dict=state, **{**kwargs, "save_original_format": False})
     (Path(folder) / "config.json").write_text(config + "\n", encoding="utf-8")
 
@@ -130,7 +132,7 @@ def load_strictly(load: Callable[..., Any], source: Any, *args: Any, **kwargs: A
         **kwargs: for ``load``.
 
     Raises:
-        ValueError: listing the keys that are missing, unexpected or of another shape, or naming the broken file.
+        UserError: listing the keys that are missing, unexpected or of another shape, or naming the broken file.
     """
     register_conversion()
     wants_info = kwargs.pop("output_loading_info", False)
@@ -140,7 +142,7 @@ def load_strictly(load: Callable[..., Any], source: Any, *args: Any, **kwargs: A
     try:
         model, info = load(source, *args, output_loading_info=True, **kwargs)
     except SafetensorError as error:
-        raise ValueError(f"{source}: a weight file cannot be read ({error}); download it again") from error
+        raise UserError(f"{source}: a weight file cannot be read ({error}); download it again") from error
     wrong = {
         "missing": set(info["missing_keys"]),
         "unexpected": set(info["unexpected_keys"]) - IGNORED,
@@ -154,7 +156,7 @@ def check_folder(folder: Path, model_class: type[PreTrainedModel], config: Any =
     """Compare a folder's weight files with what the model needs, without reading a weight.
 
     Raises:
-        ValueError: naming the file that is missing or cut, or listing the keys that do not fit.
+        UserError: naming the file that is missing or cut, or listing the keys that do not fit.
     """
     shapes = _shapes(folder)
     if shapes is None:
@@ -191,7 +193,7 @@ def _refuse(source: str, wrong: dict[str, Any]) -> None:
         if keys
     ]
     if clauses:
-        raise ValueError(f"{source}: the weights do not fit the config.json: {'; '.join(clauses)}")
+        raise UserError(f"{source}: the weights do not fit the config.json: {'; '.join(clauses)}")
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
@@ -202,11 +204,11 @@ def _shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
     try:
         weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
-        raise ValueError(f"{index}: is no index of weight files ({error}); download it again") from error
+        raise UserError(f"{index}: is no index of weight files ({error}); download it again") from error
     shapes: dict[str, tuple[int, ...]] = {}
     for name in sorted(set(weight_map.values())):
         if not (folder / name).exists():
-            raise ValueError(f"{folder}: {name} is missing, {INDEX} names it; download it again")
+            raise UserError(f"{folder}: {name} is missing, {INDEX} names it; download it again")
         shapes.update(_header(folder / name))
     return shapes
 
@@ -226,4 +228,4 @@ def _header(file: Path) -> dict[str, tuple[int, ...]]:
             raise ValueError(f"it has {size} bytes and should have {end}")
         return {key: tuple(entry["shape"]) for key, entry in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file}: is no complete safetensors file ({error}); download it again") from error
+        raise UserError(f"{file}: is no complete safetensors file ({error}); download it again") from error

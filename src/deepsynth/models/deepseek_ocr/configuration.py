@@ -17,6 +17,7 @@ from transformers.models.deepseek_ocr2.configuration_deepseek_ocr2 import (
     DeepseekOcr2TextConfig,
 )
 
+from deepsynth.errors import UserError
 from deepsynth.models.deepseek_ocr.published import PUBLISHED_MODEL_TYPE, from_published, to_published
 
 
@@ -78,7 +79,7 @@ class DeepseekOcrConfig(PreTrainedConfig):
         """Build the sub-configurations from their dictionaries.
 
         Raises:
-            ValueError: when the parts do not fit together.
+            UserError: when the parts do not fit together.
         """
         if not isinstance(self.vision_config, PreTrainedConfig):
             self.vision_config = DeepseekOcrVisionConfig(**(self.vision_config or {}))
@@ -87,7 +88,7 @@ class DeepseekOcrConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         sam, clip = self.vision_config.sam_config, self.vision_config.encoder_config
         if sam.downsample_channels[-1] != clip.hidden_size:
-            raise ValueError(
+            raise UserError(
                 f"vision_config: SAM's map has {sam.downsample_channels[-1]} channels (sam_config.downsample_channels) "
                 f"but CLIP takes {clip.hidden_size} (encoder_config.hidden_size); they must be equal"
             )
@@ -105,13 +106,13 @@ class DeepseekOcrConfig(PreTrainedConfig):
         """Read a native or a published configuration.
 
         Raises:
-            ValueError: for another model's configuration, or a variant that this model does not have.
+            UserError: for another model's configuration, or a variant that this model does not have.
         """
         found = config_dict.get("model_type")
         if found == PUBLISHED_MODEL_TYPE:
             config_dict = from_published(config_dict)
         elif found not in (None, cls.model_type):
-            raise ValueError(
+            raise UserError(
                 f"config.json says model_type {found!r}; {cls.__name__} reads {cls.model_type!r} and the published "
                 f"{PUBLISHED_MODEL_TYPE!r} of DeepSeek-OCR"
             )
@@ -123,7 +124,7 @@ class DeepseekOcrConfig(PreTrainedConfig):
         A configuration that came from that format is given back as it was, with the data type of the weights.
 
         Raises:
-            ValueError: naming the fields that the published format has no place for.
+            UserError: naming the fields that the published format has no place for.
         """
         if self.published is not None:
             kept: dict[str, Any] = json.loads(self.published)
@@ -136,7 +137,7 @@ class DeepseekOcrConfig(PreTrainedConfig):
         written = to_published(self)
         again, own = _architecture(DeepseekOcrConfig.from_dict(written)), _architecture(self)
         if lost := sorted(key for key in own.keys() | again.keys() if own.get(key) != again.get(key)):
-            raise ValueError(
+            raise UserError(
                 f"the published format cannot say {', '.join(f'{key} {own.get(key)!r}' for key in lost)}; "
                 "save this model in the native format"
             )

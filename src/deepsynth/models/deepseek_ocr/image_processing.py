@@ -17,6 +17,7 @@ from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ImagesKwargs
 
+from deepsynth.errors import UserError
 from deepsynth.io.images import to_rgb
 from deepsynth.models.tokens import ImageLayout
 
@@ -128,7 +129,7 @@ def _global_view(image: Image.Image, side: int, stretch: bool, background: tuple
     """
     short, long = sorted(image.size)
     if round(short * side / long) < 1:
-        raise ValueError(
+        raise UserError(
             f"an image of {image.width} x {image.height} pixels is too long for a view of {side} x {side}: "
             "its short side would vanish; cut it into pages"
         )

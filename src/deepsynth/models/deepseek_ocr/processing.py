@@ -13,6 +13,7 @@ from transformers import BatchFeature, PreTrainedTokenizerFast
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import cached_file
 
+from deepsynth.errors import UserError
 from deepsynth.io.images import to_rgb
 from deepsynth.models.deepseek_ocr.image_processing import DeepseekOcrImageProcessor
 from deepsynth.models.tokens import image_layout
@@ -54,7 +55,7 @@ class DeepseekOcrProcessor(ProcessorMixin):
         self.image_token = "<image>"
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
         if self.image_token_id is None or self.image_token_id == tokenizer.unk_token_id:
-            raise ValueError(f"the tokenizer has no {self.image_token} token; it is not DeepSeek-OCR's")
+            raise UserError(f"the tokenizer has no {self.image_token} token; it is not DeepSeek-OCR's")
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     def __call__(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from deepsynth.errors import UserError
+
 PUBLISHED_MODEL_TYPE = "deepseek_vl_v2"
 ARCHITECTURE = "DeepseekOCRForCausalLM"
 SECOND_ARCHITECTURE = "DeepseekOCR2ForCausalLM"
@@ -63,7 +65,7 @@ def refuse_other_models(config: dict[str, Any]) -> None:
     """Raise unless the configuration is DeepSeek-OCR's.
 
     Raises:
-        ValueError: one line that names the model, and for DeepSeek-OCR-2 the repository that does load.
+        UserError: one line that names the model, and for DeepSeek-OCR-2 the repository that does load.
     """
     differences = _differences(config)
     if not differences:
@@ -72,11 +74,11 @@ def refuse_other_models(config: dict[str, Any]) -> None:
     encoders = _encoders(config)
     name = architectures[0] if architectures else "a model without 'architectures'"
     if SECOND_ARCHITECTURE in architectures or any("qwen2" in encoder for encoder in encoders):
-        raise ValueError(
+        raise UserError(
             f"config.json is DeepSeek-OCR-2 in its original format ({'; '.join(differences)}), which transformers does "
             f"not read; load the converted repository {SECOND_REPOSITORY!r} instead"
         )
-    raise ValueError(
+    raise UserError(
         f"config.json says model_type {PUBLISHED_MODEL_TYPE!r}, but it is {name}, not DeepSeek-OCR: "
         f"{'; '.join(differences)}. DeepSynth loads DeepSeek-OCR ('deepseek-ai/DeepSeek-OCR') and DeepSeek-OCR-2 "
         f"({SECOND_REPOSITORY!r})"
@@ -107,7 +109,7 @@ def from_published(config: dict[str, Any]) -> dict[str, Any]:
     """Translate a published configuration into the native one's fields.
 
     Raises:
-        ValueError: for another model, a missing or contradictory field, or a switch that DeepSeek-OCR does not have.
+        UserError: for another model, a missing or contradictory field, or a switch that DeepSeek-OCR does not have.
     """
     refuse_other_models(config)
     text = _text_fields(config)
@@ -118,7 +120,7 @@ def from_published(config: dict[str, Any]) -> dict[str, Any]:
     projector = config["projector_config"]
     expected = (clip["width"] + sam["downsample_channels"][-1], text["hidden_size"])
     if (projector.get("input_dim"), projector.get("n_embed")) != expected:
-        raise ValueError(
+        raise UserError(
             f"projector_config maps {projector.get('input_dim')} to {projector.get('n_embed')}, but encoders and "
             f"decoder need {expected[0]} to {expected[1]}"
         )
@@ -164,16 +166,16 @@ def _text_fields(config: dict[str, Any]) -> dict[str, Any]:
     for theirs in [*_TEXT, "first_k_dense_replace", *_TEXT_DEFAULTS, *_FIXED]:
         values = [part[theirs] for part in (config, inner) if theirs in part]
         if len(values) == 2 and values[0] != values[1]:
-            raise ValueError(
+            raise UserError(
                 f"config.json says {theirs} {values[0]!r}, its language_config says {values[1]!r}; make them equal"
             )
         if theirs in _FIXED:
             if values and values[0] not in _FIXED[theirs]:
-                raise ValueError(f"config.json says {theirs} {values[0]!r}; DeepSeek-OCR has {_FIXED[theirs][0]!r}")
+                raise UserError(f"config.json says {theirs} {values[0]!r}; DeepSeek-OCR has {_FIXED[theirs][0]!r}")
         elif values or theirs in _TEXT_DEFAULTS:
             text[theirs] = values[0] if values else _TEXT_DEFAULTS[theirs]
         else:
-            raise ValueError(f"config.json has no {theirs}, neither at the top level nor in language_config")
+            raise UserError(f"config.json has no {theirs}, neither at the top level nor in language_config")
     return text
 
 

@@ -20,6 +20,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from deepsynth.errors import UserError
+
 log = logging.getLogger("deepsynth")
 
 GIB = 2**30
@@ -103,7 +105,7 @@ class DiskCache(FeatureCache):
             self.folder.mkdir(parents=True, exist_ok=True)
             there = sum(file.stat().st_size for file in self.folder.glob("*/*.safetensors"))
         except OSError as error:
-            raise ValueError(f"model.engine.vision_cache: the folder {self.folder} cannot be used: {error}") from error
+            raise UserError(f"model.engine.vision_cache: the folder {self.folder} cannot be used: {error}") from error
         super().__init__(max(0, limit_bytes - there) // ranks)
 
     def _path(self, key: str) -> Path:

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
+from deepsynth.errors import UserError
 from deepsynth.lazy_imports import install_command
 from deepsynth.models.engine.feature_cache import FeatureCache, image_keys
 from deepsynth.models.engine.vision_chunks import ENCODED_AT_ONCE, Rest, in_chunks
@@ -57,7 +58,7 @@ class TrainingForward:
         fixed_chunks: bool = False,
     ) -> None:
         if loss == "liger" and not has_liger():
-            raise ValueError(
+            raise UserError(
                 f"model.engine.loss is liger, but liger-kernel is not installed; {install_command('gpu')}, or use "
                 "model.engine.loss=auto"
             )
@@ -67,7 +68,7 @@ class TrainingForward:
         self._run, self._head_loss = self._compute, self._project
         if isinstance(model, FSDPModule):
             if cache is not None:
-                raise ValueError(
+                raise UserError(
                     "model.engine.vision_cache is on, but sharded weights are gathered by all processes together, and "
                     "a page that one of them finds in its cache would leave the others waiting; set "
                     "model.engine.vision_cache=none"
@@ -78,7 +79,7 @@ class TrainingForward:
         self.vision_chunk = vision_chunk
         self.frozen_vision = not any(p.requires_grad for name, p in vision_tensors(self.base).items())
         if cache is not None and not self.frozen_vision:
-            raise ValueError(
+            raise UserError(
                 "model.engine.vision_cache keeps features that stay what they are, but vision or projector is trained; "
                 "set model.engine.vision_cache=none, or model.lora.vision=false and model.lora.projector=false"
             )

@@ -25,6 +25,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from deepsynth.errors import UserError
 from deepsynth.models.kernels.experts import ends_of
 from deepsynth.models.kernels.frozen_experts import Active, FrozenExperts, factors_of, grouped_mm, is_silu
 
@@ -270,7 +271,7 @@ def adapter_class() -> type[nn.Module]:
                 del active[self.parameter_name]
 
         def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-            raise ValueError(
+            raise UserError(
                 "an adapter cannot be merged into experts of 4 bits; deepsynth export merges it into the model's own "
                 "16-bit weights"
             )

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from deepsynth.errors import UserError
 from deepsynth.lazy_imports import install_command
 from deepsynth.models.quantization.nf4_experts import BLOCK, Nf4Experts, dequantize_nf4
 
@@ -53,12 +54,12 @@ def require_bitsandbytes(kind: str) -> None:
     """Import bitsandbytes.
 
     Raises:
-        ValueError: when it is missing or cannot be loaded, with the way out.
+        UserError: when it is missing or cannot be loaded, with the way out.
     """
     try:
         import bitsandbytes  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:
-        raise ValueError(
+        raise UserError(
             f"model.quantization is {kind}, which needs bitsandbytes ({type(error).__name__}: {error}); "
             f"{install_command('gpu')}, or use model.quantization=none"
         ) from error
