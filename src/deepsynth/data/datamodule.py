@@ -59,7 +59,8 @@ class TextImageDataModule(LightningDataModule):
         num_workers: processes that render; 0 renders in the main process. The batches are the same. By default 0
             without a GPU, else as many as there are cores but one, up to 8 for each GPU.
         seed: seed of layout, augmentation and order; the command line takes it from ``seed_everything``.
-        pad_to_multiple_of: multiple to which the token length of a batch is rounded up, so that kernels get few shapes.
+        pad_to_multiple_of: multiple to which the token length of a batch is rounded up. By default 64 with a GPU, where
+            attention plans its kernels anew for every new length, which takes as long as a step; else 1.
         group_by_length: make training batches of samples of similar lengths, which need less padding.
         packing: put the samples of a training batch into one row without padding; the loss is the same.
         augment_variants: number of ways in which a page is degraded; epochs repeat them in turn. By default every epoch
@@ -92,7 +93,7 @@ class TextImageDataModule(LightningDataModule):
         eval_batch_size: int | None = None,
         num_workers: int | None = None,
         seed: int = 0,
-        pad_to_multiple_of: int = 1,
+        pad_to_multiple_of: int | None = None,
         group_by_length: bool = False,
         packing: bool = False,
         augment_variants: int | None = None,
@@ -127,6 +128,8 @@ class TextImageDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size or batch_size
         self.workers = Workers(default_workers() if num_workers is None else num_workers, seed)
         self.seed = seed
+        if pad_to_multiple_of is None:
+            pad_to_multiple_of = 64 if torch.cuda.is_available() else 1
         self.pad_to_multiple_of = pad_to_multiple_of
         self.group_by_length = group_by_length
         self.packing = packing
