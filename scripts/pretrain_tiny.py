@@ -116,7 +116,7 @@ class PretrainModule(FullModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the sum of the text's loss and the auxiliary losses."""
-        self._see_prompt(batch)
+        self.remember_prompt(batch)
         outputs = self.model(**batch.inputs, use_cache=False)
         cells = self._cells_loss(torch.cat(outputs.image_outputs.pooler_output))
         places = self._places_loss(batch.tokens["labels"])

@@ -136,7 +136,7 @@ def run_predict(folder: Path, data: Any, *callbacks: Callback, **options: Any) -
 def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(
     generation: str, tmp_path: Path, jsonl: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deepsynth.modules.evaluation.EvaluatedModule.AUTO_GENERATION", generation)
+    monkeypatch.setattr("deepsynth.modules.DeepSynthModule.AUTO_GENERATION", generation)
     caplog.set_level("INFO")
     _, whole = run_predict(tmp_path / "whole", make_data(jsonl, batch_size=3))
     told = [record.getMessage() for record in caplog.records if "known text" in record.getMessage()]
@@ -179,7 +179,7 @@ def test_rows_come_with_later_batches_but_all_of_them_and_in_order(tmp_path: Pat
 
 def test_nothing_that_was_read_stays_in_memory(tmp_path: Path, jsonl: Path) -> None:
     module, _ = run_predict(tmp_path, make_data(jsonl, batch_size=2))
-    kept = [name for name, value in vars(module).items() if "jumps" in repr(value) or "jugs" in repr(value)]
-    assert kept == []
-    assert module._decoder is module._predicting is None
-    assert not module._unread
+    for part in (module, module.text_generator, module.evaluator):
+        kept = [name for name, value in vars(part).items() if "jumps" in repr(value) or "jugs" in repr(value)]
+        assert kept == []
+    assert not module.text_generator.holds_memory

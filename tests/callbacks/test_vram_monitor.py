@@ -181,7 +181,6 @@ def test_a_run_on_the_cpu_logs_resident_memory(tmp_path: Path, jsonl: Path, line
     assert 0.1 < float(rows[-1]["ram/peak_load_gib"]) <= float(rows[-1]["ram/peak_gib"])
     assert len(lines) == 1
     assert lines[0].startswith("RAM: peak ")
-    assert module.phase_listeners == []
 
 
 CUDA_MESSAGE = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB of which …\nSee …"
@@ -258,7 +257,7 @@ def fails_in(phase: str, module: Any, error: BaseException) -> None:
     elif phase == "step":
         module.on_before_optimizer_step = fail
     else:
-        module._generate = fail
+        module.text_generator._generate = fail
 
 
 @pytest.mark.parametrize("phase", vram_monitor.PHASES)

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, DynamicCache
 
 from deepsynth.compat.transformers import cache_name, unify_dtype
 from deepsynth.generation.cache import RowCache
-from deepsynth.generation.model_runner import Prompt, Reader
+from deepsynth.generation.model_runner import ModelRunner, Prompt
 from deepsynth.models.registry import load_pretrained, resolve_model_name
 
 MODELS = ("deepsynth/tiny", "deepsynth/tiny-random")
@@ -38,7 +38,7 @@ def test_nothing_deprecated_is_used(name: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(logging.Logger, "warning_once", lambda self, *args, **kwargs: said.append(args[0]))
     model: Any = load_pretrained(AutoModelForImageTextToText, name).eval()
     ids = torch.arange(5)[None] + 20
-    reader = Reader(model)
+    reader = ModelRunner(model)
     cache = RowCache(len(reader.layers), 1, reader.device)
     cache.reserve(8)
     with warnings.catch_warnings(), torch.inference_mode():

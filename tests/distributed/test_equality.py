@@ -92,7 +92,7 @@ def train(
     figures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     trainer.save_checkpoint(folder / "end.ckpt")
     trainer.predict(module, data)
-    assert not module._kept_rows, "no process keeps what predict has read"
+    assert not module.text_generator.holds_memory, "no process keeps what predict has read"
     return {"losses": losses.values, "figures": figures, "ddp": losses.ddp}
 
 

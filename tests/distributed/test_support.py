@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 
-from deepsynth import FullModule, PeftModule
+from deepsynth import PeftModule
 from deepsynth.__main__ import main
 from deepsynth.distributed import FullyShardedStrategy
 from deepsynth.distributed.strategy import check_module
@@ -49,7 +49,6 @@ def test_what_is_refused() -> None:
             check_combination(*combination, given="it")
     assert refused == {
         *((module, "other", weights) for module in MODULES for weights in get_args(Weights)),
-        *(("FullModule", strategy, "nf4 or int8") for strategy in get_args(StrategyName)),
         *((module, "fsdp2", weights) for module in MODULES for weights in ("float16", "nf4 or int8")),
         *(("UnslothModule", "fsdp2", weights) for weights in get_args(Weights)),
     }
@@ -71,9 +70,8 @@ def module_in_trainer(kind: type, folder: Path, strategy: Strategy, precision: s
     [
         (PeftModule, FullyShardedStrategy, "32-true", {"quantization": "nf4"}, "scales of quantized weights"),
         (PeftModule, FullyShardedStrategy, "32-true", {"dtype": "float16"}, "loss scaling"),
-        (FullModule, DDPStrategy, "32-true", {"quantization": "nf4"}, "quantized weights cannot be trained"),
     ],
-    ids=["nf4", "float16", "full-nf4"],
+    ids=["nf4", "float16"],
 )
 def test_what_does_not_work_is_refused_before_anything_is_loaded(
     kind: type, strategy: type[Strategy], precision: str, settings: dict[str, Any], reason: str, tmp_path: Path

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from deepsynth.generation import Decoder, LoopRule, generate
+from deepsynth.generation import Decoder, RepetitionCriterion, generate
 from deepsynth.generation import cache as cache_module
 from deepsynth.generation.cache import RowCache
-from deepsynth.generation.model_runner import Reader
+from deepsynth.generation.model_runner import ModelRunner
 from deepsynth.generation.steps import FreeSteps, StaticSteps
 from tests.helpers.generation import batch_of, load, read, samples, stream, tokenizer_of
 
@@ -66,8 +66,8 @@ def test_past_deadlines_return_nothing(model: Any, implementation: Any) -> None:
 
 def test_loops_end_a_text_in_both_implementations(model: Any) -> None:
     batch, tokenizer = batch_of(NAME, samples(NAME, 3)), tokenizer_of(NAME)
-    rule = LoopRule(ngram=3, window=40)
-    kwargs: dict[str, Any] = {"max_new_tokens": 90, "loops": rule}
+    rule = RepetitionCriterion(ngram=3, window=40)
+    kwargs: dict[str, Any] = {"max_new_tokens": 90, "repetition": rule}
     ours = generate(model, tokenizer, batch, implementation="deepsynth", **kwargs)
     theirs = generate(model, tokenizer, batch, implementation="transformers", **kwargs)
     assert ours == theirs
@@ -122,7 +122,7 @@ def test_a_long_text_holds_back_a_bounded_number_of_others(model: Any, monkeypat
 
 def test_other_models_are_refused_or_left_to_transformers() -> None:
     other = torch.nn.Linear(1, 1)
-    assert not Reader.fits(other)
+    assert not ModelRunner.fits(other)
     with pytest.raises(ValueError, match=r"Linear is no model of the DeepSeek-OCR family.*model\.generation"):
         Decoder(other, None, slots=1)
     with pytest.raises(ValueError, match="slots is 0"):

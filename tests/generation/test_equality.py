@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from deepsynth.generation import Generation
 from deepsynth.generation.cache import RowCache
-from deepsynth.generation.model_runner import VISION_PATCHES, Prompt, Reader
+from deepsynth.generation.model_runner import VISION_PATCHES, ModelRunner, Prompt
 from deepsynth.generation.steps import StaticSteps
 from deepsynth.models.lora import LoraSettings, lora_config
 from tests.helpers.generation import batch_of, load, read, samples, stream, tokenizer_of
@@ -91,7 +91,7 @@ def test_pages_in_tiles_write_the_reference_tokens(patches: int, monkeypatch: py
         "pixel_values_local": torch.cat([_pixels(stored[f"s{index}.local.pixels"]) for index in tiled]),
     }
     model = load(str(REFERENCE / "model"))
-    reader = Reader(model)
+    reader = ModelRunner(model)
     seen: list[int] = []
     sam = model.model.vision_tower.sam_encoder
     hook = sam.patch_embed.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))

@@ -19,7 +19,7 @@ from deepsynth.generation import cache as cache_module
 from deepsynth.generation import steps as steps_module
 from deepsynth.generation.cache import RowCache
 from deepsynth.generation.graphs import MOST_CALLS, NotCaptured, StepGraphs
-from deepsynth.generation.model_runner import Reader
+from deepsynth.generation.model_runner import ModelRunner
 from deepsynth.generation.steps import StaticSteps, can_be_captured
 from tests.generation.test_equality import adapted
 from tests.helpers.generation import batch_of, load, read, samples, stream, tokenizer_of
@@ -149,13 +149,13 @@ def test_what_waits_for_the_host_ends_the_graphs_and_not_the_reading(
 ) -> None:
     of = samples(NAME, 2, longest=6)
     expected = read(model, NAME, batch_of(NAME, of), 9)
-    original = Reader.step
+    original = ModelRunner.step
 
-    def waits(self: Reader, tokens: torch.Tensor, *args: Any) -> torch.Tensor:
+    def waits(self: ModelRunner, tokens: torch.Tensor, *args: Any) -> torch.Tensor:
         assert int(tokens.max()) >= 0
         return original(self, tokens, *args)
 
-    monkeypatch.setattr(Reader, "step", waits)
+    monkeypatch.setattr(ModelRunner, "step", waits)
     with caplog.at_level(logging.WARNING, logger="deepsynth"):
         assert stream(model, NAME, of, 9, slots=2, submitted=2, steps=captured) == expected
     [said] = [record.getMessage() for record in caplog.records if record.name == "deepsynth"]
@@ -229,13 +229,13 @@ def test_graphs_of_an_earlier_decoder_are_not_collected_during_a_capture(graphs:
 def test_autocast_keeps_no_copy_of_a_weight_across_steps(
     graphs: list[RecordedGraph], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, kept = Reader.step, []
+    original, kept = ModelRunner.step, []
 
     def step(*args: Any) -> torch.Tensor:
         kept.append(torch.is_autocast_cache_enabled())
         return original(*args)
 
-    monkeypatch.setattr(Reader, "step", step)
+    monkeypatch.setattr(ModelRunner, "step", step)
     name = "deepsynth/tiny"
     model, of = load(name), samples(name, 1, longest=4)
     with torch.autocast("cpu", torch.bfloat16):
@@ -273,7 +273,7 @@ def test_a_step_is_one_graph_without_a_break(make: Any, monkeypatch: pytest.Monk
 
 def test_what_can_be_captured() -> None:
     def of(model: Any) -> bool:
-        return can_be_captured(Reader(model))
+        return can_be_captured(ModelRunner(model))
 
     assert of(load(NAME, torch.bfloat16))
     assert not of(load(NAME))  # its experts' products would wait

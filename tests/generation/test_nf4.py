@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from deepsynth.generation.model_runner import Reader
+from deepsynth.generation.model_runner import ModelRunner
 from deepsynth.generation.steps import StaticSteps, can_be_captured
 from deepsynth.models.quantization.nf4_experts import Nf4Experts
 from tests.helpers.generation import batch_of, read, samples, stream
@@ -67,9 +67,9 @@ def test_merged() -> None:
 def test_steps_can_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     graphs = stand_in(monkeypatch)
     model, of = quantized("all", dtype="bfloat16"), samples(NAME, 3, longest=6)
-    assert can_be_captured(Reader(model))
+    assert can_be_captured(ModelRunner(model))
     expected = stream(model, NAME, of, 9, slots=2, submitted=3, steps=partial(StaticSteps, count=4))
     captured = partial(StaticSteps, count=4, graphs=True)
     assert stream(model, NAME, of, 9, slots=2, submitted=3, steps=captured) == expected
     assert sum(graph.replays for graph in graphs) > 2
-    assert not can_be_captured(Reader(quantized("none", dtype="float16")))
+    assert not can_be_captured(ModelRunner(quantized("none", dtype="float16")))

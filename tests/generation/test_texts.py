@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from deepsynth.generation import LoopRule
-from deepsynth.generation.texts import Writing
+from deepsynth.generation import RepetitionCriterion
+from deepsynth.generation.texts import GenerationState
 from tests.helpers.generation import tokenizer_of
 
 
@@ -27,7 +27,9 @@ def test_a_text_ends_where_the_published_processor_would_forbid_the_token(seed: 
     repeatable = {1, 2} if seed % 3 == 0 else set()
     unit = [rng.randrange(6) for _ in range(rng.randint(1, window))]
     ids = [rng.randrange(6) for _ in range(rng.randint(0, 40))] + unit * 8
-    writing = Writing(eos=99, limit=10_000, rule=LoopRule(ngram, window, frozenset(repeatable)))
+    writing = GenerationState(
+        eos=99, limit=10_000, repetition=RepetitionCriterion(ngram, window, frozenset(repeatable))
+    )
     for place, token in enumerate(ids):
         expected = token in forbidden(ids[:place], ngram, window, repeatable)
         assert (writing.add(token) == "loop") == expected, place
@@ -39,7 +41,7 @@ def test_a_text_ends_where_the_published_processor_would_forbid_the_token(seed: 
 
 def test_table_cells_may_repeat() -> None:
     tokenizer = tokenizer_of("deepsynth/tiny")
-    assert LoopRule.of(tokenizer).repeatable == frozenset()
+    assert RepetitionCriterion.for_tokenizer(tokenizer).repeatable == frozenset()
 
     class WithCells:
         def get_vocab(self) -> dict[str, int]:
@@ -48,19 +50,19 @@ def test_table_cells_may_repeat() -> None:
         def convert_tokens_to_ids(self, token: str) -> int:
             return self.get_vocab()[token]
 
-    rule = LoopRule.of(WithCells())
+    rule = RepetitionCriterion.for_tokenizer(WithCells())
     assert rule.repeatable == {7, 8}
-    cells = Writing(eos=99, limit=1000, rule=rule)
+    cells = GenerationState(eos=99, limit=1000, repetition=rule)
     assert cells.add_all([7, 8] * 100) is None
-    text = Writing(eos=99, limit=1000, rule=rule)
+    text = GenerationState(eos=99, limit=1000, repetition=rule)
     assert text.add_all([7, 9, 8] * 100) == "loop"
 
 
 def test_reasons_and_what_comes_after_the_end() -> None:
-    ended = Writing(eos=5, limit=3, rule=None)
+    ended = GenerationState(eos=5, limit=3, repetition=None)
     assert ended.add_all([1, 5, 7, 7]) == "eos"
     assert ended.ids == ended.text_ids == [1, 5]
-    cut = Writing(eos=5, limit=3, rule=None)
+    cut = GenerationState(eos=5, limit=3, repetition=None)
     assert cut.add_all([1, 1]) is None
     assert cut.add_all([1, 1]) == "length"
     assert cut.ids == [1, 1, 1]
@@ -68,4 +70,4 @@ def test_reasons_and_what_comes_after_the_end() -> None:
 
 def test_numbers_that_find_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="ngram is 90 and window 30"):
-        LoopRule(90, 30)
+        RepetitionCriterion(90, 30)

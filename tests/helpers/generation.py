@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from deepsynth.data import Collator, OcrProcessor, TextRenderer
-from deepsynth.generation import Decoder, Generation, LoopRule, generate
+from deepsynth.generation import Decoder, Generation, RepetitionCriterion, generate
 from deepsynth.models.registry import load_pretrained
 from deepsynth.types import Batch, Document, Sample
 
@@ -83,4 +83,4 @@ def stream(
     return found
 
 
-__all__ = ["LoopRule", "batch_of", "load", "read", "samples", "stream", "texts", "tokenizer_of"]
+__all__ = ["RepetitionCriterion", "batch_of", "load", "read", "samples", "stream", "texts", "tokenizer_of"]

@@ -202,7 +202,7 @@ def test_unsloths_model_is_read_by_the_packages_decoder_too(
     for backend, generation in (("unsloth", "transformers"), ("unsloth", "deepsynth"), ("peft", "deepsynth")):
         module = make(backend, implementation=generation, max_new_tokens=12)
         batches = trainer(limit_predict_batches=3).predict(module, data_of(jsonl))
-        assert module._decodes == (generation == "deepsynth")
+        assert module.text_generator.uses_decoder == (generation == "deepsynth")
         read[backend, generation] = [(row["id"], row["prediction"]) for rows in batches for row in rows]
     first, *others = read.values()
     assert any(text for _, text in first)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deepsynth.callbacks import PredictionWriter
-from deepsynth.generation import LoopRule
+from deepsynth.generation import RepetitionCriterion
 from deepsynth.metrics.corpus import CorpusMetrics, summarize
 from deepsynth.metrics.documents import DocumentScores, score_documents
 from tests.helpers.training import make_data, make_module, make_trainer
@@ -67,7 +67,7 @@ def test_every_setting_of_generation_reads_the_same(generation: str, tmp_path: P
 def test_loops_are_stopped_unless_the_setting_says_no(
     tmp_path: Path, jsonl: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(LoopRule, "of", classmethod(lambda cls, tokenizer: cls(1, 60)))
+    monkeypatch.setattr(RepetitionCriterion, "for_tokenizer", classmethod(lambda cls, tokenizer: cls(1, 60)))
     caplog.set_level("INFO")
     for stops in (True, False):
         caplog.clear()
@@ -82,10 +82,10 @@ def test_loops_are_stopped_unless_the_setting_says_no(
 def test_the_decoder_is_kept_between_calls_and_forgotten_after_an_epoch(tmp_path: Path, jsonl: Path) -> None:
     module, data = make_module(max_new_tokens=3, samples=8), make_data(jsonl, val_fraction=0.5)
     make_trainer(tmp_path).validate(module, data, verbose=False)
-    assert module._decoder is None
+    assert module.text_generator._decoder is None
     batch = next(iter(data.val_dataloader()))
     first = module.generate(batch)
-    kept = module._decoder
+    kept = module.text_generator._decoder
     assert kept is not None
     assert module.generate(batch) == first
-    assert module._decoder is kept
+    assert module.text_generator._decoder is kept

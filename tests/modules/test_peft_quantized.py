@@ -16,7 +16,6 @@ from deepsynth import PeftModule
 from deepsynth.export.merge import export_model
 from deepsynth.models.engine.layer_runner import keep
 from deepsynth.models.quantization.nf4_experts import Nf4Experts, dequantize_nf4
-from deepsynth.modules import FullModule
 from deepsynth.types import Batch
 from tests.helpers.training import make_data, make_module, make_trainer
 
@@ -178,7 +177,7 @@ def gradients(module: PeftModule, batch: Batch) -> dict[str, torch.Tensor]:
 @needs_bitsandbytes
 def test_recomputed_layers_train_the_same(jsonl: Path) -> None:
     module, batch = loaded(quantization="nf4"), batch_of(jsonl)
-    runners = module._runners
+    runners = module.training_engine.layers
     expected = gradients(module, batch)
     for level in ("selective", "full", "offload"):
         keep(runners, level)
@@ -189,7 +188,7 @@ def test_recomputed_layers_train_the_same(jsonl: Path) -> None:
 @pytest.mark.slow
 def test_a_compiled_layer_trains_the_same(jsonl: Path) -> None:
     module, batch = loaded(quantization="nf4"), batch_of(jsonl)
-    runners, expected = module._runners, gradients(module, batch)
+    runners, expected = module.training_engine.layers, gradients(module, batch)
     sparse = next(runner for runner in runners if hasattr(getattr(runner.layer, "mlp", None), "experts"))
     sparse.fast = torch.compile(sparse.plain, backend="eager")
     torch.testing.assert_close(gradients(module, batch), expected)
@@ -200,8 +199,6 @@ def test_what_cannot_be_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         make_module(quantization="nf3")
     with pytest.raises(ValueError, match=r"model\.lora\.init is 'loftq'; it must be default or gaussian"):
         loaded(init="loftq")
-    with pytest.raises(ValueError, match=r"model\.quantization is nf4, but FullModule trains every weight"):
-        FullModule(quantization="nf4").configure_model()
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
     with pytest.raises(ValueError, match=r"needs bitsandbytes .*pip install 'deepsynth-ocr\[gpu\]'"):
         loaded(quantization="nf4")

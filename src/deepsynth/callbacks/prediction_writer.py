@@ -84,7 +84,7 @@ class PredictionWriter(Callback):
                 cut_broken_line(partial)
                 self._earlier_ids = (row["id"] for row in rows_of(partial))
                 assert isinstance(pl_module, DeepSynthModule)
-                pl_module.earlier_samples = sum(1 for _ in rows_of(partial))
+                pl_module.skip_predictions(sum(1 for _ in rows_of(partial)))
             else:
                 kept = keep_older(partial)
                 rank_zero_info(

@@ -65,13 +65,13 @@ class VramMonitor(Callback):
         self._memory = memory_of(trainer.strategy.root_device)
         self._phase, self._peaks, self._peak, self._batches, self._shapes = "load", {}, 0, 0, ""
         self._memory.restart_peak()
-        if isinstance(pl_module, DeepSynthModule) and self._on_generation not in pl_module.phase_listeners:
-            pl_module.phase_listeners.append(self._on_generation)
+        if isinstance(pl_module, DeepSynthModule):
+            pl_module.add_phase_listener(self._on_generation)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stop listening."""
-        if isinstance(pl_module, DeepSynthModule) and self._on_generation in pl_module.phase_listeners:
-            pl_module.phase_listeners.remove(self._on_generation)
+        if isinstance(pl_module, DeepSynthModule):
+            pl_module.remove_phase_listener(self._on_generation)
 
     def _on_generation(self, phase: str | None) -> None:
         """Follow the module into generation, and back to the phase around it."""

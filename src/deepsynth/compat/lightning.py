@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import FrameType
+from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
@@ -55,3 +56,46 @@ def set_received_sigterm(trainer: Trainer, received: bool) -> None:
     as if it were complete, so the exit code and the saved checkpoint would not say that it was interrupted.
     """
     trainer._signal_connector.received_sigterm = received
+
+
+def is_last_predict_batch(trainer: Trainer) -> bool:
+    """Return whether the batch of a predict step is the last one.
+
+    Of a source that streams the number of batches is not known; only the loop, which fetches a batch in advance, is
+    told. Its progress is an attribute without documentation.
+    """
+    last: bool = trainer.predict_loop.batch_progress.is_last_batch  # type: ignore[attr-defined]
+    return last
+
+
+def gradients_wait(trainer: Trainer) -> bool:
+    """Return whether batches were accumulated since the last optimizer step.
+
+    A checkpoint may be written in the middle of an accumulation; Lightning keeps the gradients nowhere, and its
+    counters of batches are attributes of the loop without documentation.
+    """
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    return not (progress.is_last_batch or progress.current.ready % trainer.accumulate_grad_batches == 0)
+
+
+def restore_loader(trainer: Trainer) -> None:
+    """Restore the position in the training data when the loader was made before there was one.
+
+    ``Trainer.estimated_stepping_batches``, which a learning-rate schedule needs, makes the loader before Lightning
+    restores the state of the loops, and Lightning restores a loader's own state only while it makes it.
+    """
+    loop = trainer.fit_loop
+    if loop.restarting and loop._combined_loader_states_to_load:
+        loop._load_combined_loader_states()
+        iter(loop._data_fetcher)  # type: ignore[arg-type]  # begins again, from there
+
+
+def set_batches_done(trainer: Trainer, batches: int) -> None:
+    """Set the number of batches of this epoch that are done.
+
+    Lightning restores the number of the checkpoint, which counts batches of the size that they had then.
+    """
+    current: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    more = batches - current.ready
+    current.ready, current.started = batches, current.started + more
+    current.processed, current.completed = current.processed + more, current.completed + more

@@ -43,11 +43,6 @@ _OTHER_STRATEGY = Refusal(
 REFUSALS: tuple[Refusal, ...] = (
     _OTHER_STRATEGY,
     Refusal(
-        "quantized weights cannot be trained; use PeftModule, or model.quantization=none",
-        module="FullModule",
-        weights="nf4 or int8",
-    ),
-    Refusal(
         "bitsandbytes keeps the scales of quantized weights beside the parameter, where FSDP2 does not shard or gather "
         "them; use --config trainer/ddp, or model.quantization=none with fsdp2",
         strategy="fsdp2",

@@ -8,6 +8,16 @@ See ``docs/decoding.md``.
 
 from deepsynth.generation.decoder import Compile, Decoder
 from deepsynth.generation.generate import Implementation, decodes, generate
-from deepsynth.generation.texts import Generation, LoopRule, Stop, decode
+from deepsynth.generation.texts import Generation, RepetitionCriterion, Stop, decode
 
-__all__ = ["Compile", "Decoder", "Generation", "Implementation", "LoopRule", "Stop", "decode", "decodes", "generate"]
+__all__ = [
+    "Compile",
+    "Decoder",
+    "Generation",
+    "Implementation",
+    "RepetitionCriterion",
+    "Stop",
+    "decode",
+    "decodes",
+    "generate",
+]

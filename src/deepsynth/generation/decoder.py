@@ -14,9 +14,9 @@ from typing import Any, Literal
 import torch
 
 from deepsynth.generation.cache import RowCache
-from deepsynth.generation.model_runner import Prompt, Reader
+from deepsynth.generation.model_runner import ModelRunner, Prompt
 from deepsynth.generation.steps import Steps, steps_for
-from deepsynth.generation.texts import Generation, LoopRule, Writing, finished
+from deepsynth.generation.texts import Generation, GenerationState, RepetitionCriterion, to_generation
 from deepsynth.types import Batch
 
 #: What torch.compile works on.
@@ -35,12 +35,12 @@ class _Row:
     number: int
     prompt: Prompt
     expected: int
-    writing: Writing
+    state: GenerationState
 
     @property
     def position(self) -> int:
         """The place of the last token written, whose keys and values are not in the cache yet."""
-        return len(self.prompt) + len(self.writing.ids) - 1
+        return len(self.prompt) + len(self.state.ids) - 1
 
 
 class Decoder:
@@ -54,7 +54,7 @@ class Decoder:
         model: a model of the DeepSeek-OCR family, or peft's around one; its weights are read, never copied.
         tokenizer: decodes what it writes.
         slots: S.
-        loops: the rule that ends a text that repeats itself; ``None`` lets it run.
+        repetition: the rule that ends a text that repeats itself; ``None`` lets it run.
         steps: how rows get their next tokens; by default what suits the device.
         compile: the layers of ``vision``, and with ``all`` the steps of a GPU too; it takes minutes at the start.
 
@@ -68,19 +68,19 @@ class Decoder:
         tokenizer: Any,
         *,
         slots: int,
-        loops: LoopRule | None = None,
-        steps: Callable[[Reader, RowCache], Steps] | None = None,
+        repetition: RepetitionCriterion | None = None,
+        steps: Callable[[ModelRunner, RowCache], Steps] | None = None,
         compile: Compile = "none",
     ) -> None:
         if slots < 1:
             raise ValueError(f"slots is {slots}; it must be at least 1")
         self.slots = slots
-        self._reader = Reader(model, compile_vision=compile != "none")
+        self._runner = ModelRunner(model, compile_vision=compile != "none")
         self._tokenizer = tokenizer
-        self._loops = loops
-        self._cache = RowCache(len(self._reader.layers), slots, self._reader.device)
+        self._repetition = repetition
+        self._cache = RowCache(len(self._runner.layers), slots, self._runner.device)
         make_steps = steps or partial(steps_for, compiled=compile == "all")
-        self._steps = make_steps(self._reader, self._cache)
+        self._steps = make_steps(self._runner, self._cache)
         self._waiting: list[_Row] = []
         self._rows: list[_Row] = []
         self._done: dict[int, Generation] = {}
@@ -94,11 +94,11 @@ class Decoder:
     def submit(self, batch: Batch, max_new_tokens: int) -> None:
         """Encode the pages of a batch and let its samples wait; the pixels are not kept."""
         self._steps.refresh()
-        with self._reader.at_work():
-            prompts = self._reader.prompts(batch.prompts)
+        with self._runner.at_work():
+            prompts = self._runner.prompts(batch.prompts)
         for prompt, target in zip(prompts, batch.targets, strict=True):
-            writing = Writing(self._tokenizer.eos_token_id, max_new_tokens, self._loops)
-            self._waiting.append(_Row(self._submitted, prompt, len(target), writing))
+            state = GenerationState(self._tokenizer.eos_token_id, max_new_tokens, self._repetition)
+            self._waiting.append(_Row(self._submitted, prompt, len(target), state))
             self._submitted += 1
 
     @torch.inference_mode()
@@ -114,7 +114,7 @@ class Decoder:
             The next generations in the order of the submissions; ``None`` when the deadline cut them short.
         """
         self._steps.refresh()
-        with self._reader.at_work():
+        with self._runner.at_work():
             while (self._rows or self._waiting) and (drain or len(self._waiting) >= self.slots):
                 if deadline is not None and time.monotonic() >= deadline:
                     self._rows, self._waiting, self._done = [], [], {}
@@ -133,7 +133,7 @@ class Decoder:
         """Prefill samples that wait until every slot is taken; a text may end with its first token."""
         while chosen := self._next_rows(self.slots - len(self._rows)):
             longest = max(len(row.prompt) for row in chosen)
-            budget = PREFILL_TOKENS.get(self._reader.device.type, PREFILL_TOKENS["cpu"])
+            budget = PREFILL_TOKENS.get(self._runner.device.type, PREFILL_TOKENS["cpu"])
             at_once = max(budget // longest, 1)
             for first in range(0, len(chosen), at_once):
                 self._prefill(chosen[first : first + at_once])
@@ -156,23 +156,23 @@ class Decoder:
         tokens = self._steps.prefill([row.prompt for row in rows], slots)
         for row, token in zip(rows, tokens, strict=True):
             row.prompt.features = None
-            row.writing.add(token)
+            row.state.add(token)
         self._rows += rows
 
     def _write(self) -> None:
         """Give every row its next tokens."""
-        new = self._steps([row.writing.ids[-1] for row in self._rows], [row.position for row in self._rows])
+        new = self._steps([row.state.ids[-1] for row in self._rows], [row.position for row in self._rows])
         for row, tokens in zip(self._rows, new, strict=True):
-            row.writing.add_all(tokens)
+            row.state.add_all(tokens)
         self._retire()
 
     def _retire(self) -> None:
         """Take out the rows that have ended; the last ones move into their slots."""
         for slot in reversed(range(len(self._rows))):
             row = self._rows[slot]
-            if row.writing.stop is None:
+            if row.state.stop is None:
                 continue
-            self._done[row.number] = finished(row.writing, self._tokenizer)
+            self._done[row.number] = to_generation(row.state, self._tokenizer)
             last = self._rows.pop()
             if last is not row:
                 self._cache.move(len(self._rows), slot, last.position)

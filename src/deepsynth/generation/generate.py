@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 
 from deepsynth.generation.decoder import Decoder
-from deepsynth.generation.model_runner import Reader
-from deepsynth.generation.texts import Generation, LoopRule, Writing, finished
+from deepsynth.generation.model_runner import ModelRunner
+from deepsynth.generation.texts import Generation, GenerationState, RepetitionCriterion, to_generation
 from deepsynth.types import Batch
 
 Implementation = Literal["auto", "deepsynth", "transformers"]
@@ -26,7 +26,7 @@ def generate(
     max_new_tokens: int,
     deadline: float | None = None,
     implementation: Implementation = "auto",
-    loops: LoopRule | None = None,
+    repetition: RepetitionCriterion | None = None,
 ) -> list[Generation] | None:
     """Write the text of every sample of a batch, greedily.
 
@@ -38,23 +38,23 @@ def generate(
         deadline: :func:`time.monotonic` at which to give up.
         implementation: ``deepsynth``, the decoder of this package; ``transformers``, the model's own ``generate``;
             ``auto``, the first for the models that it knows.
-        loops: the rule that ends a text that repeats itself; ``None`` lets it run.
+        repetition: the rule that ends a text that repeats itself; ``None`` lets it run.
 
     Returns:
         B generations; ``None`` when the deadline cut them short.
     """
     if not decodes(model, implementation):
         return _generate_by_transformers(
-            model, tokenizer, batch, max_new_tokens=max_new_tokens, loops=loops, deadline=deadline
+            model, tokenizer, batch, max_new_tokens=max_new_tokens, repetition=repetition, deadline=deadline
         )
-    decoder = Decoder(model, tokenizer, slots=len(batch), loops=loops)
+    decoder = Decoder(model, tokenizer, slots=len(batch), repetition=repetition)
     decoder.submit(batch, max_new_tokens)
     return decoder.advance(drain=True, deadline=deadline)
 
 
 def decodes(model: Any, implementation: Implementation) -> bool:
     """Return whether this package's decoder is to write a model's texts."""
-    return implementation == "deepsynth" or (implementation == "auto" and Reader.fits(model))
+    return implementation == "deepsynth" or (implementation == "auto" and ModelRunner.fits(model))
 
 
 @torch.inference_mode()
@@ -64,19 +64,19 @@ def _generate_by_transformers(
     batch: Batch,
     *,
     max_new_tokens: int,
-    loops: LoopRule | None = None,
+    repetition: RepetitionCriterion | None = None,
     deadline: float | None = None,
 ) -> list[Generation] | None:
     """Write the text of every sample of a batch, greedily; arguments and result as for :func:`generate`."""
     from transformers import StoppingCriteriaList
 
     prompt_length = batch.prompt_tokens["input_ids"].shape[1]
-    writings = [Writing(tokenizer.eos_token_id, max_new_tokens, loops) for _ in range(len(batch))]
+    states = [GenerationState(tokenizer.eos_token_id, max_new_tokens, repetition) for _ in range(len(batch))]
 
     def ended(input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        for writing, row in zip(writings, input_ids[:, prompt_length:].tolist(), strict=True):
-            writing.add_all(row[len(writing.ids) :])
-        return torch.tensor([writing.stop is not None for writing in writings], device=input_ids.device)
+        for state, row in zip(states, input_ids[:, prompt_length:].tolist(), strict=True):
+            state.add_all(row[len(state.ids) :])
+        return torch.tensor([state.stop is not None for state in states], device=input_ids.device)
 
     limits = {} if deadline is None else {"max_time": max(deadline - time.monotonic(), 0.0)}
     model.generate(
@@ -90,6 +90,6 @@ def _generate_by_transformers(
         stopping_criteria=StoppingCriteriaList([ended]),
         **limits,
     )
-    if any(writing.stop is None for writing in writings):
+    if any(state.stop is None for state in states):
         return None
-    return [finished(writing, tokenizer) for writing in writings]
+    return [to_generation(state, tokenizer) for state in states]

@@ -56,7 +56,7 @@ class Prompt:
         return len(self.ids)
 
 
-class Reader:
+class ModelRunner:
     """A model of the DeepSeek-OCR family, taken apart for decoding.
 
     Args:

@@ -14,7 +14,7 @@ import torch
 
 from deepsynth.generation.cache import GROWTH, RowCache
 from deepsynth.generation.graphs import NotCaptured, StepGraphs
-from deepsynth.generation.model_runner import Prompt, Reader
+from deepsynth.generation.model_runner import ModelRunner, Prompt
 from deepsynth.models.engine.vision_chunks import COMPILE_OPTIONS
 
 log = logging.getLogger("deepsynth")
@@ -42,31 +42,31 @@ class Steps(Protocol):
 class FreeSteps:
     """One token a row at a time, of just the rows and the positions that there are: nothing is computed in vain."""
 
-    def __init__(self, reader: Reader, cache: RowCache) -> None:
-        self._reader, self._cache = reader, cache
+    def __init__(self, runner: ModelRunner, cache: RowCache) -> None:
+        self._runner, self._cache = runner, cache
 
     def refresh(self) -> None:
         """Do nothing: nothing was prepared."""
 
     def prefill(self, prompts: list[Prompt], slots: list[int]) -> list[int]:
         """Write prompts into these slots of the cache, and return the first token of each text."""
-        hidden, last = self._reader.embed(prompts)
+        hidden, last = self._runner.embed(prompts)
         self._cache.reserve(hidden.shape[1] + 1)
-        found: list[int] = self._reader.prefill(hidden, self._places(slots), last, self._cache).tolist()
+        found: list[int] = self._runner.prefill(hidden, self._places(slots), last, self._cache).tolist()
         return found
 
     def _places(self, slots: list[int]) -> torch.Tensor:
-        return torch.tensor(slots, device=self._reader.device)
+        return torch.tensor(slots, device=self._runner.device)
 
     def __call__(self, tokens: list[int], positions: list[int]) -> list[list[int]]:
         """Return one new token for each row."""
-        device, place = self._reader.device, max(positions)
+        device, place = self._runner.device, max(positions)
         self._cache.reserve(place + 1)
         last = torch.tensor(tokens, device=device)
         if min(positions) == place:
-            new = self._reader.aligned_step(last, place, self._cache)
+            new = self._runner.aligned_step(last, place, self._cache)
         else:
-            new = self._reader.step(last, torch.tensor(positions, device=device), self._cache, place + 1)
+            new = self._runner.step(last, torch.tensor(positions, device=device), self._cache, place + 1)
         return [[token] for token in new.tolist()]
 
 
@@ -78,7 +78,7 @@ class StaticSteps:
     and replayed from then on: launching the thousand kernels of a token costs more than running them.
 
     Args:
-        reader: the model.
+        runner: the model.
         cache: of the rows.
         count: k.
         graphs: capture and replay; without it the same steps run one by one.
@@ -87,26 +87,26 @@ class StaticSteps:
 
     def __init__(
         self,
-        reader: Reader,
+        runner: ModelRunner,
         cache: RowCache,
         count: int = LOOK_EVERY,
         *,
         graphs: bool = False,
         compiled: bool = False,
     ) -> None:
-        self._reader, self._cache, self.count = reader, cache, count
-        self._tokens = torch.zeros(cache.slots, dtype=torch.long, device=reader.device)
+        self._runner, self._cache, self.count = runner, cache, count
+        self._tokens = torch.zeros(cache.slots, dtype=torch.long, device=runner.device)
         self._positions = torch.zeros_like(self._tokens)
-        self._written = torch.zeros(cache.slots, count, dtype=torch.long, device=reader.device)
-        self._next = torch.compile(reader.step, **COMPILE_OPTIONS) if compiled else reader.step
-        self.graphs = StepGraphs(reader.device) if graphs else None
+        self._written = torch.zeros(cache.slots, count, dtype=torch.long, device=runner.device)
+        self._next = torch.compile(runner.step, **COMPILE_OPTIONS) if compiled else runner.step
+        self.graphs = StepGraphs(runner.device) if graphs else None
         self._prepared_for = (0, 0)
         if graphs:
-            reader.captured = self._captured
+            runner.captured = self._captured
 
     def refresh(self) -> None:
         """Throw the graphs away when weights or cache have moved, or adapters were merged or switched."""
-        if self.graphs is not None and (found := (self._reader.fingerprint(), self._cache.moves)) != self._prepared_for:
+        if self.graphs is not None and (found := (self._runner.fingerprint(), self._cache.moves)) != self._prepared_for:
             self.graphs.clear()
             self._prepared_for = found
 
@@ -119,9 +119,9 @@ class StaticSteps:
 
     def prefill(self, prompts: list[Prompt], slots: list[int]) -> list[int]:
         """Write prompts into these slots of the cache, and return the first token of each text."""
-        hidden, last = self._reader.embed(prompts)
+        hidden, last = self._runner.embed(prompts)
         self._reserve(hidden.shape[1] + 1)
-        run = partial(self._reader.prefill, cache=self._cache)
+        run = partial(self._runner.prefill, cache=self._cache)
         inputs = [hidden, torch.tensor(slots, device=hidden.device), last]
         few = hidden.shape[0] * hidden.shape[1] <= CAPTURED_TOKENS
         found: list[int] = (self._captured("prefill", run, inputs) if few else run(*inputs)).tolist()
@@ -201,26 +201,26 @@ class StaticSteps:
         positions.add_(1)
 
 
-def steps_for(reader: Reader, cache: RowCache, *, compiled: bool = False) -> Steps:
+def steps_for(runner: ModelRunner, cache: RowCache, *, compiled: bool = False) -> Steps:
     """Return the steps that suit the device: static ones in graphs on a GPU that can capture the model's.
 
     Args:
-        reader: the model.
+        runner: the model.
         cache: of the rows.
         compiled: of static ones.
     """
-    if reader.device.type != "cuda":
-        return FreeSteps(reader, cache)
-    return StaticSteps(reader, cache, graphs=can_be_captured(reader), compiled=compiled)
+    if runner.device.type != "cuda":
+        return FreeSteps(runner, cache)
+    return StaticSteps(runner, cache, graphs=can_be_captured(runner), compiled=compiled)
 
 
-def can_be_captured(reader: Reader) -> bool:
+def can_be_captured(runner: ModelRunner) -> bool:
     """Return whether no kernel of a step waits for the host.
 
     Grouped products of experts wait in other types than bfloat16, and LLM.int8() looks for outliers. A capture that
     fails is no harm, but a warning.
     """
-    for layer in reader.layers:
+    for layer in runner.layers:
         for module in layer.modules():
             own = list(module.parameters(recurse=False))
             if any(parameter.dtype == torch.int8 for parameter in own):

@@ -1,4 +1,4 @@
-"""Texts while they are generated and when they end: at the EOS token, at the limit, or where they begin to loop."""
+"""Texts while they are generated, and when they end: at the EOS token, at the limit, or where they begin to repeat."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ REPEATABLE_TOKENS = ("<td>", "</td>")
 
 
 @dataclass(frozen=True, slots=True)
-class LoopRule:
-    """A text loops when its last ``ngram`` tokens stand once more among its last ``window`` tokens before.
+class RepetitionCriterion:
+    """Ends a text whose last ``ngram`` tokens stand once more among its last ``window`` tokens before.
 
     The numbers and the exemption are those of the published model's no-repeat processor
     (https://github.com/deepseek-ai/DeepSeek-OCR, ``process/ngram_norepeat.py``), which forbids the token that would
     complete the repetition; here that token ends the text, so that a greedy text is never bent into another one.
-    Only what was written counts, not the prompt. A repetition's period may be up to ``window - ngram + 1`` tokens.
+    Only generated tokens count, not the prompt. The period of a repetition may be up to ``window - ngram + 1`` tokens.
 
     Attributes:
-        ngram: tokens of the repeated sequence.
-        window: tokens, before the last one, in which the earlier one must begin.
+        ngram: number of tokens of the repeated sequence.
+        window: number of tokens, before the last one, in which the earlier sequence must begin.
         repeatable: ids that never end a text.
+
+    Raises:
+        ValueError: for numbers with which nothing would be found.
     """
 
     ngram: int = 30
@@ -32,13 +35,13 @@ class LoopRule:
     repeatable: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        """Raise ``ValueError`` for numbers with which nothing would be found."""
+        """Check that an n-gram fits the window twice."""
         if not 1 <= self.ngram < self.window:
             raise ValueError(f"ngram is {self.ngram} and window {self.window}; 1 <= ngram < window is needed")
 
     @classmethod
-    def of(cls, tokenizer: Any) -> LoopRule:
-        """Return the rule with the repeatable tokens that a tokenizer has."""
+    def for_tokenizer(cls, tokenizer: Any) -> RepetitionCriterion:
+        """Return the criterion with the repeatable tokens that a tokenizer has."""
         vocabulary: Collection[str] = tokenizer.get_vocab()
         return cls(
             repeatable=frozenset(
@@ -46,65 +49,78 @@ class LoopRule:
             )
         )
 
+    def repeated_tokens(self, ids: list[int]) -> int:
+        """Return how many of the last tokens repeat earlier ones within the window, at most ``ngram``."""
+        longest, available = 0, len(ids)
+        for period in range(1, self.window - self.ngram + 2):
+            length, most = 0, min(self.ngram, available - period)
+            while length < most and ids[-1 - length] == ids[-1 - length - period]:
+                length += 1
+            longest = max(longest, length)
+        return longest
+
 
 @dataclass(slots=True)
-class Writing:
-    """The tokens written for one sample, and why they ended.
+class GenerationState:
+    """The tokens generated for one sample so far, and why they ended.
 
     Attributes:
         eos: id that ends a text.
         limit: most tokens.
-        rule: of loops; ``None`` to let them run.
-        ids: what was written, EOS among it.
-        stop: ``None`` while it goes on.
+        repetition: ends a text that repeats itself; ``None`` lets it run.
+        ids: generated tokens, EOS among them.
+        stop: why the text ended; ``None`` while it goes on.
     """
 
     eos: int
     limit: int
-    rule: LoopRule | None
+    repetition: RepetitionCriterion | None
     ids: list[int] = field(default_factory=list)
     stop: Stop | None = None
-    #: The last tokens, a character each: a search in a string is the quickest way to find a sequence in another.
-    _tail: str = ""
+    #: Number of tokens before which no repetition can be complete.
+    _next_check: int = 0
 
     def add(self, token: int) -> Stop | None:
-        """Take the next token; return why the text ended, or ``None``."""
+        """Append the next token; return why the text ended, or ``None``."""
         self.ids.append(token)
         if token == self.eos:
             self.stop = "eos"
-        elif self.rule is not None and self._loops(token, self.rule):
+        elif self.repetition is not None and self._repeats(token, self.repetition):
             self.stop = "loop"
         elif len(self.ids) >= self.limit:
             self.stop = "length"
         return self.stop
 
     def add_all(self, tokens: Sequence[int]) -> Stop | None:
-        """Take tokens until the text ends; what comes after its end is ignored."""
+        """Append tokens until the text ends; what comes after its end is ignored."""
         for token in tokens:
             if self.stop is not None or self.add(token):
                 break
         return self.stop
 
+    def _repeats(self, token: int, criterion: RepetitionCriterion) -> bool:
+        """Return whether the text repeats itself with its last token."""
+        if len(self.ids) < self._next_check or token in criterion.repeatable:
+            return False
+        missing = criterion.ngram - criterion.repeated_tokens(self.ids)
+        # Each token makes a repetition longer by one at most: in a text without one, few tokens are checked.
+        self._next_check = len(self.ids) + missing
+        return missing == 0
+
     @property
     def text_ids(self) -> list[int]:
-        """Return the ids of the text: the token that closed a loop is none of it."""
+        """The ids of the text, without the token that completed a repetition."""
         return self.ids[:-1] if self.stop == "loop" else self.ids
-
-    def _loops(self, token: int, rule: LoopRule) -> bool:
-        self._tail = (self._tail + chr(token))[-rule.window - 1 :]
-        if len(self._tail) <= rule.ngram or token in rule.repeatable:
-            return False
-        return self._tail.find(self._tail[-rule.ngram :]) < len(self._tail) - rule.ngram
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What the model wrote for one sample.
+    """The generated text of one sample.
 
     Attributes:
         text: decoded, without special tokens.
-        tokens: number of new tokens; the final EOS, or the token that closed a loop, among them.
-        stop: ``eos``; ``length``, when ``max_new_tokens`` ended it; ``loop``, when it went round in circles.
+        tokens: number of new tokens; the final EOS, or the token that completed a repetition, among them.
+        stop: why the text ended: ``eos``; ``length``, at ``max_new_tokens``; ``loop``, when it repeated itself.
     """
 
     text: str
@@ -112,10 +128,10 @@ class Generation:
     stop: Stop
 
 
-def finished(writing: Writing, tokenizer: Any) -> Generation:
+def to_generation(state: GenerationState, tokenizer: Any) -> Generation:
     """Return the generation of a text that has ended."""
-    assert writing.stop is not None, "the text goes on"
-    return Generation(decode(tokenizer, writing.text_ids), len(writing.ids), writing.stop)
+    assert state.stop is not None, "the text goes on"
+    return Generation(decode(tokenizer, state.text_ids), len(state.ids), state.stop)
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:

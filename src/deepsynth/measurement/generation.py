@@ -40,7 +40,7 @@ def measure_generation(harness: Harness, *, batch_size: int, text_tokens: int, n
     work = harness.batches(batch_size, text_tokens)
     module = harness.module
     module.eval()
-    module.forget_decoders()
+    module.text_generator.release()
     before = module.generation
     # Every page takes all its tokens: random weights repeat themselves, and a trained model ends an empty page at
     # once. So repetition is allowed, and a text ends with a token that no model generates.
@@ -65,7 +65,7 @@ def measure_generation(harness: Harness, *, batch_size: int, text_tokens: int, n
     finally:
         module.generation = before
         tokenizer.eos_token_id = end
-        module.forget_decoders()
+        module.text_generator.release()
         module.train()
     if statistics.median(waits) <= 0:
         raise NotMeasured(

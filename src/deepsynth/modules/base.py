@@ -1,36 +1,37 @@
-"""The settings, the training step and the optimizer; backends say how weights are loaded and adapted."""
+"""The steps of training, validation, test and prediction, and the hooks around them."""
 
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 from deepsynth._version import __version__
+from deepsynth.compat.lightning import is_last_predict_batch
 from deepsynth.distributed.ranks import mean_over_ranks
-from deepsynth.distributed.strategy import apply_strategy, check_module
 from deepsynth.errors import UserError
-from deepsynth.models.lora import LoraSettings, untrained_adapters
-from deepsynth.models.quantization.quantize import Kind
-from deepsynth.models.quantization.weight_table import count_parameters
-from deepsynth.models.registry import load_pretrained
-from deepsynth.modules.adapter import adapter_state, read_adapter, write_adapter
-from deepsynth.modules.checkpoint import CheckpointedModule
-from deepsynth.modules.evaluation import in_dtype
-from deepsynth.modules.optim import FusedAdamW, Schedule, check_optimizer, make_schedule
-from deepsynth.modules.settings import Dtype, EngineSettings, GenerationSettings, plain_settings, restore_group
-from deepsynth.modules.training_engine import EngineModule
+from deepsynth.generation import Generation
+from deepsynth.models.engine.training_forward import TrainingForward
+from deepsynth.models.lora import untrained_adapters
+from deepsynth.modules.adapter import adapter_state, check_adapter_keys, write_adapter
+from deepsynth.modules.checkpoint_io import write_atomically
+from deepsynth.modules.evaluation import Evaluator
+from deepsynth.modules.model_module import ModelModule
+from deepsynth.modules.optim import make_schedule
+from deepsynth.modules.resume_state import ResumeState
+from deepsynth.modules.text_generator import TextGenerator
+from deepsynth.modules.training_engine import TrainingEngine
 from deepsynth.types import Batch
 
 
-class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
+class DeepSynthModule(ModelModule):
     """A vision-language OCR model that is fine-tuned with LoRA and generates texts.
 
     Log keys: ``train/loss``; ``val/loss`` and ``test/loss``; from generated text ``val/cer``, ``val/wer``,
@@ -39,145 +40,108 @@ class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
 
     A checkpoint holds the adapter alone, with the optimizer, schedule, place in the data and random state.
 
-    Args:
-        model_name: a built-in model, a local folder or a Hub repository.
-        adapter: start from the weights of this adapter: a plain peft folder. ``--ckpt_path`` of a folder or of
-            ``hf://owner/repo@revision`` sets it.
-        weights: ``pretrained``, or ``random`` to make the architecture with random weights (for benchmarks).
-        dtype: dtype of the frozen weights; ``auto`` is bfloat16 where the GPU has it, else float16 on a GPU, float32
-            on the CPU. Adapters are float32.
-        lora: which parts of the model get adapters, and their shape.
-        engine: how the model computes, above all in training.
-        generation: how texts are generated in validation, test and prediction.
-        optimizer: a callable of parameters, given as ``class_path`` and ``init_args``; by default AdamW, fused on
-            CUDA.
-        schedule: learning rate after the warm-up: ``constant``, or ``linear`` or ``cosine`` decay to 0.
-        warmup_steps: optimizer steps of linear warm-up.
+    Its parts: ``training_engine`` (how a step computes), ``evaluator`` (loss and metrics), ``text_generator`` and
+    ``resume_state`` (what a checkpoint holds beside the weights).
 
-    Raises:
-        UserError: for settings out of range, with the key.
+    The arguments are those of :class:`ModelModule`.
     """
 
-    #: Whether the module trains adapters on frozen weights; else all weights.
-    TRAINS_ADAPTERS = True
-    #: Of the frozen weights.
-    quantization: Kind = "none"
+    #: The prompt of the data, which is stored with the adapter; ``None`` before the first batch.
+    prompt: str | None = None
+    #: The base is not in a checkpoint; the keys of the adapter are checked when one is loaded.
+    strict_loading = False
 
-    def __init__(
-        self,
-        model_name: str = "deepsynth/tiny-random",
-        adapter: str | None = None,
-        weights: Literal["pretrained", "random"] = "pretrained",
-        dtype: Dtype = "auto",
-        lora: LoraSettings = LoraSettings(),  # noqa: B008  it is frozen, and --help shows its fields
-        engine: EngineSettings = EngineSettings(),  # noqa: B008
-        generation: GenerationSettings = GenerationSettings(),  # noqa: B008
-        optimizer: OptimizerCallable = lambda params: FusedAdamW(params, lr=2e-4),
-        schedule: Schedule = "cosine",
-        warmup_steps: int = 0,
-    ) -> None:
-        super().__init__()
-        # ``load_from_checkpoint`` gives groups as the dictionaries that a checkpoint holds.
-        lora, engine = restore_group(LoraSettings, lora), restore_group(EngineSettings, engine)
-        generation = restore_group(GenerationSettings, generation)
-        if warmup_steps < 0:
-            raise UserError(f"model.warmup_steps is {warmup_steps}; it must be at least 0")
-        check_optimizer(optimizer)
-        self.model_name = model_name
-        self.adapter = adapter
-        self.weights = weights
-        self.weights_dtype = dtype
-        self.lora = lora
-        self.engine = engine
-        self.generation = generation
-        self.optimizer = optimizer
-        self.schedule = schedule
-        self.warmup_steps = warmup_steps
-        self.record_settings(
-            model_name=model_name,
-            adapter=adapter,
-            weights=weights,
-            dtype=dtype,
-            lora=lora,
-            engine=engine,
-            generation=generation,
-            schedule=schedule,
-            warmup_steps=warmup_steps,
-        )
-        self.model: Any = None
-        self.processor: Any = None
-        self._loaded_dtype: torch.dtype | None = None
+    @cached_property
+    def training_engine(self) -> TrainingEngine:
+        """The part that makes training steps fast and small."""
+        return TrainingEngine(self)
 
-    def record_settings(self, **settings: Any) -> None:
-        """Keep settings as plain values in ``hparams``, for loggers, checkpoints and the folder of an adapter.
+    @cached_property
+    def text_generator(self) -> TextGenerator:
+        """The part that generates texts, with the decoders that it keeps."""
+        return TextGenerator(self)
 
-        They are a record: nothing reads them back.
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """The part that measures loss and texts over an epoch."""
+        return Evaluator(self, self.text_generator)
+
+    @cached_property
+    def resume_state(self) -> ResumeState:
+        """The part that continues an interrupted run exactly."""
+        return ResumeState(self)
+
+    def build_training_forward(self, model: Any) -> TrainingForward:
+        """Return what computes the loss of a batch with the loaded model."""
+        return self.training_engine.build_forward(model)
+
+    # ------------------------------------------------------------------ steps
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Return the loss to train on; logged is the mean over the label tokens of all processes."""
+        self.remember_prompt(batch)
+        loss, mean = mean_over_ranks(self.compute_loss(batch), (batch.tokens["labels"] != -100).sum())
+        self.log("train/loss", mean, prog_bar=True, batch_size=len(batch))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Return the loss and, for the samples that are generated, ids, predictions and targets."""
+        self.remember_prompt(batch)
+        return self.evaluator.step(batch, samples=self.generation.samples)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Return the loss, ids, predictions and targets."""
+        self.remember_prompt(batch)
+        return self.evaluator.step(batch, samples=None)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+        """Return rows in the source's order: document id, page, prediction, target, tokens, why generation stopped.
+
+        The rows of the last samples come with a later batch: pages of several batches are generated at the same time,
+        so that one long text does not hold up the others. The last batch brings all that are missing.
         """
-        self.save_hyperparameters(plain_settings(settings))
+        self.remember_prompt(batch)
+        return self.text_generator.predict(batch, last=is_last_predict_batch(self.trainer))
 
-    # ------------------------------------------------------------------ weights
-
-    @abstractmethod
-    def load_model(self) -> Any:
-        """Return the base model with adapters on it, weights loaded, only the adapters trainable."""
-
-    @property
-    def resolved_dtype(self) -> torch.dtype:
-        """The dtype of the frozen weights: of those that are loaded, else of those that would be on this device."""
-        return self._loaded_dtype or self.dtype_on(self.device.type)
-
-    def dtype_on(self, device_type: str) -> torch.dtype:
-        """Return the dtype that the frozen weights will have on a type of device, by ``model.dtype``.
+    def generate(self, batch: Batch, deadline: float | None = None) -> list[Generation] | None:
+        """Generate the text of each sample of a batch.
 
         Args:
-            device_type: torch's name, such as ``cuda`` or ``cpu``.
+            batch: on the device of the model.
+            deadline: :func:`time.monotonic` at which to give up.
+
+        Returns:
+            B generations; ``None`` when the deadline cut them short.
         """
-        if self.weights_dtype != "auto":
-            dtype: torch.dtype = getattr(torch, self.weights_dtype)
-            return dtype
-        if device_type != "cuda":
-            return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return self.text_generator.generate(batch, deadline)
 
-    def configure_model(self) -> None:
-        """Load the weights, once, where Lightning wants them."""
-        if self.model is not None:
-            return
-        from transformers import AutoProcessor
+    def remember_prompt(self, batch: Batch) -> None:
+        """Keep the prompt of the data, which is stored with the adapter; warn when it is not the trained one."""
+        if self.prompt is None:
+            self.prompt = batch.prompt
+        elif self.prompt != batch.prompt:
+            rank_zero_warn(
+                f"the adapter was trained with the prompt {self.prompt!r}; data.prompt is now {batch.prompt!r}"
+            )
+            self.prompt = batch.prompt
 
-        check_module(self, self.quantization, self.resolved_dtype)
-        self.processor = load_pretrained(AutoProcessor, self.model_name)
-        self.model = self.load_model()
-        self._loaded_dtype = self.resolved_dtype  # a module that is moved later keeps the weights that it has
-        if self.adapter:
-            read_adapter(self.model, Path(self.adapter))
-        trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        total = count_parameters(self.model)
-        dtype = str(self.resolved_dtype).removeprefix("torch.")
-        kept = dtype if self.quantization == "none" else f"{self.quantization} and {dtype}"
-        rank_zero_info(
-            f"{self.model_name}: {total - trainable:,} frozen parameters in {kept}, {trainable:,} trainable "
-            f"({trainable / total:.2%})"
-        )
-        apply_strategy(self, self.model, all_weights=not self.TRAINS_ADAPTERS)
-        self.start_engine(self.model)
+    # ------------------------------------------------------------------ for callbacks
 
-    def memory_savings(self, phase: str | None) -> list[str]:
-        """Return the settings that would save memory and are not chosen yet, the cheapest first.
+    def add_phase_listener(self, listener: Callable[[str | None], None]) -> None:
+        """Have a function called with "generation" when generation begins and with ``None`` when it is over."""
+        self.text_generator.add_listener(listener)
 
-        Args:
-            phase: of the run, as ``callbacks.vram_monitor.PHASES`` names it.
-        """
-        found = []
-        if phase == "generation":
-            found.append(f"lower model.generation.max_new_tokens (now {self.generation.max_new_tokens})")
-        elif phase not in ("load", "validation") and self.engine.activation_memory in ("auto", "none", "selective"):
-            found.append("set model.engine.activation_memory=full")
-        if self.weights_dtype == "float32":
-            found.append("set model.dtype=bfloat16")
-        if self.TRAINS_ADAPTERS and self.quantization == "none":
-            found.append("set model.quantization=nf4")
-        return found
+    def remove_phase_listener(self, listener: Callable[[str | None], None]) -> None:
+        """No longer call a function that :meth:`add_phase_listener` added."""
+        self.text_generator.remove_listener(listener)
+
+    def stop_generation(self) -> None:
+        """Generate no more text in the validation that is under way; the next one generates again."""
+        self.evaluator.stop_generation()
+
+    def skip_predictions(self, samples: int) -> None:
+        """Have the next prediction pass over its first samples, which an interrupted run has predicted."""
+        self.text_generator.skip(samples)
 
     def save_adapter(self, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
         """Write the adapter as a plain peft folder, with the processor and DeepSynth's own settings beside it.
@@ -199,25 +163,7 @@ class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
         state = adapter_state(self) if state is None else state
         write_adapter(self.model, self.processor, json.dumps(settings, indent=2) + "\n", folder, state)
 
-    # ------------------------------------------------------------------ steps
-
-    def compute_loss(self, batch: Batch) -> torch.Tensor:
-        """Return the mean loss over the batch's label tokens."""
-        assert self.training_forward is not None, "configure_model was called"
-        if self.engine.cuda_graphs:
-            # Otherwise each compiled layer without gradients, as all of frozen vision, counts as a step of its own,
-            # which may overwrite what the one before it has returned.
-            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        return self.training_forward(in_dtype(batch, self.resolved_dtype).inputs)
-
-    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Return the loss to train on; logged is the mean over the label tokens of all processes."""
-        self._see_prompt(batch)
-        loss, mean = mean_over_ranks(self.compute_loss(batch), (batch.tokens["labels"] != -100).sum())
-        self.log("train/loss", mean, prog_bar=True, batch_size=len(batch))
-        return loss
-
-    # ------------------------------------------------------------------ optimization and checks
+    # ------------------------------------------------------------------ optimization
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return the optimizer over the trainable parameters, and its schedule by steps."""
@@ -246,3 +192,78 @@ class DeepSynthModule(EngineModule, CheckpointedModule, ABC):
                 + ", ".join(dead[:4])
                 + (", …" if len(dead) > 4 else "")
             )
+
+    # ------------------------------------------------------------------ hooks
+
+    def setup(self, stage: str) -> None:
+        """Have checkpoints written complete or not at all, unless the trainer was given another way."""
+        write_atomically(self.trainer)
+
+    def on_fit_start(self) -> None:
+        """Measure activations anew: the batches of another run may have been smaller."""
+        self.training_engine.start_fit()
+
+    def on_train_start(self) -> None:
+        """Continue an interrupted run exactly."""
+        self.resume_state.restore()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Choose what layers keep, on the first batch of a run."""
+        self.training_engine.start_batch(batch)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Log the share of the batch's images whose features were in the cache."""
+        self.training_engine.log_cache_hits(batch)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last epoch's figures."""
+        self.evaluator.start()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/*``."""
+        self.evaluator.log("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the last epoch's figures."""
+        self.evaluator.start()
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test/*``."""
+        self.evaluator.log("test")
+
+    def on_predict_epoch_start(self) -> None:
+        """Begin behind the samples of an interrupted run."""
+        self.text_generator.start_prediction()
+
+    def on_predict_epoch_end(self) -> None:
+        """Release the memory of decoding."""
+        self.text_generator.release()
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the trained weights alone, and add what an exact resumption needs."""
+        checkpoint["state_dict"] = adapter_state(self)
+        own = {"version": __version__, "module": type(self).__name__, "prompt": self.prompt}
+        checkpoint["deepsynth"] = {**own, **self.resume_state.state()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the adapter fits, key by key.
+
+        Raises:
+            UserError: for a foreign checkpoint, or one of another adapter, with the keys that differ.
+        """
+        own = checkpoint.get("deepsynth")
+        if own is None:
+            raise UserError("the checkpoint was not written by DeepSynth: it has no 'deepsynth' entry")
+        self.configure_model()
+        check_adapter_keys(self, checkpoint["state_dict"])
+        self.prompt = own["prompt"]
+        self.resume_state.load(own)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load trained weights; the base's, which no checkpoint has, do not count as missing."""
+        found = super().load_state_dict(state_dict, strict=strict, assign=assign)
+        trained = adapter_state(self)
+        missing = [name for name in found.missing_keys if name in trained]
+        return type(found)(missing, found.unexpected_keys)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from deepsynth.errors import UserError
@@ -42,6 +43,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"{path}: the checkpoint cannot be written ({reason.strerror or reason}); make room, or choose another "
                 "trainer.default_root_dir"
             ) from reason
+
+
+def write_atomically(trainer: Trainer) -> None:
+    """Have a trainer write checkpoints by :class:`AtomicCheckpointIO`, unless it was given another way."""
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:

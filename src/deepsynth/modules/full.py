@@ -12,10 +12,11 @@ from deepsynth._version import __version__
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_folder
 from deepsynth.modules.adapter import adapter_state
-from deepsynth.modules.peft import PeftModule
+from deepsynth.modules.base import DeepSynthModule
+from deepsynth.modules.loading import load_base
 
 
-class FullModule(PeftModule):
+class FullModule(DeepSynthModule):
     """Trains every weight of the model; the ``lora`` settings have no effect.
 
     With ``weights=random`` the model starts from scratch. The weights are kept in float32 unless ``dtype`` says
@@ -47,12 +48,7 @@ class FullModule(PeftModule):
                 f"model.adapter is {self.adapter!r}, but FullModule trains no adapter; merge it with "
                 "deepsynth export and give the merged model as model.model_name"
             )
-        if self.quantization != "none":
-            raise UserError(
-                f"model.quantization is {self.quantization}, but FullModule trains every weight, which "
-                "quantized ones do not; use model.quantization=none"
-            )
-        model = self._load_base().requires_grad_(True)
+        model = load_base(self, None).requires_grad_(True)
         if hasattr(model, "freeze_vision"):
             model.freeze_vision(False)  # loaded vision is frozen; one weight of it is never used, and stays so
         return model.train()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,76 +15,78 @@ from deepsynth.models.engine.layer_runner import LEVELS, LayerRunner, Level, kee
 from deepsynth.models.engine.training_forward import TrainingForward, vision_tensors
 from deepsynth.models.kernels import sam_attention
 from deepsynth.models.kernels.decoder import speed_up
-from deepsynth.modules.evaluation import EvaluatedModule
-from deepsynth.modules.settings import EngineSettings
+from deepsynth.modules.model_module import ModelModule
 from deepsynth.profiling.memory import peak_bytes
 from deepsynth.types import Batch
-
-log = logging.getLogger("deepsynth")
 
 #: Share of a GPU's memory that ``activation_memory=auto`` plans with: later batches may be longer than the first.
 _PLANNED_SHARE = 0.9
 
 
-class EngineModule(EvaluatedModule):
-    """Builds the forward pass of training around the loaded model, and chooses what its layers keep."""
+class TrainingEngine:
+    """Builds the forward pass of training around a loaded model, and chooses what its layers keep.
 
-    engine: EngineSettings
+    Args:
+        module: with the settings ``engine``.
+    """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.training_forward: TrainingForward | None = None
-        self._runners: list[LayerRunner] = []
+    def __init__(self, module: ModelModule) -> None:
+        self._module = module
+        #: The transformer layers of the decoder and of the vision encoder.
+        self.layers: list[LayerRunner] = []
+        self._forward: TrainingForward | None = None
         self._activations_chosen = False
 
-    def start_engine(self, model: Any) -> None:
-        """Prepare the loaded model for training."""
-        engine = self.engine
-        self.training_forward = TrainingForward(
+    def build_forward(self, model: Any) -> TrainingForward:
+        """Return the forward pass of training for a loaded model, whose layers it prepares."""
+        engine = self._module.engine
+        forward = TrainingForward(
             model,
             loss=engine.loss,
             vision_chunk=engine.vision_chunk,
             cache=self._make_cache(model),
             fixed_chunks=engine.compile in ("vision", "all"),
         )
-        inner = self.training_forward.base.model
+        inner = forward.base.model
         if engine.kernels == "auto":
-            self.training_forward.prepared = speed_up(
-                inner.language_model, experts=engine.experts_implementation is None
-            )
-            self.training_forward.sam_by_kernel = sam_attention.speed_up(inner.vision_tower)
+            forward.prepared = speed_up(inner.language_model, experts=engine.experts_implementation is None)
+            forward.sam_by_kernel = sam_attention.speed_up(inner.vision_tower)
         options: dict[str, Any] = {"mode": "reduce-overhead"} if engine.cuda_graphs else {}
-        self._runners = []
+        self.layers = []
         for part, names in ((inner.language_model, ("decoder", "all")), (inner.vision_tower, ("vision", "all"))):
             chosen = options if engine.compile in names else None
-            self._runners += [LayerRunner(layer, chosen) for layer in transformer_layers(part)]
+            self.layers += [LayerRunner(layer, chosen) for layer in transformer_layers(part)]
         if engine.activation_memory != "auto":
-            keep(self._runners, engine.activation_memory)
+            keep(self.layers, engine.activation_memory)
             self._activations_chosen = True
+        self._forward = forward
+        return forward
 
     def _make_cache(self, model: Any) -> FeatureCache | None:
-        kind, limit = self.engine.vision_cache, int(self.engine.vision_cache_gib * GIB)
+        kind, limit = self._module.engine.vision_cache, int(self._module.engine.vision_cache_gib * GIB)
         if kind == "none":
             return None
         if kind == "memory":
             return MemoryCache(limit)
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         vision = list(vision_tensors(base))
-        by_kernel = self.engine.kernels == "auto" and sam_attention.has_kernel(next(iter(base.parameters())))
-        details = self.engine.compile, self.engine.vision_chunk, self.engine.kernels, by_kernel
+        by_kernel = self._module.engine.kernels == "auto" and sam_attention.has_kernel(next(iter(base.parameters())))
+        details = self._module.engine.compile, self._module.engine.vision_chunk, self._module.engine.kernels, by_kernel
         context = context_of(base, vision, *details)
-        trainer = attached_trainer(self)
+        trainer = attached_trainer(self._module)
         ranks = trainer.world_size if trainer is not None else 1
         return DiskCache(DEFAULT_FOLDER if kind == "disk" else Path(kind), context, limit, ranks)
 
-    # ------------------------------------------------------------------ hooks
+    def leave_to_backend(self) -> None:
+        """Choose nothing: a backend prepares the layers itself."""
+        self._activations_chosen = True
 
-    def on_fit_start(self) -> None:
+    def start_fit(self) -> None:
         """Forget what was chosen for another run, whose batches may have been smaller."""
-        if self._runners and self.engine.activation_memory == "auto":
+        if self.layers and self._module.engine.activation_memory == "auto":
             self._activations_chosen = False
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def start_batch(self, batch: Batch) -> None:
         """Choose what layers keep, on the first batch of a run."""
         if not self._activations_chosen:
             self._activations_chosen = True
@@ -96,18 +97,18 @@ class EngineModule(EvaluatedModule):
         budget = self._budget_bytes()
         if budget is None:  # no stated budget, and no GPU
             return
-        if is_sharded(self):  # a trial would gather gradients, which is what sharding avoids
-            keep(self._runners, "full")
+        if is_sharded(self._module):  # a trial would gather gradients, which is what sharding avoids
+            keep(self.layers, "full")
             rank_zero_info(
                 "activation_memory: full, as weights are sharded; model.engine.activation_memory sets another"
             )
             return
-        compiled = self.engine.compile in ("decoder", "all")
+        compiled = self._module.engine.compile in ("decoder", "all")
         tried: dict[Level, float] = {}
         for level in LEVELS:
             if level == "selective" and compiled:
                 continue
-            keep(self._runners, level)
+            keep(self.layers, level)
             tried[level] = self._peak_of_a_step(batch)
             if tried[level] <= budget:
                 break
@@ -119,36 +120,39 @@ class EngineModule(EvaluatedModule):
             rank_zero_warn(f"{message}; even that is not within it: use a smaller data.batch_size")
 
     def _budget_bytes(self) -> float | None:
-        if self.engine.memory_budget_gib is not None:
-            return float(self.engine.memory_budget_gib) * GIB
-        if self.device.type != "cuda":
+        if self._module.engine.memory_budget_gib is not None:
+            return float(self._module.engine.memory_budget_gib) * GIB
+        if self._module.device.type != "cuda":
             return None
-        free, _ = torch.cuda.mem_get_info(self.device)
-        return (free + torch.cuda.memory_reserved(self.device)) * _PLANNED_SHARE
+        free, _ = torch.cuda.mem_get_info(self._module.device)
+        return (free + torch.cuda.memory_reserved(self._module.device)) * _PLANNED_SHARE
 
     def _peak_of_a_step(self, batch: Batch) -> float:
         """Return the peak of a forward and backward pass, plus the optimizer's two moments if they are still to come.
 
         Gradients are thrown away, and the random state is put back: the run is the same as without the trial.
         """
-        trained = [p for p in self.parameters() if p.requires_grad]
+        trainer = self._module.trainer
+        trained = [p for p in self._module.parameters() if p.requires_grad]
 
         def step() -> None:
-            with self.trainer.precision_plugin.forward_context():
-                loss = self.compute_loss(batch)
+            with trainer.precision_plugin.forward_context():
+                loss = self._module.compute_loss(batch)
             torch.autograd.grad(loss, trained, allow_unused=True)
 
-        devices = [self.device] if self.device.type == "cuda" else []
+        devices = [self._module.device] if self._module.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            peak = peak_bytes(step, self.device)
-        optimizer = self.trainer.optimizers[0]
+            peak = peak_bytes(step, self._module.device)
+        optimizer = trainer.optimizers[0]
         if not optimizer.state:
             peak += 2 * sum(p.numel() * p.element_size() for p in trained)
-        return float(self.trainer.strategy.reduce(torch.tensor(peak, device=self.device), reduce_op="max"))
+        return float(
+            self._module.trainer.strategy.reduce(torch.tensor(peak, device=self._module.device), reduce_op="max")
+        )
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+    def log_cache_hits(self, batch: Batch) -> None:
         """Log the share of the batch's images whose features were in the cache."""
-        cache = self.training_forward.cache if self.training_forward is not None else None
+        cache = self._forward.cache if self._forward is not None else None
         if cache is not None and cache.lookups:
-            self.log("train/vision_cache_hits", cache.hits / cache.lookups, batch_size=len(batch))
+            self._module.log("train/vision_cache_hits", cache.hits / cache.lookups, batch_size=len(batch))
             cache.hits = cache.lookups = 0

@@ -19,7 +19,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from deepsynth.errors import UserError
-from deepsynth.generation import Generation, Implementation
+from deepsynth.generation import Implementation
 from deepsynth.lazy_imports import install_command
 from deepsynth.models.engine.training_forward import TrainingForward
 from deepsynth.models.lora import lora_config
@@ -60,7 +60,7 @@ class UnslothModule(DeepSynthModule):
         max_seq_length: longest row of image and text tokens.
         lora_targets: ``scope`` for the layers that the ``lora`` settings name, as in PeftModule; ``auto`` for those
             that Unsloth chooses, in vision if ``lora.vision`` is set.
-        **kwargs: see :class:`DeepSynthModule`.
+        **kwargs: see :class:`ModelModule`.
 
     Raises:
         UserError: for settings out of range, or that Unsloth does not have, with the key.
@@ -199,12 +199,12 @@ class UnslothModule(DeepSynthModule):
             rank_zero_info(f"{name}: random weights (model.weights=random), in {Path(folder).name} while they load")
             yield folder
 
-    # ------------------------------------------------------------------ training and reading
+    # ------------------------------------------------------------------ training and generation
 
-    def start_engine(self, model: Any) -> None:
-        """Leave the forward pass, and what layers keep, to Unsloth; of its output only the loss is read."""
-        self.training_forward = TrainingForward(model, loss="plain")
-        self._activations_chosen = True
+    def build_training_forward(self, model: Any) -> TrainingForward:
+        """Return a forward pass that Unsloth computes, and whose layers it prepares; only the loss is used of it."""
+        self.training_engine.leave_to_backend()
+        return TrainingForward(model, loss="plain")
 
     def compute_loss(self, batch: Batch) -> torch.Tensor:
         """Return the mean loss over the batch's label tokens.
@@ -216,13 +216,14 @@ class UnslothModule(DeepSynthModule):
             raise UserError("the batch is packed, which UnslothModule does not train; turn packing of data off")
         return super().compute_loss(batch)
 
-    def _generate(self, batch: Batch, deadline: float | None = None) -> list[Generation] | None:
-        """Write the text of each sample in Unsloth's inference mode, and go back to the mode there was."""
+    @contextmanager
+    def generation_context(self) -> Iterator[None]:
+        """Switch to Unsloth's inference mode, and back to the mode there was."""
         unsloth = import_unsloth()
         training = self.model.training
         unsloth.FastVisionModel.for_inference(self.model)
         try:
-            return super()._generate(batch, deadline)
+            yield
         finally:
             unsloth.FastVisionModel.for_training(self.model)
             self.model.train(training)

@@ -112,7 +112,7 @@ def test_auto_takes_the_fastest_level_within_the_budget(
         with caplog.at_level("INFO"):
             trainer.fit(module, data)
         assert f"activation_memory: {expected}; GiB of one step: none 0.01; budget 0.0" in caplog.text
-    assert {runner.level for runner in module._runners} == {expected}
+    assert {runner.level for runner in module.training_engine.layers} == {expected}
 
 
 def test_a_budget_on_a_cpu_is_refused(tmp_path: Path, jsonl: Path) -> None:

@@ -1,0 +1,174 @@
+"""Texts for validation, test and prediction, with the decoders that are kept from batch to batch."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from deepsynth.generation import Decoder, Generation, RepetitionCriterion, decodes, generate
+from deepsynth.modules.model_module import ModelModule
+from deepsynth.types import Batch
+
+#: What is known of a sample and of its generated text; see :meth:`DeepSynthModule.predict_step`.
+Row = dict[str, Any]
+
+
+class TextGenerator:
+    """Generates the texts of batches as the settings ``generation`` of a module say.
+
+    Args:
+        module: whose model generates.
+    """
+
+    def __init__(self, module: ModelModule) -> None:
+        self._module = module
+        self._listeners: list[Callable[[str | None], None]] = []
+        self._decoder: Decoder | None = None
+        self._stream: Decoder | None = None
+        self._pending: deque[Row | None] = deque()
+        self._to_skip = self._skipping = 0
+
+    def add_listener(self, listener: Callable[[str | None], None]) -> None:
+        """Have a function called with "generation" when generation begins and with ``None`` when it is over."""
+        if listener not in self._listeners:
+            self._listeners.append(listener)
+
+    def remove_listener(self, listener: Callable[[str | None], None]) -> None:
+        """No longer call a function."""
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+
+    def release(self) -> None:
+        """Release the memory of caches and captured graphs."""
+        self._decoder = self._stream = None
+        self._pending.clear()
+
+    @property
+    def holds_memory(self) -> bool:
+        """Whether there is a decoder, with its cache, or a text that is not handed out yet."""
+        return not (self._decoder is self._stream is None) or bool(self._pending)
+
+    @property
+    def uses_decoder(self) -> bool:
+        """Whether the decoder of this package generates, and not the model's own way."""
+        chosen, module = self._module.generation.implementation, self._module
+        return decodes(module.model, module.AUTO_GENERATION if chosen == "auto" else chosen)
+
+    # ------------------------------------------------------------------ one batch
+
+    def generate(self, batch: Batch, deadline: float | None = None) -> list[Generation] | None:
+        """Generate the text of each sample of a batch.
+
+        Args:
+            batch: on the device of the model.
+            deadline: :func:`time.monotonic` at which to give up.
+
+        Returns:
+            B generations; ``None`` when the deadline cut them short.
+        """
+        self._announce("generation")
+        with self._module.generation_context():
+            generations = self._generate(self._module.in_weights_dtype(batch), deadline)
+        self._announce(None)  # not after an exception, which is the generation's own
+        return generations
+
+    def _generate(self, batch: Batch, deadline: float | None) -> list[Generation] | None:
+        module = self._module
+        limit = module.generation.max_new_tokens
+        if not self.uses_decoder:
+            return generate(
+                module.model,
+                module.processor.tokenizer,
+                batch,
+                max_new_tokens=limit,
+                deadline=deadline,
+                implementation="transformers",
+                repetition=self._repetition(),
+            )
+        if self._decoder is None or self._decoder.slots != len(batch):
+            self._decoder = self.make_decoder(len(batch))
+        decoder, self._decoder = self._decoder, None  # one that fails in the middle is not used again
+        decoder.submit(batch, limit)
+        generations = decoder.advance(drain=True, deadline=deadline)
+        self._decoder = decoder
+        return generations
+
+    def make_decoder(self, slots: int) -> Decoder:
+        """Return a decoder of the module's model, as the settings say, for ``slots`` rows at a time."""
+        module = self._module
+        chosen = module.generation.compile
+        if chosen == "auto":
+            chosen = "vision" if module.device.type == "cuda" else "none"
+        tokenizer = module.processor.tokenizer
+        return Decoder(module.model, tokenizer, slots=slots, repetition=self._repetition(), compile=chosen)
+
+    def _repetition(self) -> RepetitionCriterion | None:
+        if not self._module.generation.stop_on_repetition:
+            return None
+        return RepetitionCriterion.for_tokenizer(self._module.processor.tokenizer)
+
+    def _announce(self, phase: str | None) -> None:
+        for listener in self._listeners:
+            listener(phase)
+
+    # ------------------------------------------------------------------ a stream of batches
+
+    def skip(self, samples: int) -> None:
+        """Have the next prediction pass over its first samples."""
+        self._to_skip = samples
+
+    def start_prediction(self) -> None:
+        """Begin a stream of batches, behind the samples that are to be skipped."""
+        self.release()
+        self._skipping, self._to_skip = self._to_skip, 0
+
+    def predict(self, batch: Batch, *, last: bool) -> list[Row]:
+        """Return the rows whose turn has come, in the order of the samples; with the ``last`` batch, all."""
+        skipped = min(self._skipping, len(batch))
+        self._skipping -= skipped
+        if skipped < len(batch):
+            blank: list[Row | None] = list(blank_rows(batch))
+            self._pending.extend([None] * skipped + blank[skipped:])
+        self._announce("generation")
+        with self._module.generation_context():
+            generations = self._advance(batch if skipped < len(batch) else None, last)
+        self._announce(None)
+        rows = [(self._pending.popleft(), generation) for generation in generations]
+        return [with_prediction(row, generation) for row, generation in rows if row is not None]
+
+    def _advance(self, batch: Batch | None, last: bool) -> list[Generation]:
+        """Begin with a batch, and return the texts whose turn has come; with the last batch, all."""
+        batch = batch and self._module.in_weights_dtype(batch)
+        if not self.uses_decoder:
+            generations = self._generate(batch, None) if batch is not None else []
+            assert generations is not None, "without a deadline generation is never cut"
+            return generations
+        if batch is not None:
+            if self._stream is None:
+                self._stream = self.make_decoder(len(batch))
+            self._stream.submit(batch, self._module.generation.max_new_tokens)
+        if self._stream is None:
+            return []
+        return self._stream.advance(drain=last) or []
+
+
+def blank_rows(batch: Batch) -> list[Row]:
+    """Return what is known of the samples of a batch before their texts are generated."""
+    return [
+        {
+            "id": batch.ids[i],
+            "document_id": batch.document_ids[i],
+            "page": batch.pages[i],
+            "prediction": "",
+            "target": batch.targets[i],
+            "language": batch.languages[i],
+            "source": batch.sources[i],
+        }
+        for i in range(len(batch))
+    ]
+
+
+def with_prediction(row: Row, generation: Generation) -> Row:
+    """Return the row of a sample with its generated text."""
+    return {**row, "prediction": generation.text, "tokens": generation.tokens, "stop": generation.stop}
