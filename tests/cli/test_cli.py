@@ -312,6 +312,17 @@ def test_the_bare_command_imports_no_library(argument: list[str]) -> None:
     assert "deepsynth" in done.stdout
 
 
+@pytest.mark.slow
+def test_a_configuration_is_parsed_without_peft() -> None:
+    """jsonargparse runs the type-checking imports of modules with settings, and peft imports bitsandbytes."""
+    code = (
+        "import sys; from deepsynth.__main__ import main; c = main(['fit', '--model.lora.rank=4', '--print_config']);"
+        "heavy = {'peft', 'bitsandbytes', 'datasets'} & set(sys.modules); assert not heavy, heavy; sys.exit(c)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_unknown_subcommand_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train"]) == 2
     assert "unknown subcommand 'train'; choose from fit" in one_line_of(capsys)

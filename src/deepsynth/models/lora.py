@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from deepsynth.errors import UserError
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
 
 Experts = Literal["none", "shared", "routed", "all"]
 
@@ -137,7 +134,7 @@ def _linear_layers_below(model: nn.Module, part: str) -> str:
     return "|".join(re.escape(path).replace(r"\#", r"\d+") for path in sorted(paths))
 
 
-def lora_config(model: nn.Module, lora: LoraSettings, *, base_model_name: str) -> LoraConfig:
+def lora_config(model: nn.Module, lora: LoraSettings, *, base_model_name: str) -> Any:
     """Return peft's configuration of an adapter for ``model``.
 
     Raises:
