@@ -1,4 +1,9 @@
+"""The preview of pages: images, contact sheet and table."""
+
+from __future__ import annotations
+
 import csv
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -6,6 +11,7 @@ from PIL import Image
 from deepsynth.data.pipeline import Pipeline
 from deepsynth.data.preview import contact_sheet, format_table, write_preview
 from deepsynth.data.rendering.renderer import TextRenderer
+from deepsynth.errors import UserError
 from deepsynth.models.tokens import MODES
 from deepsynth.types import Document
 
@@ -13,7 +19,7 @@ RENDERER = TextRenderer(page_width_px=256, page_height_px=128, margin_px=8, font
 DOCUMENTS = [Document("a/b", "words " * 100), Document("c", "one"), Document("never reached", "\ud800")]
 
 
-def test_pages_images_and_table_are_written(tmp_path):
+def test_pages_images_and_table_are_written(tmp_path: Path) -> None:
     pipeline = Pipeline(RENDERER, None, None)
     count = pipeline.count_pages(DOCUMENTS[0]) + 1
     layout = MODES["deepseek_ocr"]["tiny"]
@@ -36,20 +42,29 @@ def test_pages_images_and_table_are_written(tmp_path):
     assert table[-1].startswith("mean")
 
 
-def test_without_a_model_there_are_no_token_counts(tmp_path):
+def test_without_a_model_there_are_no_token_counts(tmp_path: Path) -> None:
     (report,) = write_preview(DOCUMENTS, Pipeline(RENDERER, None, None), tmp_path, 1)
     assert report.image_tokens is report.text_tokens is report.characters_per_image_token is None
     assert " - " in format_table([report])
 
 
-def test_nothing_to_show_is_refused(tmp_path):
+def test_nothing_to_show_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no document"):
         write_preview([], Pipeline(RENDERER, None, None), tmp_path)
     with pytest.raises(ValueError, match="num is 0"):
         write_preview(DOCUMENTS, Pipeline(RENDERER, None, None), tmp_path, 0)
 
 
-def test_a_contact_sheet_shows_all_images():
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/out: cannot be written: Not a directory$"):
+        write_preview(DOCUMENTS, Pipeline(RENDERER, None, None), tmp_path / "file" / "out")
+    (tmp_path / "out" / "contact.png").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"contact.png: cannot be written: Is a directory$"):
+        write_preview(DOCUMENTS, Pipeline(RENDERER, None, None), tmp_path / "out", 1)
+
+
+def test_a_contact_sheet_shows_all_images() -> None:
     images = [Image.new("RGB", (10, 20), color) for color in ("red", "green", "blue", "white", "black")]
     sheet = contact_sheet(images, columns=2)
     colors = {color for _, color in sheet.getcolors()}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from deepsynth.errors import UserError
+from deepsynth.io.files import writing
 from deepsynth.models.tokens import ImageLayout
 from deepsynth.types import Document, Page
 
@@ -82,17 +83,19 @@ def write_preview(
         A report for each page.
 
     Raises:
-        UserError: when ``num`` is not positive, or there is no page.
+        UserError: when ``num`` is not positive, there is no page, or the folder cannot be written.
     """
     if num < 1:
         raise UserError(f"num is {num}; it must be at least 1")
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     reports: list[PageReport] = []
     thumbnails: list[Image.Image] = []
     for document, page in _pages(documents, pipeline):
         name = re.sub(r"[^\w.-]+", "_", document.id)[:60]
         report = report_page(document, page, f"{len(reports):03d}_{name}_{page.number}.png", layout, count_tokens)
-        page.image.save(folder / report.file)
+        with writing(folder / report.file):
+            page.image.save(folder / report.file)
         thumbnail = page.image.copy()
         thumbnail.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX), Image.Resampling.BOX)
         thumbnails.append(thumbnail)
@@ -101,8 +104,9 @@ def write_preview(
             break
     if not reports:
         raise UserError("the source has no document, so there is no page to show")
-    contact_sheet(thumbnails).save(folder / "contact.png")
-    with (folder / "pages.csv").open("w", encoding="utf-8", newline="") as file:
+    with writing(folder / "contact.png"):
+        contact_sheet(thumbnails).save(folder / "contact.png")
+    with writing(folder / "pages.csv"), (folder / "pages.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, [field.name for field in fields(PageReport)])
         table.writeheader()
         table.writerows(asdict(report) for report in reports)

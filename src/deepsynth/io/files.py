@@ -12,8 +12,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from deepsynth.errors import UserError
+
 #: Age in seconds at which an unfinished folder counts as left by a process that was killed.
 _ABANDONED_S = 86_400.0
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the path in errors of a block that does nothing but write it.
+
+    Raises:
+        UserError: when the disk is full or the path cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 @contextmanager

@@ -1,3 +1,7 @@
+"""Presets and overrides of the augmenter: same text, every word on the page, the same pixels everywhere."""
+
+from __future__ import annotations
+
 import hashlib
 import os
 import pickle
@@ -6,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,7 +25,7 @@ from deepsynth.data.augmentation.augmenter import PRESETS, Augmenter, PageAugmen
 from deepsynth.data.augmentation.device import InverseVideo, Jpeg
 from deepsynth.data.augmentation.geometric import Perspective, Rotation
 from deepsynth.data.augmentation.optics import SensorNoise
-from deepsynth.types import Page
+from deepsynth.types import Box, Page
 from tests.helpers.degradation_pages import box_page, text_page
 
 ROOT = Path(__file__).parents[3]
@@ -32,13 +37,13 @@ def fingerprint(page: Page) -> str:
     return hashlib.sha256(page.image.tobytes() + boxes.encode()).hexdigest()
 
 
-def test_none_returns_the_page_itself():
+def test_none_returns_the_page_itself() -> None:
     page = text_page(256, 14, margin=20)
     assert PageAugmenter("none")(page, np.random.default_rng(0)) is page
 
 
 @pytest.mark.parametrize("preset", DEGRADING)
-def test_presets_change_pixels_and_keep_size_text_and_words(preset):
+def test_presets_change_pixels_and_keep_size_text_and_words(preset: Any) -> None:
     page = text_page(512, 14)
     augmenter = PageAugmenter(preset)
     changed = 0
@@ -55,7 +60,7 @@ def test_presets_change_pixels_and_keep_size_text_and_words(preset):
     assert changed >= 10
 
 
-def test_the_page_given_is_not_changed():
+def test_the_page_given_is_not_changed() -> None:
     page = text_page(256, 12, margin=20)
     before = fingerprint(page)
     for seed in range(8):
@@ -63,11 +68,11 @@ def test_the_page_given_is_not_changed():
     assert fingerprint(page) == before
 
 
-def boxes_in(width, height):
+def boxes_in(width: int, height: int) -> st.SearchStrategy[list[Box]]:
     corner = st.tuples(st.integers(0, width - 9), st.integers(0, height - 9))
     size = st.tuples(st.integers(8, width // 2), st.integers(8, height // 8))
 
-    def box(place):
+    def box(place: tuple[tuple[int, int], tuple[int, int]]) -> Box:
         (left, top), (wide, high) = place
         return float(left), float(top), float(min(left + wide, width)), float(min(top + high, height))
 
@@ -76,7 +81,7 @@ def boxes_in(width, height):
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 2**32), preset=st.sampled_from(["photo", "hard"]))
-def test_every_word_stays_inside(data, seed, preset):
+def test_every_word_stays_inside(data: st.DataObject, seed: int, preset: Any) -> None:
     width, height = data.draw(st.sampled_from([(160, 160), (120, 200), (257, 96)]))
     page = box_page(data.draw(boxes_in(width, height)), width, height)
     degraded = PageAugmenter(preset)(page, np.random.default_rng(seed))
@@ -87,7 +92,7 @@ def test_every_word_stays_inside(data, seed, preset):
             assert 0 <= top < bottom <= height
 
 
-def test_a_page_without_boxes_stays_on_the_page_as_a_whole():
+def test_a_page_without_boxes_stays_on_the_page_as_a_whole() -> None:
     image = Image.new("RGB", (200, 120), (0, 0, 255))
     image.paste((255, 255, 255), (4, 4, 196, 116))
     for corner in ((0, 0), (199, 0), (0, 119), (199, 119)):
@@ -105,7 +110,7 @@ def test_a_page_without_boxes_stays_on_the_page_as_a_whole():
         assert blue.sum() > 0.6 * (4 * (200 + 120) * 0.8)
 
 
-def test_same_generator_same_page_in_any_order():
+def test_same_generator_same_page_in_any_order() -> None:
     page = text_page(256, 12, margin=20)
     augmenter = PageAugmenter("hard")
     there = {seed: fingerprint(augmenter(page, np.random.default_rng(seed))) for seed in range(12)}
@@ -114,7 +119,7 @@ def test_same_generator_same_page_in_any_order():
     assert len(set(there.values())) == 12
 
 
-def test_same_pixels_in_another_process_and_with_other_threads():
+def test_same_pixels_in_another_process_and_with_other_threads() -> None:
     program = (
         "import cv2, numpy as np\n"
         "cv2.setNumThreads(3)\n"
@@ -131,13 +136,13 @@ def test_same_pixels_in_another_process_and_with_other_threads():
     assert run.stdout.split() == here
 
 
-def test_opencv_threads_are_switched_off():
+def test_opencv_threads_are_switched_off() -> None:
     cv2.setNumThreads(2)
     PageAugmenter("none", inverse_video=InverseVideo())(text_page(64, 12, margin=4), np.random.default_rng(0))
     assert cv2.getNumThreads() == 1
 
 
-def test_changing_one_degradation_changes_no_other():
+def test_changing_one_degradation_changes_no_other() -> None:
     page = text_page(256, 12, margin=20)
     turned = PageAugmenter("none", rotation=Rotation(degrees=(1.0, 3.0)))
     both = PageAugmenter("none", rotation=Rotation(degrees=(1.0, 3.0)), jpeg=Jpeg(quality=(50.0, 90.0)))
@@ -148,7 +153,7 @@ def test_changing_one_degradation_changes_no_other():
         assert one.image.tobytes() != two.image.tobytes()
 
 
-def test_an_override_replaces_the_presets_own():
+def test_an_override_replaces_the_presets_own() -> None:
     page = text_page(128, 12, margin=10)
     quiet = {degradation.key: type(degradation)(probability=0.0) for degradation in PRESETS["scan"]}
     for seed in range(10):
@@ -157,14 +162,14 @@ def test_an_override_replaces_the_presets_own():
     assert np.array_equal(np.asarray(inverted.image), 255 - np.asarray(page.image))
 
 
-def test_a_probability_is_a_share_of_the_pages():
+def test_a_probability_is_a_share_of_the_pages() -> None:
     page = text_page(64, 12, margin=4)
     augmenter = PageAugmenter("none", sensor_noise=SensorNoise(probability=0.3))
     changed = sum(augmenter(page, np.random.default_rng(seed)) is not page for seed in range(400))
     assert 80 < changed < 160
 
 
-def test_every_field_takes_the_degradation_of_its_name():
+def test_every_field_takes_the_degradation_of_its_name() -> None:
     augmenter = PageAugmenter("hard")
     names = [field.name for field in fields(augmenter)][1:]
     for preset in PRESETS.values():
@@ -173,7 +178,7 @@ def test_every_field_takes_the_degradation_of_its_name():
         assert keys == sorted(keys, key=names.index), "presets list degradations in the order in which they happen"
 
 
-def test_an_augmenter_is_pickled_compared_and_configured():
+def test_an_augmenter_is_pickled_compared_and_configured() -> None:
     augmenter = PageAugmenter("photo", rotation=Rotation(probability=0.5, degrees=(0.0, 1.0)))
     assert pickle.loads(pickle.dumps(augmenter)) == augmenter
     parser = ArgumentParser(exit_on_error=False)
@@ -189,13 +194,13 @@ def test_an_augmenter_is_pickled_compared_and_configured():
     assert parser.instantiate_classes(config).augmenter == augmenter
 
 
-def test_an_unknown_preset_is_named():
+def test_an_unknown_preset_is_named() -> None:
     with pytest.raises(ValueError, match=r"preset is 'scam'; it must be one of none, scan, photo, fax, hard"):
         PageAugmenter("scam")
 
 
 @pytest.mark.skipif(shutil.which("tesseract") is None, reason="needs tesseract (Debian package tesseract-ocr)")
-def test_an_ocr_program_reads_scanned_pages(tmp_path):
+def test_an_ocr_program_reads_scanned_pages(tmp_path: Path) -> None:
     page = text_page(1024, 24)
     errors = length = 0
     for seed in range(4):

@@ -1,6 +1,11 @@
+"""Each degradation: its limits, its effect, and boxes that move with the pixels."""
+
+from __future__ import annotations
+
 import dataclasses
 import inspect
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +21,7 @@ from deepsynth.data.augmentation import (
     paper,
 )
 from deepsynth.data.augmentation.augmenter import PageAugmenter
-from deepsynth.data.augmentation.base import Degradation, fade_to
+from deepsynth.data.augmentation.base import BoxArray, Degradation, ImageArray, fade_to
 from deepsynth.data.augmentation.device import Fax, PhotocopyLines, ScannerEdges
 from deepsynth.data.augmentation.geometric import GeometricDegradation, PageCurl, Perspective, Ripple, Rotation, Skew
 from deepsynth.data.augmentation.geometry import Displacement, Homography, fit, outline
@@ -24,6 +29,7 @@ from deepsynth.data.augmentation.ink import InkFade, SaltAndPepper
 from deepsynth.data.augmentation.light import ColorCast
 from deepsynth.data.augmentation.optics import SensorNoise
 from deepsynth.data.augmentation.paper import BleedThrough
+from deepsynth.types import Page
 from tests.helpers.degradation_pages import box_page, text_page
 
 MODULES = (
@@ -43,14 +49,14 @@ ALL = [
 WORDS = [(20.0, 20.0, 90.0, 34.0), (110.0, 22.0, 180.0, 40.0), (24.0, 100.0, 60.0, 112.0), (100.0, 150.0, 186.0, 170.0)]
 
 
-def arrays(gray: bool, page=None):
+def arrays(gray: bool, page: Page | None = None) -> tuple[ImageArray, BoxArray]:
     page = page or text_page(200, 14, margin=20)
     image = np.asarray(page.image.convert("L" if gray else "RGB"))
     boxes = np.array([word.box for line in page.lines for word in line.words])
     return image, boxes
 
 
-def test_every_degradation_is_an_option_of_the_augmenter():
+def test_every_degradation_is_an_option_of_the_augmenter() -> None:
     names = {field.name for field in dataclasses.fields(PageAugmenter)} - {"preset"}
     assert {degradation.key for degradation in ALL} == names
     assert len(ALL) == len(names)
@@ -58,7 +64,7 @@ def test_every_degradation_is_an_option_of_the_augmenter():
 
 @pytest.mark.parametrize("degradation", ALL, ids=lambda degradation: degradation.__name__)
 @pytest.mark.parametrize("gray", [True, False], ids=["gray", "rgb"])
-def test_each_gives_an_image_of_the_same_size_and_leaves_its_input(degradation, gray):
+def test_each_gives_an_image_of_the_same_size_and_leaves_its_input(degradation: Any, gray: bool) -> None:
     image, boxes = arrays(gray)
     kept_image, kept_boxes = image.copy(), boxes.copy()
     image.setflags(write=False)
@@ -82,7 +88,7 @@ def test_each_gives_an_image_of_the_same_size_and_leaves_its_input(degradation, 
 
 @pytest.mark.parametrize("degradation", ALL, ids=lambda degradation: degradation.__name__)
 @pytest.mark.parametrize("value", [-0.1, 1.5, float("nan"), "often", True, None])
-def test_a_probability_beyond_0_to_1_is_refused(degradation, value):
+def test_a_probability_beyond_0_to_1_is_refused(degradation: Any, value: Any) -> None:
     message = rf"^augmenter\.{degradation.key}\.probability is {re.escape(repr(value))}; it must be 0 to 1$"
     with pytest.raises(ValueError, match=message) as caught:
         degradation(probability=value)
@@ -98,7 +104,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize(("degradation", "name"), OPTIONS, ids=lambda value: getattr(value, "__name__", value))
-def test_a_wrong_range_is_refused_and_named(degradation, name):
+def test_a_wrong_range_is_refused_and_named(degradation: Any, name: str) -> None:
     default = getattr(degradation(), name)
     pair = isinstance(default, tuple) or default is None
     wrong = [(2.0, 1.0), (-1.0, 0.5), (0.1, 1e6), (0.1,), 0.5, "ab", (0.5, float("nan"))] if pair else [-1.0, 1e6, "a"]
@@ -108,7 +114,7 @@ def test_a_wrong_range_is_refused_and_named(degradation, name):
 
 
 @pytest.mark.parametrize(("degradation", "name"), OPTIONS, ids=lambda value: getattr(value, "__name__", value))
-def test_the_ends_of_a_range_are_drawn_without_error(degradation, name):
+def test_the_ends_of_a_range_are_drawn_without_error(degradation: Any, name: str) -> None:
     default = getattr(degradation(), name)
     if not isinstance(default, tuple):
         return
@@ -137,7 +143,7 @@ def test_the_ends_of_a_range_are_drawn_without_error(degradation, name):
     ),
     seed=st.integers(0, 2**32),
 )
-def test_boxes_move_with_the_pixels(degradation, seed):
+def test_boxes_move_with_the_pixels(degradation: Any, seed: int) -> None:
     page = box_page(WORDS, 200, 200)
     image, boxes = arrays(gray=True, page=page)
     moved_image, moved = degradation(image, boxes, np.random.default_rng(seed))
@@ -158,7 +164,9 @@ def test_boxes_move_with_the_pixels(degradation, seed):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(*[st.floats(-500, 800)] * 4), min_size=1, max_size=8))
-def test_fit_brings_all_points_inside_and_moves_nothing_that_is(corners):
+def test_fit_brings_all_points_inside_and_moves_nothing_that_is(
+    corners: list[tuple[float, float, float, float]],
+) -> None:
     boxes = np.array([(min(a, c), min(b, d), max(a, c), max(b, d)) for a, b, c, d in corners])
     points = outline(boxes, 2)
     fitted = fit(points, 300, 200).forward(points)
@@ -168,7 +176,7 @@ def test_fit_brings_all_points_inside_and_moves_nothing_that_is(corners):
     assert np.allclose(again.forward(fitted), fitted, atol=1e-6)
 
 
-def test_mappings_are_inverted():
+def test_mappings_are_inverted() -> None:
     rng = np.random.default_rng(0)
     points = rng.uniform(0, 300, size=(50, 2))
     mappings = [kind().mapping(300, 300, rng) for kind in (Rotation, Skew, Perspective, PageCurl, Ripple)]
@@ -179,7 +187,7 @@ def test_mappings_are_inverted():
         assert np.allclose(mapping.backward(there), points, atol=0.02)
 
 
-def test_scanner_edges_never_reach_a_word():
+def test_scanner_edges_never_reach_a_word() -> None:
     image, boxes = arrays(gray=True, page=box_page([(3.0, 2.0, 150.0, 198.0), (60.0, 60.0, 180.0, 80.0)], 200, 200))
     for seed in range(30):
         result, _ = ScannerEdges(size=(0.1, 0.1))(image, boxes, np.random.default_rng(seed))
@@ -187,7 +195,7 @@ def test_scanner_edges_never_reach_a_word():
             assert np.array_equal(result[top:bottom, left:right], image[top:bottom, left:right])
 
 
-def test_fax_gives_black_and_white_and_keeps_a_blank_page_blank():
+def test_fax_gives_black_and_white_and_keeps_a_blank_page_blank() -> None:
     image, boxes = arrays(gray=False)
     result, _ = Fax()(image, boxes, np.random.default_rng(0))
     assert set(np.unique(result)) == {0, 255}
@@ -195,13 +203,13 @@ def test_fax_gives_black_and_white_and_keeps_a_blank_page_blank():
     assert np.unique(Fax(bad_lines=(0, 0))(noisy, boxes, np.random.default_rng(0))[0]).tolist() == [255]
 
 
-def test_fax_keeps_light_text_on_dark_paper():
+def test_fax_keeps_light_text_on_dark_paper() -> None:
     image, boxes = arrays(gray=True)
     result, _ = Fax(bad_lines=(0, 0))(255 - image, boxes, np.random.default_rng(0))
     assert 0.01 < (result == 255).mean() < 0.4
 
 
-def test_noise_has_the_asked_sigma():
+def test_noise_has_the_asked_sigma() -> None:
     flat = np.full((400, 400, 3), 128, np.uint8)
     noisy, _ = SensorNoise(sigma=(10.0, 10.0))(flat, np.zeros((1, 4)), np.random.default_rng(0))
     assert noisy.std() == pytest.approx(10.0, rel=0.05)
@@ -209,14 +217,14 @@ def test_noise_has_the_asked_sigma():
     assert abs(np.corrcoef(noisy[..., 0].ravel(), noisy[..., 1].ravel())[0, 1]) < 0.05
 
 
-def test_a_page_larger_than_the_noise_is_covered():
+def test_a_page_larger_than_the_noise_is_covered() -> None:
     noisy, _ = SensorNoise(sigma=(10.0, 10.0))(
         np.full((1700, 1500, 3), 128, np.uint8), np.zeros((1, 4)), np.random.default_rng(0)
     )
     assert noisy[-50:, -50:].std() > 8
 
 
-def test_salt_and_pepper_specks_the_asked_share():
+def test_salt_and_pepper_specks_the_asked_share() -> None:
     flat = np.full((400, 400), 128, np.uint8)
     specked, _ = SaltAndPepper(share=(0.02, 0.02))(flat, np.zeros((1, 4)), np.random.default_rng(0))
     assert (specked == 0).mean() == pytest.approx(0.01, rel=0.1)
@@ -224,7 +232,7 @@ def test_salt_and_pepper_specks_the_asked_share():
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_ink_fades_towards_the_paper_whichever_is_darker(dark):
+def test_ink_fades_towards_the_paper_whichever_is_darker(dark: bool) -> None:
     image, boxes = arrays(gray=True)
     image = 255 - image if dark else image
     paper = 0 if dark else 255
@@ -233,33 +241,33 @@ def test_ink_fades_towards_the_paper_whichever_is_darker(dark):
     assert np.abs(np.abs(faded.astype(int) - paper) - distance / 2).max() <= 2
 
 
-def test_fade_to_reaches_the_color_from_both_sides():
+def test_fade_to_reaches_the_color_from_both_sides() -> None:
     image = np.array([[[0, 100, 255]]], np.uint8)
     assert fade_to(image, (100, 100, 100), np.array([[255]], np.uint8)).tolist() == [[[100, 100, 100]]]
     assert fade_to(image, (100, 100, 100), np.array([[0]], np.uint8)).tolist() == image.tolist()
 
 
-def test_bleed_through_leaves_ink_and_shows_on_paper():
+def test_bleed_through_leaves_ink_and_shows_on_paper() -> None:
     image, boxes = arrays(gray=True)
     result, _ = BleedThrough(strength=(0.1, 0.1))(image, boxes, np.random.default_rng(1))
     assert (result <= image).all()
     assert 0 < (image.astype(int) - result).max() <= 0.1 * 255 + 1
 
 
-def test_color_cast_keeps_one_channel():
+def test_color_cast_keeps_one_channel() -> None:
     flat = np.full((50, 50), 200, np.uint8)
     tinted, _ = ColorCast(strength=(0.2, 0.2))(flat, np.zeros((1, 4)), np.random.default_rng(0))
     assert sorted(tinted[0, 0])[0] == 160
     assert sorted(tinted[0, 0])[2] == 200
 
 
-def test_photocopy_lines_are_upright_and_translucent():
+def test_photocopy_lines_are_upright_and_translucent() -> None:
     flat = np.full((50, 60), 200, np.uint8)
     lined, _ = PhotocopyLines(strength=(0.5, 0.5))(flat, np.zeros((1, 4)), np.random.default_rng(0))
     assert (lined == lined[0]).all()
     assert set(np.unique(lined)) <= {50, 100, 200, 228, 150, 242, 178, 248, 126, 25}
 
 
-def test_the_base_cannot_be_made():
+def test_the_base_cannot_be_made() -> None:
     with pytest.raises(TypeError, match="abstract"):
         Degradation()

@@ -1,5 +1,9 @@
 """Looked-up pixels against what the Hugging Face processors compute."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,18 +11,19 @@ from PIL import Image
 
 from deepsynth.data.processing.pixel_lookup import view_table
 from deepsynth.data.processing.processor import OcrProcessor
+from deepsynth.models.tokens import ImageLayout
 from deepsynth.types import Document, Page
 
 PROCESSORS = [("deepsynth/tiny", None), ("deepsynth/tiny-random", None), ("deepsynth/tiny-random", "base")]
 
 
-def pages_of(side, count=2):
+def pages_of(side: int, count: int = 2) -> list[Image.Image]:
     rng = np.random.default_rng(5)
     return [Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)) for _ in range(count)]
 
 
 @pytest.mark.parametrize(("name", "mode"), PROCESSORS)
-def test_looked_up_views_are_what_the_processor_computes(name, mode):
+def test_looked_up_views_are_what_the_processor_computes(name: str, mode: str | None) -> None:
     processor = OcrProcessor(name, mode)
     layout = processor.layout
     table = view_table(processor.hf_processor.image_processor, layout)
@@ -35,7 +40,7 @@ def test_looked_up_views_are_what_the_processor_computes(name, mode):
         assert torch.equal(found[key], value), key
 
 
-def test_other_pages_are_left_to_the_processor():
+def test_other_pages_are_left_to_the_processor() -> None:
     table = view_table(OcrProcessor("deepsynth/tiny-random", "base").hf_processor.image_processor, base_layout())
     (page,) = pages_of(1024, 1)
     assert table.serves([page])
@@ -46,12 +51,12 @@ def test_other_pages_are_left_to_the_processor():
     assert not table.serves([turned])
 
 
-def base_layout():
+def base_layout() -> ImageLayout:
     return OcrProcessor("deepsynth/tiny-random", "base").layout
 
 
-def test_a_processor_that_does_more_than_look_at_bytes_has_no_table():
-    def blurring(images, return_tensors, **_):
+def test_a_processor_that_does_more_than_look_at_bytes_has_no_table() -> None:
+    def blurring(images: Any, return_tensors: str, **_: Any) -> dict[str, torch.Tensor]:
         array = np.asarray(images[0], np.float32) / 255
         array[1:] = (array[1:] + array[:-1]) / 2
         return {"pixel_values": torch.from_numpy(array.transpose(2, 0, 1)[None].copy())}
@@ -60,7 +65,7 @@ def test_a_processor_that_does_more_than_look_at_bytes_has_no_table():
 
 
 @pytest.mark.parametrize(("name", "mode"), PROCESSORS)
-def test_samples_are_the_same_either_way(name, mode):
+def test_samples_are_the_same_either_way(name: str, mode: str | None) -> None:
     processor = OcrProcessor(name, mode, max_tokens=10**6)
     side = processor.layout.base_size
     pages = [Page(image, "words", number=number) for number, image in enumerate(pages_of(side))]

@@ -1,7 +1,14 @@
+"""Several sources as one: shares, repeats, ids, mistakes."""
+
+from __future__ import annotations
+
 import itertools
 import json
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -19,22 +26,22 @@ class Numbers(Source):
     size: int
     endless: bool = False
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Document]:
         return (Document(id=str(number), text=f"text {number}") for number in range(self.size))
 
     @property
-    def streaming(self):
+    def streaming(self) -> bool:
         return self.endless
 
 
 MANY = {"a": Numbers(50), "b": Numbers(7), "c": Numbers(400)}
 
 
-def ids(documents):
+def ids(documents: Iterable[Document]) -> list[str]:
     return [document.id for document in documents]
 
 
-def test_without_a_size_the_mix_ends_where_the_first_source_does_and_repeats_nothing():
+def test_without_a_size_the_mix_ends_where_the_first_source_does_and_repeats_nothing() -> None:
     mixed = list(MixedSource(MANY))
     names = Counter(document.id.split("/")[0] for document in mixed)
     assert names["b"] == 7
@@ -49,7 +56,7 @@ def test_without_a_size_the_mix_ends_where_the_first_source_does_and_repeats_not
     seed=st.integers(0, 2**63 - 1),
     count=st.integers(0, 320),
 )
-def test_each_source_has_given_its_share_at_any_time(weights, seed, count):
+def test_each_source_has_given_its_share_at_any_time(weights: list[float], seed: int, count: int) -> None:
     names = [f"s{number}" for number in range(len(weights))]
     mix = MixedSource(
         {name: Numbers(5 + number) for number, name in enumerate(names)},
@@ -64,12 +71,12 @@ def test_each_source_has_given_its_share_at_any_time(weights, seed, count):
         assert abs(given_by[name] - count * weight / sum(weights)) <= len(weights) + 1e-6
 
 
-def test_weights_are_shares():
+def test_weights_are_shares() -> None:
     mixed = MixedSource(MANY, {"a": 1, "b": 2, "c": 7}, epoch_size=1000)
     assert Counter(document.source for document in mixed) == pytest.approx({"a": 100, "b": 200, "c": 700}, abs=2)
 
 
-def test_a_source_that_runs_out_begins_again_with_ids_of_its_own():
+def test_a_source_that_runs_out_begins_again_with_ids_of_its_own() -> None:
     mixed = list(MixedSource({"a": Numbers(3), "b": Numbers(100)}, epoch_size=16, seed=1))
     assert [i for i in ids(mixed) if i.startswith("a/")] == [
         "a/0", "a/1", "a/2", "a/0~2", "a/1~2", "a/2~2", "a/0~3", "a/1~3"
@@ -80,24 +87,24 @@ def test_a_source_that_runs_out_begins_again_with_ids_of_its_own():
     assert texts["a/1~2"] == texts["a/1"]
 
 
-def test_the_same_seed_gives_the_same_mix_whatever_the_order_of_the_mapping():
+def test_the_same_seed_gives_the_same_mix_whatever_the_order_of_the_mapping() -> None:
     backwards = dict(reversed(MANY.items()))
     assert ids(MixedSource(MANY, seed=3)) == ids(MixedSource(backwards, seed=3))
     assert ids(MixedSource(MANY, epoch_size=60, seed=3)) != ids(MixedSource(MANY, epoch_size=60, seed=4))
 
 
-def test_an_endless_source_is_walked_no_further_than_asked():
+def test_an_endless_source_is_walked_no_further_than_asked() -> None:
     mixed = MixedSource({"a": Numbers(10**12, endless=True), "b": Numbers(10**12)})
     assert mixed.streaming
     assert len(list(itertools.islice(mixed, 100))) == 100
     assert not MixedSource(MANY).streaming
 
 
-def test_a_documents_own_source_name_stays():
+def test_a_documents_own_source_name_stays() -> None:
     named = [Document(id="1", text="x", source="own"), Document(id="2", text="y")]
 
     class Two(Source):
-        def __iter__(self):
+        def __iter__(self) -> Iterator[Document]:
             return iter(named)
 
     assert [document.source for document in MixedSource({"mix": Two()})] == ["own", "mix"]
@@ -115,17 +122,17 @@ def test_a_documents_own_source_name_stays():
         ({"sources": {"a": Numbers(1)}, "epoch_size": 0}, "epoch_size is 0; it must be at least 1"),
     ],
 )
-def test_wrong_options_are_named(options, message):
+def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MixedSource(**options)
 
 
-def test_an_empty_source_is_named():
+def test_an_empty_source_is_named() -> None:
     with pytest.raises(ValueError, match=r"sources\.b has no document"):
         list(MixedSource({"a": Numbers(1), "b": Numbers(0)}, epoch_size=5))
 
 
-def test_a_mix_is_configured_by_class_path(tmp_path):
+def test_a_mix_is_configured_by_class_path(tmp_path: Path) -> None:
     path = tmp_path / "law.jsonl"
     path.write_text(json.dumps({"id": "1", "text": "one"}) + "\n")
     parser = ArgumentParser(exit_on_error=False)

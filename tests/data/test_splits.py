@@ -1,0 +1,52 @@
+"""Splits of documents: by id alone, near their shares, limited by hash."""
+
+from __future__ import annotations
+
+import pytest
+
+from deepsynth.data.splits import Splitter
+from deepsynth.errors import UserError
+from deepsynth.types import Document
+
+DOCUMENTS = [Document(f"d{number}", "text") for number in range(2000)]
+
+
+def test_every_document_is_in_one_split_near_its_share_and_stays_there() -> None:
+    splitter = Splitter(val_fraction=0.1, test_fraction=0.2)
+    train, val, test = (splitter.select(DOCUMENTS, split) for split in ("train", "val", "test"))
+    assert sorted(d.id for d in (*train, *val, *test)) == sorted(d.id for d in DOCUMENTS)
+    assert len(val) == pytest.approx(200, abs=50)
+    assert len(test) == pytest.approx(400, abs=70)
+    assert splitter.select(DOCUMENTS[1000:], "val") == [d for d in val if d in DOCUMENTS[1000:]]
+
+
+def test_copies_of_a_document_in_a_mix_are_in_one_split() -> None:
+    splitter = Splitter(val_fraction=0.5, test_fraction=0.0)
+    for number in range(50):
+        assert len({splitter.split_of(Document(f"a/{number}{ending}", "")) for ending in ("", "~2", "~13")}) == 1
+
+
+def test_a_limit_takes_the_same_documents_in_their_order_whatever_comes_beside() -> None:
+    splitter = Splitter(max_train_documents=7, max_eval_documents=3)
+    seven = splitter.limit(DOCUMENTS, "train")
+    assert len(seven) == 7
+    assert seven == [document for document in DOCUMENTS if document in seven]
+    assert len(splitter.limit(DOCUMENTS, "val")) == len(splitter.limit(DOCUMENTS, "test")) == 3
+    more = Splitter(max_train_documents=20).limit(DOCUMENTS, "train")
+    assert all(document in more for document in seven)
+    assert Splitter().limit(DOCUMENTS, "train") == DOCUMENTS
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"val_fraction": 1.5}, r"^data\.val_fraction is 1\.5; it must be at least 0 and below 1$"),
+        ({"test_fraction": -0.1}, r"^data\.test_fraction is -0\.1"),
+        ({"val_fraction": 0.5, "test_fraction": 0.5}, r"^data\.val_fraction \+ data\.test_fraction is 1; "),
+        ({"max_train_documents": 0}, r"^data\.max_train_documents is 0; it must be at least 1$"),
+        ({"max_eval_documents": 0}, r"^data\.max_eval_documents is 0"),
+    ],
+)
+def test_wrong_numbers_are_named(options: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Splitter(**options)  # type: ignore[arg-type]
