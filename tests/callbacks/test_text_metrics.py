@@ -107,7 +107,7 @@ def test_ranks_together_give_the_figure_of_the_corpus(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"profiles": ["lower"]}, "normalisation profile 'lower' is unknown; the profiles are none, "),
+        ({"profiles": ["lower"]}, "normalization profile 'lower' is unknown; the profiles are none, "),
         ({"metrics": ["f1"]}, "TextMetrics.metrics has 'f1'; the metrics are cer, wer"),
         ({"by": ["script"]}, "TextMetrics.by has 'script'; there are language and source"),
         ({"confidence": 95}, "TextMetrics.confidence is 95; it must be above 0 and below 1, or null"),

@@ -8,11 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from deepsynth.compat.lightning import ignore_sigterm, set_received_sigterm, set_root_folder
+from deepsynth.compat.lightning import (
+    find_unused_parameters,
+    gradients_wait,
+    ignore_sigterm,
+    is_last_predict_batch,
+    restore_loader,
+    set_batches_done,
+    set_received_sigterm,
+    set_root_folder,
+    use_one_mesh,
+)
 from tests.helpers.training import make_trainer
 
 
@@ -80,3 +92,67 @@ def test_sigterm_reaches_the_handler_before_lightning_s_alone(tmp_path: Path) ->
     assert received == [signal.SIGTERM]
     assert not trainer.received_sigterm
     assert trainer.global_step == 8
+
+
+def test_the_sizes_of_a_mesh_are_chosen_late() -> None:
+    """That they count is shown by the runs of several processes in tests/distributed."""
+    strategy = ModelParallelStrategy()
+    assert vars(strategy)["_data_parallel_size"] == vars(strategy)["_tensor_parallel_size"] == "auto"
+    use_one_mesh(strategy, 3)
+    assert (vars(strategy)["_data_parallel_size"], vars(strategy)["_tensor_parallel_size"]) == (3, 1)
+
+
+def test_ddp_looks_for_unused_parameters_when_told_late(tmp_path: Path) -> None:
+    seen: list[bool] = []
+    strategy = DDPStrategy(find_unused_parameters=False, process_group_backend="gloo")
+    look = Act("on_train_batch_end", lambda trainer: seen.append(trainer.strategy.model.find_unused_parameters))
+
+    class Late(BoringModel):
+        def configure_model(self) -> None:
+            find_unused_parameters(self.trainer.strategy)
+
+    make_trainer(tmp_path, strategy=strategy, max_steps=1, limit_val_batches=0, callbacks=[look]).fit(Late())
+    torch.distributed.destroy_process_group()
+    assert seen == [True]
+
+
+def test_the_last_predict_batch_is_known(tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    class Predicts(BoringModel):
+        def predict_step(self, batch: Any, batch_idx: int) -> None:
+            seen.append(is_last_predict_batch(self.trainer))
+
+    make_trainer(tmp_path, limit_predict_batches=3).predict(Predicts())
+    assert seen == [False, False, True]
+
+
+def test_gradients_wait_between_optimizer_steps(tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    class Look(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+            seen.append(gradients_wait(trainer))
+
+    arguments = {"accumulate_grad_batches": 2, "limit_train_batches": 5, "limit_val_batches": 0, "max_epochs": 1}
+    make_trainer(tmp_path, callbacks=[Look()], **arguments).fit(BoringModel())
+    assert seen == [True, False, True, False, False]  # an epoch's last batch steps
+
+
+def test_the_number_of_batches_that_are_done_can_change(tmp_path: Path) -> None:
+    class Skip(Callback):
+        batches = 0
+
+        def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+            restore_loader(trainer)  # nothing to restore in a run of its own
+
+        def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+            self.batches += 1
+            if self.batches == 1:
+                set_batches_done(trainer, 5)
+
+    skip = Skip()
+    make_trainer(
+        tmp_path, callbacks=[skip], max_epochs=1, limit_train_batches=8, limit_val_batches=0
+    ).fit(BoringModel())  # fmt: skip
+    assert skip.batches == 1 + 3, "three of eight are left after five"

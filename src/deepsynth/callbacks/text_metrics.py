@@ -1,4 +1,4 @@
-"""Metrics of generated text under normalisation profiles, by language or source, with bounds of confidence."""
+"""Metrics of generated text under normalization profiles, by language or source, with bounds of confidence."""
 
 from __future__ import annotations
 

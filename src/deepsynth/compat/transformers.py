@@ -19,6 +19,14 @@ def cache_name() -> str:
     return "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 
+def unsplit_classes(model: Any) -> list[str]:
+    """Return the class names of a model's blocks, each of which should stay whole when weights are split.
+
+    transformers lists them for ``device_map``; no public attribute names the blocks of a model.
+    """
+    return list(model._no_split_modules)
+
+
 def unify_dtype(model: Any) -> Any:
     """Give routers the dtype of the other weights, and return the model.
 

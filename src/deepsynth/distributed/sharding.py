@@ -18,6 +18,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from deepsynth.compat.transformers import unsplit_classes
+
 
 def shard(model: Any, mesh: DeviceMesh, *, compute_dtype: torch.dtype | None = None) -> None:
     """Split the parameters of ``model`` over the processes of ``mesh``, in place.
@@ -52,7 +54,7 @@ def shard(model: Any, mesh: DeviceMesh, *, compute_dtype: torch.dtype | None = N
 def units(model: Any) -> list[nn.Module]:
     """Return the parts that are gathered one after the other, inner ones before those that hold them."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    names = set(base._no_split_modules)
+    names = set(unsplit_classes(base))
     # peft's adapters on routed experts sum up whole weights before the experts themselves are called.
     wrapped = {module.base_layer for module in base.modules() if hasattr(module, "base_layer")}
     found = [
@@ -74,7 +76,7 @@ def is_sharded(module: nn.Module) -> bool:
 def gather_for_evaluation(model: nn.Module) -> None:
     """Make all weights whole in every process, until :func:`scatter_after_evaluation`.
 
-    Processes read texts of different lengths, and not equally many: they cannot gather a layer together for every
+    Processes generate texts of different lengths, and not equally many: they cannot gather a layer together for every
     token. It also saves gathering the whole model once a token.
     """
     # What is made in inference mode could not be trained on when its memory is used again.

@@ -1,4 +1,4 @@
-"""Keys and values of the rows that are being written, in one tensor that never moves while it suffices.
+"""Keys and values of the rows that are being generated, in one tensor that never moves while it suffices.
 
 R  rows at work (the first R slots)    S  slots             L  positions
 T  tokens of a prompt                  D  decoder layers    H  heads of keys    d  width of a head

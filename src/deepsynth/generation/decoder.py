@@ -1,6 +1,6 @@
 """Decoding over a stream of batches: rows that end give their place to prompts that wait.
 
-S  slots: rows that are written at the same time
+S  slots: rows that are generated at the same time
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ class _Row:
 
     @property
     def position(self) -> int:
-        """The place of the last token written, whose keys and values are not in the cache yet."""
+        """The position of the last generated token, whose keys and values are not in the cache yet."""
         return len(self.prompt) + len(self.state.ids) - 1
 
 
 class Decoder:
-    """Writes texts greedily, S rows at a time, and hands them out in the order in which their samples came.
+    """Generates texts greedily, S rows at a time, and returns them in the order of their samples.
 
     Batches are submitted, and :meth:`advance` works on them. A row that ends is refilled from the samples that wait. Of
     each S that follow one another, those with the longest expected text come first, so that texts of like length are
-    written together, and the end of the data does not wait for a last long one.
+    generated together, and the end of the data does not wait for a last long one.
 
     Args:
         model: a model of the DeepSeek-OCR family, or peft's around one; its weights are read, never copied.
-        tokenizer: decodes what it writes.
+        tokenizer: decodes the generated tokens.
         slots: S.
-        repetition: the rule that ends a text that repeats itself; ``None`` lets it run.
+        repetition: the criterion that ends a text that repeats itself; ``None`` lets it run.
         steps: how rows get their next tokens; by default what suits the device.
         compile: the layers of ``vision``, and with ``all`` the steps of a GPU too; it takes minutes at the start.
 

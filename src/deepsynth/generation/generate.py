@@ -28,17 +28,17 @@ def generate(
     implementation: Implementation = "auto",
     repetition: RepetitionCriterion | None = None,
 ) -> list[Generation] | None:
-    """Write the text of every sample of a batch, greedily.
+    """Generate the text of every sample of a batch, greedily.
 
     Args:
         model: a Hugging Face model, or peft's around one.
-        tokenizer: decodes what it writes.
-        batch: its prompts (B, P) are read, padded at the left.
+        tokenizer: decodes the generated tokens.
+        batch: with prompts (B, P), padded at the left.
         max_new_tokens: per sample.
         deadline: :func:`time.monotonic` at which to give up.
         implementation: ``deepsynth``, the decoder of this package; ``transformers``, the model's own ``generate``;
             ``auto``, the first for the models that it knows.
-        repetition: the rule that ends a text that repeats itself; ``None`` lets it run.
+        repetition: the criterion that ends a text that repeats itself; ``None`` lets it run.
 
     Returns:
         B generations; ``None`` when the deadline cut them short.
@@ -53,7 +53,7 @@ def generate(
 
 
 def decodes(model: Any, implementation: Implementation) -> bool:
-    """Return whether this package's decoder is to write a model's texts."""
+    """Return whether this package's decoder generates the texts of a model."""
     return implementation == "deepsynth" or (implementation == "auto" and ModelRunner.fits(model))
 
 
@@ -67,7 +67,7 @@ def _generate_by_transformers(
     repetition: RepetitionCriterion | None = None,
     deadline: float | None = None,
 ) -> list[Generation] | None:
-    """Write the text of every sample of a batch, greedily; arguments and result as for :func:`generate`."""
+    """Generate the text of every sample of a batch, greedily; arguments and result as for :func:`generate`."""
     from transformers import StoppingCriteriaList
 
     prompt_length = batch.prompt_tokens["input_ids"].shape[1]

@@ -16,8 +16,12 @@ MOST_CALLS = 16
 
 
 @contextmanager
-def nothing_collected() -> Iterator[None]:
-    """Keep Python from collecting garbage: a graph of an earlier decoder that went during a capture would end it."""
+def no_garbage_collection() -> Iterator[None]:
+    """Keep Python from collecting garbage during a capture.
+
+    Decoders hold reference cycles, so the CUDA graphs of an earlier one are only freed by the collector, at any time.
+    Freeing a graph synchronizes the device, which CUDA forbids during a capture: the capture would fail.
+    """
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -87,7 +91,7 @@ class StepGraphs:
             graph: Any = torch.cuda.CUDAGraph()
             # Other threads go on: a loader's pins memory, which would end a capture that minds them.
             how = {"pool": self._pool, "stream": self._stream, "capture_error_mode": "thread_local"}
-            with nothing_collected(), torch.cuda.graph(graph, **how):
+            with no_garbage_collection(), torch.cuda.graph(graph, **how):
                 step()
         self._pool = graph.pool()
         self._graphs[shape] = graph

@@ -1,7 +1,6 @@
 """The model's parts as decoding needs them: pages to features, prompts into the cache, one more token a row.
 
-Layers, adapters and quantised weights are called as the modules they are; only what runs around them is leaner than the
-model's own ``forward``.
+Layers, adapters and quantized weights are called as they are; what runs around them is leaner than ``forward``.
 
     N  samples      T  tokens of a prompt, padded at the right
     R  rows         H  width of the decoder
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 
 from deepsynth.compat.transformers import cache_name
+from deepsynth.errors import UserError
 from deepsynth.generation.cache import RowCache
 from deepsynth.models.engine.layer_runner import transformer_layers
 from deepsynth.models.engine.vision_chunks import (
@@ -32,7 +32,7 @@ from deepsynth.models.engine.vision_chunks import (
 from deepsynth.models.kernels import frozen_experts, sam_attention
 from deepsynth.models.kernels.decoder import Reading
 
-log = logging.getLogger("deepsynth")
+log = logging.getLogger(__name__)
 
 #: Patches of views or tiles that vision encodes at once, by type of device: enough to fill a GPU (4096 are a page of
 #: 1024² pixels), and no more than a CPU has in its caches: SAM's attention keeps numbers for pairs of patches.
@@ -41,7 +41,7 @@ VISION_PATCHES = {"cuda": 4 * 4096, "cpu": 2 * 4096}
 
 @dataclass(slots=True)
 class Prompt:
-    """A sample that waits to be read.
+    """A sample that waits for generation.
 
     Attributes:
         ids: (T,) without padding.
@@ -64,12 +64,12 @@ class ModelRunner:
         compile_vision: compile the layers of its vision encoders, which takes a minute or so for the first page.
 
     Raises:
-        ValueError: when it has other parts; :meth:`fits` says so beforehand.
+        UserError: when it has other parts; :meth:`fits` says so beforehand.
     """
 
     def __init__(self, model: Any, *, compile_vision: bool = False) -> None:
         if not self.fits(model):
-            raise ValueError(
+            raise UserError(
                 f"{type(model).__name__} is no model of the DeepSeek-OCR family, whose parts decoding knows; "
                 "use model.generation.implementation=transformers"
             )
@@ -200,7 +200,7 @@ class ModelRunner:
             except RuntimeError as error:
                 self._compiled_vision = None
                 reason = " ".join(str(error).split("\n")[:2])
-                log.warning("reading encodes pages without torch.compile, which failed: %s", reason)
+                log.warning("generation encodes pages without torch.compile, which failed: %s", reason)
         return self._encode(images, "together")
 
     def _encode(self, images: dict[str, torch.Tensor], rest: Rest) -> list[torch.Tensor]:

@@ -1,6 +1,6 @@
 """How the rows at work get their next tokens: freely on a CPU, in fixed shapes and captured graphs on a GPU.
 
-R  rows at work      k  tokens a row between two looks at what was written
+R  rows at work      k  tokens a row between two looks at the generated tokens
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from deepsynth.generation.graphs import NotCaptured, StepGraphs
 from deepsynth.generation.model_runner import ModelRunner, Prompt
 from deepsynth.models.engine.vision_chunks import COMPILE_OPTIONS
 
-log = logging.getLogger("deepsynth")
+log = logging.getLogger(__name__)
 
-#: Tokens that a GPU writes before the host looks at them. A row that ends has up to so many less one in vain.
+#: Tokens that a GPU generates before the host looks at them. A row that ends has up to so many less one in vain.
 LOOK_EVERY = 8
-#: Prompts of so many positions in all are read by a captured graph: the fewer there are, the more of the time is
+#: Prompts of so many positions in all are prefilled by a captured graph: the fewer there are, the more of the time is
 #: launching, and a graph keeps the memory of what it computes.
 CAPTURED_TOKENS = 2048
 

@@ -5,7 +5,7 @@ medians, figures of groups and bootstrap bounds come from the same numbers, and 
 
 Definitions:
     * A prediction and its target are compared as they are, apart from white space at their ends: code points, no
-      Unicode normalisation, case and line breaks count. The profiles of ``metrics.normalization`` forgive more.
+      Unicode normalization, case and line breaks count. The profiles of ``metrics.normalization`` forgive more.
     * ``cer``, ``wer``: Levenshtein edits of all documents over the length of all targets, in code points and in words.
       Not a mean of ratios: one repetition loop on a short page would drive that above 100 %.
     * ``cer_median``, ``cer_capped``: over documents, the median, and the mean of ``min(CER, 1)``.
@@ -59,7 +59,7 @@ class CorpusMetrics(Metric):  # type: ignore[misc]  # torchmetrics is untyped to
         0.2
 
     Args:
-        profile: normalisation of both texts, as for ``deepsynth.metrics.normalization.normalize``.
+        profile: normalization of both texts, as for ``deepsynth.metrics.normalization.normalize``.
         **kwargs: passed to ``torchmetrics.Metric``.
     """
 
@@ -88,7 +88,7 @@ class CorpusMetrics(Metric):  # type: ignore[misc]  # torchmetrics is untyped to
         table = score_table(predictions, targets, self.profile)
         # Flat, and in torchmetrics' own dtype: so it gathers it with a process that has no document. Counts are exact
         # up to 16.7 million.
-        assert isinstance(self.rows, list)  # it is a tensor only while synchronised
+        assert isinstance(self.rows, list)  # it is a tensor only while synchronized
         self.rows.append(torch.from_numpy(table).flatten().to(self.device, torch.float32))
 
     def compute(self) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""What the metrics compare: the words of a text in any script, and texts under a normalisation profile."""
+"""What the metrics compare: the words of a text in any script, and texts under a normalization profile."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ NORMALIZATION_PROFILES: Mapping[str, Callable[[str], str]] = MappingProxyType(
 
 
 def normalize(text: str, profile: str) -> str:
-    """Return the text under a normalisation profile.
+    """Return the text under a normalization profile.
 
     Args:
         text: any text.
@@ -101,7 +101,7 @@ def normalize(text: str, profile: str) -> str:
     for name in profile.split("+"):
         if name not in NORMALIZATION_PROFILES:
             raise UserError(
-                f"normalisation profile {name!r} is unknown; the profiles are {', '.join(NORMALIZATION_PROFILES)}, "
+                f"normalization profile {name!r} is unknown; the profiles are {', '.join(NORMALIZATION_PROFILES)}, "
                 "and several are joined by '+'"
             )
         text = NORMALIZATION_PROFILES[name](text)

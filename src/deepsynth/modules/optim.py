@@ -9,6 +9,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from deepsynth.compat.torch import leave_scaling_to_scaler
 from deepsynth.errors import UserError
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -37,8 +38,7 @@ class FusedAdamW(torch.optim.AdamW):
         tensors = [p for group in groups for p in (group["params"] if isinstance(group, dict) else [group])]
         fused = True if tensors and all(p.is_cuda and p.is_floating_point() for p in tensors) else None
         super().__init__(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
-        # A fused optimizer takes the loss scaler's work over, and Lightning then refuses to clip gradients in float16.
-        self._step_supports_amp_scaling = False
+        leave_scaling_to_scaler(self)
 
 
 def check_optimizer(optimizer: Callable[[Iterable[torch.nn.Parameter]], Optimizer]) -> None:

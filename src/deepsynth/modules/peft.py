@@ -26,7 +26,7 @@ class PeftModule(DeepSynthModule):
             head, router and norms keep ``dtype``.
         double_quantization: keep the scales of nf4 in 8 bits: 0.4 bits less for each weight.
         compute_dtype: of products with dequantized weights; ``auto`` is ``dtype``.
-        quantize_vision: quantise the vision encoder's linear layers as well, as bitsandbytes does by default.
+        quantize_vision: quantize the vision encoder's linear layers as well, as bitsandbytes does by default.
         **kwargs: see :class:`ModelModule`.
 
     Raises:
