@@ -8,6 +8,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
+from deepsynth.errors import UserError
+
 
 class FailOnRank(Callback):
     """Raises on one rank, at one step, and writes when."""
@@ -18,4 +20,4 @@ class FailOnRank(Callback):
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
         if trainer.global_rank == self.rank and trainer.global_step == self.step:
             Path(self.marker).write_text(str(time.time()))
-            raise ValueError("planted failure")
+            raise UserError("planted failure")

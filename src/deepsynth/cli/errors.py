@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -21,9 +23,22 @@ class ParserError(Exception):
 def is_user_error(error: BaseException) -> bool:
     """Return whether an error is a mistake that the user can fix: it is shown as one line.
 
-    Anything else is a bug and shows its traceback.
+    Those are this package's own :class:`~deepsynth.errors.UserError`, what Lightning says of the Trainer's options, and
+    a file that cannot be read or written, which the message names, or a full disk. Anything else is a bug and shows its
+    traceback.
     """
-    return isinstance(error, (ValueError, OSError, ImportError, MisconfigurationException))
+    if isinstance(error, OSError):
+        return error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, (UserError, MisconfigurationException))
+
+
+@contextmanager
+def hub_errors() -> Iterator[None]:
+    """Raise what ``deepsynth.hub`` says of a reference, a folder or the network as a user error."""
+    try:
+        yield
+    except (ValueError, ConnectionError, FileExistsError, FileNotFoundError, BlockingIOError) as error:
+        raise UserError(str(error)) from error
 
 
 def wrapped_user_error(error: BaseException) -> UserError | None:

@@ -1,0 +1,88 @@
+"""Mistakes that a user can fix are one line; bugs show their tracebacks."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from deepsynth.__main__ import main
+from deepsynth.cli.errors import is_user_error
+from deepsynth.errors import UserError
+from tests.cli.test_cli import TINY, one_line_of
+
+
+class Raise(Callback):
+    """Raises in the first step what a library, this package or the operating system may raise."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def on_train_batch_start(self, trainer: Trainer, *args: object) -> None:
+        if self.kind == "library":
+            int("not a number")
+        if self.kind == "user":
+            raise UserError("data.batch_size is 0; it must be at least 1")
+        if self.kind == "file":
+            Path("no/such/file").read_text()
+        if self.kind == "disk":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def fit(tmp_path: Path, jsonl: Path, kind: str, *options: str) -> int:
+    (tmp_path / "tiny.yaml").write_text(TINY.replace("DOCS", str(jsonl)))
+    callback = f'{{"class_path": "tests.cli.test_errors.Raise", "init_args": {{"kind": "{kind}"}}}}'
+    short = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0", f"--trainer.default_root_dir={tmp_path}"]
+    return main(["fit", "--config", str(tmp_path / "tiny.yaml"), f"--trainer.callbacks+={callback}", *short, *options])
+
+
+@pytest.mark.parametrize("options", [[], ["--debug"]])
+def test_a_value_error_of_a_library_shows_its_traceback(tmp_path: Path, jsonl: Path, options: list[str]) -> None:
+    with pytest.raises(ValueError, match="invalid literal for int"):
+        fit(tmp_path, jsonl, "library", *options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        ("user", "data.batch_size is 0; it must be at least 1"),
+        ("file", "[Errno 2] No such file or directory: 'no/such/file'"),
+        ("disk", "[Errno 28] No space left on device"),
+    ],
+)
+def test_what_a_user_can_fix_is_one_line(
+    tmp_path: Path, jsonl: Path, capsys: pytest.CaptureFixture[str], kind: str, line: str
+) -> None:
+    assert fit(tmp_path, jsonl, kind) == 1
+    captured = capsys.readouterr().err
+    assert "Traceback" not in captured
+    assert f"deepsynth: {line}" in captured.splitlines()
+
+
+def test_debug_shows_the_traceback_and_the_line(
+    tmp_path: Path, jsonl: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit(tmp_path, jsonl, "user", "--debug") == 1
+    captured = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in captured
+    assert "in on_train_batch_start" in captured
+    assert captured.splitlines()[-1] == "deepsynth: data.batch_size is 0; it must be at least 1"
+    assert main(["fit", "--debug", "--no_such_option=1"]) == 2
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_the_trainers_options_are_the_users(tmp_path: Path, jsonl: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit(tmp_path, jsonl, "none", "--trainer.gradient_clip_algorithm=middle") == 1
+    assert "gradient_clip_algorithm" in one_line_of(capsys)
+
+
+def test_errors_without_a_file_are_bugs() -> None:
+    assert not is_user_error(ConnectionError("reset"))
+    assert not is_user_error(ImportError("no module"))
+    assert not is_user_error(RuntimeError("shapes"))
+    assert is_user_error(FileNotFoundError(errno.ENOENT, "no such file", "a.txt"))
+    assert is_user_error(MisconfigurationException("devices"))
