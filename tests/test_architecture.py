@@ -151,3 +151,21 @@ def test_every_path_on_the_page_on_architecture_exists() -> None:
     paths = [name for name in re.findall(r"`([\w./]+)`", DOC) if "/" in name or name.endswith(".py")]
     assert len(paths) > 40
     assert not [name for name in paths if not any((root / name).exists() for root in roots)]
+
+
+def test_forward_methods_are_replaced_in_one_place() -> None:
+    """By assignment, by ``setattr``, or in a module's ``__dict__``; a reader finds all of it in one file."""
+
+    def replaces(node: ast.AST) -> bool:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "setattr":
+            return any(isinstance(argument, ast.Constant) and argument.value == "forward" for argument in node.args)
+        if not isinstance(node, ast.Attribute | ast.Subscript) or isinstance(node.ctx, ast.Load):
+            return False
+        if isinstance(node, ast.Attribute):
+            return node.attr == "forward"
+        attributes = ast.unparse(node.value)
+        named = isinstance(node.slice, ast.Constant) and node.slice.value == "forward"
+        return named and (attributes.endswith("__dict__") or attributes.startswith("vars("))
+
+    found = {path for path in FILES if any(replaces(node) for node in ast.walk(ast.parse(path.read_text())))}
+    assert found == {PACKAGE / "models/engine/fast_paths.py"}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
@@ -37,3 +40,44 @@ def shut_down_workers(loader: DataLoader[Any]) -> None:
     if iterator is not None:
         iterator._shutdown_workers()
         loader._iterator = None
+
+
+def attention_operations() -> set[Any]:
+    """Return the operations of fused attention, as far as this torch has them.
+
+    Selective recomputation is told which operations to keep, and those of ``scaled_dot_product_attention`` have private
+    names. One that is not found is computed again.
+    """
+    names = (
+        "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_efficient_attention",
+        "_scaled_dot_product_cudnn_attention",
+        "_scaled_dot_product_flash_attention_for_cpu",
+    )
+    return {getattr(torch.ops.aten, name).default for name in names if hasattr(torch.ops.aten, name)}
+
+
+def copy_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
+    """Copy each source into its target, in few kernels; ``Tensor.copy_`` takes one for each."""
+    torch._foreach_copy_(list(targets), list(sources))
+
+
+def scale_all(tensors: Sequence[torch.Tensor], factors: Sequence[float]) -> None:
+    """Multiply each tensor by its factor in place, in few kernels."""
+    torch._foreach_mul_(list(tensors), list(factors))
+
+
+def recompile_limit(most: int) -> AbstractContextManager[None]:
+    """Return a context in which ``torch.compile`` makes up to ``most`` graphs of one function; its default is 8.
+
+    ``torch.compiler`` has no option for it.
+    """
+    import torch._dynamo  # a second of imports, for who compiles alone
+
+    context: AbstractContextManager[None] = torch._dynamo.config.patch(recompile_limit=most)
+    return context
+
+
+def is_persistent(module: nn.Module, buffer: str) -> bool:
+    """Return whether a module's buffer belongs to its state dict; torch keeps the others in a private set."""
+    return buffer not in module._non_persistent_buffers_set

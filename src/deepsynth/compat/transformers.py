@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -41,3 +43,73 @@ def unify_dtype(model: Any) -> Any:
         if name.endswith("mlp.gate.weight") and parameter.dtype != dtype:
             parameter.data = parameter.data.to(dtype)
     return model
+
+
+def attention_implementation(config: Any) -> str | None:
+    """Return how a part of a model attends; the attribute is private, and there is no public way to read it."""
+    found: str | None = config._attn_implementation
+    return found
+
+
+def set_attention_implementation(config: Any, name: str | None) -> None:
+    """Choose how a part of a model attends.
+
+    ``model.set_attn_implementation`` checks and sets all parts of a model, and takes longer than a token.
+    """
+    config._attn_implementation = name
+
+
+def experts_implementation(config: Any) -> str | None:
+    """Return how routed experts are computed, or ``None``: the attribute is private."""
+    found: str | None = getattr(config, "_experts_implementation", None)
+    return found
+
+
+def set_experts_implementation(config: Any, name: str | None) -> None:
+    """Choose how routed experts are computed.
+
+    ``model.set_experts_implementation`` checks and sets all parts of a model, and takes longer than a token.
+    """
+    config._experts_implementation = name
+
+
+@contextmanager
+def implementations(config: Any, *, attention: str, experts: str) -> Iterator[None]:
+    """Have a decoder attend and compute routed experts in these ways, for the block."""
+    before = attention_implementation(config), experts_implementation(config)
+    set_attention_implementation(config, attention)
+    set_experts_implementation(config, experts)
+    try:
+        yield
+    finally:
+        set_attention_implementation(config, before[0])
+        set_experts_implementation(config, before[1])
+
+
+def attention_function(name: str | None) -> Any:
+    """Return the function of an implementation of attention; the table is in a module that is not documented."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    return ALL_ATTENTION_FUNCTIONS[name]
+
+
+def register_experts(name: str, function: Any) -> None:
+    """Add an implementation of routed experts to the table of transformers, which exports only that of attention."""
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+    ALL_EXPERTS_FUNCTIONS.register(name, function)
+
+
+def grouped_experts(module: Any, hidden: torch.Tensor, indices: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return the weighted sum of each token's experts (N, H) by transformers' grouped products.
+
+    Args:
+        module: with fused experts.
+        hidden: (N, H).
+        indices: (N, K) experts of each token.
+        weights: (N, K) of these in the sum.
+    """
+    from transformers.integrations.moe import grouped_mm_experts_forward
+
+    found: torch.Tensor = grouped_mm_experts_forward(module, hidden, indices, weights)
+    return found

@@ -10,27 +10,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from deepsynth.compat.transformers import cache_name
+from deepsynth.compat.transformers import cache_name, implementations
 from deepsynth.errors import UserError
 from deepsynth.generation.cache import RowCache
+from deepsynth.models.engine.fast_paths import GenerationPaths
 from deepsynth.models.engine.layer_runner import transformer_layers
 from deepsynth.models.engine.vision_chunks import (
     ENCODED_AT_ONCE,
-    Captured,
     CompiledLayers,
-    Rest,
-    forward_of,
+    GraphRunner,
+    RemainderPolicy,
     in_chunks,
     one_by_graph,
 )
 from deepsynth.models.kernels import frozen_experts, sam_attention
-from deepsynth.models.kernels.decoder import Reading
 
 log = logging.getLogger(__name__)
 
@@ -80,14 +79,14 @@ class ModelRunner:
         self.image_token_id: int = self.model.config.image_token_id
         self._patch: int = self.model.config.vision_config.sam_config.patch_size
         tower = self.model.model.vision_tower
-        self._sam = sam_attention.faster_ways(tower)  # made once: what was compiled knows them
+        #: What stands in for forward methods while the model generates.
+        self.fast_paths = GenerationPaths(self.text, tower)
         self._compiled_vision = CompiledLayers(transformer_layers(tower)) if compile_vision else None
         self._modules: tuple[Any, ...] = ()
         self._tuned: list[Any] = []
-        self._reading = Reading(self.text)
         self._cache_name = cache_name()
         #: Runs a function of tensors as a captured graph, where there are graphs.
-        self.captured: Captured | None = None
+        self.captured: GraphRunner | None = None
 
     @staticmethod
     def fits(model: Any) -> bool:
@@ -129,7 +128,7 @@ class ModelRunner:
         if modules != self._modules:
             self._modules = modules
             self._tuned = [module for module in modules if hasattr(module, "merged_adapters")]
-            self._reading.find()
+            self.fast_paths.refresh()
         return modules
 
     @contextmanager
@@ -139,22 +138,16 @@ class ModelRunner:
         Grouped products were the quickest on the CPU too, and copy no weight, as ``batched_mm`` does for every token.
         """
         training = [module for module in self._look() if module.training]
-        config = self.text.config
-        before = config._attn_implementation, getattr(config, "_experts_implementation", None)
         for module in training:
             module.training = False
-        config._attn_implementation = "sdpa"
         frozen_experts.register()
-        config._experts_implementation = frozen_experts.ALWAYS
         try:
-            with self._reading.at_work(), ExitStack() as faster:
-                if self.device.type == "cuda":
-                    faster.enter_context(torch.cuda.device(self.device))  # Triton launches where torch stands
-                for module, forward in self._sam:
-                    faster.enter_context(forward_of(module, forward))
+            # Triton launches where torch stands.
+            on_device = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+            chosen = implementations(self.text.config, attention="sdpa", experts=frozen_experts.ALWAYS)
+            with chosen, on_device, self.fast_paths.installed():
                 yield
         finally:
-            config._attn_implementation, config._experts_implementation = before
             for module in training:
                 module.training = True
 
@@ -193,7 +186,7 @@ class ModelRunner:
             images.pop("pixel_values_local", None)
         if self._compiled_vision is not None:
             try:
-                with self._compiled_vision.at_work():
+                with self._compiled_vision.installed():
                     return self._encode(images, "single")
             except torch.OutOfMemoryError:
                 raise
@@ -203,7 +196,7 @@ class ModelRunner:
                 log.warning("generation encodes pages without torch.compile, which failed: %s", reason)
         return self._encode(images, "together")
 
-    def _encode(self, images: dict[str, torch.Tensor], rest: Rest) -> list[torch.Tensor]:
+    def _encode(self, images: dict[str, torch.Tensor], rest: RemainderPolicy) -> list[torch.Tensor]:
         tower = self.model.model.vision_tower
         compiled = rest == "single"
 

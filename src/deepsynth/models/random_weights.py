@@ -26,6 +26,7 @@ def fill_with_random_weights(
     from transformers import PreTrainedModel
     from transformers.modeling_layers import GradientCheckpointingLayer
 
+    from deepsynth.compat.torch import is_persistent
     from deepsynth.compat.transformers import unify_dtype
 
     unify_dtype(model)
@@ -39,9 +40,7 @@ def fill_with_random_weights(
             module.register_parameter(name, nn.Parameter(values, requires_grad=parameter.requires_grad))
         for name, buffer in module.named_buffers(recurse=False):
             # Zeros: what _init_weights does not compute was made by the constructor, and tests compare the buffers.
-            module.register_buffer(
-                name, torch.zeros_like(buffer, device=device), name not in module._non_persistent_buffers_set
-            )
+            module.register_buffer(name, torch.zeros_like(buffer, device=device), is_persistent(module, name))
         owner._init_weights(module)
         if on_layer is not None and isinstance(module, GradientCheckpointingLayer):
             on_layer(module, prefix)

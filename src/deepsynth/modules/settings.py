@@ -11,13 +11,12 @@ from typing import Any, Literal, TypeVar
 
 from deepsynth.errors import UserError
 from deepsynth.generation import Implementation
-from deepsynth.models.kernels.decoder import Kernels
+from deepsynth.models.engine.fast_paths import CompiledParts, Kernels
 from deepsynth.models.kernels.linear_cross_entropy import Loss
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flash_attention_4"]
 ActivationMemory = Literal["auto", "none", "selective", "full", "offload"]
-Compile = Literal["none", "decoder", "vision", "all"]
 Group = TypeVar("Group")
 
 
@@ -60,7 +59,7 @@ class EngineSettings:
     vision_cache: str = "none"
     vision_cache_gib: float = 4.0
     vision_chunk: int | None = None
-    compile: Compile = "none"
+    compile: CompiledParts = "none"
     cuda_graphs: bool = False
 
     def __post_init__(self) -> None:

@@ -10,11 +10,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from deepsynth.distributed.sharding import is_sharded
 from deepsynth.distributed.strategy import attached_trainer
+from deepsynth.models.engine.fast_paths import TrainingPaths, describe, install_training_paths
 from deepsynth.models.engine.feature_cache import DEFAULT_FOLDER, GIB, DiskCache, FeatureCache, MemoryCache, context_of
-from deepsynth.models.engine.layer_runner import LEVELS, LayerRunner, Level, keep, transformer_layers
+from deepsynth.models.engine.layer_runner import LEVELS, LayerRunner, Level, keep
 from deepsynth.models.engine.training_forward import TrainingForward, vision_tensors
 from deepsynth.models.kernels import sam_attention
-from deepsynth.models.kernels.decoder import speed_up
 from deepsynth.modules.model_module import ModelModule
 from deepsynth.profiling.memory import peak_bytes
 from deepsynth.types import Batch
@@ -32,30 +32,34 @@ class TrainingEngine:
 
     def __init__(self, module: ModelModule) -> None:
         self._module = module
-        #: The transformer layers of the decoder and of the vision encoder.
-        self.layers: list[LayerRunner] = []
+        #: What is installed in the model, by :meth:`build_forward`.
+        self.fast_paths: TrainingPaths | None = None
         self._forward: TrainingForward | None = None
         self._activations_chosen = False
 
+    @property
+    def layers(self) -> list[LayerRunner]:
+        """The transformer layers of the decoder and of the vision encoder."""
+        return [] if self.fast_paths is None else self.fast_paths.layers
+
     def build_forward(self, model: Any) -> TrainingForward:
-        """Return the forward pass of training for a loaded model, whose layers it prepares."""
+        """Return the forward pass of training for a loaded model, in which it installs the fast paths."""
         engine = self._module.engine
+        self.fast_paths = install_training_paths(
+            model.get_base_model() if hasattr(model, "get_base_model") else model,
+            kernels=engine.kernels,
+            experts=engine.experts_implementation,
+            compiled=engine.compile,
+            compile_options={"mode": "reduce-overhead"} if engine.cuda_graphs else None,
+        )
         forward = TrainingForward(
             model,
             loss=engine.loss,
             vision_chunk=engine.vision_chunk,
             cache=self._make_cache(model),
             fixed_chunks=engine.compile in ("vision", "all"),
+            fast_paths=self.fast_paths,
         )
-        inner = forward.base.model
-        if engine.kernels == "auto":
-            forward.prepared = speed_up(inner.language_model, experts=engine.experts_implementation is None)
-            forward.sam_by_kernel = sam_attention.speed_up(inner.vision_tower)
-        options: dict[str, Any] = {"mode": "reduce-overhead"} if engine.cuda_graphs else {}
-        self.layers = []
-        for part, names in ((inner.language_model, ("decoder", "all")), (inner.vision_tower, ("vision", "all"))):
-            chosen = options if engine.compile in names else None
-            self.layers += [LayerRunner(layer, chosen) for layer in transformer_layers(part)]
         if engine.activation_memory != "auto":
             keep(self.layers, engine.activation_memory)
             self._activations_chosen = True
@@ -82,7 +86,9 @@ class TrainingEngine:
         self._activations_chosen = True
 
     def start_fit(self) -> None:
-        """Forget what was chosen for another run, whose batches may have been smaller."""
+        """Log the fast paths, and forget what was chosen for another run, whose batches may have been smaller."""
+        if self.fast_paths is not None:
+            rank_zero_info(describe(self.fast_paths.rows))
         if self.layers and self._module.engine.activation_memory == "auto":
             self._activations_chosen = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from deepsynth.errors import UserError
+from deepsynth.models.engine.fast_paths import ReplacedForwards
 from deepsynth.models.engine.layer_runner import LEVELS, LayerRunner, keep
 from deepsynth.models.kernels.frozen_experts import IN_TRAINING, register
 from deepsynth.modules import training_engine
@@ -17,6 +19,13 @@ from tests.helpers.training import make_data, make_module, make_trainer
 from tests.models.engine.test_training_forward import assert_same, batch_of, loss_and_gradients, make
 
 FAMILY = "deepsynth/tiny-random"
+
+
+def installed(runners: Iterable[LayerRunner]) -> list[LayerRunner]:
+    """Install runners in their layers, and return them."""
+    found = list(runners)
+    ReplacedForwards((runner.layer, runner.run) for runner in found).install()
+    return found
 
 
 def peak_of(module: Any, batch: Any) -> float:
@@ -61,7 +70,7 @@ def test_each_level_keeps_less_than_the_one_before(experts: str, trained: bool) 
     register()
     config._experts_implementation = experts
     decoder = DeepseekOcr2TextModel(config).to(torch.bfloat16).requires_grad_(trained).train()
-    runners = [LayerRunner(layer) for layer in decoder.layers]
+    runners = installed(LayerRunner(layer) for layer in decoder.layers)
     embeds = torch.randn(2, 128, 256, dtype=torch.bfloat16, requires_grad=True)
     kept, gradients = [], []
     for level in ("none", "selective", "full"):  # on the CPU, offloaded inputs are where they were
@@ -140,7 +149,7 @@ def test_few_graphs_are_compiled_and_none_for_another_length(level: Any, jsonl: 
     decoder = module.training_forward.base.model.language_model
     torch._dynamo.reset()
     counters.clear()
-    keep([LayerRunner(layer, {"backend": "eager"}) for layer in decoder.layers], level)
+    keep(installed(LayerRunner(layer, {"backend": "eager"}) for layer in decoder.layers), level)
     graphs = []
     for batch in batches:
         found = loss_and_gradients(module, batch)

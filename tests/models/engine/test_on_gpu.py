@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from deepsynth.models.kernels.linear_cross_entropy import has_liger
+from deepsynth.compat import liger_kernel
 from deepsynth.models.kernels.packed_attention import packed_attention
 from deepsynth.types import Batch
 from tests.helpers.training import make_data, make_module
@@ -43,7 +43,9 @@ def make(**settings: Any) -> Any:
     [
         {},
         {"loss": "chunked"},
-        pytest.param({"loss": "liger"}, marks=pytest.mark.skipif(not has_liger(), reason="needs liger-kernel")),
+        pytest.param(
+            {"loss": "liger"}, marks=pytest.mark.skipif(not liger_kernel.is_installed(), reason="needs liger-kernel")
+        ),
         {"activation_memory": "selective"},
         {"activation_memory": "full"},
         {"activation_memory": "offload"},

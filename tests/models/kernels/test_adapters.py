@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from deepsynth.generation import Decoder
-from deepsynth.models.kernels.adapters import Factors, adapt, add_product
+from deepsynth.models.kernels.adapters import AdapterFactors, adapt, add_product
 from tests.generation.test_equality import adapted
 from tests.helpers.generation import batch_of, load, samples, tokenizer_of
 
@@ -85,12 +85,12 @@ def test_products_on_few_rows_are_as_near_to_the_truth_as_torch(
 
 
 def test_factors_in_16_bits_follow_the_adapters_that_train() -> None:
-    layer, factors = adapted_linear(torch.bfloat16), Factors(torch.bfloat16)
+    layer, factors = adapted_linear(torch.bfloat16), AdapterFactors(torch.bfloat16)
     x = torch.randn(3, 24, generator=torch.Generator().manual_seed(2)).bfloat16()
     seen = []
     for _ in range(3):
         plain = result(adapt, layer, x)
-        with factors.at_hand([layer]):
+        with factors.cast_adapters([layer]):
             places = [factor.data_ptr() for factor in layer.factors["default"]]
             found = result(adapt, layer, x)
         for one, other in zip(found, plain, strict=True):
@@ -101,17 +101,17 @@ def test_factors_in_16_bits_follow_the_adapters_that_train() -> None:
     assert not torch.equal(seen[0][0], seen[1][0])
     assert seen[0][1] == seen[2][1]  # a captured graph reads them there
     layer.set_scale("default", 0.25)
-    with torch.no_grad(), factors.at_hand([layer]):
+    with torch.no_grad(), factors.cast_adapters([layer]):
         torch.testing.assert_close(adapt(layer, x), type(layer).forward(layer, x), rtol=2e-2, atol=2e-2)
     assert "factors" not in vars(layer)  # who runs the layer next may have trained it
 
 
 def test_a_second_forward_pass_before_the_backward_pass() -> None:
-    layer, factors = adapted_linear(torch.bfloat16), Factors(torch.bfloat16)
+    layer, factors = adapted_linear(torch.bfloat16), AdapterFactors(torch.bfloat16)
     x = torch.randn(3, 24).bfloat16().requires_grad_()
     total = torch.zeros(())
     for _ in range(2):
-        with factors.at_hand([layer]):
+        with factors.cast_adapters([layer]):
             total = total + adapt(layer, x).float().square().sum()
     (gradient,) = torch.autograd.grad(total, x)
     (wanted,) = torch.autograd.grad(2 * adapt(layer, x).float().square().sum(), x)
@@ -119,22 +119,22 @@ def test_a_second_forward_pass_before_the_backward_pass() -> None:
 
 
 def test_factors_that_were_made_in_inference_mode_train() -> None:
-    layer, factors = adapted_linear(torch.bfloat16), Factors(torch.bfloat16)
+    layer, factors = adapted_linear(torch.bfloat16), AdapterFactors(torch.bfloat16)
     x = torch.randn(3, 24).bfloat16()
-    with torch.inference_mode(), factors.at_hand([layer]):
+    with torch.inference_mode(), factors.cast_adapters([layer]):
         adapt(layer, x)
-    with factors.at_hand([layer]):
+    with factors.cast_adapters([layer]):
         adapt(layer, x).float().square().sum().backward()
     assert layer.lora_A["default"].weight.grad is not None
 
 
 def test_factors_of_an_adapter_that_was_replaced() -> None:
-    layer, factors = adapted_linear(torch.bfloat16), Factors(torch.bfloat16)
+    layer, factors = adapted_linear(torch.bfloat16), AdapterFactors(torch.bfloat16)
     x = torch.randn(3, 24).bfloat16()
     for rank in (4, 8, 1):
         layer.update_layer("default", r=rank, lora_alpha=rank, config=LoraConfig(init_lora_weights=False))
         plain = result(adapt, layer, x)
-        with factors.at_hand([layer]):
+        with factors.cast_adapters([layer]):
             torch.testing.assert_close(result(adapt, layer, x)[0], plain[0])
 
 

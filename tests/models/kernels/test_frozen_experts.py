@@ -15,7 +15,7 @@ from transformers.integrations.moe import grouped_mm_experts_forward
 from transformers.models.deepseek_ocr2.configuration_deepseek_ocr2 import DeepseekOcr2TextConfig
 from transformers.models.deepseek_ocr2.modeling_deepseek_ocr2 import DeepseekOcr2TextExperts, DeepseekOcr2TextTopkRouter
 
-from deepsynth.models.kernels.decoder import _fused
+from deepsynth.models.kernels.decoder import fast_forward_for
 from deepsynth.models.kernels.experts import choose, combine, gate, gate_backward, route
 from deepsynth.models.kernels.frozen_experts import IN_TRAINING, frozen_experts_forward, register
 
@@ -167,8 +167,8 @@ def test_adapters_that_are_switched_off_or_merged_are_left_to_peft() -> None:
 
 def speed_up_modules(model: Any) -> None:
     for module in model.modules():
-        if (fused := _fused(module)) is not None and fused.in_training is not None:
-            module.forward = MethodType(fused.in_training, module)
+        if (fast := fast_forward_for(module)) is not None and fast.training is not None:
+            module.forward = MethodType(fast.training, module)
 
 
 @contextmanager

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from deepsynth.compat import liger_kernel
 from deepsynth.models.kernels import linear_cross_entropy as module
-from deepsynth.models.kernels.linear_cross_entropy import has_liger, linear_cross_entropy
+from deepsynth.models.kernels.linear_cross_entropy import linear_cross_entropy
 
 WORDS, WIDTH = 1000, 24
 
@@ -111,7 +112,9 @@ def test_autocast_computes_in_16_bits() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available() or not has_liger(), reason="needs a CUDA device and liger-kernel")
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or not liger_kernel.is_installed(), reason="needs a CUDA device and liger-kernel"
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_liger_equals_the_chunked_loss(dtype: torch.dtype) -> None:
     hidden, weight, labels = make(300, dtype, "cuda")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from transformers.models.deepseek_ocr2.configuration_deepseek_ocr2 import DeepseekOcr2SamVisionConfig
 from transformers.models.deepseek_ocr2.modeling_deepseek_ocr2 import DeepseekOcr2SamVisionEncoder
 
+from deepsynth.models.engine.fast_paths import ReplacedForwards
 from deepsynth.models.kernels import sam_attention
 
 cuda = pytest.param(
@@ -32,6 +34,11 @@ def encoder() -> Any:
     return model
 
 
+def fast_paths(model: Any) -> ReplacedForwards:
+    found = [(module, sam_attention.fast_forward_for(module)) for module in model.modules()]
+    return ReplacedForwards((module, MethodType(fast.inference, module)) for module, fast in found if fast is not None)
+
+
 @pytest.mark.parametrize("device", ["cpu", cuda])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("side", [128, 96])
@@ -40,7 +47,7 @@ def test_it_is_the_same_bit_by_bit_on_the_cpu(device: str, dtype: torch.dtype, s
     pixels = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1)).to(device, dtype)
     with torch.no_grad():
         before = model(pixels).last_hidden_state
-        sam_attention.speed_up(model)
+        fast_paths(model).install()
         after = model(pixels).last_hidden_state
     if device == "cpu":
         assert torch.equal(before, after)
@@ -75,7 +82,7 @@ def test_gradients_are_the_same() -> None:
     for faster in (False, True):
         model = copy.deepcopy(first)
         if faster:
-            sam_attention.speed_up(model)
+            fast_paths(model).install()
         model(pixels).last_hidden_state.square().mean().backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     assert gradients[0]["layers.1.attn.rel_pos_h"].abs().sum() > 0

@@ -14,22 +14,15 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from deepsynth.compat.torch import attention_operations
 from deepsynth.models.kernels.frozen_experts import frozen_experts_of
 
 #: What a layer keeps of its activations, from the fastest to the smallest.
 Level = Literal["none", "selective", "full", "offload"]
 LEVELS: tuple[Level, ...] = ("none", "selective", "full", "offload")
 
-_ATEN = torch.ops.aten
-_ATTENTION = {
-    getattr(_ATEN, name).default
-    for name in (
-        "_scaled_dot_product_flash_attention",
-        "_scaled_dot_product_efficient_attention",
-        "_scaled_dot_product_cudnn_attention",
-        "_scaled_dot_product_flash_attention_for_cpu",
-    )
-}
+_PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+_ATTENTION = attention_operations()
 
 
 class LayerRunner:
@@ -45,7 +38,7 @@ class LayerRunner:
     * ``offload``: like ``full``, and the input waits in the memory of the host.
 
     Args:
-        layer: its ``forward`` is replaced.
+        layer: its ``forward`` is to be replaced by :meth:`run`, which ``models.engine.fast_paths`` does.
         compile_options: for ``torch.compile``; ``None`` to run as it is.
     """
 
@@ -55,7 +48,6 @@ class LayerRunner:
         self.fast = self.plain if compile_options is None else torch.compile(self.plain, **compile_options)
         self._experts: Any = None
         self.keep("none")
-        layer.forward = self.run
 
     def keep(self, level: Level) -> None:
         """Keep ``level`` of the activations from now on."""
@@ -82,7 +74,7 @@ class LayerRunner:
 
 def _keep(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
     kept = op in _ATTENTION
-    if op in (_ATEN.mm.default, _ATEN.addmm.default):
+    if op in _PRODUCTS:
         left, right = args[-2:]
         kept = 8 * left.shape[1] >= right.shape[1]  # an adapter's second matrix has a narrow side of its rank
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE

@@ -11,7 +11,7 @@ decoder, and projects the positions that have a label, a chunk at a time (``line
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import Any
 
@@ -19,12 +19,15 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
+from deepsynth.compat import liger_kernel
+from deepsynth.compat.transformers import attention_implementation, set_attention_implementation
 from deepsynth.errors import UserError
 from deepsynth.lazy_imports import install_command
+from deepsynth.models.engine.fast_paths import TrainingPaths
 from deepsynth.models.engine.feature_cache import FeatureCache, image_keys
-from deepsynth.models.engine.vision_chunks import ENCODED_AT_ONCE, Rest, in_chunks
+from deepsynth.models.engine.vision_chunks import ENCODED_AT_ONCE, RemainderPolicy, in_chunks
 from deepsynth.models.kernels import packed_attention, sam_attention
-from deepsynth.models.kernels.linear_cross_entropy import Loss, has_liger, linear_cross_entropy
+from deepsynth.models.kernels.linear_cross_entropy import Loss, linear_cross_entropy
 
 _IMAGE_INPUTS = ("pixel_values", "pixel_values_local", "num_local_patches", "patches_grid")
 
@@ -42,6 +45,7 @@ class TrainingForward:
         cache: of the features of frozen vision.
         fixed_chunks: fill the last chunk up with copies, so that the encoder sees one shape alone: nothing is compiled
             again, and features do not depend on how many others were computed with them. It is so with a cache.
+        fast_paths: what is installed in the model.
 
     Raises:
         ValueError: for liger-kernel where it is not installed, or a cache for vision that is trained or that FSDP2
@@ -56,8 +60,9 @@ class TrainingForward:
         vision_chunk: int | None = None,
         cache: FeatureCache | None = None,
         fixed_chunks: bool = False,
+        fast_paths: TrainingPaths | None = None,
     ) -> None:
-        if loss == "liger" and not has_liger():
+        if loss == "liger" and not liger_kernel.is_installed():
             raise UserError(
                 f"model.engine.loss is liger, but liger-kernel is not installed; {install_command('gpu')}, or use "
                 "model.engine.loss=auto"
@@ -84,18 +89,17 @@ class TrainingForward:
                 "set model.engine.vision_cache=none, or model.lora.vision=false and model.lora.projector=false"
             )
         self.cache = cache
-        #: What a forward pass runs in, as :func:`deepsynth.models.kernels.decoder.speed_up` says.
-        self.prepared: Callable[[], AbstractContextManager[None]] = nullcontext
-        #: Whether SAM attends without a bias in memory where it can.
-        self.sam_by_kernel = False
+        #: What is installed in the model.
+        self.fast_paths = fast_paths
         self.fixed_chunks = fixed_chunks or cache is not None
 
     def __call__(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the loss of right-padded or packed inputs; see ``deepsynth.types.Batch``."""
-        if "position_ids" in inputs and self.base.config.text_config._attn_implementation == "sdpa":
+        config = self.base.config.text_config
+        if "position_ids" in inputs and attention_implementation(config) == "sdpa":
             packed_attention.register()
-            self.base.config.text_config._attn_implementation = packed_attention.NAME
-        with self.prepared():
+            set_attention_implementation(config, packed_attention.NAME)
+        with nullcontext() if self.fast_paths is None else self.fast_paths.cast_adapters():
             return self._plain(inputs) if self.loss == "plain" else self._run(inputs)
 
     def _compute(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -106,7 +110,7 @@ class TrainingForward:
         return loss if balance is None else loss + balance
 
     def _project(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        liger = self.loss == "liger" or (self.loss == "auto" and hidden.is_cuda and has_liger())
+        liger = self.loss == "liger" or (self.loss == "auto" and hidden.is_cuda and liger_kernel.is_installed())
         return linear_cross_entropy(hidden, self.base.lm_head.weight, labels, liger=liger)
 
     def _plain(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -131,7 +135,7 @@ class TrainingForward:
             packing = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
             packing["max_length_q"] = packing["max_length_k"] = int(bounds.diff().max())
             packing["position_ids"] = inputs["position_ids"]
-            packed = decoder.config._attn_implementation == packed_attention.NAME
+            packed = attention_implementation(decoder.config) == packed_attention.NAME
             mask = embeds.new_empty(1, 1, 0, 0) if packed else None  # four axes: transformers shall build no mask
         recorder: Any = nullcontext()
         if balances:
@@ -198,7 +202,8 @@ class TrainingForward:
         if tiles is not None and any(tiles_of[index] for index in chosen):
             spans = torch.split(tiles, tiles_of)
             own["pixel_values_local"] = torch.cat([spans[index] for index in chosen])
-        without_bias = self.sam_by_kernel and sam_attention.has_kernel(pixels)
+        replaced = self.fast_paths is not None and self.fast_paths.uses(sam_attention.ATTENTION)
+        without_bias = replaced and sam_attention.has_kernel(pixels)
         at_once = 8 if without_bias and self.cache is None else 4
         size = self.vision_chunk or (at_once if pixels.is_cuda else 1)
         if self.cache is None:
@@ -206,7 +211,7 @@ class TrainingForward:
         inner, tower = self.base.model, self.base.model.vision_tower
         # SAM fills a GPU with few images; what follows it is small, and launching it takes longer than running it.
         towers = size if self.fixed_chunks else ENCODED_AT_ONCE * size
-        rest: Rest = "filled" if self.fixed_chunks else "together"
+        rest: RemainderPolicy = "filled" if self.fixed_chunks else "together"
         parts = [(tower, towers), (tower.sam_encoder, size), (inner.multi_modal_projector, towers)]
         if isinstance(self.model, FSDPModule):
             # All processes gather a layer together, and as often: each goes through its images within the layer.

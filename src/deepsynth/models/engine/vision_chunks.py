@@ -15,17 +15,19 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from deepsynth.compat.torch import recompile_limit
+from deepsynth.models.engine.fast_paths import ReplacedForwards
 from deepsynth.models.engine.layer_runner import plain_forward
 
 #: What becomes of images that fill no chunk: they run ``together``; ``filled`` up with copies, for one shape and
 #: results that do not depend on how many others there are; or one by one (``single``), for two shapes.
-Rest = Literal["together", "filled", "single"]
+RemainderPolicy = Literal["together", "filled", "single"]
 
 #: Images that go through the second encoder together, for each that SAM sees at once: it is small.
 ENCODED_AT_ONCE = 8
 
 #: Takes a name, a function of tensors and these tensors, and returns what the function returns.
-Captured = Callable[[str, Callable[..., torch.Tensor], list[torch.Tensor]], torch.Tensor]
+GraphRunner = Callable[[str, Callable[..., torch.Tensor], list[torch.Tensor]], torch.Tensor]
 
 #: For ``torch.compile``: each size of images has a graph of its own, and no graph is for sizes that are not known.
 COMPILE_OPTIONS: dict[str, Any] = {"dynamic": False}
@@ -35,7 +37,7 @@ MOST_GRAPHS = 64
 
 
 @contextmanager
-def in_chunks(module: nn.Module, size: Callable[[torch.Tensor], int], rest: Rest) -> Iterator[None]:
+def in_chunks(module: nn.Module, size: Callable[[torch.Tensor], int], rest: RemainderPolicy) -> Iterator[None]:
     """Let a module run a chunk of its images at a time.
 
     Args:
@@ -60,12 +62,12 @@ def in_chunks(module: nn.Module, size: Callable[[torch.Tensor], int], rest: Rest
 
         return BaseModelOutput(torch.cat([output.last_hidden_state for output in outputs])[: len(images)])
 
-    with forward_of(module, chunked):
+    with ReplacedForwards([(module, chunked)]):
         yield
 
 
 @contextmanager
-def one_by_graph(module: nn.Module, captured: Captured | None) -> Iterator[None]:
+def one_by_graph(module: nn.Module, captured: GraphRunner | None) -> Iterator[None]:
     """Let an encoder of images run as a captured graph when there is one image, which takes longer to launch.
 
     Args:
@@ -88,7 +90,7 @@ def one_by_graph(module: nn.Module, captured: Captured | None) -> Iterator[None]
 
         return BaseModelOutput(captured(type(module).__name__, features, [images]))
 
-    with forward_of(module, by_graph):
+    with ReplacedForwards([(module, by_graph)]):
         yield
 
 
@@ -100,23 +102,15 @@ class CompiledLayers:
     """
 
     def __init__(self, layers: Iterable[nn.Module]) -> None:
-        self._layers = list(layers)
-        self._compiled = [torch.compile(_apart(plain_forward(layer)), **COMPILE_OPTIONS) for layer in self._layers]
+        self._compiled = ReplacedForwards(
+            (layer, torch.compile(_apart(plain_forward(layer)), **COMPILE_OPTIONS)) for layer in layers
+        )
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
+    def installed(self) -> Iterator[None]:
         """Let the layers run compiled, whatever a training engine had made of them."""
-        import torch._dynamo  # a second of imports, for who compiles alone
-
-        before = [layer.__dict__.get("forward") for layer in self._layers]
-        for layer, compiled in zip(self._layers, self._compiled, strict=True):
-            layer.forward = compiled
-        try:
-            with torch._dynamo.config.patch(recompile_limit=MOST_GRAPHS):
-                yield
-        finally:
-            for layer, own in zip(self._layers, before, strict=True):
-                _put_back(layer, own)
+        with self._compiled, recompile_limit(MOST_GRAPHS):
+            yield
 
 
 def _apart(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -126,21 +120,3 @@ def _apart(forward: Callable[..., Any]) -> Callable[..., Any]:
         return forward(*args, **kwargs)
 
     return run
-
-
-@contextmanager
-def forward_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Let a module run this function, for a while."""
-    own = module.__dict__.get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        _put_back(module, own)
-
-
-def _put_back(module: nn.Module, own: Any) -> None:
-    if own is None:
-        del module.forward
-    else:
-        module.forward = own

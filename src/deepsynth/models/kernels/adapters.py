@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from deepsynth.compat.torch import copy_all, scale_all
 from deepsynth.models.kernels import frozen_experts
 from deepsynth.models.kernels.experts import block_of, by_triton
 
@@ -22,7 +23,7 @@ _FEW_ROWS = 64
 
 
 def add_product(base: torch.Tensor, x: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Return ``base + x A^T B^T``, and what is in ``base`` may be lost; for reading, without gradients.
+    """Return ``base + x A^T B^T``, and what is in ``base`` may be lost; for generation, without gradients.
 
     Few rows, as when a model writes, take one kernel on CUDA: torch's have next to nothing to do each.
 
@@ -85,7 +86,7 @@ def adapt_experts(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         del active[self.parameter_name]
 
 
-class Factors:
+class AdapterFactors:
     """Of active adapters A, and B times its scale, in the layers' 16 bits: no product has to cast or scale them.
 
     They stay where they are, for captured graphs, and few kernels bring them up to date.
@@ -99,7 +100,7 @@ class Factors:
         self._kept: dict[tuple[nn.Module, str], tuple[torch.Tensor, torch.Tensor]] = {}
 
     @contextmanager
-    def at_hand(self, layers: list[Any]) -> Iterator[None]:
+    def cast_adapters(self, layers: list[Any]) -> Iterator[None]:
         """Let peft's linear layers have the factors of their adapters as they are now, as ``factors`` by their names.
 
         No longer than for the block: whoever runs a layer after it may have trained the adapter.
@@ -139,8 +140,8 @@ class Factors:
             return
         # Past autograd: a second forward pass before the backward pass writes the same numbers once more.
         written = [factor.data for own in self._kept.values() for factor in own]
-        torch._foreach_copy_(written, fresh)
-        torch._foreach_mul_(written[1::2], scales)
+        copy_all(written, fresh)
+        scale_all(written[1::2], scales)
 
 
 class AdapterProduct(torch.autograd.Function):

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch.nn import functional
 
+from deepsynth.compat.transformers import experts_implementation, grouped_experts, register_experts
 from deepsynth.models.kernels.experts import combine, gate, gate_backward, route
 
 #: Names in transformers' table of implementations of experts: for training alone, and for reading as well.
@@ -194,13 +195,10 @@ def frozen_experts_forward(
         top_k_index: (N, K).
         top_k_weights: (N, K).
     """
-    from transformers.integrations.moe import grouped_mm_experts_forward
-
     # torch's compiler knows the grouped products of bfloat16 alone; transformers has a way around on the CPU.
     unknown = torch.compiler.is_compiling() and hidden_states.dtype != torch.bfloat16
     if unknown or not _known(self, hidden_states):
-        result: torch.Tensor = grouped_mm_experts_forward(self, hidden_states, top_k_index, top_k_weights)
-        return result
+        return grouped_experts(self, hidden_states, top_k_index, top_k_weights)
     apply = FrozenExperts.apply if hidden_states.dtype == torch.bfloat16 else _apply_uncompiled
     active = self.__dict__.get("active")
     factors = factors_of(active, hidden_states.dtype) if active else ()
@@ -228,7 +226,7 @@ def frozen_experts_of(layer: Any) -> Any | None:
     experts: Any = getattr(getattr(layer, "mlp", None), "experts", None)
     if hasattr(experts, "get_base_layer"):
         experts = experts.get_base_layer()
-    implementation = getattr(getattr(experts, "config", None), "_experts_implementation", None)
+    implementation = experts_implementation(getattr(experts, "config", None))
     if hasattr(experts, "quantized"):
         return experts if is_silu(experts.act_fn) else None
     if implementation not in (IN_TRAINING, ALWAYS) or not is_silu(experts.act_fn):
@@ -238,7 +236,7 @@ def frozen_experts_of(layer: Any) -> Any | None:
 
 def takes_adapters(experts: Any, hidden: torch.Tensor) -> bool:
     """Return whether the experts' forward pass will be :func:`frozen_experts_forward`, and look at their adapters."""
-    implementation = getattr(getattr(experts, "config", None), "_experts_implementation", None)
+    implementation = experts_implementation(getattr(experts, "config", None))
     ours = implementation == ALWAYS or (implementation == IN_TRAINING and experts.training)
     return ours and not torch.compiler.is_compiling() and _known(experts, hidden)
 
@@ -250,16 +248,11 @@ def frozen_experts_in_training(
     self: Any, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
 ) -> torch.Tensor:
     """Return what :func:`frozen_experts_forward` does, in training; else what transformers' grouped products do."""
-    from transformers.integrations.moe import grouped_mm_experts_forward
-
-    forward = frozen_experts_forward if self.training else grouped_mm_experts_forward
-    found: torch.Tensor = forward(self, hidden_states, top_k_index, top_k_weights)
-    return found
+    forward = frozen_experts_forward if self.training else grouped_experts
+    return forward(self, hidden_states, top_k_index, top_k_weights)
 
 
 def register() -> None:
     """Put both into transformers' table."""
-    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
-
-    ALL_EXPERTS_FUNCTIONS.register(IN_TRAINING, frozen_experts_in_training)
-    ALL_EXPERTS_FUNCTIONS.register(ALWAYS, frozen_experts_forward)
+    register_experts(IN_TRAINING, frozen_experts_in_training)
+    register_experts(ALWAYS, frozen_experts_forward)

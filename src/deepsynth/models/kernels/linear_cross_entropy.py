@@ -9,10 +9,11 @@ projected, turned into its loss and into its share of the gradients, and forgott
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any, Literal
 
 import torch
+
+from deepsynth.compat import liger_kernel
 
 Loss = Literal["auto", "plain", "chunked", "liger"]
 
@@ -97,17 +98,9 @@ class ChunkedLinearCrossEntropy(torch.autograd.Function):
         )
 
 
-def has_liger() -> bool:
-    """Return whether liger-kernel is installed."""
-    return importlib.util.find_spec("liger_kernel") is not None
-
-
 def _liger(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
-
     # liger sizes its chunks so that the logits take no more than the states, which for this vocabulary is 64 rows or
     # so: the head's weights would be read once for each. This many times that fills CHUNK_BYTES instead.
     (count, width), words = hidden.shape, len(weight)
     budget = max(1, rows_per_chunk(words) * words // (count * width))
-    loss: torch.Tensor = liger_fused_linear_cross_entropy(hidden, weight, labels, chunk_mem_const=budget)
-    return loss
+    return liger_kernel.linear_cross_entropy(hidden, weight, labels, budget=budget)

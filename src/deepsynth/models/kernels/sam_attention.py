@@ -16,36 +16,46 @@ Patches do not overlap, so that embedding them is a matrix product.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
-from types import MethodType
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional
+
+from deepsynth.models.kernels.fast_forward import FastForward
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 #: Of a program of the kernel. On an H200 the quickest of 64 and 128, for whole pages and for windows.
 _QUERIES = 64
 
 
-def speed_up(vision: nn.Module) -> bool:
-    """Let SAM's layers in ``vision`` attend this way, where they would by torch's attention; say whether any does."""
-    found = faster_ways(vision)
-    for module, forward in found:
-        module.forward = forward
-    return any(hasattr(module, "qkv") for module, _ in found)
+#: The paths by the names that users see.
+ATTENTION, PATCHES = "SAM attention", "SAM patches"
+PATHS = (ATTENTION, PATCHES)
 
 
-def faster_ways(vision: nn.Module) -> list[tuple[nn.Module, Callable[..., Any]]]:
-    """Return SAM's modules in ``vision`` that have a faster way, and that."""
-    found: list[tuple[nn.Module, Callable[..., Any]]] = []
-    for module in vision.modules():
-        if type(module).__name__.endswith("SamVisionSdpaAttention"):
-            found.append((module, MethodType(_attend, module)))
-        elif type(module).__name__.endswith("SamPatchEmbeddings"):
-            found.append((module, MethodType(_embed, module)))
-    return found
+def fast_forward_for(module: Any) -> FastForward | None:
+    """Return the faster forward of a module of the vision encoder, if there is one: SAM's, by torch's attention."""
+    from transformers.models.deepseek_ocr2 import modeling_deepseek_ocr2 as theirs
+
+    if isinstance(module, theirs.DeepseekOcr2SamVisionSdpaAttention):
+        return FastForward(ATTENTION, _attend, _attend)
+    if isinstance(module, theirs.DeepseekOcr2SamPatchEmbeddings):
+        return FastForward(PATCHES, _embed, _embed)
+    return None
+
+
+def why_unused(path: str, count: int, weight: torch.Tensor, *, training: bool) -> str:
+    """Return why a path is not used, and an empty text when it is.
+
+    Args:
+        path: one of :data:`PATHS`.
+        count: of the modules that it is for.
+        weight: of the model, on its device.
+        training: for training, not for generation.
+    """
+    if path == PATCHES and not weight.is_cuda:
+        return f"the model is on {weight.device.type}"
+    return "" if count else "SAM attends by another implementation than sdpa"
 
 
 def _embed(self: Any, pixel_values: torch.Tensor) -> torch.Tensor:
