@@ -5,12 +5,24 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch._dynamo
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
-from deepsynth.compat.torch import leave_out_of_ddp, leave_scaling_to_scaler, shut_down_workers
+from deepsynth.compat.torch import (
+    attention_operations,
+    copy_all,
+    is_persistent,
+    leave_out_of_ddp,
+    leave_scaling_to_scaler,
+    recompile_limit,
+    scale_all,
+    shut_down_workers,
+)
 
 
 def test_persistent_workers_end_when_they_are_told() -> None:
@@ -46,3 +58,42 @@ def test_a_fused_optimizer_says_whether_it_unscales_by_itself() -> None:
     assert optimizer._step_supports_amp_scaling  # type: ignore[attr-defined]
     leave_scaling_to_scaler(optimizer)
     assert not optimizer._step_supports_amp_scaling  # type: ignore[attr-defined]
+
+
+def test_operations_of_attention_are_those_that_torch_runs() -> None:
+    seen: list[Any] = []
+
+    class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class has no annotations
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    query = torch.randn(1, 2, 8, 16, requires_grad=True)
+    with Recorder():  # type: ignore[no-untyped-call]
+        torch.nn.functional.scaled_dot_product_attention(query, query, query, is_causal=True)
+    assert attention_operations() & set(seen)
+    assert len(attention_operations()) == 4
+
+
+def test_tensors_are_copied_and_scaled_together() -> None:
+    targets = [torch.zeros(2, dtype=torch.bfloat16), torch.zeros(3)]
+    copy_all(targets, [torch.full((2,), 2.0), torch.full((3,), 3.0)])
+    scale_all(targets, [0.5, 2.0])
+    assert [tensor.tolist() for tensor in targets] == [[1.0, 1.0], [6.0, 6.0, 6.0]]
+
+
+def test_graphs_of_one_function_are_limited_for_a_block() -> None:
+    config = torch._dynamo.config
+    before = config.recompile_limit
+    with recompile_limit(before + 3):
+        assert config.recompile_limit == before + 3
+    assert config.recompile_limit == before
+
+
+def test_buffers_that_are_saved_are_told_from_others() -> None:
+    module = torch.nn.Module()
+    module.register_buffer("kept", torch.zeros(1))
+    module.register_buffer("made", torch.zeros(1), persistent=False)
+    assert is_persistent(module, "kept")
+    assert not is_persistent(module, "made")
+    assert list(module.state_dict()) == ["kept"]

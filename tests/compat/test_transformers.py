@@ -10,7 +10,20 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, DynamicCache
 
-from deepsynth.compat.transformers import cache_name, unify_dtype
+from deepsynth.compat.transformers import (
+    attention_function,
+    attention_implementation,
+    cache_name,
+    convert_back,
+    experts_implementation,
+    grouped_experts,
+    implementations,
+    initialize,
+    register_attention,
+    register_experts,
+    sdpa_attention,
+    unify_dtype,
+)
 from deepsynth.generation.cache import RowCache
 from deepsynth.generation.model_runner import ModelRunner, Prompt
 from deepsynth.models.registry import load_pretrained, resolve_model_name
@@ -64,3 +77,55 @@ def test_the_cache_goes_by_its_new_name_and_by_its_old_one() -> None:
             assert first[cache_name()] is cache
             last = model(input_ids=ids[:, 7:], **{name: cache}).logits[:, -1]
             torch.testing.assert_close(last, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_implementations_hold_for_a_block() -> None:
+    model: Any = load_pretrained(AutoModelForImageTextToText, "deepsynth/tiny-random")
+    config = model.config.text_config
+    before = attention_implementation(config), experts_implementation(config)
+    with implementations(config, attention="eager", experts="batched_mm"):
+        assert (attention_implementation(config), experts_implementation(config)) == ("eager", "batched_mm")
+        layer = model.model.language_model.layers[1]
+        assert attention_implementation(layer.self_attn.config) == "eager"
+        assert experts_implementation(layer.mlp.experts.config) == "batched_mm"
+    assert (attention_implementation(config), experts_implementation(config)) == before
+    assert experts_implementation(None) is None
+
+
+def test_layers_run_the_implementations_that_are_registered() -> None:
+    model: Any = load_pretrained(AutoModelForImageTextToText, "deepsynth/tiny-random").eval()
+    ids, seen = torch.arange(5)[None] + 20, []
+
+    def attend(module: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append("attention")
+        return sdpa_attention(module, *args, **kwargs), None
+
+    def experts(*args: Any) -> torch.Tensor:
+        seen.append("experts")
+        return grouped_experts(*args)
+
+    register_attention("recorded", attend)
+    register_experts("recorded", experts)
+    assert attention_function("recorded") is attend
+    with torch.inference_mode():
+        wanted = model(input_ids=ids).logits
+        with implementations(model.config.text_config, attention="recorded", experts="recorded"):
+            found = model(input_ids=ids).logits
+    assert set(seen) == {"attention", "experts"}
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_modules_are_initialized_one_by_one() -> None:
+    model: Any = load_pretrained(AutoModelForImageTextToText, "deepsynth/tiny-random")
+    layer = model.model.language_model.layers[0].self_attn.q_proj
+    layer.weight = torch.nn.Parameter(torch.full_like(layer.weight, 9.0))  # loaded ones are left as they are
+    initialize(model, layer)
+    assert 0 < float(layer.weight.detach().std()) < 1
+
+
+def test_state_is_converted_back_and_the_model_stays_as_it_is() -> None:
+    model: Any = load_pretrained(AutoModelForImageTextToText, "deepsynth/tiny-random")
+    before = vars(model).get("_weight_conversions")
+    converted = convert_back(model, model.state_dict())
+    assert sum(tensor.numel() for tensor in converted.values()) == sum(t.numel() for t in model.state_dict().values())
+    assert vars(model).get("_weight_conversions") == before

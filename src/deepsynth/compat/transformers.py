@@ -1,4 +1,4 @@
-"""transformers from 5.17 to 5.24: what the cache is called, and the dtype of routers."""
+"""Private parts of transformers that the package relies on, and what differs between 5.17 and 5.24."""
 
 from __future__ import annotations
 
@@ -113,3 +113,52 @@ def grouped_experts(module: Any, hidden: torch.Tensor, indices: torch.Tensor, we
 
     found: torch.Tensor = grouped_mm_experts_forward(module, hidden, indices, weights)
     return found
+
+
+def sdpa_attention(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, **kwargs: Any
+) -> torch.Tensor:
+    """Return attention by transformers' own function for torch's, whose module is not documented."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    output: torch.Tensor = sdpa_attention_forward(module, query, key, value, mask, **kwargs)[0]
+    return output
+
+
+def register_attention(name: str, function: Any) -> None:
+    """Add an implementation of attention, with masks as for torch's; the function of masks is not exported."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(name, function)
+    AttentionMaskInterface.register(name, sdpa_mask)
+
+
+def initialize(owner: Any, module: Any) -> None:
+    """Give a module's own weights the values that training from the start begins with.
+
+    ``PreTrainedModel.init_weights`` is public, and does it for a whole model at once.
+
+    Args:
+        owner: the innermost pretrained model that the module belongs to.
+        module: with its weights on a device.
+    """
+    owner._init_weights(module)
+
+
+def convert_back(model: Any, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a state dict under the keys that the model's checkpoints have, by its registered conversion.
+
+    ``save_pretrained`` does so for a model that was loaded with that conversion, which the model keeps in a private
+    attribute; a model that was made has none.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import revert_weight_conversion
+
+    before = getattr(model, "_weight_conversions", None)
+    model._weight_conversions = get_model_conversion_mapping(model, add_legacy=False)
+    try:
+        converted: dict[str, torch.Tensor] = revert_weight_conversion(model, state)
+    finally:
+        model._weight_conversions = before
+    return converted

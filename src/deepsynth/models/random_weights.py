@@ -16,7 +16,7 @@ def fill_with_random_weights(
     """Give a model that was made on the meta device its initial weights on ``device``.
 
     The numbers come from torch's global generator in an order that depends on the model alone, so that one seed gives
-    a model and its quantised twin the same weights.
+    a model and its quantized twin the same weights.
 
     Args:
         model: a transformers model on the meta device.
@@ -27,7 +27,7 @@ def fill_with_random_weights(
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     from deepsynth.compat.torch import is_persistent
-    from deepsynth.compat.transformers import unify_dtype
+    from deepsynth.compat.transformers import initialize, unify_dtype
 
     unify_dtype(model)
 
@@ -41,7 +41,7 @@ def fill_with_random_weights(
         for name, buffer in module.named_buffers(recurse=False):
             # Zeros: what _init_weights does not compute was made by the constructor, and tests compare the buffers.
             module.register_buffer(name, torch.zeros_like(buffer, device=device), is_persistent(module, name))
-        owner._init_weights(module)
+        initialize(owner, module)
         if on_layer is not None and isinstance(module, GradientCheckpointingLayer):
             on_layer(module, prefix)
 

@@ -53,15 +53,18 @@ class ImageLayout:
         """Refuse a layout that no encoder can serve.
 
         Raises:
-            ValueError: for an unknown family, a size that patches do not fill, or an impossible number of tiles.
+            UserError: for a size that patches do not fill, or an impossible number of tiles.
+            ValueError: for an unknown family.
         """
         if self.family not in MODE_FAMILIES:
             raise ValueError(f"family is {self.family!r}; known: {', '.join(MODE_FAMILIES)}")
         for name, side in (("base_size", self.base_size), ("tile_size", self.tile_size)):
             if side is not None and (side < self.patch_size or side % self.patch_size):
-                raise ValueError(f"{name} is {side} pixels; it must be a multiple of the patch size {self.patch_size}")
+                raise UserError(f"{name} is {side} pixels; it must be a multiple of the patch size {self.patch_size}")
         if self.tile_size is not None and not 2 <= self.min_tiles <= self.max_tiles:
-            raise ValueError(f"tiles are {self.min_tiles} to {self.max_tiles}; want 2 <= min_tiles <= max_tiles")
+            raise UserError(
+                f"min_tiles is {self.min_tiles} and max_tiles {self.max_tiles}; it must be 2 <= min_tiles <= max_tiles"
+            )
 
     def features(self, side: int) -> int:
         """Return the number of features along one side of a view of ``side`` pixels."""
@@ -77,10 +80,10 @@ class ImageLayout:
             height: of the image, pixels.
 
         Raises:
-            ValueError: when a side is not positive.
+            UserError: when a side is not positive.
         """
         if width < 1 or height < 1:
-            raise ValueError(f"an image of {width} x {height} pixels has no content; both sides must be at least 1")
+            raise UserError(f"an image has {width} x {height} pixels; both sides must be at least 1")
         if self.tile_size is None or max(width, height) <= self.tile_size:
             return (1, 1)
         return _closest_grid(width, height, self.tile_size, self.min_tiles, self.max_tiles)
@@ -141,7 +144,8 @@ def image_layout(hf_processor: Any, mode: str | None = None) -> ImageLayout:
         mode: a name in :data:`MODES`; ``None`` takes what the processor's own configuration says.
 
     Raises:
-        ValueError: for a mode that the family does not have, or a processor of another family.
+        UserError: for a mode that the family does not have.
+        ValueError: for a processor of another family.
     """
     images = getattr(hf_processor, "image_processor", hf_processor)
     outputs = getattr(images, "model_input_names", ())

@@ -40,7 +40,7 @@ def experts_of(model: Any) -> Any:
 
 
 def with_dequantized(experts: Any, quantized: Nf4Experts) -> Any:
-    """Return transformers' experts with the weights that the quantised ones stand for."""
+    """Return transformers' experts with the weights that the quantized ones stand for."""
     with torch.no_grad():
         for name in Nf4Experts.PARAMETERS:
             getattr(experts, name).copy_(quantized.quantized(name).dequantize())
@@ -85,7 +85,7 @@ def test_experts_compute_what_transformers_computes_with_the_same_weights(routed
 
 
 @needs_bitsandbytes
-def test_single_tokens_dequantise_their_experts_alone(routed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_tokens_dequantize_their_experts_alone(routed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     quantized = Nf4Experts(experts_of(load()), device=CPU, double=True, compute_dtype=torch.float32)
     hidden, index, weights = (tensor[:2] for tensor in routed)
     expected = quantized(hidden, index, weights)
@@ -130,7 +130,7 @@ def saved_for_backward(call: Callable[[], torch.Tensor]) -> int:
 
 
 @needs_bitsandbytes
-def test_autograd_keeps_no_dequantised_experts(routed: Any) -> None:
+def test_autograd_keeps_no_dequantized_experts(routed: Any) -> None:
     quantized = Nf4Experts(experts_of(load()), device=CPU, double=True, compute_dtype=torch.float32)
     weight = quantized.quantized("gate_up_proj")
     full = weight.dequantize().numel()
@@ -145,7 +145,7 @@ def test_autograd_keeps_no_dequantised_experts(routed: Any) -> None:
 @needs_bitsandbytes
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 @pytest.mark.parametrize("vision", [True, False])
-def test_what_is_quantised_and_that_the_rest_keeps_its_dtype(kind: Any, vision: bool) -> None:
+def test_what_is_quantized_and_that_the_rest_keeps_its_dtype(kind: Any, vision: bool) -> None:
     model = load(dtype=torch.bfloat16)
     before = {name: p.dtype for name, p in model.named_parameters()}
     assert set(before.values()) == {torch.bfloat16}
@@ -236,7 +236,7 @@ def test_random_weights_are_as_the_constructor_makes_them(name: str) -> None:
 
 
 @needs_bitsandbytes
-def test_a_seed_gives_a_model_and_its_quantised_twin_the_same_weights_layer_by_layer() -> None:
+def test_a_seed_gives_a_model_and_its_quantized_twin_the_same_weights_layer_by_layer() -> None:
     models, whole = [on_meta("deepsynth/tiny-random"), on_meta("deepsynth/tiny-random")], []
 
     def on_layer(layer: nn.Module, prefix: str) -> None:
@@ -249,7 +249,7 @@ def test_a_seed_gives_a_model_and_its_quantised_twin_the_same_weights_layer_by_l
     fill_with_random_weights(models[0], CPU)
     torch.manual_seed(3)
     fill_with_random_weights(models[1], CPU, on_layer)
-    assert max(whole) == 0  # no layer is filled before the one before it is quantised
+    assert max(whole) == 0  # no layer is filled before the one before it is quantized
     assert torch.equal(models[0].lm_head.weight, models[1].lm_head.weight)
     first, twin = experts_of(models[0]).down_proj, experts_of(models[1]).quantized("down_proj")
     assert torch.equal(Nf4Tensor(first.data, double=True, compute_dtype=torch.float32).packed, twin.packed)

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from transformers.conversion_mapping import get_model_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import (
     Chunk,
     Concatenate,
     MergeModulelist,
     WeightConverter,
     WeightRenaming,
-    revert_weight_conversion,
 )
 
+from deepsynth.compat.transformers import convert_back
 from deepsynth.errors import UserError
 
 if TYPE_CHECKING:
@@ -92,13 +92,7 @@ def published_state(model: PreTrainedModel, state: dict[str, torch.Tensor] | Non
         state: instead of the model's own.
     """
     register_conversion()
-    before = getattr(model, "_weight_conversions", None)
-    model._weight_conversions = get_model_conversion_mapping(model, add_legacy=False)
-    try:
-        published: dict[str, torch.Tensor] = revert_weight_conversion(model, dict(state or model.state_dict()))
-    finally:
-        model._weight_conversions = before
-    return published
+    return convert_back(model, dict(state or model.state_dict()))
 
 
 def write_published(

@@ -94,7 +94,7 @@ class DeepseekOcrImageProcessor(BaseImageProcessor):
         are tiles, ``pixel_values_local`` (N, 3, S', S').
         """
         if size.height != size.width:
-            raise ValueError(f"size is {size.height} x {size.width}; the global view is a square")
+            raise UserError(f"size is {size.height} x {size.width}; it must be a square, as the global view is")
         # Grids alone are asked for, so the encoder's patches do not matter.
         layout = ImageLayout(
             "deepseek_ocr", size.height, tile_size if crop_to_patches else None, min_patches, max_patches, patch_size=1

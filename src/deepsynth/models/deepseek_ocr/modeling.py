@@ -55,7 +55,7 @@ class DeepseekOcrCausalLMOutput(CausalLMOutputWithPast):
 
 
 class DeepseekOcrPreTrainedModel(DeepseekOcr2PreTrainedModel):
-    """What both classes share: the configuration, the initialisation, the checkpoint formats."""
+    """What both classes share: the configuration, the initialization, the checkpoint formats."""
 
     config: DeepseekOcrConfig
     config_class = DeepseekOcrConfig

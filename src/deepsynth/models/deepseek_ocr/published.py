@@ -1,4 +1,4 @@
-"""The published ``config.json`` of DeepSeek-OCR: recognised, read, and written."""
+"""The published ``config.json`` of DeepSeek-OCR: recognized, read, and written."""
 
 from __future__ import annotations
 
@@ -188,6 +188,32 @@ def to_published(config: Any) -> dict[str, Any]:
         config: a ``DeepseekOcrConfig``.
     """
     text, sam, clip = config.text_config, config.vision_config.sam_config, config.vision_config.encoder_config
+    fields = _published_text(text)
+    dtype = str(config.dtype).removeprefix("torch.") if config.dtype is not None else "float32"
+    published: dict[str, Any] = {
+        "architectures": [ARCHITECTURE],
+        "candidate_resolutions": [[1024, 1024]],
+        "global_view_pos": "head",
+        "language_config": {"architectures": ["DeepseekV2ForCausalLM"], **fields, "torch_dtype": dtype},
+        "model_type": PUBLISHED_MODEL_TYPE,
+        "projector_config": {
+            "input_dim": clip.hidden_size + sam.downsample_channels[-1],
+            "model_type": "mlp_projector",
+            "n_embed": text.hidden_size,
+            "projector_type": "linear",
+        },
+        "tile_tag": "2D",
+        "torch_dtype": dtype,
+        "vision_config": _published_vision(sam, clip),
+        **fields,
+    }
+    if config.image_token_id != _IMAGE_TOKEN_ID:
+        published["image_token_id"] = config.image_token_id
+    return published
+
+
+def _published_text(text: Any) -> dict[str, Any]:
+    """Return the decoder's fields, which stand in the published file twice."""
     fields = {
         **{theirs: getattr(text, ours) for theirs, ours in _TEXT.items()},
         "first_k_dense_replace": list(text.mlp_layer_types).count("dense"),
@@ -203,55 +229,36 @@ def to_published(config: Any) -> dict[str, Any]:
         "use_mla": False,
         "v_head_dim": 0,
     }
-    theta = text.rope_parameters["rope_theta"]
-    for name, value in {
+    written = {
         "rms_norm_eps": text.rms_norm_eps,
-        "rope_theta": theta,
+        "rope_theta": text.rope_parameters["rope_theta"],
         "pad_token_id": text.pad_token_id,
-    }.items():
-        if value != _TEXT_DEFAULTS[name]:
-            fields[name] = value
-    dtype = str(config.dtype).removeprefix("torch.") if config.dtype is not None else "float32"
+    }
+    return {**fields, **{name: value for name, value in written.items() if value != _TEXT_DEFAULTS[name]}}
+
+
+def _published_vision(sam: Any, clip: Any) -> dict[str, Any]:
     literals = {theirs: getattr(sam, ours) for theirs, ours, literal in _SAM_LITERALS if getattr(sam, ours) != literal}
-    published: dict[str, Any] = {
-        "architectures": [ARCHITECTURE],
-        "candidate_resolutions": [[1024, 1024]],
-        "global_view_pos": "head",
-        "language_config": {"architectures": ["DeepseekV2ForCausalLM"], **fields, "torch_dtype": dtype},
-        "model_type": PUBLISHED_MODEL_TYPE,
-        "projector_config": {
-            "input_dim": clip.hidden_size + sam.downsample_channels[-1],
-            "model_type": "mlp_projector",
-            "n_embed": text.hidden_size,
-            "projector_type": "linear",
-        },
-        "tile_tag": "2D",
-        "torch_dtype": dtype,
-        "vision_config": {
-            "image_size": sam.image_size,
-            "mlp_ratio": 3.7362,
-            "model_name": "deeplip_b_l",
-            "model_type": "vision",
-            "width": {
-                "clip-l-14-224": {
-                    "heads": clip.num_attention_heads,
-                    "image_size": clip.image_size,
-                    "layers": clip.num_hidden_layers,
-                    "patch_size": clip.patch_size,
-                    "width": clip.hidden_size,
-                },
-                "sam_vit_b": {
-                    "downsample_channels": list(sam.downsample_channels),
-                    "global_attn_indexes": list(sam.global_attn_indexes),
-                    "heads": sam.num_attention_heads,
-                    "layers": sam.num_hidden_layers,
-                    "width": sam.hidden_size,
-                    **literals,
-                },
+    return {
+        "image_size": sam.image_size,
+        "mlp_ratio": 3.7362,
+        "model_name": "deeplip_b_l",
+        "model_type": "vision",
+        "width": {
+            "clip-l-14-224": {
+                "heads": clip.num_attention_heads,
+                "image_size": clip.image_size,
+                "layers": clip.num_hidden_layers,
+                "patch_size": clip.patch_size,
+                "width": clip.hidden_size,
+            },
+            "sam_vit_b": {
+                "downsample_channels": list(sam.downsample_channels),
+                "global_attn_indexes": list(sam.global_attn_indexes),
+                "heads": sam.num_attention_heads,
+                "layers": sam.num_hidden_layers,
+                "width": sam.hidden_size,
+                **literals,
             },
         },
-        **fields,
     }
-    if config.image_token_id != _IMAGE_TOKEN_ID:
-        published["image_token_id"] = config.image_token_id
-    return published

@@ -15,6 +15,8 @@ import torch
 from torch.nn import functional as F
 from torch.nn.attention.varlen import varlen_attn
 
+from deepsynth.compat.transformers import register_attention, sdpa_attention
+
 #: Its name in transformers' table of attention functions.
 NAME = "sdpa_packed"
 
@@ -31,7 +33,6 @@ def packed_attention(
     attention_mask: torch.Tensor | None,
     *,
     cu_seq_lens_q: torch.Tensor | None = None,
-    max_length_q: int | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     **kwargs: Any,
@@ -45,21 +46,15 @@ def packed_attention(
         value: see ``query``.
         attention_mask: not looked at when there are boundaries.
         cu_seq_lens_q: (sequences + 1,) int32, where each begins, and T.
-        max_length_q: tokens of the longest.
         scaling: of the products, before the softmax.
         dropout: of the weights.
-        **kwargs: for transformers' own attention.
+        **kwargs: ``max_length_q``, tokens of the longest, with boundaries; else for transformers' own attention.
     """
     if cu_seq_lens_q is None:
-        from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-        output, _ = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
+        output = sdpa_attention(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
         return output, None
     if query.is_cuda and query.dtype in _FLASH_DTYPES and _HAS_WINDOW and not dropout:
-        assert max_length_q is not None, "it comes with the boundaries"
-        bounds, longest = cu_seq_lens_q, max_length_q
+        bounds, longest = cu_seq_lens_q, kwargs["max_length_q"]
         q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
         packed = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0))
         assert isinstance(packed, torch.Tensor)
@@ -74,11 +69,7 @@ def packed_attention(
 
 def register() -> None:
     """Make transformers know the function; in generation it takes the masks that SDPA takes."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
-
-    AttentionInterface.register(NAME, packed_attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+    register_attention(NAME, packed_attention)
 
 
 def boundaries(position_ids: torch.Tensor) -> torch.Tensor:

@@ -3,20 +3,19 @@
     N  tokens      K  experts of a token       S  N * K rows, one for each token and expert
     E  experts     O, I  outputs and inputs of an expert's matrix       r  LoRA rank
 
-bitsandbytes quantises ``nn.Linear`` alone, and transformers fuses routed experts into 3-D parameters. What is here
-differs from bitsandbytes' own parametrisation of such parameters in two ways. The weights that the forward pass
-dequantised are not kept for the backward pass, which dequantises again (:class:`FrozenGroupedLinear`). And adapters are
+bitsandbytes quantizes ``nn.Linear`` alone, and transformers fuses routed experts into 3-D parameters. What is here
+differs from bitsandbytes' own parametrization of such parameters in two ways. The weights that the forward pass
+dequantized are not kept for the backward pass, which dequantizes again (:class:`FrozenGroupedLinear`). And adapters are
 products of their own beside the frozen one, not a sum of full-sized weights: with ``torch.nn.utils.parametrize``, peft
 0.21 leaves its sum in place and trains one of two adapters.
 
-nf4 is from QLoRA (Dettmers et al. 2023, arXiv:2305.14314): blocks of 64 weights share a scale; with double quantisation
+nf4 is from QLoRA (Dettmers et al. 2023, arXiv:2305.14314): blocks of 64 weights share a scale; with double quantization
 256 scales share one.
 """
 
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,13 +24,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from deepsynth.errors import UserError
+from deepsynth.compat.peft import parameter_adapter_class
 from deepsynth.models.kernels.experts import ends_of
 from deepsynth.models.kernels.frozen_experts import Active, FrozenExperts, factors_of, grouped_mm, is_silu
 
 BLOCK = 64
 _SCALE_BLOCK = 256
-#: Up to so many rows for each expert of the layer, as in generation, only those that are hit are dequantised: 21 tokens
+#: Up to so many rows for each expert of the layer, as in generation, only those that are hit are dequantized: 21 tokens
 #: of DeepSeek-OCR (6 of 64 experts). With more, hardly one is left out.
 _FEW_ROWS = 2
 
@@ -58,8 +57,8 @@ class Nf4Tensor(nn.Module):
     """Weights (E, O, I) in nf4.
 
     Args:
-        weight: to quantise, on the device where it shall be.
-        double: quantise the scales as well, to 8 bits.
+        weight: to quantize, on the device where it shall be.
+        double: quantize the scales as well, to 8 bits.
         compute_dtype: of what :meth:`dequantize` returns.
     """
 
@@ -83,7 +82,7 @@ class Nf4Tensor(nn.Module):
 
     @property
     def can_gather(self) -> bool:
-        """Whether an expert's weights are whole blocks, so that single experts can be dequantised."""
+        """Whether an expert's weights are whole blocks, so that single experts can be dequantized."""
         return (self.shape[1] * self.shape[2]) % BLOCK == 0
 
     @torch.no_grad()
@@ -147,7 +146,7 @@ class Nf4Experts(nn.Module):
 
     Args:
         experts: transformers' module, with ``gate_up_proj`` (E, 2*O, I) and ``down_proj`` (E, I, O).
-        device: of the quantised weights.
+        device: of the quantized weights.
         double: see :class:`Nf4Tensor`.
         compute_dtype: of the products.
     """
@@ -168,7 +167,7 @@ class Nf4Experts(nn.Module):
         self.recomputes = False
 
     def quantized(self, name: str) -> Nf4Tensor:
-        """Return the quantised weights of a fused parameter."""
+        """Return the quantized weights of a fused parameter."""
         tensor: Nf4Tensor = self.get_submodule(f"{name}_nf4")  # type: ignore[assignment]
         return tensor
 
@@ -235,7 +234,7 @@ class Nf4Experts(nn.Module):
 
 @contextmanager
 def expert_parameters(model: nn.Module) -> Iterator[None]:
-    """Show the fused parameters of quantised experts as they were, without memory, to who looks for them by name."""
+    """Show the fused parameters of quantized experts as they were, without memory, to who looks for them by name."""
     found = [module for module in model.modules() if isinstance(module, Nf4Experts)]
     for experts in found:
         for name in Nf4Experts.PARAMETERS:
@@ -248,34 +247,9 @@ def expert_parameters(model: nn.Module) -> Iterator[None]:
                 delattr(experts, name)
 
 
-@functools.cache
 def adapter_class() -> type[nn.Module]:
     """Return peft's adapter of a fused parameter, made for :class:`Nf4Experts`; names and shapes are peft's own."""
-    from peft.tuners.lora.layer import ParamWrapper
-
-    class Nf4ExpertsAdapter(ParamWrapper):  # type: ignore[misc]
-        """Hands its factors to the experts for the time of a call."""
-
-        def get_param(self) -> torch.Tensor:
-            return self.get_base_layer().placeholder(self.parameter_name)  # type: ignore[no-any-return]
-
-        @contextmanager
-        def _activate_lora(self, active_adapters: list[str]) -> Iterator[None]:
-            active = self.get_base_layer().active
-            active[self.parameter_name] = [
-                self.get_delta_factors(adapter) for adapter in active_adapters if adapter in self.lora_A
-            ]
-            try:
-                yield
-            finally:
-                del active[self.parameter_name]
-
-        def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-            raise UserError(
-                "an adapter cannot be merged into experts of 4 bits; deepsynth export merges it into the model's own "
-                "16-bit weights"
-            )
-
-    # peft nests adapters of several parameters of one module only where a class of this name says that it may.
-    Nf4ExpertsAdapter.__name__ = "ParamWrapper"
-    return Nf4ExpertsAdapter
+    return parameter_adapter_class(
+        "an adapter cannot be merged into experts of 4 bits; deepsynth export merges it into the model's own 16-bit "
+        "weights"
+    )

@@ -1,12 +1,11 @@
 """Frozen weights in 4 or 8 bits, layer by layer.
 
-What is quantised: the decoder's linear layers and, in nf4, its routed experts; the vision encoder's linear layers when
+What is quantized: the decoder's linear layers and, in nf4, its routed experts; the vision encoder's linear layers when
 asked for. Embeddings, head, router, norms, convolutions and projector keep their dtype; nothing is cast to float32.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from deepsynth.compat.bitsandbytes import keep_packed_on_cpu, silence_casts
 from deepsynth.errors import UserError
 from deepsynth.lazy_imports import install_command
 from deepsynth.models.quantization.nf4_experts import BLOCK, Nf4Experts, dequantize_nf4
@@ -35,9 +35,9 @@ class Quantization:
 
     Args:
         kind: ``nf4``, or ``int8`` (which leaves routed experts as they are).
-        double: quantise the scales of nf4 as well.
-        compute_dtype: of products with dequantised weights.
-        vision: quantise the vision encoder's linear layers, too.
+        double: quantize the scales of nf4 as well.
+        compute_dtype: of products with dequantized weights.
+        vision: quantize the vision encoder's linear layers, too.
     """
 
     kind: Literal["nf4", "int8"]
@@ -46,7 +46,7 @@ class Quantization:
     vision: bool
 
     def covers(self, name: str) -> bool:
-        """Whether linear layers and experts of this name are quantised."""
+        """Whether linear layers and experts of this name are quantized."""
         return bool(_DECODER.search(name)) or (self.vision and bool(_VISION.search(name)))
 
 
@@ -63,18 +63,17 @@ def require_bitsandbytes(kind: str) -> None:
             f"model.quantization is {kind}, which needs bitsandbytes ({type(error).__name__}: {error}); "
             f"{install_command('gpu')}, or use model.quantization=none"
         ) from error
-    # It says for every product that bfloat16 goes through float16; the configuration asked for that.
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    silence_casts()
 
 
 @torch.no_grad()
 def quantize(module: nn.Module, how: Quantization, device: torch.device, prefix: str = "") -> None:
-    """Quantise the layers of a module that ``how`` covers, one at a time, on ``device``; others stay where they are.
+    """Quantize the layers of a module that ``how`` covers, one at a time, on ``device``; others stay where they are.
 
     Args:
         module: a model or a part of one.
         how: what to do.
-        device: where the quantised weights will be.
+        device: where the quantized weights will be.
         prefix: name of ``module`` in the model, with a dot at its end.
     """
     for name, parent in list(module.named_modules()):
@@ -105,9 +104,7 @@ def _quantized_linear(linear: nn.Linear, how: Quantization, device: torch.device
         new.weight = bnb.nn.Params4bit(
             weight, requires_grad=False, blocksize=BLOCK, compress_statistics=how.double, quant_type="nf4", module=new
         ).to(device)
-        # On CPUs with AVX512-BF16 evaluation would repack the weights for a kernel without gradients, and training
-        # goes on with what evaluation left.
-        new.support_avx512bf16_for_cpu = False
+        keep_packed_on_cpu(new)
     else:
         rows, scale, _ = bnb.functional.int8_vectorwise_quant(weight.to(torch.float16))
         new.weight = bnb.nn.Int8Params(rows, requires_grad=False, has_fp16_weights=False, CB=rows, SCB=scale)

@@ -33,7 +33,7 @@ class WeightRow:
     Attributes:
         group: its name.
         parameters: numbers that the model has there.
-        bytes_before: of them unquantised.
+        bytes_before: of them unquantized.
         bytes_after: that are in memory, scales included.
     """
 
@@ -47,8 +47,8 @@ def weight_table(model: nn.Module, dtype: torch.dtype) -> list[WeightRow]:
     """Return a row for each group of weights that the model has.
 
     Args:
-        model: quantised or not, with adapters or without.
-        dtype: that quantised weights had before.
+        model: quantized or not, with adapters or without.
+        dtype: that quantized weights had before.
     """
     sums: dict[str, list[int]] = {}
     for name, parameters, before, after in _weights(model, dtype):
@@ -60,7 +60,7 @@ def weight_table(model: nn.Module, dtype: torch.dtype) -> list[WeightRow]:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return how many parameters a model has, quantised ones counted as what they stand for."""
+    """Return how many parameters a model has, quantized ones counted as what they stand for."""
     return sum(parameters for _, parameters, _, _ in _weights(model, torch.float32))
 
 
