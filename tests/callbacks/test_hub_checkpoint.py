@@ -188,14 +188,14 @@ def test_a_trial_run_pushes_nothing(hub, tmp_path, jsonl):
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"repo_id": "ocr"}, "repo_id: found 'ocr'"),
+        ({"repo_id": "ocr"}, "repo_id is 'ocr'"),
         ({"every": 0}, "every is 0"),
         ({"every": 2, "best_only": True}, "leave out HubCheckpoint.every"),
         ({"mode": "less"}, "mode is 'less'"),
         ({"deadline_s": -1}, "deadline_s is -1"),
         ({"tag": "{loss}"}, "only {step} and {epoch}"),
         ({"tag": "a b"}, "a word without blanks"),
-        ({"revision": "a b"}, "revision: found 'a b'"),
+        ({"revision": "a b"}, "revision is 'a b'"),
     ],
 )
 def test_mistakes_are_named(settings, complaint):

@@ -101,13 +101,13 @@ def test_what_cannot_be_loaded_is_one_line(hub, tmp_path):
     )
     assert [said[-1] for said in found] == ["exit 1"] * 5
     (no_repo,), (no_revision,), (malformed,), (nobody,), cut = [said[:-1] for said in found]
-    assert no_repo == "deepsynth: cannot read hf://alice/nothing: HTTP 404: Repository not found"
-    assert no_revision.startswith("deepsynth: cannot read hf://alice/ocr@nowhere: HTTP 404")
-    assert malformed == "deepsynth: found 'hf://ocr'; expected hf://owner/repo or hf://owner/repo@revision"
-    assert nobody.startswith("deepsynth: cannot read hf://alice/ocr: HTTP 401")
+    assert no_repo == "deepsynth: hf://alice/nothing: it cannot be read (HTTP 404: Repository not found)"
+    assert no_revision.startswith("deepsynth: hf://alice/ocr@nowhere: it cannot be read (HTTP 404")
+    assert malformed == "deepsynth: the reference is 'hf://ocr'; it must be hf://owner/repo or hf://owner/repo@revision"
+    assert nobody.startswith("deepsynth: hf://alice/ocr: it cannot be read (HTTP 401")
     assert "hf auth login" in nobody
     assert [line for line in cut if line.startswith("deepsynth:")] == cut[-1:]
-    assert cut[-1].startswith("deepsynth: cannot reach hf://alice/ocr: ")
+    assert cut[-1].startswith("deepsynth: hf://alice/ocr: the Hub cannot be reached (")
     assert not list((tmp_path / "home").rglob("snapshots/*/adapter_model.safetensors")), "no half file counts as whole"
     assert not (tmp_path / "runs").exists()
 

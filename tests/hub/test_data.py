@@ -16,7 +16,7 @@ PUSH = """
 import json, sys
 from pathlib import Path
 from PIL import Image
-from deepsynth.hub.data import push_data
+from deepsynth.hub.data import Delivery, push_data
 from deepsynth.hub.snapshot import Target
 from deepsynth.hub.worker import Backoff
 from deepsynth.types import Document, Page
@@ -34,10 +34,10 @@ documents = [Document(f"d{i}", f"page one of {i}|page two", language="en", sourc
 try:
     pushed = push_data(
         documents, render, Target(repo, repo_type="dataset"), work, recipe={"seed": seed, "font": "/x/y.ttf"},
-        documents_per_shard=3, deadline_s=deadline, backoff=Backoff(0.05, 0.2),
+        documents_per_shard=3, delivery=Delivery(deadline, Backoff(0.05, 0.2)),
     )
     print(json.dumps({"pushed": pushed, "rendered": rendered}))
-except (OSError, ValueError) as error:
+except ValueError as error:
     sys.exit(f"{type(error).__name__}: {error}")
 """
 READ = """
@@ -124,7 +124,7 @@ def test_what_broke_off_goes_on_where_it_stopped(hub, tmp_path, fault, request):
     first = push(hub, repo, tmp_path, deadline=4, check=False)
     hub.clear_faults()
     if isinstance(first, str):
-        assert first.strip().splitlines()[-1].startswith("ConnectionError: train shard 1: 6 pages: not delivered")
+        assert first.strip().splitlines()[-1].startswith("HubUnreachableError: train shard 1: 6 pages: not delivered")
         assert push(hub, repo, tmp_path)["rendered"] == ["d3", "d4", "d5", "d6", "d7"]
     hub.wait_idle(quiet=0.1)
     assert ids(hub, repo) == [f"d{i}#{n}" for i in range(8) for n in (0, 1)]
@@ -132,7 +132,7 @@ def test_what_broke_off_goes_on_where_it_stopped(hub, tmp_path, fault, request):
 
 
 def test_mistakes_are_one_line(tmp_path):
-    with pytest.raises(ValueError, match="split: found 'a b'"):
+    with pytest.raises(ValueError, match="split is 'a b'"):
         push_data([], lambda d: [], Target("a/b", repo_type="dataset"), tmp_path, split="a b")
     with pytest.raises(ValueError, match="documents_per_shard is 0"):
         push_data([], lambda d: [], Target("a/b", repo_type="dataset"), tmp_path, documents_per_shard=0)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from deepsynth.errors import UserError
+from deepsynth.hub.client import HubUnreachableError
 from deepsynth.hub.snapshot import Target
 from deepsynth.hub.spool import Spool
 from deepsynth.hub.worker import Backoff, PushWorker, resume
@@ -87,6 +89,8 @@ def test_a_hub_that_hangs_for_ever_holds_nobody_up(hub, monkeypatch, tmp_path, c
 TRAINING = """
 import sys, time
 from pathlib import Path
+from deepsynth.errors import UserError
+from deepsynth.hub.client import HubUnreachableError
 from deepsynth.hub.snapshot import Target
 from deepsynth.hub.spool import Spool
 from deepsynth.hub.worker import PushWorker
@@ -166,7 +170,7 @@ def test_nobody_logged_in(hub, monkeypatch, tmp_path, caplog):
     add_snapshot(spool, target)
     assert not PushWorker(spool, backoff=QUICK).close(180)
     assert "hf auth login" in caplog.text
-    with pytest.raises(ConnectionError, match="HTTP 401"):
+    with pytest.raises(HubUnreachableError, match="HTTP 401"):
         resume(tmp_path, 180, backoff=QUICK)
 
 
@@ -179,7 +183,7 @@ def test_a_public_repository_is_refused_when_private_was_asked_for(hub, tmp_path
     second = Spool.of_run(tmp_path / "b", target)
     add_snapshot(second, target, step=2)
     assert not PushWorker(second, backoff=QUICK).close(180)
-    assert "is public although private: true" in caplog.text
+    assert f"private is true, but {target.repo_id} is public" in caplog.text
     assert titles(hub, target) == ["step 1"]
 
 
@@ -217,7 +221,7 @@ def test_one_pusher_a_spool(hub, tmp_path):
     target = new_target()
     spool = Spool.of_run(tmp_path, target)
     worker = PushWorker(spool)
-    with pytest.raises(BlockingIOError, match="another run pushes from here"):
+    with pytest.raises(UserError, match="another run pushes from it"):
         PushWorker(Spool.of_run(tmp_path, target))
     worker.close(5)
     PushWorker(Spool.of_run(tmp_path, target)).close(5)

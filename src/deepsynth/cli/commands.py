@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser, auto_parser
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.cli import LightningArgumentParser
 
-from deepsynth.cli.errors import ParserError, hub_errors
+from deepsynth.cli.errors import ParserError
 from deepsynth.cli.trainer import DeepSynthCLI
 
 #: Subcommands of a command by name; each is a function, or a class whose ``run`` does the work.
@@ -153,21 +153,19 @@ def push_data(args: list[str]) -> None:
     from deepsynth.hub.snapshot import Target
 
     cli = PushDataCLI(args, "hub push-data")
-    with hub_errors():
-        target = Target(cli.config["repo_id"], cli.config["revision"], cli.config["private"], repo_type="dataset")
+    target = Target(cli.config["repo_id"], cli.config["revision"], cli.config["private"], repo_type="dataset")
     pipeline = cli.datamodule.pipeline()
     stages = (pipeline.renderer, pipeline.augmenter)
     recipe: dict[str, Any] = {type(stage).__name__: repr(stage) for stage in stages if stage is not None}
     folder = cli.config["work_folder"] or f"runs/push-data/{target.repo_id.replace('/', '--')}"
-    with hub_errors():
-        lines = push(
-            cli.datamodule.source,
-            lambda document: pipeline.pages(document, None, 0),
-            target,
-            Path(folder),
-            split=cli.config["split"],
-            recipe={**recipe, "seed": pipeline.seed},
-        )
+    lines = push(
+        cli.datamodule.source,
+        lambda document: pipeline.pages(document, None, 0),
+        target,
+        Path(folder),
+        split=cli.config["split"],
+        recipe={**recipe, "seed": pipeline.seed},
+    )
     for line in lines:
         print_line(line)
 
@@ -184,8 +182,7 @@ def resume(run: Path, deadline_s: float = 600.0) -> None:
     """
     from deepsynth.hub.worker import resume as resume_run
 
-    with hub_errors():
-        lines = resume_run(run, deadline_s)
+    lines = resume_run(run, deadline_s)
     for line in lines:
         print_line(line)
 
@@ -199,8 +196,7 @@ def pull(reference: str, *, output: Path | None = None) -> None:
     """
     from deepsynth.hub.pull import pull as pull_adapter
 
-    with hub_errors():
-        print_line(str(pull_adapter(reference, output)))
+    print_line(str(pull_adapter(reference, output)))
 
 
 def hub(args: list[str]) -> None:

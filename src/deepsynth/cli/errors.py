@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -30,15 +29,6 @@ def is_user_error(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT)
     return isinstance(error, (UserError, MisconfigurationException))
-
-
-@contextmanager
-def hub_errors() -> Iterator[None]:
-    """Raise what ``deepsynth.hub`` says of a reference, a folder or the network as a user error."""
-    try:
-        yield
-    except (ValueError, ConnectionError, FileExistsError, FileNotFoundError, BlockingIOError) as error:
-        raise UserError(str(error)) from error
 
 
 def wrapped_user_error(error: BaseException) -> UserError | None:

@@ -26,7 +26,7 @@ from deepsynth.callbacks import (
     VramMonitor,
 )
 from deepsynth.cli import console
-from deepsynth.cli.errors import ParserError, hub_errors, wrapped_user_error
+from deepsynth.cli.errors import ParserError, wrapped_user_error
 from deepsynth.cli.run_folder import MetricsCsv, choose_run_folder, discard_start, is_unused
 from deepsynth.data import TextImageDataModule
 from deepsynth.distributed.support import check_strategy_option
@@ -172,8 +172,7 @@ class DeepSynthCLI(LightningCLI):
         """
         init = config.model.init_args
         if is_reference(path) or Path(path).is_dir():
-            with hub_errors():
-                folder = resolve_checkpoint(path)
+            folder = resolve_checkpoint(path)
             stored = adapter_settings(folder)
             init["adapter"], self._ckpt_path = str(folder), None
             rank_zero_info(f"starting from the weights of {path} alone, at step 0")

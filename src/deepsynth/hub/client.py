@@ -1,7 +1,4 @@
-"""The Hub as DeepSynth calls it: time-outs that huggingface_hub lacks, and errors as one line and a decision.
-
-A failed call becomes an :class:`Outcome`: what went wrong, and whether trying again can help.
-"""
+"""Calls to the Hub: time-outs that huggingface_hub lacks, and errors as one line with the decision to retry or not."""
 
 from __future__ import annotations
 
@@ -13,6 +10,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
+from deepsynth.compat.huggingface_hub import http_errors, install_client
+from deepsynth.errors import UserError
 from deepsynth.hub.privacy import redact
 
 #: Longest silence of the Hub within one request before it counts as lost, in seconds.
@@ -24,25 +23,26 @@ _LONGEST_INNER_WAIT_S = 5.0
 #: Statuses of the last failed replies, newest last; see :func:`classify`.
 failed_statuses: list[int] = []
 
-#: Client errors that pass: time-out, conflict, a commit in between, too early, rate limit.
+#: Client errors that may pass: time-out, conflict, a commit in between, too early, rate limit.
 RETRIED_STATUSES = frozenset({408, 409, 412, 425, 429})
 
-#: The Hub may ask for more patience than this; it is never granted.
+#: Longest wait that the Hub is granted, in seconds.
 MAX_RETRY_AFTER_S = 300.0
 
-#: Header in which the wait that the Hub asked for is kept.
+#: Header that keeps the wait that the Hub asked for.
 ASKED_WAIT = "X-Asked-Retry-After"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one attempt of a push ended.
+    """The result of one push attempt.
 
     Attributes:
-        status: ``"delivered"``; ``"retry"`` when time may mend it; ``"refused"`` when only a person can.
+        status: ``"delivered"``; ``"retry"`` when a later attempt may succeed; ``"refused"`` when only a person can fix
+            it.
         message: one line for the user, without tokens and signed URLs.
-        commit: id of the commit that holds the snapshot, when delivered.
-        retry_after_s: how long the Hub asks to wait, capped.
+        commit: id of the commit that holds the snapshot, if it was delivered.
+        retry_after_s: seconds that the Hub asks to wait, capped.
     """
 
     status: Literal["delivered", "retry", "refused"]
@@ -51,27 +51,26 @@ class Outcome:
     retry_after_s: float | None = None
 
 
-def client_errors() -> tuple[type[Exception], ...]:
-    """Return what calls to the Hub may raise, whichever HTTP library this version of huggingface_hub stands on.
+class HubUnreachableError(UserError):
+    """The Hub does not answer, or not yet."""
 
-    ``HfHubHTTPError`` derives from that library's base error, which is how it is found without naming it.
+
+def client_errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions that calls to the Hub may raise, whichever HTTP library huggingface_hub uses.
+
     ``RuntimeError`` is how huggingface_hub and hf_xet wrap failed uploads; ``ValueError`` comes from replies that are
     not JSON.
     """
     from huggingface_hub.errors import HfHubHTTPError
 
-    own = ("huggingface_hub", "builtins")
-    base = tuple(
-        c for c in HfHubHTTPError.__mro__ if c.__module__.split(".")[0] not in own and issubclass(c, Exception)
-    )
-    return (*base, HfHubHTTPError, OSError, RuntimeError, ValueError)
+    return (*http_errors(), HfHubHTTPError, OSError, RuntimeError, ValueError)
 
 
 def classify(error: BaseException, last_status: int | None = None) -> Outcome:
-    """Say in one line what an attempt failed with and whether to try again.
+    """Describe in one line why an attempt failed, and decide whether to try again.
 
     Args:
-        error: what the client raised.
+        error: exception of the client.
         last_status: HTTP status of the last failed reply, for errors that hide it (a reply that should have been JSON).
     """
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
@@ -106,7 +105,7 @@ def _of_status(status: int, line: str, headers: Any) -> Outcome:
 def asked_wait_s(headers: Any) -> float | None:
     """Return how many seconds the Hub asks to wait, capped; ``None`` when it does not say.
 
-    Both of the Hub's ways are read: ``Retry-After`` (seconds or a date, RFC 9110) and ``ratelimit: "api";r=0;t=55``.
+    The Hub says it in two ways: ``Retry-After`` (seconds or a date, RFC 9110) and ``ratelimit: "api";r=0;t=55``.
     """
     value = str(headers.get(ASKED_WAIT) or headers.get("Retry-After") or "").strip()
     limited = re.search(r"\bt\s*=\s*(\d+)", str(headers.get("ratelimit") or ""))
@@ -125,7 +124,7 @@ def asked_wait_s(headers: Any) -> float | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error and what it was raised from, outermost first; not what merely was being handled meanwhile."""
+    """Yield an error and its causes, outermost first; errors that were merely being handled meanwhile are no causes."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause
@@ -149,22 +148,6 @@ def use_timeouts(timeout_s: float = REQUEST_TIMEOUT_S) -> None:
     Args:
         timeout_s: longest silence while connecting, sending or receiving.
     """
-    from huggingface_hub import set_client_factory
-    from huggingface_hub.utils import get_session
-
-    template = get_session()
-
-    def note(response: Any) -> None:
-        if response.status_code < 400:
-            return
-        failed_statuses.append(response.status_code)
-        # huggingface_hub sleeps as long as it is told, in its own retries, where no time-out reaches it. Those are kept
-        # short; the worker, which can be interrupted, does the long waiting.
-        asked = asked_wait_s(response.headers)
-        if asked is not None:
-            response.headers[ASKED_WAIT] = str(asked)
-            response.headers["Retry-After"] = str(round(min(asked, _LONGEST_INNER_WAIT_S)))
-            response.headers.pop("ratelimit", None)
 
     def limit(request: Any) -> None:
         # Some calls ask for no time-out at all, whatever the client's own is.
@@ -172,9 +155,16 @@ def use_timeouts(timeout_s: float = REQUEST_TIMEOUT_S) -> None:
         phases = ("connect", "read", "write", "pool")
         request.extensions["timeout"] = {phase: min(asked.get(phase) or timeout_s, timeout_s) for phase in phases}
 
-    def factory() -> Any:
-        own = template.event_hooks
-        hooks = {"request": [*own["request"], limit], "response": [*own["response"], note]}
-        return type(template)(event_hooks=hooks, follow_redirects=True, timeout=timeout_s)
+    def note(response: Any) -> None:
+        if response.status_code < 400:
+            return
+        failed_statuses.append(response.status_code)
+        # In its own retries huggingface_hub sleeps as long as the Hub asks, where no time-out reaches it. Those sleeps
+        # are kept short; the worker, which can be interrupted, waits for the rest.
+        asked = asked_wait_s(response.headers)
+        if asked is not None:
+            response.headers[ASKED_WAIT] = str(asked)
+            response.headers["Retry-After"] = str(round(min(asked, _LONGEST_INNER_WAIT_S)))
+            response.headers.pop("ratelimit", None)
 
-    set_client_factory(factory)
+    install_client(timeout_s, limit, note)

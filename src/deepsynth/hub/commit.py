@@ -1,4 +1,4 @@
-"""One attempt to put a snapshot on the Hub, as exactly one commit however often it is tried."""
+"""One attempt to push a snapshot to the Hub, as exactly one commit however often it is repeated."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _IDENTITY = "Snapshot-Id: "
 
 
 def push_once(snapshot: Snapshot) -> Outcome:
-    """Try once to push a snapshot; safe to repeat after any failure, at any point.
+    """Try once to push a snapshot; an attempt can be repeated after a failure at any point.
 
-    Twice the same commit is impossible: each attempt names the parent that it has seen (the Hub answers 412 when
+    The same commit is never made twice: each attempt names the parent that it has seen (the Hub answers 412 when
     another commit came first), and a repeated attempt looks for its own id among the commits up to that parent.
     """
     attempted = snapshot.attempted
@@ -40,7 +40,7 @@ def _push(snapshot: Snapshot, attempted: bool) -> Outcome:
     if target.private and not info.private:
         return Outcome(
             "refused",
-            f"{target.repo_id} is public although private: true was asked for; make it private, or say private: false",
+            f"private is true, but {target.repo_id} is public; make it private, or set private=false",
         )
     commit = _find_commit(api, snapshot, where, head) if attempted else None
     if commit is None:
@@ -63,10 +63,10 @@ def _push(snapshot: Snapshot, attempted: bool) -> Outcome:
 
 
 def _branch(api: HfApi, snapshot: Snapshot, where: dict[str, Any]) -> Any:
-    """Return what the Hub says about the branch; make repository and branch when missing.
+    """Return the Hub's description of the branch; repository and branch are created if they do not exist.
 
     Raises:
-        ConnectionError: when the Hub says that it has made them, but does not show them yet.
+        ConnectionError: when the Hub has created them but does not show them yet.
     """
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
@@ -76,7 +76,7 @@ def _branch(api: HfApi, snapshot: Snapshot, where: dict[str, Any]) -> Any:
         try:
             return api.repo_info(**where, revision=target.revision)
         except (RevisionNotFoundError, RepositoryNotFoundError) as error:
-            if error.response.status_code == 401:  # the Hub hides repositories from those it does not know
+            if error.response.status_code == 401:  # the Hub hides repositories from anonymous users
                 raise
             return None
 
@@ -88,12 +88,12 @@ def _branch(api: HfApi, snapshot: Snapshot, where: dict[str, Any]) -> Any:
         api.create_branch(**where, branch=target.revision, exist_ok=True)
     info = ask()
     if info is None:
-        raise ConnectionError(f"{target.repo_id}@{target.revision} was made but is not there yet")
+        raise ConnectionError(f"{target.repo_id}@{target.revision} was created but is not visible yet")
     return info
 
 
 def _find_commit(api: HfApi, snapshot: Snapshot, where: dict[str, Any], head: str) -> str | None:
-    """Return the commit that an earlier attempt made, when its reply was lost."""
+    """Return the commit of an earlier attempt whose reply was lost, if there is one."""
     for commit in api.list_repo_commits(**where, revision=head):
         if _IDENTITY + snapshot.id in commit.message:
             return str(commit.commit_id)

@@ -1,4 +1,4 @@
-"""Rendered pages as a dataset on the Hub: parquet shards of images and texts, pushed one by one.
+"""Rendered pages as a dataset on the Hub: Parquet shards of images and texts, pushed one by one.
 
 A shard's name holds a hash of the documents and settings that it was made from. An interrupted or repeated push
 renders and sends only what is missing; a changed source replaces the shards that changed, and nothing is stored twice.
@@ -15,21 +15,38 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from deepsynth.errors import UserError
+from deepsynth.hub.client import HubUnreachableError
 from deepsynth.hub.privacy import clean_text, without_local_paths
-from deepsynth.hub.pull import patiently
+from deepsynth.hub.pull import with_retries
 from deepsynth.hub.snapshot import Target
 from deepsynth.hub.spool import Spool
 from deepsynth.hub.worker import Backoff, PushWorker
+from deepsynth.io.files import explain_write_errors
 from deepsynth.types import Document, Page
 
 log = logging.getLogger(__name__)
 
 _SPLIT = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _SHARD = re.compile(r"data/(?P<split>\w+)-(?P<number>\d{5})-(?P<hash>[0-9a-f]{12})\.parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """The effort to deliver one shard.
+
+    Attributes:
+        deadline_s: most seconds to try.
+        backoff: waits between the attempts.
+    """
+
+    deadline_s: float = 1800.0
+    backoff: Backoff = field(default_factory=Backoff)
 
 
 def push_data(
@@ -41,41 +58,38 @@ def push_data(
     split: str = "train",
     recipe: Mapping[str, Any] | None = None,
     documents_per_shard: int = 500,
-    deadline_s: float = 1800.0,
-    backoff: Backoff | None = None,
+    delivery: Delivery | None = None,
 ) -> list[str]:
-    """Render documents and push their pages; a repeated call goes on where the last one stopped.
+    """Render documents and push their pages; a repeated call continues where the last one stopped.
 
-    A row is one page, with the columns of `deepsynth.data.HubSource`: ``id``, ``image``, ``text``, ``target``,
-    ``language``, ``source``, and ``document_id`` and ``page``.
+    A row is one page, with the columns of :class:`deepsynth.data.HubSource`: ``id``, ``image``, ``text``, ``target``,
+    ``language``, ``source``, ``document_id`` and ``page``.
 
     Args:
-        documents: the same ones, in the same order, at each call.
-        render: makes the pages of a document; called only for shards that are not on the Hub.
-        target: a dataset repository.
-        work_folder: where a shard waits until it is delivered.
-        split: ``train``, ``validation`` or ``test``, or another word.
-        recipe: what the pages depend on besides the documents (renderer, augmenter, seed); a change makes new shards,
-            and the dataset's card lists it.
-        documents_per_shard: more make fewer and larger commits.
-        deadline_s: how long to try to deliver one shard, in seconds.
-        backoff: waits between the attempts.
+        documents: the documents, the same ones in the same order at each call.
+        render: returns the pages of a document; called only for shards that are not on the Hub.
+        target: repository of the type ``"dataset"``.
+        work_folder: folder in which a shard waits until it is delivered.
+        split: ``train``, ``validation``, ``test`` or another word.
+        recipe: settings that the pages depend on (renderer, augmenter, seed); a change makes new shards, and the card
+            of the dataset lists them.
+        documents_per_shard: number of documents per shard; more make fewer and larger commits.
+        delivery: deadline and waits of the delivery of one shard.
 
     Returns:
-        The shards that were pushed now, by their paths in the repository.
+        The shards that this call pushed, by their paths in the repository.
 
     Raises:
-        ValueError: for a bad split, no documents, or a document that cannot be a row.
-        ConnectionError: when the Hub cannot be asked what it has, or a shard could not be delivered; calling again
-            goes on there.
+        UserError: for a bad split, no documents, a document that cannot be a row, a full disk, or when the Hub cannot
+            be reached; calling again continues there.
     """
     if not _SPLIT.fullmatch(split):
-        raise ValueError(f"split: found {split!r}; expected a word such as 'train'")
+        raise UserError(f"split is {split!r}; it must be a word of letters, digits and _, such as 'train'")
     if documents_per_shard < 1:
         raise ValueError(f"documents_per_shard is {documents_per_shard}; it must be at least 1")
     recipe = without_local_paths(dict(recipe or {}))
     present = set(_files_on_hub(target))
-    spool = Spool.of_run(work_folder, target)
+    shards = _Shards(Spool.of_run(work_folder, target), target, delivery or Delivery())
     pushed: list[str] = []
     wanted: set[str] = set()
     for number, batch in enumerate(_batches(documents, documents_per_shard)):
@@ -83,38 +97,50 @@ def push_data(
         wanted.add(name)
         if name in present:
             continue
-        stale = [old for old in present if _same_place(old, split, number)]
-        staged = spool.stage()
-        try:
-            shard = staged / name
-            shard.parent.mkdir()
-            rows = [row for document in batch for row in _rows(document, render(document))]
-            _write_parquet(rows, shard)
-            splits = {found["split"] for found in map(_SHARD.fullmatch, present) if found} | {split}
-            (staged / "README.md").write_text(_card(target, splits, recipe), encoding="utf-8")
-            snapshot = spool.seal(staged, target, f"{split} shard {number}: {len(rows)} pages", delete=tuple(stale))
-        finally:
-            spool.discard(staged)
-        _deliver(spool, snapshot.message, deadline_s, backoff)
-        present = (present - set(stale)) | {name}
+        stale = {old for old in present if _same_place(old, split, number)}
+        rows = [row for document in batch for row in _rows(document, render(document))]
+        splits = {found["split"] for found in map(_SHARD.fullmatch, present) if found} | {split}
+        message = f"{split} shard {number}: {len(rows)} pages"
+        shards.push(message, _card(target, splits, recipe), {name: rows}, delete=stale)
+        present = (present - stale) | {name}
         pushed.append(name)
     if not wanted:
-        raise ValueError("there are no documents to push")
-    surplus = sorted(old for old in present - wanted if (m := _SHARD.fullmatch(old)) and m["split"] == split)
+        raise UserError("data.source has no documents; there is nothing to push")
+    surplus = {old for old in present - wanted if (m := _SHARD.fullmatch(old)) and m["split"] == split}
     if surplus:  # the source has become shorter
-        staged = spool.stage()
-        (staged / "README.md").write_text(_card(target, {split}, recipe), encoding="utf-8")
-        spool.seal(staged, target, f"remove {len(surplus)} {split} shards", delete=tuple(surplus))
-        _deliver(spool, f"remove {len(surplus)} {split} shards", deadline_s, backoff)
+        shards.push(f"remove {len(surplus)} {split} shards", _card(target, {split}, recipe), {}, delete=surplus)
     return pushed
 
 
-def _deliver(spool: Spool, what: str, deadline_s: float, backoff: Backoff | None) -> None:
-    worker = PushWorker(spool, backoff=backoff)
-    if not worker.close(deadline_s):
-        reason = worker.last_outcome.message if worker.last_outcome is not None else "no attempt ended"
-        raise ConnectionError(f"{what}: not delivered ({reason}); the same command goes on from here")
-    log.info("pushed %s", what)
+@dataclass(frozen=True, slots=True)
+class _Shards:
+    """Pushes shards, one commit each."""
+
+    spool: Spool
+    target: Target
+    delivery: Delivery
+
+    def push(self, message: str, card: str, shards: Mapping[str, list[dict[str, Any]]], *, delete: set[str]) -> None:
+        """Write shards and card into the spool, and deliver them.
+
+        Raises:
+            UserError: when the disk is full or the commit could not be delivered.
+        """
+        with explain_write_errors(self.spool.folder, "the shard"):
+            staged = self.spool.stage()
+            try:
+                for name, rows in shards.items():
+                    (staged / name).parent.mkdir()
+                    _write_parquet(rows, staged / name)
+                (staged / "README.md").write_text(card, encoding="utf-8")
+                self.spool.seal(staged, self.target, message, delete=sorted(delete))
+            finally:
+                self.spool.discard(staged)
+        worker = PushWorker(self.spool, backoff=self.delivery.backoff)
+        if not worker.close(self.delivery.deadline_s):
+            reason = worker.last_outcome.message if worker.last_outcome is not None else "no attempt ended"
+            raise HubUnreachableError(f"{message}: not delivered ({reason}); the same command continues from here")
+        log.info("pushed %s", message)
 
 
 def _files_on_hub(target: Target) -> list[str]:
@@ -131,7 +157,7 @@ def _files_on_hub(target: Target) -> list[str]:
             return []
         return [sibling.rfilename for sibling in info.siblings or ()]
 
-    return patiently(target.repo_id, ask)
+    return with_retries(target.repo_id, ask)
 
 
 def _batches(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
@@ -141,7 +167,7 @@ def _batches(documents: Iterable[Document], size: int) -> Iterator[list[Document
 
 
 def _fingerprint(documents: list[Document], recipe: Mapping[str, Any]) -> str:
-    """Return what tells two shards apart without rendering them."""
+    """Return a hash that tells two shards apart without rendering them."""
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode())
     for document in documents:
         image = document.image if document.image is None or isinstance(document.image, Path) else "image"
@@ -157,7 +183,7 @@ def _same_place(name: str, split: str, number: int) -> bool:
 
 def _rows(document: Document, pages: list[Page]) -> list[dict[str, Any]]:
     if document.target is not None and len(pages) > 1:
-        raise ValueError(
+        raise UserError(
             f"document {document.id!r} has a target and {len(pages)} pages, but a row of the dataset is one page; "
             "push the texts instead, or use larger pages"
         )
@@ -190,21 +216,22 @@ def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
     features = Features(
         {"id": Value("string"), "image": Image(), **{n: Value("string") for n in names}, "page": Value("int32")}
     )
-    # The schema of the table tells the datasets library which column is the image.
+    # The schema of the table tells the datasets library which column holds images.
     table = Dataset.from_list(rows, features=features).data.table
     pyarrow.parquet.write_table(table, path, row_group_size=100)
 
 
 def _card(target: Target, splits: set[str], recipe: Mapping[str, Any]) -> str:
-    import yaml
+    """Return the dataset card (README.md), without local paths and tokens."""
+    from huggingface_hub import DatasetCardData
 
     files = [{"split": name, "path": f"data/{name}-*.parquet"} for name in sorted(splits)]
-    metadata = {
-        "task_categories": ["image-to-text"],
-        "tags": ["ocr", "deepsynth"],
-        "configs": [{"config_name": "default", "data_files": files}],
-    }
+    metadata = DatasetCardData(
+        task_categories=["image-to-text"],
+        tags=["ocr", "deepsynth"],
+        configs=[{"config_name": "default", "data_files": files}],
+    )
     lines = [f"- {key}: {value}" for key, value in recipe.items() if value is not None]
-    front = yaml.safe_dump(metadata, sort_keys=False)
     body = f"# {target.repo_id.split('/')[-1]}\n\nPage images with the text that they show, rendered by DeepSynth.\n"
-    return f"---\n{front}---\n\n{body}" + (clean_text("\n## Recipe\n\n" + "\n".join(lines) + "\n") if lines else "")
+    shown = clean_text("\n## Recipe\n\n" + "\n".join(lines) + "\n") if lines else ""
+    return f"---\n{metadata.to_yaml()}\n---\n\n{body}{shown}"

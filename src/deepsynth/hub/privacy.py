@@ -1,4 +1,4 @@
-"""What must not leave this machine: access tokens, signed URLs, local paths."""
+"""Removal of what must not leave this machine: access tokens, signed URLs, local paths."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 _TOKEN = re.compile(r"\b(?:hf|xet|api)_[A-Za-z0-9_-]{20,}")
 _URL_QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+")
 _ABSOLUTE = re.compile(r"(?:/|~|\.\.?/|file:|[A-Za-z]:[\\/]).*", re.DOTALL)
-#: An absolute path within a text; what follows a letter, a digit, ``:`` or ``/`` belongs to a URL or to "and/or".
+#: An absolute path within a text; a slash after a letter, a digit, ``:`` or ``/`` belongs to a URL or to "and/or".
 _PATH_IN_TEXT = re.compile(r"(?<![\w:/.<])~?/(?:[\w.+@%-]+/)+[\w.+@%-]*")
-#: Files whose every string is looked at; in the others only keys that name files are, since a vocabulary holds slashes.
+#: Files in which every string is cleaned; in others only keys that name files, since a vocabulary holds slashes.
 _OWN_FILES = ("deepsynth.json", "metrics.json")
 _PATH_KEY = re.compile(r"(?:^|_)(?:path|file|dir|folder)$")
 
@@ -25,7 +25,7 @@ def redact(text: str) -> str:
 
 
 def is_local_path(value: str) -> bool:
-    """Whether a string names something on this machine rather than on the Hub."""
+    """Return whether a string names a file or folder of this machine rather than a repository of the Hub."""
     if not value or "\n" in value:
         return False
     if _ABSOLUTE.fullmatch(value):
@@ -37,7 +37,7 @@ def is_local_path(value: str) -> bool:
 
 
 def without_local_paths(value: Any) -> Any:
-    """Return a copy of nested mappings, sequences and strings with every local path cut down to its last name."""
+    """Return a copy of nested mappings, sequences and strings with every local path reduced to its last part."""
     if isinstance(value, Mapping):
         return {str(key): without_local_paths(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -50,16 +50,16 @@ def without_local_paths(value: Any) -> Any:
 
 
 def clean_text(text: str) -> str:
-    """Return a text with tokens, signed URLs and absolute paths taken out."""
+    """Return a text without tokens, signatures of URLs and absolute paths."""
     return redact(_PATH_IN_TEXT.sub(lambda found: Path(found[0]).name or "…", text))
 
 
 def clean_json_files(folder: Path, base_model: str) -> None:
-    """Take local paths out of the JSON files of an adapter's folder.
+    """Remove local paths from the JSON files of an adapter's folder.
 
     Args:
-        folder: with adapter_config.json and the processor's files.
-        base_model: the name that adapter_config.json shall give; a local path becomes null there.
+        folder: adapter folder with adapter_config.json and the files of the processor.
+        base_model: name of the base model in adapter_config.json; a local path becomes null.
     """
     for file in folder.glob("*.json"):
         if file.name in ("tokenizer.json", "vocab.json", "added_tokens.json"):

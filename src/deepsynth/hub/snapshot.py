@@ -1,4 +1,4 @@
-"""What is pushed: a target on the Hub, and a complete, unchanging set of files for it."""
+"""A push as data: a target on the Hub, and a complete, immutable set of files for it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from deepsynth.errors import UserError
+
 RepoType = Literal["model", "dataset"]
 
-#: File that a snapshot's folder has when it is complete.
+#: File that marks the folder of a complete snapshot.
 MARK_FILE = "snapshot.json"
 
 _REPO_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -19,12 +21,12 @@ _ATTEMPTED = "attempted"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a snapshot goes.
+    """The repository and branch that a snapshot is pushed to.
 
     Attributes:
-        repo_id: ``owner/name``.
-        revision: the branch; made from ``main`` when it is missing.
-        private: visibility of a repository that the push has to make. A push that expects a private repository and
+        repo_id: repository as ``owner/name``.
+        revision: branch; created from ``main`` if it does not exist.
+        private: visibility of a repository that the push has to create. A push that expects a private repository and
             finds a public one is refused.
         repo_type: ``"model"`` or ``"dataset"``.
     """
@@ -38,34 +40,34 @@ class Target:
         """Refuse names that the Hub cannot have.
 
         Raises:
-            ValueError: when ``repo_id`` is not ``owner/name``, or the branch is empty or holds blanks.
+            UserError: when ``repo_id`` is not ``owner/name``, or the branch is empty or contains spaces.
         """
         if not _REPO_ID.fullmatch(self.repo_id) or ".." in self.repo_id or "--" in self.repo_id:
-            raise ValueError(
-                f"repo_id: found {self.repo_id!r}; expected 'owner/name' as on the Hub, e.g. 'alice/ocr-fa'"
+            raise UserError(
+                f"repo_id is {self.repo_id!r}; it must be 'owner/name' as on the Hub, such as 'alice/ocr-fa'"
             )
         if not self.revision or re.search(r"\s|\.\.|^/|/$", self.revision):
-            raise ValueError(f"revision: found {self.revision!r}; expected the name of a branch, e.g. 'main'")
+            raise UserError(f"revision is {self.revision!r}; it must be the name of a branch, such as 'main'")
 
     @property
     def folder_name(self) -> str:
-        """Name of the target's folder in a spool."""
+        """Return the name of the target's folder in a spool."""
         kind = "" if self.repo_type == "model" else f"{self.repo_type}s--"
         return f"{kind}{self.repo_id}@{self.revision}".replace("/", "--")
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A complete, unchanging set of files that becomes one commit.
+    """A complete, immutable set of files that becomes one commit.
 
     Attributes:
-        folder: its place in the spool.
-        id: unique; it stands in the commit's description, so that a commit whose reply was lost is recognised.
-        target: where it goes.
+        folder: location in the spool.
+        id: unique id, written into the commit's description, so that a commit whose reply was lost is recognized.
+        target: repository and branch.
         message: title of the commit.
-        tag: tag that shall point at the commit afterwards.
+        tag: tag to set on the commit.
         files: sizes in bytes by path in the repository.
-        delete: paths that the commit removes from the repository, if they are there.
+        delete: paths that the commit removes from the repository, if they exist.
     """
 
     folder: Path
@@ -82,16 +84,16 @@ class Snapshot:
 
     @property
     def size(self) -> int:
-        """Bytes of all files together."""
+        """Return the bytes of all files together."""
         return sum(self.files.values())
 
     @property
     def attempted(self) -> bool:
-        """Whether a push was begun, so that its commit may be on the Hub already."""
+        """Return whether a push was attempted, so that its commit may be on the Hub already."""
         return (self.folder / _ATTEMPTED).exists()
 
     def mark_attempted(self) -> None:
-        """Note on disk that a push begins."""
+        """Record on disk that a push is attempted."""
         (self.folder / _ATTEMPTED).touch()
 
     @classmethod
@@ -99,16 +101,16 @@ class Snapshot:
         """Read a snapshot back.
 
         Raises:
-            ValueError: when a file is missing or has another size than when it was written.
+            UserError: when a file is missing or has another size than when it was written.
         """
         try:
             fields = json.loads((folder / MARK_FILE).read_text(encoding="utf-8"))
             target, delete = Target(**fields.pop("target")), tuple(fields.pop("delete"))
             snapshot = cls(folder=folder, target=target, delete=delete, **fields)
-        except (TypeError, KeyError, ValueError) as error:
-            raise ValueError(f"{folder / MARK_FILE} is no snapshot of a push: {error}") from error
+        except (OSError, TypeError, KeyError, ValueError) as error:
+            raise UserError(f"{folder / MARK_FILE}: not a snapshot of a push ({error}); delete {folder}") from error
         for name, size in snapshot.files.items():
             found = snapshot.path(name).stat().st_size if snapshot.path(name).is_file() else None
             if found != size:
-                raise ValueError(f"{snapshot.path(name)}: found {found} bytes, expected {size}; delete {folder}")
+                raise UserError(f"{snapshot.path(name)}: it has {found} bytes, not {size}; delete {folder}")
         return snapshot

@@ -1,10 +1,10 @@
-"""The spool: what waits to be pushed, on disk, each snapshot written complete or not at all.
+"""The spool: a queue on disk of snapshots that wait to be pushed, each complete or absent.
 
-One folder a target, ``RUN/hub_spool/OWNER--NAME@REVISION/``, so that two callbacks of a run never meet::
+Each target has a folder ``RUN/hub_spool/OWNER--NAME@REVISION/``, so that two callbacks of a run never conflict::
 
-    000007-1f0c…/snapshot.json   what the commit shall be, and the size of every file
+    000007-1f0c…/snapshot.json   description of the commit, and the size of every file
     000007-1f0c…/files/…         exactly the files of the commit
-    .staged-…/                   being written; whatever a killed process left here is swept away later
+    .…                           folders that are being written; those of killed processes are removed later
     lock                         held by the one process that pushes from here
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 import uuid
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO
 
+from deepsynth.errors import UserError
 from deepsynth.hub.snapshot import MARK_FILE, Snapshot, Target
 from deepsynth.io.files import atomic_folder
 
@@ -32,10 +34,10 @@ class Spool:
     """Snapshots of one target that wait to be pushed."""
 
     def __init__(self, folder: Path) -> None:
-        """Open (and make) the spool; it takes no lock and reads nothing."""
+        """Open the spool, and create its folder; this takes no lock and reads nothing."""
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock: IO[str] | None = None
+        self._lock_file: IO[str] | None = None
 
     @classmethod
     def of_run(cls, run: Path, target: Target) -> Spool:
@@ -45,27 +47,23 @@ class Spool:
     def lock(self) -> bool:
         """Become the one process that pushes from here; return whether that was possible.
 
-        The lock goes away with the process, also when it is killed.
+        The operating system releases the lock when the process ends, even if it is killed.
         """
-        import fcntl
-
         handle = open(self.folder / "lock", "w")  # noqa: SIM115 - it stays open as long as the lock is held
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(handle):
             handle.close()
             return False
-        self._lock = handle
+        self._lock_file = handle
         return True
 
     def unlock(self) -> None:
         """Let another process push from here."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        if self._lock_file is not None:
+            self._lock_file.close()
+            self._lock_file = None
 
     def stage(self) -> Path:
-        """Return a new empty folder to write a snapshot's files into; `seal` or `discard` it."""
+        """Return a new empty folder for the files of a snapshot; :meth:`seal` or :meth:`discard` it."""
         return Path(tempfile.mkdtemp(prefix=".staged-", dir=self.folder))
 
     def discard(self, staged: Path) -> None:
@@ -82,19 +80,19 @@ class Spool:
         tag: str | None = None,
         delete: Sequence[str] = (),
     ) -> Snapshot:
-        """Make a snapshot of a staged folder, in one step that a crash cannot cut in half.
+        """Make a snapshot of a staged folder, in one step that a crash cannot interrupt.
 
         Args:
-            staged: from `stage`; it is gone afterwards.
-            target: where the snapshot goes.
+            staged: folder of :meth:`stage`, or one inside it; it is removed.
+            target: repository and branch of the snapshot.
             message: title of the commit.
-            allow: names (``fnmatch`` patterns of paths) that may be pushed; anything else is left out. ``None``: all.
+            allow: ``fnmatch`` patterns of the paths that may be pushed, ``None`` for all; others are left out.
             tag: tag to set on the commit.
-            delete: paths that the commit shall remove from the repository.
+            delete: paths that the commit removes from the repository.
 
         Raises:
-            ValueError: when nothing is left to push.
-            OSError: when the disk is full or read-only; nothing half-written is left behind as a snapshot.
+            ValueError: when no file is left to push.
+            OSError: when the disk is full or read-only; no incomplete snapshot is left behind.
         """
         identity = uuid.uuid4().hex
         place = self.folder / f"{self._next_number():06d}-{identity}"
@@ -123,26 +121,26 @@ class Spool:
         """Return the complete snapshots, oldest first.
 
         Raises:
-            ValueError: for a snapshot that was damaged after it was written.
+            UserError: for a snapshot that was damaged after it was written.
         """
         return [Snapshot.load(path) for path in self._folders()]
 
     def is_empty(self) -> bool:
-        """Whether nothing waits."""
+        """Return whether no snapshot waits."""
         return not self._folders()
 
     def remove(self, snapshot: Snapshot) -> None:
-        """Forget a snapshot that was delivered."""
+        """Remove a snapshot that was delivered."""
         _remove_whole(snapshot.folder)
 
     def remove_older(self, snapshot: Snapshot) -> None:
-        """Forget the snapshots that this one replaces."""
+        """Remove the snapshots that are older than this one."""
         for folder in self._folders():
             if folder.name < snapshot.folder.name:
                 _remove_whole(folder)
 
     def sweep(self) -> None:
-        """Remove what a killed process left half-written; only for the holder of the lock."""
+        """Remove incomplete folders of killed processes; only for the holder of the lock."""
         for path in self.folder.glob(".*"):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -153,22 +151,41 @@ class Spool:
         return 1 + max((int(path.name.split("-")[0]) for path in self._folders()), default=0)
 
 
+def _lock(file: IO[str]) -> bool:
+    """Lock an open file for this process alone; return whether no other process holds the lock."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def spools_of(run: Path) -> list[Spool]:
-    """Return the spools in a run's folder, one a target.
+    """Return the spools in the folder of a run, one per target.
 
     Raises:
-        FileNotFoundError: when the folder holds no spool.
+        UserError: when the folder has no spool.
     """
     root = run if run.name == SPOOL_FOLDER else run / SPOOL_FOLDER
     if not root.is_dir():
-        raise FileNotFoundError(
-            f"{run} holds no folder {SPOOL_FOLDER!r}: expected the folder of a run with a HubCheckpoint callback"
+        raise UserError(
+            f"{run}: there is no folder {SPOOL_FOLDER!r} in it; give the folder of a run with a HubCheckpoint callback"
         )
     return [Spool(path) for path in sorted(root.iterdir()) if path.is_dir()]
 
 
 def _remove_whole(folder: Path) -> None:
-    """Remove a folder so that a process killed in the middle leaves it whole or gone."""
+    """Remove a folder; a process that is killed meanwhile leaves it complete or absent."""
     doomed = folder.with_name(f".staged-gone-{folder.name}")
     try:
         os.replace(folder, doomed)

@@ -1,4 +1,4 @@
-"""The push worker: takes snapshots from a spool to the Hub beside a running training, and never holds it up."""
+"""The push worker: a thread that pushes snapshots from a spool while a training runs, and never delays it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepsynth.hub.client import REQUEST_TIMEOUT_S, Outcome
+from deepsynth.errors import UserError
+from deepsynth.hub.client import REQUEST_TIMEOUT_S, HubUnreachableError, Outcome
 from deepsynth.hub.push_process import run_attempt
 from deepsynth.hub.snapshot import Snapshot, Target
 from deepsynth.hub.spool import Spool, spools_of
@@ -19,38 +20,38 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Waits between the attempts of a push.
+    """The waits between the attempts of a push.
 
     Attributes:
-        first_s: before the second attempt.
-        longest_s: the waits double up to this.
+        first_s: seconds before the second attempt; later waits double.
+        longest_s: longest wait in seconds.
     """
 
     first_s: float = 5.0
     longest_s: float = 300.0
 
     def seconds(self, failures: int) -> float:
-        """Return the wait after so many failures in a row, with jitter: many runs must not come back together."""
+        """Return the wait after so many failures in a row, with jitter: many runs must not retry at the same time."""
         return min(self.longest_s, self.first_s * 2.0 ** min(failures - 1, 32)) * random.uniform(0.75, 1.0)
 
 
 class PushWorker:
-    """One daemon thread that pushes the newest snapshot of a spool, as often as it takes.
+    """One daemon thread that pushes the newest snapshot of a spool, and retries until it is delivered.
 
-    A snapshot that a newer one overtakes is dropped: the Hub gets the newest state, not every state. Nothing here
-    raises because of the Hub. What is not delivered stays in the spool.
+    Older queued snapshots are skipped: the Hub gets the newest state, not every state. No failure of the Hub raises
+    here. A snapshot that was not delivered stays in the spool.
     """
 
     def __init__(
         self, spool: Spool, *, request_timeout_s: float = REQUEST_TIMEOUT_S, backoff: Backoff | None = None
     ) -> None:
-        """Take the spool's lock and start; what an earlier run left in the spool is pushed first.
+        """Lock the spool and start; a snapshot that an earlier run left in the spool is pushed first.
 
         Raises:
-            BlockingIOError: when another process pushes from this spool.
+            UserError: when another process pushes from this spool.
         """
         if not spool.lock():
-            raise BlockingIOError(f"{spool.folder}: another run pushes from here; give each run its own folder")
+            raise UserError(f"{spool.folder}: another run pushes from it; give each run its own folder")
         spool.sweep()
         self.spool = spool
         self.last_outcome: Outcome | None = None
@@ -67,16 +68,19 @@ class PushWorker:
         self._thread.start()
 
     def submit(self, snapshot: Snapshot) -> None:
-        """Push this snapshot next, in place of any that still waits; returns at once."""
+        """Push this snapshot next, instead of any that still waits; return at once."""
         with self._changed:
             self._newest = snapshot
             self._changed.notify_all()
 
     def close(self, deadline_s: float) -> bool:
-        """Push what is left, for at most so many seconds, and stop.
+        """Push the newest snapshot if it still waits, and stop.
+
+        Args:
+            deadline_s: most seconds that this may take.
 
         Returns:
-            Whether everything was delivered. If not, a warning says where it is kept and how to send it.
+            Whether everything was delivered. If not, a warning names the folder and the command that sends it.
         """
         with self._changed:
             self._deadline = time.monotonic() + deadline_s
@@ -104,7 +108,7 @@ class PushWorker:
                     return
                 snapshot = self._newest
                 if self._deadline is not None and not closing:
-                    closing, failures = True, 0  # hurry: the waits start again from the shortest
+                    closing, failures = True, 0  # time is short: start again with the shortest wait
             outcome = self._attempt(snapshot, failures)
             self.last_outcome = outcome
             if outcome.status == "retry":
@@ -128,7 +132,7 @@ class PushWorker:
                 self.spool.remove(snapshot)
                 log.info("%s (commit %s)", outcome.message, outcome.commit)
                 self._last_warning = ""
-        except OSError as error:  # no process, no disk: the training must not feel it
+        except OSError as error:  # no process, no disk: the training must not fail
             outcome = Outcome("retry", f"{type(error).__name__}: {error}")
         if outcome.status != "delivered" and not self._out_of_time() and outcome.message != self._last_warning:
             then = "trying again in the background" if outcome.status == "retry" else "not trying this one again"
@@ -153,20 +157,18 @@ class PushWorker:
 
 
 def resume(run: Path, deadline_s: float = 600.0, *, backoff: Backoff | None = None) -> list[str]:
-    """Send what a run left in its spool.
+    """Send the snapshots that a run left in its spool.
 
     Args:
-        run: the run's folder (or its ``hub_spool``).
-        deadline_s: how long to try, in seconds.
+        run: folder of the run (or its ``hub_spool``).
+        deadline_s: most seconds to try.
         backoff: waits between the attempts.
 
     Returns:
-        One line a target.
+        One line per target.
 
     Raises:
-        FileNotFoundError: when the folder holds no spool.
-        ConnectionError: when something could not be delivered.
-        BlockingIOError: when the run still pushes itself.
+        UserError: when the folder has no spool, a snapshot could not be delivered, or the run still pushes itself.
     """
     lines = []
     failed = []
@@ -181,9 +183,9 @@ def resume(run: Path, deadline_s: float = 600.0, *, backoff: Backoff | None = No
             lines.append(f"{waiting[-1].message} delivered to {_name(waiting[-1].target)} as {commit}")
         else:
             reason = worker.last_outcome.message if worker.last_outcome is not None else "no attempt ended"
-            failed.append(f"{_name(waiting[-1].target)}: {reason}")
+            failed.append(f"{_name(waiting[-1].target)}: not delivered ({reason}); the same command tries again")
     if failed:
-        raise ConnectionError("; ".join(failed))
+        raise HubUnreachableError("; ".join(failed))
     return lines
 
 

@@ -79,6 +79,25 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         _sync(path.parent)
 
 
+@contextmanager
+def explain_write_errors(path: Path, what: str) -> Iterator[None]:
+    """Turn an ``OSError`` of the block, such as a full disk, into a :class:`~deepsynth.errors.UserError`.
+
+    Args:
+        path: file or folder that the block writes.
+        what: subject of the message, such as ``"the gallery"``.
+
+    Raises:
+        UserError: for any ``OSError``.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path}: {what} cannot be written ({error.strerror or error}); make room, or choose another place"
+        ) from error
+
+
 def _prefix(path: Path) -> str:
     return f".{path.name[:100]}."
 
