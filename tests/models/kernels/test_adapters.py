@@ -1,4 +1,4 @@
-"""Adapters' products are peft's, in training and in reading; on a GPU see ``test_engine_on_gpu``."""
+"""Adapters' products are peft's, in training and in generation; on a GPU see ``test_on_gpu``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from deepsynth.generation import Decoder
-from deepsynth.models.kernels.adapters import AdapterFactors, adapt, add_product
+from deepsynth.models.kernels.adapters import AdapterFactors, adapt, add_adapter
 from tests.generation.test_equality import adapted
 from tests.helpers.generation import batch_of, load, samples, tokenizer_of
 
@@ -79,7 +79,7 @@ def test_products_on_few_rows_are_as_near_to_the_truth_as_torch(
     base, x, left, right = (tensor.double() for tensor in tensors)
     wanted = base + (x @ left.T) @ right.T
     in_torch = tensors[0] + (tensors[1] @ tensors[2].T) @ tensors[3].T
-    found = add_product(*tensors)
+    found = add_adapter(*tensors)
     assert found.shape == wanted.shape
     assert float((found - wanted).norm()) < 1.1 * float((in_torch - wanted).norm())
 
@@ -152,7 +152,7 @@ def test_what_is_unusual_is_left_to_peft(state: str) -> None:
         assert torch.equal(adapt(layer, x), type(layer).forward(layer, x))
 
 
-def test_reading_sees_adapters_that_were_trained_since_and_leaves_nothing_behind() -> None:
+def test_generation_sees_adapters_that_were_trained_since_and_leaves_nothing_behind() -> None:
     model, of = adapted(load(NAME, torch.bfloat16), "none"), samples(NAME, 2)
     for name, parameter in model.named_parameters():
         if "lora_" in name:

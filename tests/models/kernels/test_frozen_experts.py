@@ -16,7 +16,13 @@ from transformers.models.deepseek_ocr2.configuration_deepseek_ocr2 import Deepse
 from transformers.models.deepseek_ocr2.modeling_deepseek_ocr2 import DeepseekOcr2TextExperts, DeepseekOcr2TextTopkRouter
 
 from deepsynth.models.kernels.decoder import fast_forward_for
-from deepsynth.models.kernels.experts import choose, combine, gate, gate_backward, route
+from deepsynth.models.kernels.experts import (
+    choose_experts,
+    gated_product,
+    gated_product_backward,
+    sort_by_expert,
+    sum_of_experts,
+)
 from deepsynth.models.kernels.frozen_experts import IN_TRAINING, frozen_experts_forward, register
 
 cuda = pytest.param(
@@ -128,7 +134,7 @@ def test_adapters_beside_the_experts_are_pefts_sums(
     tensors = routed(50, device, used=used)
     wanted = with_gradients(adapted(device, torch.float32, parameters, adapters), tensors)
     model = adapted(device, torch.float32, parameters, adapters)
-    speed_up_modules(model)
+    install_fast_forwards(model)
     with without_parametrization():
         found = with_gradients(model, tensors)
     assert found.keys() == wanted.keys()
@@ -144,7 +150,7 @@ def test_adapters_in_bfloat16_are_as_near_to_the_truth_as_peft(device: str) -> N
     truth = with_gradients(adapted(device, torch.float32), routed(200, device))
     theirs = with_gradients(adapted(device, torch.bfloat16), routed(200, device, torch.bfloat16))
     model = adapted(device, torch.bfloat16)
-    speed_up_modules(model)
+    install_fast_forwards(model)
     ours = with_gradients(model, routed(200, device, torch.bfloat16))
     for name, wanted in truth.items():
         near, far = (float((found[name].float() - wanted).norm() / wanted.norm()) for found in (ours, theirs))
@@ -154,7 +160,7 @@ def test_adapters_in_bfloat16_are_as_near_to_the_truth_as_peft(device: str) -> N
 def test_adapters_that_are_switched_off_or_merged_are_left_to_peft() -> None:
     model, tensors = adapted("cpu", torch.float32), routed(20, "cpu")
     plain = with_gradients(model, tensors)["output"]
-    speed_up_modules(model)
+    install_fast_forwards(model)
     bare = frozen_experts_forward(experts_of("cpu"), *tensors)
     with model.disable_adapter(), torch.no_grad():
         off = model.base_model.model.mlp.experts(*tensors)
@@ -165,7 +171,7 @@ def test_adapters_that_are_switched_off_or_merged_are_left_to_peft() -> None:
     torch.testing.assert_close(merged, plain, rtol=1e-3, atol=1e-4)
 
 
-def speed_up_modules(model: Any) -> None:
+def install_fast_forwards(model: Any) -> None:
     for module in model.modules():
         if (fast := fast_forward_for(module)) is not None and fast.training is not None:
             module.forward = MethodType(fast.training, module)
@@ -206,8 +212,8 @@ def test_kernels_compute_what_torch_does(device: str, dtype: torch.dtype, rows: 
     first, second = exact.chunk(2, dim=-1)
     product = torch.nn.functional.silu(first) * second
     close = {"rtol": 2e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-5}
-    torch.testing.assert_close(gate(gate_up).double(), product.detach(), **close)
-    found, weights_grad = gate_backward(inner, gate_up, weights)
+    torch.testing.assert_close(gated_product(gate_up).double(), product.detach(), **close)
+    found, weights_grad = gated_product_backward(inner, gate_up, weights)
     (wanted,) = torch.autograd.grad(product, exact, inner.double() * weights[:, None])
     torch.testing.assert_close(found.double(), wanted, **close)
     torch.testing.assert_close(weights_grad.double(), (inner.double() * product.detach()).sum(-1), rtol=1e-2, atol=1e-2)
@@ -218,7 +224,7 @@ def test_kernels_compute_what_torch_does(device: str, dtype: torch.dtype, rows: 
 def test_rows_are_sorted_by_expert_and_tokens_keep_their_order(device: str, tokens: int, used: int) -> None:
     generator = torch.Generator().manual_seed(5)
     indices = torch.rand(tokens, used, generator=generator).argsort(-1)[:, :3]
-    found = route(indices.to(device), 64)
+    found = sort_by_expert(indices.to(device), 64)
     flat = indices.flatten()
     order = sorted(range(3 * tokens), key=lambda row: (int(flat[row]), row))
     assert found.order.tolist() == order
@@ -236,9 +242,9 @@ def test_rows_are_combined_in_float32(device: str) -> None:
     places = torch.randperm(12, generator=generator).view(4, 3).to(device)
     weights = torch.rand(4, 3, generator=generator).to(device)
     wanted = rows.double()[places]
-    torch.testing.assert_close(combine(rows, places).double(), wanted.sum(1), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(sum_of_experts(rows, places).double(), wanted.sum(1), rtol=1e-2, atol=1e-2)
     weighted = (wanted * weights[..., None]).sum(1)
-    torch.testing.assert_close(combine(rows, places, weights).double(), weighted, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(sum_of_experts(rows, places, weights).double(), weighted, rtol=1e-2, atol=1e-2)
 
 
 def test_they_compile_in_bfloat16() -> None:
@@ -263,7 +269,7 @@ def test_few_tokens_choose_the_experts_that_transformers_router_chooses(tokens: 
     hidden = torch.randn(tokens, 224, generator=generator).to("cuda", torch.bfloat16)
     with torch.no_grad():
         _, weights, indices = router(hidden)
-        found = choose(hidden, router.weight, 6, 2.0)
+        found = choose_experts(hidden, router.weight, 6, 2.0)
     assert found is not None
     first, second = indices.sort(dim=-1), found[0].sort(dim=-1)
     assert torch.equal(first.values, second.values)

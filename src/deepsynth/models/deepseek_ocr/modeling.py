@@ -184,9 +184,9 @@ class DeepseekOcrModel(DeepseekOcrPreTrainedModel):
         """Join tiles (columns*rows, n*n, H) and end each row with the newline: (n*rows*(n*columns+1), H)."""
         side, width = round(tiles.shape[1] ** 0.5), tiles.shape[-1]
         grid = tiles.view(rows, columns, side, side, width).transpose(1, 2)
-        picture = grid.reshape(rows * side, columns * side, width)
+        joined = grid.reshape(rows * side, columns * side, width)
         newline = self.image_newline.to(tiles.dtype).expand(rows * side, 1, width)
-        return torch.cat([picture, newline], dim=1).flatten(0, 1)
+        return torch.cat([joined, newline], dim=1).flatten(0, 1)
 
     def _insert(self, inputs_embeds: torch.Tensor, input_ids: torch.Tensor | None, image: torch.Tensor) -> torch.Tensor:
         """Put image features (tokens, H) where the image tokens are."""

@@ -149,7 +149,7 @@ class TrainingPaths(ReplacedForwards):
         return any(row.modules for row in self.rows if row.path == path)
 
     def cast_adapters(self) -> AbstractContextManager[None]:
-        """Return what a forward pass is to run in: LoRA's factors are at hand in the dtype of the frozen layers."""
+        """Return what a forward pass is to run in: LoRA's factors in the dtype of the frozen layers."""
         return self._factors.cast_adapters(self._adapted)
 
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from deepsynth.errors import UserError
 
-log = logging.getLogger("deepsynth")
+log = logging.getLogger(__name__)
 
 GIB = 2**30
 #: Words that are hashed together.

@@ -2,8 +2,8 @@
 
     X  images: pages or tiles of one size
 
-Together, many images need more memory than they save time. And what is compiled is compiled for each number of images
-that comes along, unless there are few such numbers.
+Together, many images need more memory than they save time. And ``torch.compile`` makes a graph for each number of
+images, so that there should be few such numbers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from deepsynth.compat.torch import recompile_limit
 from deepsynth.models.engine.fast_paths import ReplacedForwards
 from deepsynth.models.engine.layer_runner import plain_forward
 
-#: What becomes of images that fill no chunk: they run ``together``; ``filled`` up with copies, for one shape and
+#: How the images are run that fill no chunk: they run ``together``; ``filled`` up with copies, for one shape and
 #: results that do not depend on how many others there are; or one by one (``single``), for two shapes.
 RemainderPolicy = Literal["together", "filled", "single"]
 
@@ -43,7 +43,7 @@ def in_chunks(module: nn.Module, size: Callable[[torch.Tensor], int], rest: Rema
     Args:
         module: takes a tensor (X, ...) and returns one, or an output of transformers with ``last_hidden_state``.
         size: returns the most images of a chunk for such a tensor.
-        rest: what becomes of the last chunk.
+        rest: how the images of the last chunk are run.
     """
     run = module.forward
 

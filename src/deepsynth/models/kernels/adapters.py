@@ -22,7 +22,7 @@ from deepsynth.models.kernels.experts import block_of, by_triton
 _FEW_ROWS = 64
 
 
-def add_product(base: torch.Tensor, x: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+def add_adapter(base: torch.Tensor, x: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Return ``base + x A^T B^T``, and what is in ``base`` may be lost; for generation, without gradients.
 
     Few rows, as when a model writes, take one kernel on CUDA: torch's have next to nothing to do each.
@@ -38,11 +38,11 @@ def add_product(base: torch.Tensor, x: torch.Tensor, left: torch.Tensor, right: 
     halves = x.dtype in (torch.bfloat16, torch.float16) and base.dtype == left.dtype == x.dtype
     if not (0 < len(rows) <= _FEW_ROWS and rank <= 128 and halves and base.is_contiguous() and by_triton(x)):
         return torch.addmm(flat, rows @ left.T, right.T).view(base.shape)
-    from deepsynth.models.kernels.adapters_triton import add_product as kernel
+    from deepsynth.models.kernels.adapters_triton import add_product
 
     outputs, columns = flat.shape[1], 64
     read = min(max(block_of(inputs), 16), 128 if rank <= 32 else 32)  # at once; small GPUs have 100 kB for all stages
-    kernel[(-(-outputs // columns), -(-len(rows) // 16))](
+    add_product[(-(-outputs // columns), -(-len(rows) // 16))](
         flat, rows.contiguous(), left.contiguous(), right.contiguous(), len(rows), inputs, outputs, rank,
         ROWS=16, RANK=max(block_of(rank), 16), INPUTS=read, OUTPUTS=columns,
         num_warps=4, num_stages=4,
@@ -63,7 +63,7 @@ def adapt(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
     kept = None if torch.compiler.is_compiling() else self.__dict__.get("factors", {}).get(names[0])
     kept = kept if kept is not None and kept[0].dtype == base.dtype else (None, None)
     if kept[0] is not None and not torch.is_grad_enabled() and kept[0].dtype == x.dtype:
-        return add_product(base, x, *kept)
+        return add_adapter(base, x, *kept)
     return AdapterProduct.apply(  # type: ignore[no-untyped-call]
         base, self.lora_dropout[names[0]](x), left.weight, right.weight, scale, *kept
     )

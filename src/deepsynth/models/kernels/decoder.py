@@ -16,7 +16,7 @@ from deepsynth.compat import liger_kernel
 from deepsynth.compat.peft import is_expert_adapter, is_linear_adapter
 from deepsynth.compat.transformers import attention_function, attention_implementation
 from deepsynth.models.kernels.adapters import adapt, adapt_experts
-from deepsynth.models.kernels.experts import choose
+from deepsynth.models.kernels.experts import choose_experts
 from deepsynth.models.kernels.fast_forward import FastForward, Forward
 from deepsynth.models.kernels.frozen_experts import is_silu
 
@@ -139,7 +139,7 @@ def _choose(self: Any, hidden_states: torch.Tensor) -> Any:
     found = None
     if self.topk_method == "greedy":
         rows = hidden_states.view(-1, hidden_states.shape[-1])
-        found = choose(rows, self.weight, self.top_k, float(self.routed_scaling_factor))
+        found = choose_experts(rows, self.weight, self.top_k, float(self.routed_scaling_factor))
     return type(self).forward(self, hidden_states) if found is None else (None, found[1], found[0])
 
 

@@ -27,7 +27,7 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def choose(
+def choose_experts(
     hidden: torch.Tensor, router: torch.Tensor, chosen: int, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Return experts (N, K) of few tokens and their weights (N, K), in two kernels; ``None`` where none is for it.
@@ -69,7 +69,7 @@ class Routing(NamedTuple):
     ends: torch.Tensor
 
 
-def route(indices: torch.Tensor, number: int) -> Routing:
+def sort_by_expert(indices: torch.Tensor, number: int) -> Routing:
     """Return the rows of tokens that go to the experts ``indices`` (N, K), of so many experts (E)."""
     chosen, rows = indices.shape[1], indices.numel()
     if 0 < rows <= _FEW_ROWS and by_triton(indices):
@@ -90,7 +90,7 @@ def ends_of(groups: torch.Tensor, number: int) -> torch.Tensor:
     return torch.searchsorted(groups, torch.arange(number, device=groups.device), right=True).to(torch.int32)
 
 
-def gate(gate_up: torch.Tensor) -> torch.Tensor:
+def gated_product(gate_up: torch.Tensor) -> torch.Tensor:
     """Return ``silu(gate) * up`` (S, I) of both (S, 2 * I)."""
     if not by_triton(gate_up):
         first, second = gate_up.chunk(2, dim=-1)
@@ -102,14 +102,14 @@ def gate(gate_up: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def gate_backward(
+def gated_product_backward(
     inner_grad: torch.Tensor, gate_up: torch.Tensor, weights: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the gradients of ``gate_up`` (S, 2 * I) and of ``weights`` (S,).
 
     Args:
         inner_grad: (S, I), of what the last product saw, for a weight of 1.
-        gate_up: (S, 2 * I), as :func:`gate` took it.
+        gate_up: (S, 2 * I), as :func:`gated_product` took it.
         weights: (S,) float32 of each row in its token's sum.
     """
     rows, width = inner_grad.shape
@@ -130,7 +130,7 @@ def gate_backward(
     return result, weights_grad
 
 
-def combine(rows: torch.Tensor, places: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+def sum_of_experts(rows: torch.Tensor, places: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
     """Return for each token the sum of its rows (N, H), added in float32.
 
     Args:
@@ -166,8 +166,8 @@ def block_of(width: int) -> int:
 @functools.cache
 def _kernels() -> dict[str, Any]:
     """Return the Triton kernels; Triton is imported when there is work for it."""
-    from deepsynth.models.kernels import experts_triton as expert_triton
+    from deepsynth.models.kernels import experts_triton
 
     return {
-        name: getattr(expert_triton, name) for name in ("score", "choose", "route", "gate", "gate_backward", "combine")
+        name: getattr(experts_triton, name) for name in ("score", "choose", "route", "gate", "gate_backward", "combine")
     }

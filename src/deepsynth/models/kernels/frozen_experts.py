@@ -19,9 +19,14 @@ import torch
 from torch.nn import functional
 
 from deepsynth.compat.transformers import experts_implementation, grouped_experts, register_experts
-from deepsynth.models.kernels.experts import combine, gate, gate_backward, route
+from deepsynth.models.kernels.experts import (
+    gated_product,
+    gated_product_backward,
+    sort_by_expert,
+    sum_of_experts,
+)
 
-#: Names in transformers' table of implementations of experts: for training alone, and for reading as well.
+#: Names in transformers' table of implementations of experts: for training alone, and for generation as well.
 IN_TRAINING, ALWAYS = "grouped_mm_frozen_in_training", "grouped_mm_frozen"
 
 
@@ -63,12 +68,12 @@ def grouped_outer(first: torch.Tensor, second: torch.Tensor, ends: torch.Tensor)
 
 
 #: The factors of adapters on ``gate_up`` and on ``down``: B (E, O, r) and A (E, r, I) of each, or nothing.
-Factors = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
+ExpertFactors = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 #: Of adapters that are active in a call, by parameter: B (E, O, r), A (E, r, I) and their scale.
 Active = dict[str, list[tuple[torch.Tensor, torch.Tensor, float]]]
 
 
-def factors_of(active: Active, dtype: torch.dtype) -> Factors:
+def factors_of(active: Active, dtype: torch.dtype) -> ExpertFactors:
     """Return active adapters, one of each parameter: scaled, in a dtype, of a rank that grouped products take."""
     found: list[torch.Tensor | None] = []
     for name in ("gate_up_proj", "down_proj"):
@@ -110,12 +115,12 @@ class FrozenExperts(torch.autograd.Function):
             down: (E, H, I).
             number: E.
             recomputes: whether the backward pass computes the gate's halves again.
-            factors: none, or four; see :data:`Factors`.
+            factors: none, or four; see :data:`ExpertFactors`.
         """
-        tokens, order, places, ends = route(indices, number)
+        tokens, order, places, ends = sort_by_expert(indices, number)
         first, second = (factors[:2], factors[2:]) if factors else ((None, None), (None, None))
         both = _linear(hidden[tokens], gate_up, ends, *first)
-        outputs = _linear(gate(both), down, ends, *second)
+        outputs = _linear(gated_product(both), down, ends, *second)
         matrices = (gate_up, down)
         ctx.packed = [None if isinstance(weight, torch.Tensor) else weight for weight in matrices]
         whole = [weight if isinstance(weight, torch.Tensor) else None for weight in matrices]
@@ -124,7 +129,7 @@ class FrozenExperts(torch.autograd.Function):
             None if recomputes else both, tokens, places, order, ends, weights, *whole, kept, *first, *second
         )
         ctx.adapted = bool(factors)
-        return combine(outputs, places, weights.float())
+        return sum_of_experts(outputs, places, weights.float())
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -141,11 +146,11 @@ class FrozenExperts(torch.autograd.Function):
             narrow = grouped_mm(above, left2, ends)
             inner += grouped_mm(narrow, right2, ends)
             # A row counts with its token's weight; it is cheaper to weight the narrow side of each product.
-            gated, share = gate(both), of_rows[:, None].to(both.dtype)
+            gated, share = gated_product(both), of_rows[:, None].to(both.dtype)
             factor_grads[2] = grouped_outer(above, grouped_mm(gated, right2.transpose(-2, -1), ends) * share, ends)
             factor_grads[3] = grouped_outer(narrow * share, gated, ends)
             del gated
-        both_grad, rows_grad = gate_backward(inner, both, of_rows)
+        both_grad, rows_grad = gated_product_backward(inner, both, of_rows)
         del inner
         rows = grouped_mm(both_grad, _matrix(gate_up), ends)
         if left is not None:
@@ -154,7 +159,7 @@ class FrozenExperts(torch.autograd.Function):
             factor_grads[0] = grouped_outer(both_grad, grouped_mm(seen, right.transpose(-2, -1), ends), ends)
             factor_grads[1] = grouped_outer(narrow, seen, ends)
         weights_grad = rows_grad[places].to(weights.dtype) if ctx.needs_input_grad[2] else None
-        found = (combine(rows, places), None, weights_grad, None, None, None, None)
+        found = (sum_of_experts(rows, places), None, weights_grad, None, None, None, None)
         return (*found, *factor_grads) if ctx.adapted else found
 
 

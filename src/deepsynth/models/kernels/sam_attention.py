@@ -111,8 +111,8 @@ def _attend_by_kernel(
         states: (X, s * s, 3, Q, D), queries, keys and values.
         of_height: (X, Q, s, s, s), for each height of a key what it adds for the query at (height, width).
         of_width: (X, Q, s, s, s), for the query at (height, width) what it adds for each width of a key.
-        height: of the picture.
-        width: of it.
+        height: of the view, in positions.
+        width: of the view, in positions.
     """
     from deepsynth.models.kernels.sam_triton import attend
 

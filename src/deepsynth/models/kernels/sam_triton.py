@@ -13,9 +13,9 @@ def attend(
     states, of_height, of_width, result, scale, heads, height, width,
     QUERIES: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
-    """Attend within pictures, with scores of relative heights and widths added.
+    """Attend within views, with scores of relative heights and widths added.
 
-    One program: QUERIES positions of one head against all keys, a row of the picture at a time, so that all keys of a
+    One program: QUERIES positions of one head against all keys, a row of positions at a time, so that all keys of a
     step share a height, and every step the widths. Exponentials are of base 2.
     """
     log2e: tl.constexpr = 1.4426950408889634
