@@ -28,7 +28,7 @@ def page(side: int, characters: int) -> Page:
     return renderer(document, np.random.default_rng(0))[0]
 
 
-def labelled(picture: Image.Image, label: str, font: ImageFont.FreeTypeFont) -> Image.Image:
+def labeled(picture: Image.Image, label: str, font: ImageFont.FreeTypeFont) -> Image.Image:
     """Return the picture under its name."""
     tile = Image.new("RGB", (picture.width + 8, picture.height + 30), "white")
     tile.paste(picture, (4, 26))
@@ -50,13 +50,13 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     font = ImageFont.truetype(bundled_faces()[0].path, 16)
     small = page(512, 500)
-    tiles = [labelled(small.image.crop((0, 0, *TILE)), "the page as rendered", font)]
+    tiles = [labeled(small.image.crop((0, 0, *TILE)), "the page as rendered", font)]
     hints = get_type_hints(PageAugmenter)
     for field in fields(PageAugmenter):
         if field.name != "preset":
             degradation = get_args(hints[field.name])[0]
             degraded = PageAugmenter("none", **{field.name: degradation()})(small, np.random.default_rng(SEED))
-            tiles.append(labelled(degraded.image.crop((0, 0, *TILE)), field.name, font))
+            tiles.append(labeled(degraded.image.crop((0, 0, *TILE)), field.name, font))
     sheet(tiles).save(folder / "augmentation-degradations.webp", quality=40, method=6)
 
     whole = page(1024, 3000)
@@ -64,7 +64,7 @@ def main(folder: Path) -> None:
     for number, preset in enumerate(PRESETS):
         for seed in range(COLUMNS if preset != "none" else 0):
             degraded = PageAugmenter(preset)(whole, np.random.default_rng([number, seed]))  # type: ignore[arg-type]
-            tiles.append(labelled(degraded.image.resize((350, 350), Image.Resampling.LANCZOS), preset, font))
+            tiles.append(labeled(degraded.image.resize((350, 350), Image.Resampling.LANCZOS), preset, font))
     sheet(tiles).save(folder / "augmentation-presets.webp", quality=35, method=6)
 
 

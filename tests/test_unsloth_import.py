@@ -1,4 +1,4 @@
-"""That a run which asks for Unsloth is recognised before anything is imported, and no other."""
+"""That a run which asks for Unsloth is recognized before anything is imported, and no other."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def weights_of_random_model(quantization: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 def test_random_weights_are_the_same_in_all_processes(quantization: str, tmp_path: Path) -> None:
-    """Nothing is sent: the scales of quantised weights, beside the parameters, could not be."""
+    """Nothing is sent: the scales of quantized weights, beside the parameters, could not be."""
     if quantization != "none":
         pytest.importorskip("bitsandbytes")
     first, second = launch(2, tmp_path, weights_of_random_model, quantization)

@@ -69,7 +69,7 @@ class WarmAttempts:
             patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
             multiprocessing.forkserver.ensure_running()
 
-    def __call__(self, snapshot, *, request_timeout_s, use_xet, cancelled) -> Outcome:
+    def __call__(self, snapshot, *, request_timeout_s, use_xet, canceled) -> Outcome:
         environ = self.environment(snapshot.target.repo_id)
         receiver, sender = self.context.Pipe(duplex=False)
         xet = use_xet and "HF_HUB_DISABLE_XET" not in environ
@@ -80,7 +80,7 @@ class WarmAttempts:
         sender.close()
         try:
             while not receiver.poll(0.05):
-                if cancelled():
+                if canceled():
                     return Outcome("retry", "the Hub did not finish in time")
             return receiver.recv()
         except EOFError:

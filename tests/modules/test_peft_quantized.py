@@ -51,7 +51,7 @@ def randomize(module: nn.Module) -> None:
 
 
 def dequantized_twin(module: PeftModule) -> PeftModule:
-    """Return the module without quantisation, with the weights that the quantised ones stand for."""
+    """Return the module without quantization, with the weights that the quantized ones stand for."""
     twin = loaded()
     own = dict(twin.model.named_modules())
     with torch.no_grad():
@@ -65,7 +65,7 @@ def dequantized_twin(module: PeftModule) -> PeftModule:
 
 
 @needs_bitsandbytes
-def test_loss_and_gradients_are_those_of_the_dequantised_model_for_every_adapter(jsonl: Path) -> None:
+def test_loss_and_gradients_are_those_of_the_dequantized_model_for_every_adapter(jsonl: Path) -> None:
     module = loaded(quantization="nf4")
     twin, batch = dequantized_twin(module), batch_of(jsonl)
     losses, gradients = [], []

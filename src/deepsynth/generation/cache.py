@@ -13,7 +13,7 @@ GROWTH = 256
 
 
 class RowCache:
-    """A static cache (D, 2, S, H, L, d): a row's token at position p lies at index p, whatever its neighbours do.
+    """A static cache (D, 2, S, H, L, d): a row's token at position p lies at index p, whatever its neighbors do.
 
     It stands in for transformers' ``Cache`` in the decoder's attention, which only calls :meth:`update`. What that does
     is set before: :meth:`fill` writes whole prompts, :meth:`extend` one token a row.

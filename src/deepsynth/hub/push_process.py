@@ -25,7 +25,7 @@ _LONGEST_OVERHEAD_S = 300.0
 
 
 def run_attempt(
-    snapshot: Snapshot, *, request_timeout_s: float, use_xet: bool = True, cancelled: Callable[[], bool] | None = None
+    snapshot: Snapshot, *, request_timeout_s: float, use_xet: bool = True, canceled: Callable[[], bool] | None = None
 ) -> Outcome:
     """Push a snapshot once, in a process of its own, and wait for the outcome.
 
@@ -33,7 +33,7 @@ def run_attempt(
         snapshot: what to push.
         request_timeout_s: longest silence of the Hub within one request.
         use_xet: whether to upload with Xet where it is installed, else with Git-LFS.
-        cancelled: asked twice a second; when it returns true, the process is killed and the outcome is ``"retry"``.
+        canceled: asked twice a second; when it returns true, the process is killed and the outcome is ``"retry"``.
     """
     process = WorkerProcess(__name__, environment=_environment(request_timeout_s, use_xet))
     grace_s = 5.0  # once it has replied, it has nothing left to do
@@ -41,7 +41,7 @@ def run_attempt(
         reply = process.ask(
             {"folder": str(snapshot.folder), "request_timeout_s": request_timeout_s},
             timeout_s=_LONGEST_OVERHEAD_S + snapshot.size / _SLOWEST_UPLINK,
-            canceled=cancelled or (lambda: False),
+            canceled=canceled or (lambda: False),
         )
         return Outcome(**reply)
     except TimeoutError:

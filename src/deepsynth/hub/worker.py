@@ -126,7 +126,7 @@ class PushWorker:
         try:
             self.spool.remove_older(snapshot)
             outcome = run_attempt(
-                snapshot, request_timeout_s=self._request_timeout_s, use_xet=use_xet, cancelled=self._out_of_time
+                snapshot, request_timeout_s=self._request_timeout_s, use_xet=use_xet, canceled=self._out_of_time
             )
             if outcome.status == "delivered":
                 self.spool.remove(snapshot)
