@@ -169,3 +169,28 @@ def test_forward_methods_are_replaced_in_one_place() -> None:
 
     found = {path for path in FILES if any(replaces(node) for node in ast.walk(ast.parse(path.read_text())))}
     assert found == {PACKAGE / "models/engine/fast_paths.py"}
+
+
+def test_private_names_of_other_objects_are_used_in_compat_alone() -> None:
+    """A name that begins with one underscore is read and written by its own class, and in ``compat`` with a reason."""
+    public = {"os._exit", "_replace", "_asdict", "_fields"}  # documented as they are
+
+    def is_private(name: str) -> bool:
+        return name.startswith("_") and not name.startswith("__")
+
+    found = []
+    for path in FILES:
+        if part(path) == "compat":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and is_private(node.attr):
+                owner = ast.unparse(node.value)
+                if owner not in ("self", "cls", "super()") and not public & {node.attr, f"{owner}.{node.attr}"}:
+                    found.append(f"{path.relative_to(SRC)}:{node.lineno} {ast.unparse(node)}")
+            if isinstance(node, ast.ImportFrom) and node.module and not node.module.startswith("deepsynth"):
+                names = [*node.module.split("."), *(alias.name for alias in node.names)]
+                found += [f"{path.relative_to(SRC)}:{node.lineno} {name}" for name in names if is_private(name)]
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr", "hasattr", "delattr"):
+                names = [str(name.value) for name in node.args if isinstance(name, ast.Constant)]
+                found += [f"{path.relative_to(SRC)}:{node.lineno} {name!r}" for name in names if is_private(name)]
+    assert found == []

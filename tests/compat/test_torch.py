@@ -19,6 +19,7 @@ from deepsynth.compat.torch import (
     is_persistent,
     leave_out_of_ddp,
     leave_scaling_to_scaler,
+    own_parameters,
     recompile_limit,
     scale_all,
     shut_down_workers,
@@ -97,3 +98,9 @@ def test_buffers_that_are_saved_are_told_from_others() -> None:
     assert is_persistent(module, "kept")
     assert not is_persistent(module, "made")
     assert list(module.state_dict()) == ["kept"]
+
+
+def test_own_parameters_are_those_of_the_module_alone() -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False))
+    assert list(own_parameters(module)) == []
+    assert list(own_parameters(module[0])) == [module[0].weight, None]

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, DynamicCache
+from transformers import AutoConfig, AutoModelForImageTextToText, DynamicCache, PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
 
 from deepsynth.compat.transformers import (
     attention_function,
@@ -129,3 +130,13 @@ def test_state_is_converted_back_and_the_model_stays_as_it_is() -> None:
     converted = convert_back(model, model.state_dict())
     assert sum(tensor.numel() for tensor in converted.values()) == sum(t.numel() for t in model.state_dict().values())
     assert vars(model).get("_weight_conversions") == before
+
+
+def test_what_our_classes_override_is_what_transformers_calls() -> None:
+    """The hooks of ``PreTrainedModel`` and of image processors, which have no public names."""
+    hooks = {
+        PreTrainedModel: ("_can_set_experts_implementation", "_init_weights", "_no_split_modules"),
+        BaseImageProcessor: ("_preprocess",),
+    }
+    for kind, names in hooks.items():
+        assert [name for name in names if not hasattr(kind, name)] == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -81,3 +81,8 @@ def recompile_limit(most: int) -> AbstractContextManager[None]:
 def is_persistent(module: nn.Module, buffer: str) -> bool:
     """Return whether a module's buffer belongs to its state dict; torch keeps the others in a private set."""
     return buffer not in module._non_persistent_buffers_set
+
+
+def own_parameters(module: nn.Module) -> Iterable[nn.Parameter | None]:
+    """Return a module's own parameters; a token of generation has no time for those of ``parameters()``, one by one."""
+    return module._parameters.values()

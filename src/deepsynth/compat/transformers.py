@@ -100,6 +100,12 @@ def register_experts(name: str, function: Any) -> None:
     ALL_EXPERTS_FUNCTIONS.register(name, function)
 
 
+def are_shared_out(experts: Any) -> bool:
+    """Return whether each process has some of the routed experts of a layer; transformers 5.17 does not know it."""
+    found: bool = getattr(experts, "_is_expert_parallel", False)
+    return found
+
+
 def grouped_experts(module: Any, hidden: torch.Tensor, indices: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Return the weighted sum of each token's experts (N, H) by transformers' grouped products.
 

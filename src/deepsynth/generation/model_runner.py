@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from deepsynth.compat.torch import own_parameters
 from deepsynth.compat.transformers import cache_name, implementations
 from deepsynth.errors import UserError
 from deepsynth.generation.cache import RowCache
@@ -110,7 +111,7 @@ class ModelRunner:
         That is where weights are, which adapters are merged or active and how much they count, and autocast.
         """
         modules = self._look()
-        parameters = (parameter for module in modules for parameter in module._parameters.values())
+        parameters = (parameter for module in modules for parameter in own_parameters(module))
         places = tuple(parameter.data_ptr() for parameter in parameters if parameter is not None)
         adapters = tuple(
             (

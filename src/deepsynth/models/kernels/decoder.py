@@ -67,7 +67,7 @@ def why_unused(path: str, count: int, weight: torch.Tensor, *, training: bool) -
     return "" if count else "the decoder has no such modules"
 
 
-def _both(path: str, run: Forward) -> FastForward:
+def _for_both_modes(path: str, run: Forward) -> FastForward:
     """Make both methods of one that computes what a module does."""
 
     def in_training(self: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -145,7 +145,7 @@ def _choose(self: Any, hidden_states: torch.Tensor) -> Any:
 
 #: The fused parameters of routed experts.
 _EXPERT_WEIGHTS = ("gate_up_proj", "down_proj")
-_ADAPTED, _ADAPTED_EXPERTS = _both(ADAPTERS, adapt), _both(EXPERT_ADAPTERS, adapt_experts)
-_NORM, _GATE = _both(NORM, _on_cuda(_normalize)), _both(GATE, _on_cuda(_gate))
-_ATTENTION = _both(ATTENTION, _on_cuda(_attend))
+_ADAPTED, _ADAPTED_EXPERTS = _for_both_modes(ADAPTERS, adapt), _for_both_modes(EXPERT_ADAPTERS, adapt_experts)
+_NORM, _GATE = _for_both_modes(NORM, _on_cuda(_normalize)), _for_both_modes(GATE, _on_cuda(_gate))
+_ATTENTION = _for_both_modes(ATTENTION, _on_cuda(_attend))
 _ROUTER = FastForward(ROUTER, None, _choose)

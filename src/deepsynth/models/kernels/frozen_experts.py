@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch.nn import functional
 
-from deepsynth.compat.transformers import experts_implementation, grouped_experts, register_experts
+from deepsynth.compat.transformers import are_shared_out, experts_implementation, grouped_experts, register_experts
 from deepsynth.models.kernels.experts import (
     gated_product,
     gated_product_backward,
@@ -183,7 +183,9 @@ def _matrix(weight: torch.Tensor | Weight) -> torch.Tensor:
 
 def is_silu(activation: Any) -> bool:
     """Return whether an activation of transformers or torch is SiLU, which :class:`FrozenExperts` computes."""
-    return type(activation).__name__ in ("SiLUActivation", "SiLU")
+    from transformers.activations import SiLUActivation
+
+    return isinstance(activation, (torch.nn.SiLU, SiLUActivation))
 
 
 def frozen_experts_forward(
@@ -219,8 +221,7 @@ def _known(experts: Any, hidden: torch.Tensor) -> bool:
     """Return whether :class:`FrozenExperts` computes what these experts do, and all gradients that are asked for."""
     weights = experts.gate_up_proj, experts.down_proj
     trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
-    shared_out = getattr(experts, "_is_expert_parallel", False)  # transformers 5.17 does not know it
-    return not trained and not shared_out and weights[0].dtype == hidden.dtype and is_silu(experts.act_fn)
+    return not trained and not are_shared_out(experts) and weights[0].dtype == hidden.dtype and is_silu(experts.act_fn)
 
 
 def frozen_experts_of(layer: Any) -> Any | None:
