@@ -22,8 +22,8 @@ from PIL import Image
 from rapidfuzz.distance import Levenshtein
 
 from deepsynth.data.augmentation.augmenter import PRESETS, Augmenter, PageAugmenter
-from deepsynth.data.augmentation.device import InverseVideo, Jpeg
-from deepsynth.data.augmentation.geometric import Perspective, Rotation
+from deepsynth.data.augmentation.device import Grayscale, InverseVideo, Jpeg
+from deepsynth.data.augmentation.geometric import Perspective, Rotation, Skew
 from deepsynth.data.augmentation.optics import SensorNoise
 from deepsynth.types import Box, Page
 from tests.helpers.degradation_pages import box_page, text_page
@@ -215,3 +215,21 @@ def test_an_ocr_program_reads_scanned_pages(tmp_path: Path) -> None:
         errors += Levenshtein.distance(" ".join(run.stdout.split()), page.text)
         length += len(page.text)
     assert errors / length <= 0.02
+
+
+def test_all_moves_of_a_page_happen_before_what_comes_after_them() -> None:
+    page = box_page([(40.0, 60.0, 90.0, 75.0), (120.0, 160.0, 200.0, 175.0)], 256, 256)
+    moves = {
+        "skew": Skew(degrees=(2.0, 4.0)),
+        "rotation": Rotation(degrees=(2.0, 4.0)),
+        "perspective": Perspective(shift=(0.01, 0.03)),
+    }
+    for seed in range(3):
+        moved = PageAugmenter("none", **moves)(page, np.random.default_rng(seed))  # type: ignore[arg-type]
+        more = PageAugmenter("none", **moves, grayscale=Grayscale())  # type: ignore[arg-type]
+        gray = more(page, np.random.default_rng(seed))  # of a page that is gray anyway
+        assert gray.lines == moved.lines
+        assert gray.image.tobytes() == moved.image.tobytes()
+        for left_out in moves:
+            fewer = PageAugmenter("none", **{**moves, left_out: None})(page, np.random.default_rng(seed))
+            assert fewer.lines != moved.lines

@@ -29,12 +29,12 @@ class Indices:
         return key
 
 
-def orders(ranks: int, batch_size: int, grouped: bool = True, epoch: int = 0) -> list[list[int]]:
+def orders(ranks: int, batch_size: int, grouped: bool = True, epoch: int = 0, seed: int = 1) -> list[list[int]]:
     """Return the indices of each rank."""
     found = []
     for rank in range(ranks):
         sampler = EpochSampler(
-            Indices(), shuffle=True, seed=1, num_replicas=ranks, rank=rank, even=True,
+            Indices(), shuffle=True, seed=seed, num_replicas=ranks, rank=rank, even=True,
             lengths=LENGTHS if grouped else None, batch_size=batch_size,
         )  # fmt: skip
         sampler.set_epoch(epoch)
@@ -74,6 +74,17 @@ def test_every_epoch_has_another_order_of_batches_and_other_batches() -> None:
     assert len(batches[0] & batches[1]) < 10
     means = [sum(LENGTHS[i] for i in first[s : s + 8]) for s in range(0, 400, 8)]
     assert means != sorted(means)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_order_follows_from_the_seed_and_the_epoch(grouped: bool) -> None:
+    assert orders(1, 4, grouped, epoch=1, seed=1) == orders(1, 4, grouped, epoch=1, seed=1)
+    (first,), (other,), (later,) = (
+        orders(1, 4, grouped, epoch=epoch, seed=seed) for epoch, seed in ((1, 1), (1, 5), (2, 1))
+    )
+    assert first != other
+    assert first != later
+    assert sorted(first) == sorted(other) == sorted(later) == list(range(len(LENGTHS)))
 
 
 def loader(batch_size: int) -> ResumableLoader:

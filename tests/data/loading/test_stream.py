@@ -18,6 +18,7 @@ from deepsynth.callbacks import PredictionWriter
 from deepsynth.callbacks.prediction_writer import in_turn, joined
 from deepsynth.data import Source, TextImageDataModule
 from deepsynth.data.loading.loader import Workers
+from deepsynth.data.loading.stream import Fingerprinted
 from deepsynth.types import Document
 from tests.helpers.training import make_data, make_module, make_trainer
 
@@ -162,3 +163,14 @@ def test_a_worker_imports_no_lightning() -> None:
         "print('lightning' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_the_fingerprint_tells_documents_and_their_order_apart() -> None:
+    def fingerprint(*ids: str) -> tuple[int, str]:
+        walked = Fingerprinted(Document(name, "text") for name in ids)
+        assert len(list(walked)) == len(ids)
+        return walked.fingerprint
+
+    assert fingerprint("a", "bc") == fingerprint("a", "bc")
+    different = [("a", "bc"), ("ab", "c"), ("bc", "a"), ("a", "bd"), ("abc", ""), ("a", "bc", "")]
+    assert len({fingerprint(*ids)[1] for ids in different}) == len(different)

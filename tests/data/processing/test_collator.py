@@ -74,3 +74,13 @@ def test_variants_come_again_and_are_different_pages(jsonl: Path) -> None:
     assert not torch.equal(*pages()[0:3:2])
     with pytest.raises(ValueError, match=r"data\.augment_variants is 0"):
         make_data(jsonl, augment_variants=0)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("length", "rounded"), [(7, 8), (8, 8), (9, 16), (16, 16)])
+def test_a_length_is_rounded_up_and_a_multiple_stays(length: int, rounded: int, packed: bool) -> None:
+    inputs = Collator(pad_to_multiple_of=8, packed=packed)([sample(1, length)]).inputs
+    assert {name: inputs[name].shape[1] for name in ("input_ids", "attention_mask", "labels")} == dict.fromkeys(
+        ("input_ids", "attention_mask", "labels"), rounded
+    )
+    assert inputs["attention_mask"].sum() == length

@@ -1,4 +1,7 @@
+import unicodedata
+
 import pytest
+import regex
 
 from deepsynth.data.text.linebreak import gap_width, grapheme_clusters, segments
 
@@ -22,6 +25,8 @@ SPACE = 5.0
         ("他说：“你好。”（走）了", ["他", "说：", "“你", "好。”", "（走）", "了"]),
         ("シュー、テスト", ["シュー、", "テ", "ス", "ト"]),
         ("中文English中", ["中", "文", "English", "中"]),
+        ("二十—五", ["二", "十—", "五"]),
+        ("東京-大阪", ["東", "京-", "大", "阪"]),
         ("한국어는", ["한국어는"]),
         ("क्षत्रिय", ["क्षत्रिय"]),
     ],
@@ -54,3 +59,24 @@ def test_white_space_has_its_width(gap, width):
 def test_tabs_go_to_the_next_stop():
     assert gap_width("\t", 12.0, SPACE, 16.0) == 8
     assert gap_width("\t", 20.0, SPACE, 16.0) == 20
+
+
+@pytest.mark.parametrize(("line_break", "at_least"), [("CL", 20), ("EX", 2), ("CJ", 30)])
+def test_no_line_begins_with_a_wide_mark_that_unicode_keeps_at_the_end(line_break: str, at_least: int) -> None:
+    marks = [
+        mark
+        for mark in map(chr, range(0x3000, 0x10000))
+        if regex.fullmatch(rf"\p{{Line_Break={line_break}}}", mark) and unicodedata.east_asian_width(mark) in "WF"
+    ]
+    assert len(marks) >= at_least
+    assert [mark for mark in marks if segments(f"中{mark}国") != [f"中{mark}", "国"]] == []
+
+
+def test_no_line_ends_with_a_wide_opening_mark() -> None:
+    marks = [
+        mark
+        for mark in map(chr, range(0x3000, 0x10000))
+        if regex.fullmatch(r"\p{Line_Break=OP}", mark) and unicodedata.east_asian_width(mark) in "WF"
+    ]
+    assert len(marks) >= 20
+    assert [mark for mark in marks if segments(f"中{mark}国") != ["中", f"{mark}国"]] == []

@@ -124,3 +124,20 @@ def test_lines_keep_to_the_side_that_a_cell_names(typesetter):
 def test_a_table_is_as_wide_as_its_text_in_either_direction(typesetter):
     widths = [typesetter.natural_width(Paragraph(((text, BODY),))) for text in ("two words", "שתי מילים")]
     assert all(40 < width < 100 for width in widths)
+
+
+def test_a_line_begins_at_its_pen_unless_its_first_glyph_would_leave_the_column(typesetter: Typesetter) -> None:
+    ((overhanging, x),) = lines(typesetter, "jug")[0].places
+    assert x == -overhanging.left > 0
+    ((indented, x),) = lines(typesetter, "\u00a0word")[0].places
+    assert indented.left > 0, "after the no-break space"
+    assert x == 0
+
+
+def test_an_overhanging_last_glyph_stays_within_a_justified_column(shaper: Shaper) -> None:
+    typesetter = Typesetter(shaper, STYLE, line_height=1.3, justify=True)
+    paragraph = Paragraph((("half a loaf of half a leaf " * 4, RunStyle(italic=True)),))
+    *wrapped, _ = typesetter.lines(paragraph, 150)
+    ends = [line.places[-1] for line in wrapped]
+    assert any(piece.right > piece.advance for piece, _ in ends)
+    assert [x + piece.room for piece, x in ends] == pytest.approx([150] * len(ends))
