@@ -103,6 +103,32 @@ def test_nothing_inside_a_part_imports_its_own_face() -> None:
             assert not inside or other == PACKAGE / "__init__.py", f"{path.relative_to(SRC)}: {other.relative_to(SRC)}"
 
 
+#: Functions with more parameters than eight: signatures of transformers that are overridden, and Triton's kernels.
+MANY_PARAMETERS = {
+    "models/deepseek_ocr/image_processing.py:_preprocess",
+    "models/deepseek_ocr/modeling.py:forward",
+    "models/kernels/adapters_triton.py:add_product",
+    "models/kernels/experts_triton.py:route",
+    "models/kernels/sam_triton.py:attend",
+}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_functions_are_short(path: Path) -> None:
+    """At most 60 lines without the docstring; at most 8 parameters, but for constructors of what users configure."""
+    for function in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        name = f"{path.relative_to(PACKAGE)}:{function.name}"
+        body = function.body[1:] if ast.get_docstring(function) and len(function.body) > 1 else function.body
+        assert (body[-1].end_lineno or 0) - body[0].lineno < 60, name
+        arguments = function.args
+        own = [
+            a for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs) if a.arg not in ("self", "cls")
+        ]
+        assert len(own) <= 8 or function.name == "__init__" or name in MANY_PARAMETERS, name
+
+
 def test_sizes() -> None:
     for path in FILES:
         lines = len(path.read_text().splitlines())
