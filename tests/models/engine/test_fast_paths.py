@@ -58,6 +58,17 @@ def test_replaced_forwards_are_listed_and_put_back() -> None:
         outer.install()
 
 
+def test_what_was_installed_later_is_undone_first() -> None:
+    module = nn.Linear(2, 2)
+    outer = ReplacedForwards([(module, lambda x: "outer")]).install()
+    inner = ReplacedForwards([(module, lambda x: "inner")]).install()
+    with pytest.raises(RuntimeError, match="installed later must be undone first"):
+        outer.undo()
+    inner.undo()
+    outer.undo()
+    assert "forward" not in vars(module)
+
+
 def test_forwards_are_put_back_after_an_error() -> None:
     module = nn.Linear(2, 2)
     with pytest.raises(KeyError), ReplacedForwards([(module, lambda x: x)]):

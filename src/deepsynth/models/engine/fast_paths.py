@@ -46,7 +46,7 @@ class PathRow(NamedTuple):
 class ReplacedForwards:
     """Forward methods in place of those of some modules, from :meth:`install` or ``with`` until they are undone.
 
-    What is installed later is undone earlier.
+    Forwards that are installed later must be undone earlier.
 
     Args:
         forwards: the modules, each with the function that it is to run.
@@ -85,9 +85,17 @@ class ReplacedForwards:
         return self
 
     def undo(self) -> None:
-        """Give the modules back what they ran before; do nothing when nothing is installed."""
+        """Give the modules back what they ran before; do nothing when nothing is installed.
+
+        Raises:
+            RuntimeError: when a module runs something that was installed later.
+        """
+        if self._before is None:
+            return
+        if any(module.__dict__.get("forward") is not forward for module, forward in self.forwards):
+            raise RuntimeError("forwards that were installed later must be undone first")
         before, self._before = self._before, None
-        for (module, _), was in zip(self.forwards, before or [], strict=before is not None):
+        for (module, _), was in zip(self.forwards, before, strict=True):
             if was is None:
                 del module.__dict__["forward"]
             else:
@@ -141,8 +149,9 @@ class TrainingPaths(ReplacedForwards):
 
     def undo(self) -> None:
         """Give the modules back what they ran before, and routed experts their implementation."""
-        super().undo()
-        set_experts_implementation(self._config, self._experts[1])
+        if self.installed:
+            super().undo()
+            set_experts_implementation(self._config, self._experts[1])
 
     def uses(self, path: str) -> bool:
         """Return whether a path is used for any module."""
