@@ -16,6 +16,7 @@ from deepsynth.callbacks.hub_checkpoint import HubCheckpoint
 from deepsynth.hub.worker import Backoff, resume
 from deepsynth.models.registry import resolve_model_name
 from deepsynth.modules.adapter import from_file_name
+from tests.helpers.hub_server import HubProcess
 from tests.helpers.local_hub import TOKEN, local_hub
 from tests.helpers.training import make_data, make_module, make_trainer
 
@@ -160,6 +161,16 @@ def test_best_only_pushes_what_is_better(hub, tmp_path, jsonl):
     card = hub.repo("alice/ocr").read("README.md", "best-branch").decode()
     assert "val/score | 0.3" in card
     assert "tokens a sample" in card
+
+
+def test_with_mode_max_more_is_better(hub: HubProcess, tmp_path: Path, jsonl: Path) -> None:
+    callback = HubCheckpoint("alice/ocr", best_only=True, monitor="val/score", mode="max")
+    scores = Scores([0.5, 0.3, 0.7, 0.6])
+    fit(tmp_path, jsonl, scores, callback, val_check_interval=1, check_val_every_n_epoch=None)
+    pushed = titles(hub)
+    assert pushed[0] == "Step 3, val/score 0.7000"
+    assert set(pushed) <= {"Step 3, val/score 0.7000", "Step 1, val/score 0.5000"}
+    assert callback.state_dict()["best"] == pytest.approx(0.7)
 
 
 def test_a_full_disk_does_not_end_the_run(hub, tmp_path, jsonl, caplog, monkeypatch):

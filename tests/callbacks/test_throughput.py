@@ -84,6 +84,33 @@ def test_rates_leave_out_warm_up_validation_and_checkpoints(clock: Clock) -> Non
     }
 
 
+@pytest.mark.parametrize("cause", ["validation", "checkpoint"])
+def test_each_cause_of_a_pause_is_left_out_by_itself(clock: Clock, cause: str) -> None:
+    callback, trainer, module = Throughput(warmup_steps=0), fake_trainer(), fake_module()
+    callback.on_train_start(trainer, module)
+    callback.on_train_epoch_start(trainer, module)
+    train(callback, clock, trainer, module, wait=1, step=3)
+    if cause == "validation":
+        clock.now += 1000
+        callback.on_validation_end(trainer, module)
+    else:
+        callback.on_save_checkpoint(trainer, module, {})
+        clock.now += 1000
+    train(callback, clock, trainer, module, wait=9, step=4)
+    assert module.logged["train/samples_per_s"] == 2 * 2 / 8
+    assert module.logged["train/data_wait"] == 1 / 8
+
+
+def test_without_a_pause_the_wait_for_every_batch_counts(clock: Clock) -> None:
+    callback, trainer, module = Throughput(warmup_steps=0), fake_trainer(), fake_module()
+    callback.on_train_start(trainer, module)
+    callback.on_train_epoch_start(trainer, module)
+    for wait in (1, 9):
+        train(callback, clock, trainer, module, wait=wait, step=5)
+    assert module.logged["train/samples_per_s"] == 2 * 2 / 20
+    assert module.logged["train/data_wait"] == 10 / 20
+
+
 def test_without_a_known_peak_there_is_no_utilization(clock: Clock) -> None:
     callback, trainer, module = Throughput(warmup_steps=1), fake_trainer(), fake_module()
     callback.on_train_start(trainer, module)

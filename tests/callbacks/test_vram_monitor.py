@@ -112,6 +112,33 @@ def test_each_phase_gets_its_own_peak(monkeypatch: pytest.MonkeyPatch, lines: li
     ]
 
 
+class RisingMemory(ScriptedMemory):
+    """A memory whose peak falls only when it is restarted, as an allocator's does."""
+
+    def reach(self, gib: float) -> None:
+        self.peak = max(self.peak, gib)
+
+
+def test_a_high_phase_leaves_nothing_to_the_phases_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, trainer, module, batch = RisingMemory(), fake_trainer(), fake_module(), fake_batch()
+    memory.allocated = memory.peak = 6
+    memory.reach(70)  # before the run
+    monitor = monitor_with(memory, trainer, monkeypatch)
+    memory.reach(9)
+    monitor.on_train_start(trainer, module)
+    for forward, backward, step in ((20, 40, 25), (22, 38, 26)):
+        monitor.on_train_batch_start(trainer, module, batch, 0)
+        memory.reach(forward)
+        monitor.on_before_backward(trainer, module, torch.zeros(()))
+        memory.reach(backward)
+        monitor.on_after_backward(trainer, module)
+        memory.reach(step)
+        monitor.on_train_batch_end(trainer, module, None, batch, 0)
+    peaks = {"load": 9, "forward": 22, "backward": 40, "step": 26}
+    assert {name: module.logged[f"vram/peak_{name}_gib"] for name in peaks} == peaks
+    assert module.logged["vram/peak_gib"] == 40
+
+
 def test_of_several_ranks_the_fullest_counts_and_each_is_named(
     monkeypatch: pytest.MonkeyPatch, lines: list[str]
 ) -> None:

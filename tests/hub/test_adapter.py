@@ -162,6 +162,17 @@ def test_references_are_read_and_written():
             Reference.parse(text)
 
 
+@pytest.mark.parametrize("prefix", ["hf_", "api_", "xet_", "hf_oauth_"])
+def test_tokens_of_every_kind_are_removed(prefix: str) -> None:
+    token = prefix + "Ab3-" * 8
+    for clean in (redact, clean_text):
+        assert clean(f"401 for {token}: log in") == "401 for <token>: log in"
+        assert clean(f"'{token}'") == "'<token>'"
+        assert clean(f"{prefix}short, and no_token_but_a_long_name_of_a_setting") == (
+            f"{prefix}short, and no_token_but_a_long_name_of_a_setting"
+        )
+
+
 def test_texts_are_cleaned():
     assert redact(f"see https://x.y/z?X-Sig=abc&t={TOKEN} or {TOKEN}") == "see https://x.y/z or <token>"
     assert clean_text("read /home/me/a/b.txt and ~/c/d.txt") == "read b.txt and d.txt"

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deepsynth.errors import UserError
-from deepsynth.hub.client import HubUnreachableError
-from deepsynth.hub.snapshot import Target
+from deepsynth.hub.client import HubUnreachableError, Outcome
+from deepsynth.hub.snapshot import Snapshot, Target
 from deepsynth.hub.spool import Spool
 from deepsynth.hub.worker import Backoff, PushWorker, resume
 from tests.helpers.hub_server import HubProcess
@@ -174,17 +175,52 @@ def test_nobody_logged_in(hub, monkeypatch, tmp_path, caplog):
         resume(tmp_path, 180, backoff=QUICK)
 
 
-def test_a_public_repository_is_refused_when_private_was_asked_for(hub, tmp_path, caplog, warm):
+@pytest.mark.parametrize("attempted", [False, True], ids=["first attempt", "second attempt"])
+def test_a_public_repository_is_refused_when_private_was_asked_for(hub, tmp_path, caplog, warm, attempted):
     target = new_target()
     public = Target(target.repo_id, private=False)
     first = Spool.of_run(tmp_path / "a", public)
     add_snapshot(first, public)
     assert PushWorker(first, backoff=QUICK).close(180)
     second = Spool.of_run(tmp_path / "b", target)
-    add_snapshot(second, target, step=2)
+    snapshot = add_snapshot(second, target, step=2)
+    if attempted:  # and while it failed, the repository was made public
+        snapshot.mark_attempted()
     assert not PushWorker(second, backoff=QUICK).close(180)
     assert f"private is true, but {target.repo_id} is public" in caplog.text
     assert titles(hub, target) == ["step 1"]
+
+
+def test_a_lost_commit_that_takes_effect_late_is_not_made_twice(hub: HubProcess, tmp_path: Path, warm: None) -> None:
+    target = new_target()
+    spool = Spool.of_run(tmp_path, target)
+    add_snapshot(spool, target)
+    hub.fault(path="/commit/", action="hang", seconds=3, when="before")
+    assert PushWorker(spool, request_timeout_s=0.5, backoff=QUICK).close(180)
+    hub.wait_idle(quiet=0.1)
+    assert hub.faults()[0]["hits"] == 1
+    assert titles(hub, target) == ["step 1"]
+    statuses = [entry["status"] for entry in hub.log(path=f"{target.repo_id}/commit/")]
+    assert statuses.count(200) == 1
+
+
+def test_a_running_worker_waits_as_long_as_the_hub_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Snapshot] = []
+
+    def attempt(snapshot: Snapshot, **kwargs: Any) -> Outcome:
+        calls.append(snapshot)
+        asked = len(calls) > 2
+        return Outcome("retry", "HTTP 429: slow down", retry_after_s=3600.0 if asked else None)
+
+    monkeypatch.setattr("deepsynth.hub.worker.run_attempt", attempt)
+    target = new_target()
+    worker = PushWorker(Spool.of_run(tmp_path, target), backoff=Backoff(0.01, 0.01))
+    worker.submit(add_snapshot(worker.spool, target))
+    until(lambda: len(calls) >= 3)  # the first two are tried again after the backoff alone
+    time.sleep(0.3)  # thirty times the backoff
+    assert len(calls) == 3
+    assert not worker.close(deadline_s=1)
+    assert len(calls) <= 4, "the hour that the Hub asks for is longer than the deadline"
 
 
 @pytest.mark.slow
