@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from deepsynth.__main__ import main
+from deepsynth.errors import UserError
 from deepsynth.export.merge import export_model
 from deepsynth.models import register
 from deepsynth.models.lora import LoraSettings, lora_config
 from deepsynth.models.registry import resolve_model_name
+from tests.helpers.training import make_module
 
 register()
 
@@ -158,6 +160,18 @@ def test_adapters_of_another_model_are_refused_with_their_keys(base: Path, tmp_p
     save_file(whole, file)
     with pytest.raises(ValueError, match=r"is no adapter of .*query_key_value.*Its keys: 32 keys"):
         export_model(adapter, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_as_it_is_before_training_is_refused(tmp_path: Path) -> None:
+    """Its A is random and its B zero, so that it changes nothing."""
+    module = make_module()
+    module.configure_model()
+    module.save_adapter(tmp_path / "adapter")
+    stored = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert all(bool(tensor.any()) == ("lora_A" in name) for name, tensor in stored.items())
+    with pytest.raises(UserError, match="holds zeros alone: the adapter was not trained"):
+        export_model(tmp_path / "adapter", output=tmp_path / "out", base="deepsynth/tiny-random")
     assert not (tmp_path / "out").exists()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -44,6 +44,26 @@ def test_rows_are_refilled_and_the_order_stays(
         assert other.text.startswith(one.text)
     assert len(widths) > tail
     assert set(widths[:-tail]) == {3}  # all rows are at work until the data comes to its end
+
+
+class RecordedSteps(FreeSteps):
+    """Remembers the lengths of the prompts in the order in which they are prefilled."""
+
+    prefilled: ClassVar[list[int]] = []
+
+    def prefill(self, prompts: Any, slots: Any) -> Any:
+        self.prefilled.extend(len(prompt) for prompt in prompts)
+        return super().prefill(prompts, slots)
+
+
+def test_of_the_texts_that_are_next_the_longest_expected_come_first(model: Any) -> None:
+    of = samples(NAME, 4, pages=4)  # of one to four pages each, so that prompts are told apart by their lengths
+    for sample, expected in zip(of, (3, 40, 5, 90), strict=True):
+        sample.target = "x" * expected
+    RecordedSteps.prefilled.clear()
+    found = stream(model, NAME, of, 2, slots=2, submitted=4, steps=RecordedSteps)
+    assert RecordedSteps.prefilled == [of[number].prompt_length for number in (1, 0, 3, 2)]
+    assert found == read(model, NAME, batch_of(NAME, of), 2)
 
 
 def test_a_deadline_gives_all_up_and_the_decoder_may_be_used_again(model: Any) -> None:

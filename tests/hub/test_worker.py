@@ -191,17 +191,20 @@ def test_a_public_repository_is_refused_when_private_was_asked_for(hub, tmp_path
     assert titles(hub, target) == ["step 1"]
 
 
-def test_a_lost_commit_that_takes_effect_late_is_not_made_twice(hub: HubProcess, tmp_path: Path, warm: None) -> None:
+def test_a_push_starts_again_when_another_commit_came_in_between(hub: HubProcess, tmp_path: Path, warm: None) -> None:
     target = new_target()
-    spool = Spool.of_run(tmp_path, target)
+    spool, other = Spool.of_run(tmp_path, target), Spool.of_run(tmp_path / "other", target)
     add_snapshot(spool, target)
-    hub.fault(path="/commit/", action="hang", seconds=3, when="before")
-    assert PushWorker(spool, request_timeout_s=0.5, backoff=QUICK).close(180)
-    hub.wait_idle(quiet=0.1)
-    assert hub.faults()[0]["hits"] == 1
-    assert titles(hub, target) == ["step 1"]
+    hub.fault(path="/preupload/", action="hang", seconds=60)  # the branch was looked at, nothing is committed yet
+    worker = PushWorker(spool, request_timeout_s=100, backoff=QUICK)
+    until(lambda: any(request["fault"] for request in hub.state()["inflight"]))
+    add_snapshot(other, target, step=2)
+    assert PushWorker(other, backoff=QUICK).close(180)
+    hub.clear_faults()  # goes on at once
+    assert worker.close(180)
     statuses = [entry["status"] for entry in hub.log(path=f"{target.repo_id}/commit/")]
-    assert statuses.count(200) == 1
+    assert statuses == [200, 412, 200], "the first names a parent that is the newest no more"
+    assert titles(hub, target) == ["step 1", "step 2"]
 
 
 def test_a_running_worker_waits_as_long_as_the_hub_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

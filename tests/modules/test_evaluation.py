@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lightning.pytorch import Callback
 
 from deepsynth.callbacks import PredictionWriter
+from deepsynth.data import JsonlSource
 from deepsynth.generation import RepetitionCriterion
 from deepsynth.metrics.corpus import CorpusMetrics, summarize
 from deepsynth.metrics.documents import DocumentScores, score_documents
@@ -77,6 +79,28 @@ def test_loops_are_stopped_unless_the_setting_says_no(
         assert ("loop" in {one["stop"] for batch in batches or [] for one in batch}) == stops
         (told,) = [record.getMessage() for record in caplog.records if "known text" in record.getMessage()]
         assert ("loop_rate 0.0000" in told) != stops
+
+
+class GeneratedRows(Callback):
+    """Remembers the ids of the samples whose texts were generated, batch by batch."""
+
+    def __init__(self) -> None:
+        self.ids: list[list[str]] = []
+
+    def on_validation_batch_end(self, trainer: Any, module: Any, outputs: Any, *args: Any) -> None:
+        self.ids.append([row["id"] for row in outputs["rows"]])
+
+
+@pytest.mark.parametrize(
+    ("samples", "sizes"), [(0, [0, 0, 0]), (1, [1, 0, 0]), (3, [3, 0, 0]), (4, [3, 1, 0]), (7, [3, 3, 1])]
+)
+def test_as_many_texts_are_generated_as_asked_for(samples: int, sizes: list[int], tmp_path: Path, jsonl: Path) -> None:
+    rows = GeneratedRows()
+    module = make_module(max_new_tokens=2, samples=samples)
+    data = make_data(jsonl, val_source=JsonlSource(str(jsonl)), eval_batch_size=3)
+    make_trainer(tmp_path, callbacks=[rows]).validate(module, data, verbose=False)
+    assert [len(ids) for ids in rows.ids] == sizes
+    assert [name.split("#")[0] for ids in rows.ids for name in ids] == [f"d{number}" for number in range(samples)]
 
 
 def test_the_decoder_is_kept_between_calls_and_forgotten_after_an_epoch(tmp_path: Path, jsonl: Path) -> None:

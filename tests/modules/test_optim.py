@@ -1,11 +1,12 @@
-"""The default optimizer is torch's AdamW; on CUDA in one kernel."""
+"""The default optimizer is torch's AdamW, on CUDA in one kernel; schedules by their factors."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from deepsynth.modules.optim import FusedAdamW
+from deepsynth.errors import UserError
+from deepsynth.modules.optim import FusedAdamW, Schedule, make_schedule
 
 
 def steps(optimizer_class: type[torch.optim.Optimizer], device: str = "cpu") -> torch.Tensor:
@@ -32,3 +33,39 @@ def test_on_cuda_it_is_fused_and_lets_lightning_clip() -> None:
     assert optimizer.param_groups[0]["fused"]
     assert not optimizer._step_supports_amp_scaling
     torch.testing.assert_close(steps(FusedAdamW, "cuda"), steps(torch.optim.AdamW), rtol=1e-6, atol=1e-7)
+
+
+def factors(name: Schedule, warmup_steps: int, total_steps: int | None, count: int) -> list[float]:
+    """Return the learning rates of the first steps of an optimizer whose learning rate is 1."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = make_schedule(optimizer, name, warmup_steps, total_steps)
+    found = []
+    for _ in range(count):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+RISE = [0.0, 0.25, 0.5, 0.75]
+HALF = 0.5**0.5  # the cosine of 45 degrees
+
+
+@pytest.mark.parametrize(
+    ("name", "after"),
+    [
+        ("constant", [1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("linear", [1.0, 0.75, 0.5, 0.25, 0.0]),
+        ("cosine", [1.0, (1 + HALF) / 2, 0.5, (1 - HALF) / 2, 0.0]),
+    ],
+)
+def test_a_schedule_rises_over_the_warm_up_and_then_has_its_own_shape(name: Schedule, after: list[float]) -> None:
+    assert factors(name, 4, 8, 9) == pytest.approx(RISE + after)
+    assert factors(name, 0, 4, 5) == pytest.approx(after)
+
+
+def test_only_a_constant_schedule_needs_no_end() -> None:
+    assert factors("constant", 4, None, 6) == pytest.approx([*RISE, 1.0, 1.0])
+    for name in ("linear", "cosine"):
+        with pytest.raises(UserError, match=rf"model\.schedule is {name}, which needs the end of the run"):
+            factors(name, 4, None, 1)

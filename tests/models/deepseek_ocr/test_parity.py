@@ -185,6 +185,25 @@ def test_vision_is_frozen_when_loaded_and_trainable_when_new(tiny_model: Any, lo
     assert {name for name, parameter in model.named_parameters() if not parameter.requires_grad} == {unused}
 
 
+def test_vision_that_is_let_train_has_no_weight_without_a_gradient(
+    loader: Callable[..., Any], tensors: Callable[[str], Tensors], model_inputs: Callable[[Tensors], Tensors]
+) -> None:
+    """The one weight that the forward pass never uses stays frozen: several processes would wait for its gradient."""
+    model = loader().train()
+    model.freeze_vision(False)
+    batch = tensors("forward/gundam")
+    model(**model_inputs(batch), labels=batch["labels"]).loss.backward()
+    vision = {name: p for name, p in model.named_parameters() if "language_model" not in name and "lm_head" not in name}
+    assert {name for name, p in vision.items() if p.requires_grad} == {
+        name for name, p in vision.items() if p.grad is not None
+    }
+    assert [name for name, p in vision.items() if not p.requires_grad] == [
+        "model.vision_tower.vision_encoder.embeddings.patch_embedding.weight"
+    ]
+    model.freeze_vision()
+    assert not any(p.requires_grad for p in vision.values())
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_every_adapter_learns(
     checkpointing: bool,

@@ -105,6 +105,31 @@ def test_keys_tell_pixels_tiles_and_dtypes_apart() -> None:
     assert image_keys(pages, tiles, [1, 1, 1])[0] != with_tiles[0]
 
 
+def test_each_part_of_a_key_matters_when_the_bits_are_the_same() -> None:
+    pages = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)).half()
+    (key,) = image_keys(pages)
+    assert image_keys(pages.clone()) == [key]
+    assert image_keys(pages.view(torch.bfloat16)) != [key]
+    assert image_keys(pages.view(1, 3, 4, 16)) != [key]
+    tiles = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1)).half()
+    (tiled,) = image_keys(pages, tiles, [2])
+    assert tiled != key
+    assert image_keys(pages, tiles.view(1, 3, 8, 4), [1]) != [tiled]
+    assert image_keys(pages, tiles[:0], [0]) != [tiled]
+
+
+def test_each_part_of_the_context_matters_when_the_bits_are_the_same() -> None:
+    def context(name: str = "weight", shape: tuple[int, ...] = (4, 4), dtype: torch.dtype = torch.float16) -> str:
+        module = nn.Module()
+        bits = torch.arange(16, dtype=torch.int16)
+        module.register_buffer(name, bits.view(dtype).reshape(shape))
+        return context_of(module, [name], "none")
+
+    assert context() == context()
+    others = [context("bias"), context(shape=(2, 8)), context(dtype=torch.bfloat16)]
+    assert len({context(), *others}) == 4
+
+
 def test_words_that_change_places_are_seen_within_and_across_blocks() -> None:
     words = torch.arange(2**20 + 10, dtype=torch.int32)
     swapped = words.clone()
