@@ -22,7 +22,7 @@ from deepsynth.data.augmentation import (
 )
 from deepsynth.data.augmentation.augmenter import PageAugmenter
 from deepsynth.data.augmentation.base import BoxArray, Degradation, ImageArray, fade_to
-from deepsynth.data.augmentation.device import Fax, PhotocopyLines, ScannerEdges
+from deepsynth.data.augmentation.device import Fax, ScannerEdges
 from deepsynth.data.augmentation.geometric import GeometricDegradation, PageCurl, Perspective, Ripple, Rotation, Skew
 from deepsynth.data.augmentation.geometry import Displacement, Homography, fit, outline
 from deepsynth.data.augmentation.ink import InkFade, SaltAndPepper
@@ -259,13 +259,6 @@ def test_color_cast_keeps_one_channel() -> None:
     tinted, _ = ColorCast(strength=(0.2, 0.2))(flat, np.zeros((1, 4)), np.random.default_rng(0))
     assert sorted(tinted[0, 0])[0] == 160
     assert sorted(tinted[0, 0])[2] == 200
-
-
-def test_photocopy_lines_are_upright_and_translucent() -> None:
-    flat = np.full((50, 60), 200, np.uint8)
-    lined, _ = PhotocopyLines(strength=(0.5, 0.5))(flat, np.zeros((1, 4)), np.random.default_rng(0))
-    assert (lined == lined[0]).all()
-    assert set(np.unique(lined)) <= {50, 100, 200, 228, 150, 242, 178, 248, 126, 25}
 
 
 def test_the_base_cannot_be_made() -> None:

@@ -1,0 +1,48 @@
+"""What a snapshot may hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deepsynth.hub.snapshot import Target
+from deepsynth.hub.spool import Spool
+
+TARGET = Target("alice/ocr")
+
+
+def test_a_link_is_never_pushed_with_what_it_points_to(tmp_path: Path) -> None:
+    secret = tmp_path / "outside" / "secret.json"
+    secret.parent.mkdir()
+    secret.write_text("{}")
+    spool = Spool.of_run(tmp_path / "run", TARGET)
+    staged = spool.stage()
+    (staged / "adapter_config.json").write_text("{}")
+    (staged / "link.json").symlink_to(secret)
+    (staged / "folder").symlink_to(secret.parent, target_is_directory=True)
+    snapshot = spool.seal(staged, TARGET, "step 1")
+    assert set(snapshot.files) == {"adapter_config.json"}
+    assert [path.name for path in (snapshot.folder / "files").rglob("*")] == ["adapter_config.json"]
+    assert secret.read_text() == "{}"
+
+
+def test_only_links_are_nothing_to_push(tmp_path: Path) -> None:
+    spool = Spool.of_run(tmp_path / "run", TARGET)
+    staged = spool.stage()
+    (tmp_path / "file").write_text("")
+    (staged / "link").symlink_to(tmp_path / "file")
+    with pytest.raises(ValueError, match="nothing to push"):
+        spool.seal(staged, TARGET, "step 1")
+    assert spool.is_empty()
+    assert not staged.exists()
+
+
+def test_only_what_is_allowed_is_in_a_snapshot(tmp_path: Path) -> None:
+    spool = Spool.of_run(tmp_path / "run", TARGET)
+    staged = spool.stage()
+    for name in ("adapter_config.json", "notes.txt", "README.md"):
+        (staged / name).write_text(name)
+    snapshot = spool.seal(staged, TARGET, "step 1", allow=["*.json", "README.md"])
+    assert set(snapshot.files) == {"adapter_config.json", "README.md"}
+    assert [found.id for found in spool.pending()] == [snapshot.id]
