@@ -8,7 +8,9 @@ import pytest
 from deepsynth.data.augmentation.base import Degradation, ImageArray
 from deepsynth.data.augmentation.device import PhotocopyLines, ScannerEdges
 from deepsynth.data.augmentation.geometric import PageCurl, Rotation, Skew
+from deepsynth.data.augmentation.ink import BrokenStrokes, InkBleed
 from deepsynth.data.augmentation.light import Shadow, UnevenLight
+from deepsynth.data.augmentation.optics import DefocusBlur, GaussianBlur, MotionBlur
 
 SEEDS = range(30)
 SIDE = 200
@@ -109,3 +111,52 @@ def test_scanner_edges_darken_one_to_three_sides_and_nothing_within() -> None:
         assert 1 <= len(dark) <= 3
         seen |= dark
     assert seen == {"left", "top", "right", "bottom"}
+
+
+@pytest.mark.parametrize(("paper", "ink"), [(255, 0), (0, 255)])
+def test_ink_bleeds_by_a_pixel_whichever_is_darker(paper: int, ink: int) -> None:
+    image = np.full((SIDE, SIDE), paper, np.uint8)
+    image[100, 100] = ink
+    for amount in (0.5, 1.0):
+        result, _ = InkBleed(amount=(amount, amount))(image, np.zeros((1, 4)), np.random.default_rng(0))
+        around = np.full((3, 3), paper + amount * (ink - paper))
+        around[1, 1] = ink
+        assert np.abs(result[99:102, 99:102] - around).max() <= 1
+        assert (result != paper).sum() == 9
+
+
+def test_strokes_are_broken_on_the_asked_share_and_paper_stays() -> None:
+    image = np.full((SIDE, SIDE), 255, np.uint8)
+    image[20:-20, 20:-20] = 0
+    for seed in range(5):
+        broken, _ = BrokenStrokes(share=(0.1, 0.1), amount=0.6)(image, np.zeros((1, 4)), np.random.default_rng(seed))
+        assert (broken[image == 255] == 255).all()
+        within = broken[image == 0]
+        assert set(np.unique(within).tolist()) == {0, 153}  # six tenths of the way from ink to paper
+        assert (within == 153).mean() == pytest.approx(0.1, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("degradation", "variance"),
+    [
+        (GaussianBlur(sigma_px=(2.0, 2.0)), 2 * 2.0**2),
+        (DefocusBlur(radius_px=(4.0, 4.0)), 2 * 4.0**2 / 4),
+        (MotionBlur(length_px=(12.0, 12.0)), 12.0**2 / 12),
+    ],
+    ids=lambda value: getattr(value, "key", ""),
+)
+def test_a_blur_spreads_an_edge_as_far_as_asked(degradation: Degradation, variance: float) -> None:
+    """The variances across and down add up to that of a normal distribution, a disk or a line."""
+    for seed in range(5):
+        found = 0.0
+        for axis in (0, 1):
+            image = np.zeros((SIDE, SIDE), np.uint8)
+            image[(slice(None),) * axis + (slice(100, None),)] = 255
+            blurred, _ = degradation(image, np.zeros((1, 4)), np.random.default_rng(seed))
+            spread = np.diff(np.take(blurred, 50, axis=1 - axis).astype(float)) / 255
+            assert spread.sum() == pytest.approx(1)
+            places = np.arange(len(spread))
+            middle = (spread * places).sum()
+            assert middle == pytest.approx(99, abs=0.1), "nothing is shifted"
+            found += (spread * (places - middle) ** 2).sum()
+        assert found == pytest.approx(variance, rel=0.2)  # kernels are of whole 256ths
