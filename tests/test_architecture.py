@@ -220,3 +220,13 @@ def test_private_names_of_other_objects_are_used_in_compat_alone() -> None:
                 names = [str(name.value) for name in node.args if isinstance(name, ast.Constant)]
                 found += [f"{path.relative_to(SRC)}:{node.lineno} {name!r}" for name in names if is_private(name)]
     assert found == []
+
+
+def test_the_table_of_private_parts_is_complete() -> None:
+    table = (PACKAGE.parents[1] / "docs" / "private_parts.md").read_text()
+    listed = set(re.findall(r"^\| (\w+) \| `(\w+)` \|", table, re.MULTILINE))
+    found = set()
+    for path in (PACKAGE / "compat").glob("*.py"):
+        names = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+        found |= {(path.stem, name) for name in names if not name.startswith("_")}
+    assert listed == found
