@@ -33,7 +33,6 @@ def model() -> Any:
     from transformers import AutoModelForImageTextToText
 
     register()
-    torch.set_num_threads(2)
     return AutoModelForImageTextToText.from_pretrained(resolve_model_name(NAME), dtype=torch.float32).eval()
 
 
