@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule
 
 from deepsynth.callbacks.hub_checkpoint import HubCheckpoint
+from deepsynth.errors import UserError
 from deepsynth.hub.worker import Backoff, resume
 from deepsynth.models.registry import resolve_model_name
 from deepsynth.modules.adapter import from_file_name
@@ -181,6 +182,18 @@ def test_a_full_disk_does_not_end_the_run(hub, tmp_path, jsonl, caplog, monkeypa
     _, trainer = fit(tmp_path, jsonl, HubCheckpoint("alice/ocr", every=2))
     assert trainer.state.finished
     assert "step 4 could not be written" in caplog.text
+
+
+def test_another_kind_of_module_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    with pytest.raises(TypeError, match="adapter of a DeepSynthModule; LightningModule is none"):
+        HubCheckpoint("alice/ocr").setup(trainer, LightningModule(), "fit")
+
+
+def test_a_run_folder_that_cannot_hold_the_queue_is_named_before_the_first_step(tmp_path: Path) -> None:
+    (tmp_path / "hub_spool").write_text("a file in the way")
+    with pytest.raises(UserError, match="the queue of the Hub cannot be written"):
+        HubCheckpoint("alice/ocr").setup(make_trainer(tmp_path), make_module(), "fit")
 
 
 @pytest.mark.slow

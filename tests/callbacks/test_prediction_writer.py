@@ -11,6 +11,7 @@ import pytest
 from lightning.pytorch import Callback
 
 from deepsynth.callbacks import PredictionWriter
+from deepsynth.errors import UserError
 from tests.helpers.training import make_data, make_module, make_trainer
 
 
@@ -82,7 +83,7 @@ def test_a_full_disk_at_the_end_loses_nothing(tmp_path: Path, monkeypatch: pytes
     predict(tmp_path, [[row("a", "before")]])
     writer = predict(tmp_path, [[row("a", "now")]], end=False)
     monkeypatch.setattr(prediction_writer.os, "replace", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match=r"predictions.jsonl: the predictions cannot be written \(No space left"):
         writer.on_predict_end(fake_trainer(tmp_path), SimpleNamespace())  # type: ignore[arg-type]
     kept = [read(path)[0]["prediction"] for path in tmp_path.iterdir()]
     assert "before" in kept

@@ -20,6 +20,7 @@ from PIL import Image
 from deepsynth.callbacks import SampleGallery
 from deepsynth.callbacks.gallery_page import GalleryEntry, Prediction, differences, gallery_page, mark_differences
 from deepsynth.callbacks.sample_gallery import jpeg, pictures_of
+from deepsynth.errors import UserError
 from deepsynth.types import Batch
 from tests.helpers.training import make_data, make_module, make_trainer
 
@@ -162,6 +163,12 @@ def test_a_resumed_run_keeps_its_first_readings(tmp_path: Path) -> None:
     after.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
     validate(after, fake_trainer(tmp_path, 7), [["d00"]])
     assert "CER 100.0% at step 0, 0.0% at step 7." in Tags((tmp_path / "gallery.html").read_text()).text
+
+
+def test_a_page_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "gallery.html").mkdir()
+    with pytest.raises(UserError, match=r"gallery.html: the gallery cannot be written"):
+        validate(SampleGallery(samples=1), fake_trainer(tmp_path), [["a"]])
 
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:

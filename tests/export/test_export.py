@@ -180,7 +180,7 @@ def test_folders_that_cannot_be_used(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no adapter_config.json; give a peft folder"):
         export_model(tmp_path, output=tmp_path / "out")
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match="say it with --base"):
+    with pytest.raises(ValueError, match="give it with --base"):
         export_model(tmp_path, output=tmp_path / "out")
     with pytest.raises(ValueError, match=r"no adapter_model.safetensors"):
         export_model(tmp_path, output=tmp_path / "out", base=str(base))

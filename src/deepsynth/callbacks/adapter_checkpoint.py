@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from deepsynth.io.files import atomic_folder
+from deepsynth.io.files import atomic_folder, explain_write_errors
 from deepsynth.modules import DeepSynthModule
 
 
@@ -68,7 +68,7 @@ class _WithAdapter(CheckpointIO):
             return
         beside = _beside(path)
         self.save_adapter(beside, trained)
-        with atomic_folder(self.newest) as new:
+        with explain_write_errors(self.newest, "the adapter"), atomic_folder(self.newest) as new:
             shutil.copytree(beside, new, dirs_exist_ok=True)
 
     def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from deepsynth.hub.adapter import Card, snapshot_adapter
 from deepsynth.hub.snapshot import Target
 from deepsynth.hub.spool import Spool
 from deepsynth.hub.worker import PushWorker
+from deepsynth.io.files import explain_write_errors
 from deepsynth.modules import DeepSynthModule
 from deepsynth.modules.adapter import adapter_state
 
@@ -101,15 +102,28 @@ class HubCheckpoint(Callback):
     # ------------------------------------------------------------------ when
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Open the spool and start the worker, on rank zero."""
-        if stage != "fit" or not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+        """Open the spool and start the worker, on rank zero.
+
+        Raises:
+            TypeError: for a module that has no adapter.
+            UserError: when the spool cannot be made, or another process pushes from it.
+        """
+        if stage != "fit":
+            return
+        if not isinstance(pl_module, DeepSynthModule):
+            raise TypeError(
+                f"HubCheckpoint pushes the adapter of a DeepSynthModule; {type(pl_module).__name__} is none"
+            )
+        if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
         from huggingface_hub import get_token
 
         if get_token() is None:
             log.warning("HubCheckpoint: nobody is logged in to the Hub; run `hf auth login` or set HF_TOKEN")
-        self._spool = Spool.of_run(Path(trainer.default_root_dir), self.target)
-        self._worker = PushWorker(self._spool)
+        folder = Path(trainer.default_root_dir)
+        with explain_write_errors(folder, "the queue of the Hub"):
+            self._spool = Spool.of_run(folder, self.target)
+            self._worker = PushWorker(self._spool)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Push after ``every`` steps."""

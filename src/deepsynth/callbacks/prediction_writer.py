@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_info
 
 from deepsynth.errors import UserError
-from deepsynth.io.files import atomic_file
+from deepsynth.io.files import atomic_file, explain_write_errors
 from deepsynth.metrics.corpus import join_pages
 from deepsynth.metrics.documents import DocumentScores, figures
 from deepsynth.modules import DeepSynthModule
@@ -78,7 +78,8 @@ class PredictionWriter(Callback):
         self._begun, self._pages, self._tokens = time.monotonic(), 0, 0
         self._earlier_ids = iter(())
         partial = self._partial(trainer)
-        partial.parent.mkdir(parents=True, exist_ok=True)
+        with explain_write_errors(partial, "the predictions"):
+            partial.parent.mkdir(parents=True, exist_ok=True)
         if partial.exists() and partial.stat().st_size:
             if self.resume:
                 cut_broken_line(partial)
@@ -90,7 +91,8 @@ class PredictionWriter(Callback):
                 rank_zero_info(
                     f"what an interrupted run read is kept in {kept}; PredictionWriter.resume=true goes on with it"
                 )
-        partial.touch()
+        with explain_write_errors(partial, "the predictions"):
+            partial.touch()
 
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -118,9 +120,17 @@ class PredictionWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Append the rows that are ready, and show how fast they come."""
+        """Append the rows that are ready, and show how fast they come.
+
+        Raises:
+            UserError: when the disk is full or the file cannot be written.
+        """
         # Half a surrogate pair cannot be written as UTF-8; backslashreplace makes it JSON's own escape.
-        with self._partial(trainer).open("a", encoding="utf-8", errors="backslashreplace") as file:
+        partial = self._partial(trainer)
+        with (
+            explain_write_errors(partial, "the predictions"),
+            partial.open("a", encoding="utf-8", errors="backslashreplace") as file,
+        ):
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in outputs)
         self._pages += len(outputs)
         self._tokens += sum(row.get("tokens", 0) for row in outputs)
@@ -136,7 +146,8 @@ class PredictionWriter(Callback):
         """Join pages by document, over all ranks, write the file on rank zero and print the metrics of known texts.
 
         Raises:
-            UserError: on rank zero, when another rank's partial file is not on this machine.
+            UserError: on rank zero, when another rank's partial file is not on this machine, or the file cannot be
+                written; the partial files stay.
         """
         trainer.strategy.barrier()  # all ranks have written all they read
         if trainer.is_global_zero:
@@ -149,9 +160,9 @@ class PredictionWriter(Callback):
                     )
             path = self._path(trainer)
             count = 0
-            with atomic_file(path) as temporary:
+            with explain_write_errors(path, "the predictions"), atomic_file(path) as temporary:
                 with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
-                    for row in joined(in_turn(partials)):
+                    for row in joined(round_robin(partials)):
                         file.write(json.dumps(row, ensure_ascii=False) + "\n")
                         count += 1
                 keep_older(path)
@@ -159,7 +170,7 @@ class PredictionWriter(Callback):
         trainer.strategy.barrier()  # no rank forgets what it read before all of it is in the file
         self._partial(trainer).unlink()
         if trainer.is_global_zero:
-            tell_metrics(path)  # which takes minutes for many documents, and nobody waits for
+            print_metrics(path)  # which takes minutes for many documents, and nobody waits for
 
 
 def rows_of(partial: Path) -> Iterator[Row]:
@@ -184,7 +195,7 @@ def cut_broken_line(partial: Path) -> None:
         file.truncate(0)
 
 
-def in_turn(partials: list[Path]) -> Iterator[Row]:
+def round_robin(partials: list[Path]) -> Iterator[Row]:
     """Yield the rows of all ranks' files, a document of each in turn: they were dealt out in this way."""
     by_document = [groupby(rows_of(partial), key=itemgetter("document_id")) for partial in partials]
     while by_document:
@@ -196,7 +207,7 @@ def in_turn(partials: list[Path]) -> Iterator[Row]:
                 yield from rows
 
 
-def tell_metrics(path: Path) -> None:
+def print_metrics(path: Path) -> None:
     """Print the metrics of the documents whose text is known; Lightning logs nothing while predicting."""
     scores = DocumentScores()
     for row in rows_of(path):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from deepsynth.callbacks.gallery_page import GalleryEntry, Prediction, corpus_cer, gallery_page
 from deepsynth.errors import UserError
-from deepsynth.io.files import atomic_file
+from deepsynth.io.files import atomic_file, explain_write_errors
 from deepsynth.modules import DeepSynthModule
 from deepsynth.types import Batch
 
@@ -92,13 +92,17 @@ class SampleGallery(Callback):
                     writer.add_image(tag, array, trainer.global_step, dataformats="HWC")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the page and TensorBoard's texts."""
+        """Write the page and TensorBoard's texts.
+
+        Raises:
+            UserError: when the disk is full or the page cannot be written.
+        """
         if not trainer.is_global_zero or not self._seen:
             return
         entries = list(self._entries.values())
         path = Path(self.file or Path(trainer.default_root_dir) / "gallery.html")
         page = gallery_page(f"Samples of {path.absolute().parent.name}", entries)
-        with atomic_file(path) as temporary:
+        with explain_write_errors(path, "the gallery"), atomic_file(path) as temporary:
             temporary.write_text(page, encoding="utf-8", errors="replace")
         for writer in self._tensorboards(trainer):
             for entry in entries:

@@ -145,7 +145,7 @@ def _base_of(adapter: Path) -> str:
         raise UserError(f"adapter is {adapter}, which has no adapter_config.json; give a peft folder")
     base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not base:
-        raise UserError(f"{file} names no base_model_name_or_path; say it with --base")
+        raise UserError(f"{file} names no base_model_name_or_path; give it with --base")
     return str(base)
 
 
