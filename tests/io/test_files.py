@@ -97,3 +97,23 @@ def test_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypa
         (new / "inner" / "weights").write_text("one")
         (new / "link").symlink_to("nowhere")
     assert events == ["fsync"] * 3 + ["rename", "fsync"]
+
+
+def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "adapter"
+    path.mkdir()
+    (path / "one").write_text("one")
+    rename = os.rename
+
+    def fail_into_place(source: Path, target: Path) -> None:
+        if target == path and not str(source).endswith(".old"):
+            raise PermissionError("no")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fail_into_place)
+    with pytest.raises(PermissionError), atomic_folder(path) as new:
+        (new / "two").write_text("two")
+    assert names(path) == ["one"]
+    assert names(tmp_path) == ["adapter"]

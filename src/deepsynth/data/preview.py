@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from deepsynth.errors import UserError
-from deepsynth.io.files import writing
+from deepsynth.io.files import explain_write_errors
 from deepsynth.models.tokens import ImageLayout
 from deepsynth.types import Document, Page
 
@@ -87,14 +87,14 @@ def write_preview(
     """
     if num < 1:
         raise UserError(f"num is {num}; it must be at least 1")
-    with writing(folder):
+    with explain_write_errors(folder, "the preview"):
         folder.mkdir(parents=True, exist_ok=True)
     reports: list[PageReport] = []
     thumbnails: list[Image.Image] = []
     for document, page in _pages(documents, pipeline):
         name = re.sub(r"[^\w.-]+", "_", document.id)[:60]
         report = report_page(document, page, f"{len(reports):03d}_{name}_{page.number}.png", layout, count_tokens)
-        with writing(folder / report.file):
+        with explain_write_errors(folder / report.file, "the page"):
             page.image.save(folder / report.file)
         thumbnail = page.image.copy()
         thumbnail.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX), Image.Resampling.BOX)
@@ -104,9 +104,10 @@ def write_preview(
             break
     if not reports:
         raise UserError("the source has no document, so there is no page to show")
-    with writing(folder / "contact.png"):
+    with explain_write_errors(folder / "contact.png", "the contact sheet"):
         contact_sheet(thumbnails).save(folder / "contact.png")
-    with writing(folder / "pages.csv"), (folder / "pages.csv").open("w", encoding="utf-8", newline="") as file:
+    csv_file = folder / "pages.csv"
+    with explain_write_errors(csv_file, "the table"), csv_file.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, [field.name for field in fields(PageReport)])
         table.writeheader()
         table.writerows(asdict(report) for report in reports)

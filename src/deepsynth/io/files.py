@@ -19,19 +19,6 @@ _ABANDONED_S = 86_400.0
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Name the path in errors of a block that does nothing but write it.
-
-    Raises:
-        UserError: when the disk is full or the path cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
-
-
-@contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` once the block ends without an error.
 
@@ -73,9 +60,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         for inner in (*new.rglob("*"), new):
             if not inner.is_symlink():
                 _sync(inner)
+        old = folder / f"{path.name}.old"
         if path.exists():
-            os.rename(path, folder / f"{path.name}.old")
-        os.rename(new, path)
+            os.rename(path, old)
+        try:
+            os.rename(new, path)
+        except OSError:
+            if old.exists():
+                os.rename(old, path)
+            raise
         _sync(path.parent)
 
 

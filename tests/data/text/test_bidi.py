@@ -22,6 +22,8 @@ def test_levels_follow_the_bidirectional_algorithm():
     try:
         levels, base = embedding_levels("abc אבג 12!")
     except UserError as error:
+        if "libfribidi0" not in str(error):
+            raise
         pytest.skip(str(error))
     assert (list(levels), base) == ([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 0], 0)
     assert embedding_levels("אב (x)")[1] == 1

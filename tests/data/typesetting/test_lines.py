@@ -103,6 +103,8 @@ def test_a_paragraph_goes_on_from_the_end_of_any_line(shaper, text, styles):
     try:
         whole = list(typesetter.lines(Paragraph(runs), 150))
     except UserError as error:
+        if "libfribidi0" not in str(error):
+            raise
         pytest.skip(str(error))
     assert len(whole) > 2
     for number, line in enumerate(whole[:-1]):
