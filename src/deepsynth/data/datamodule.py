@@ -22,6 +22,7 @@ from deepsynth.data.rendering.renderer import Renderer, TextRenderer
 from deepsynth.data.sources.base import Source, read_documents
 from deepsynth.data.splits import Split, Splitter
 from deepsynth.errors import UserError
+from deepsynth.io.images import MAX_PIXELS
 from deepsynth.types import Batch, Document, Task
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class TextImageDataModule(LightningDataModule):
         max_eval_documents: limit of documents for each of validation and test, the first by hash; generation is slow.
         predict_split: documents to predict: all of the source, or one split of it.
         max_pages: largest number of pages of a document that is summarized; more are an error.
+        max_image_pixels: largest number of pixels of a scan; decoding takes up to 20 bytes for each in every worker.
         batch_size: samples in each step on each device.
         eval_batch_size: samples in each batch of generation; by default ``batch_size``.
         num_workers: processes that render; 0 renders in the main process. The batches are the same. By default 0
@@ -89,6 +91,7 @@ class TextImageDataModule(LightningDataModule):
         max_eval_documents: int | None = None,
         predict_split: Literal["all", "train", "val", "test"] = "all",
         max_pages: int = 8,
+        max_image_pixels: int = MAX_PIXELS,
         batch_size: int = 1,
         eval_batch_size: int | None = None,
         num_workers: int | None = None,
@@ -104,6 +107,7 @@ class TextImageDataModule(LightningDataModule):
             ("eval_batch_size", eval_batch_size, 1),
             ("num_workers", num_workers, 0),
             ("max_pages", max_pages, 1),
+            ("max_image_pixels", max_image_pixels, 2),
             ("augment_variants", augment_variants, 1),
         ):
             if value is not None and value < least:
@@ -121,6 +125,7 @@ class TextImageDataModule(LightningDataModule):
         )
         self.predict_split = predict_split
         self.max_pages = max_pages
+        self.max_image_pixels = max_image_pixels
         self.renderer = renderer
         self.augmenter = augmenter
         self.processor = processor or OcrProcessor(model_name, mode, prompt, max_tokens, on_max_tokens)
@@ -218,12 +223,10 @@ class TextImageDataModule(LightningDataModule):
 
     def pipeline(self) -> Pipeline:
         """Return the stages that make samples of a document."""
-        renderer = self.renderer or self._default_renderer()
-        return Pipeline(renderer, self.augmenter, self.processor, self.seed, self.max_pages, self.augment_variants)
-
-    def _default_renderer(self) -> Renderer:
         side = self.processor.layout.base_size if isinstance(self.processor, OcrProcessor) else 1024
-        return TextRenderer(page_width_px=side, page_height_px=side)
+        renderer = self.renderer or TextRenderer(page_width_px=side, page_height_px=side)
+        stages = (renderer, self.augmenter, self.processor)
+        return Pipeline(*stages, self.seed, self.max_pages, self.augment_variants, self.max_image_pixels)
 
     @property
     def holds_out_validation(self) -> bool:

@@ -16,6 +16,7 @@ from deepsynth.data.processing.processor import Processor
 from deepsynth.data.rendering.renderer import Renderer
 from deepsynth.data.sources.images import load_image
 from deepsynth.errors import UserError
+from deepsynth.io.images import MAX_PIXELS
 from deepsynth.types import Document, Page, Sample
 
 
@@ -36,6 +37,7 @@ class Pipeline:
         max_pages: largest number of pages of a document that is summarized.
         variants: number of ways in which a page is degraded, repeated in turn by the epochs; ``None`` for a new way in
             every epoch.
+        max_image_pixels: largest number of pixels of a scan.
         prompt_only: make samples for prediction, without the tokens of the target.
     """
 
@@ -45,6 +47,7 @@ class Pipeline:
     seed: int = 0
     max_pages: int = 8
     variants: int | None = None
+    max_image_pixels: int = MAX_PIXELS
     prompt_only: bool = False
 
     def layout_rng(self, document: Document) -> np.random.Generator:
@@ -64,7 +67,7 @@ class Pipeline:
             UserError: when a summary's document has more than ``max_pages`` pages.
         """
         if document.image is not None:
-            pages = [Page(image=load_image(document), text=document.text)]
+            pages = [Page(image=load_image(document, self.max_image_pixels), text=document.text)]
         elif number is not None:
             page = self.renderer.page(document, self.layout_rng(document), number)
             pages = [replace(page, number=number)]

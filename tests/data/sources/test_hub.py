@@ -96,7 +96,7 @@ def test_equal_pages_are_found(tmp_path: Path) -> None:
 def test_broken_page(tmp_path: Path) -> None:
     columns = {"image": [{"bytes": b"no image", "path": None}], "text": ["a"]}
     message = error_of(HubSource(folder_of(tmp_path, columns, saved=False, images=True)))
-    assert "(train), row 1: image: cannot be decoded (cannot identify" in message
+    assert "(train), row 1: image: no image that can be decoded" in message
 
 
 def test_missing_field_split_and_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from deepsynth.data.sources.base import (
     RowSource,
 )
 from deepsynth.errors import UserError
-from deepsynth.io.images import open_image
+from deepsynth.io.images import highest_max_pixels, open_image
 
 if TYPE_CHECKING:
     import datasets
@@ -120,7 +120,7 @@ class HubSource(RowSource):
         else:
             image = digest = encoded["bytes"]
             try:
-                open_image(image)
+                open_image(image, highest_max_pixels())  # the pipeline has the limit that was set
             except UserError as error:
                 raise UserError(f"{where}: {error}") from None
         opened = {**row, self.image_field: image}

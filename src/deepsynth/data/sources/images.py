@@ -20,7 +20,7 @@ from deepsynth.data.sources.base import (
 )
 from deepsynth.data.sources.text_files import decoded_lines, jsonl_rows, list_files
 from deepsynth.errors import UserError
-from deepsynth.io.images import open_image, to_rgb
+from deepsynth.io.images import MAX_PIXELS, open_image, to_rgb
 from deepsynth.types import Document
 
 #: File name endings that count as images in a folder.
@@ -108,11 +108,12 @@ def _with_id(row: dict[str, Any], field: str, fallback: str) -> dict[str, Any]:
     return row
 
 
-def load_image(document: Document) -> Image.Image:
+def load_image(document: Document, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode a document's scan to RGB, the first page of a file of several; see :func:`deepsynth.io.images.to_rgb`.
 
     Args:
         document: one with an ``image``; the decoded pixels are not kept in it.
+        max_pixels: largest number of pixels.
 
     Raises:
         UserError: when it is not an image, is broken, or is too large.
@@ -120,6 +121,7 @@ def load_image(document: Document) -> Image.Image:
     image = document.image
     assert image is not None, "a document without an image is rendered"
     try:
-        return to_rgb(open_image(image) if isinstance(image, Path | bytes) else image, frame=0)
+        opened = open_image(image, max_pixels) if isinstance(image, Path | bytes) else image
+        return to_rgb(opened, frame=0, max_pixels=max_pixels)
     except UserError as error:
         raise UserError(f"document {document.id!r}: {error}") from None
