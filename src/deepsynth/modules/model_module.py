@@ -195,8 +195,4 @@ class ModelModule(LightningModule, ABC):
     def compute_loss(self, batch: Batch) -> torch.Tensor:
         """Return the mean loss over the batch's label tokens."""
         assert self.training_forward is not None, "configure_model was called"
-        if self.engine.cuda_graphs:
-            # Otherwise each compiled layer without gradients, as all of frozen vision, counts as a step of its own,
-            # which may overwrite what the one before it has returned.
-            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         return self.training_forward(self.in_weights_dtype(batch).inputs)

@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeVar
 
 from deepsynth.errors import UserError
 from deepsynth.generation import Implementation
-from deepsynth.models.engine.fast_paths import CompiledParts, Kernels
+from deepsynth.models.engine.compilation import CompiledParts
+from deepsynth.models.engine.fast_paths import Kernels
 from deepsynth.models.kernels.linear_cross_entropy import Loss
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
@@ -44,10 +45,11 @@ class EngineSettings:
         vision_cache_gib: most that the cache holds, in GiB.
         vision_chunk: number of images that frozen vision encodes together; by default 1 on the CPU and on CUDA 8, or 4
             with a cache or in 32 bits.
-        compile: compile the layers of the ``decoder``, of ``vision`` or of ``all`` for training; it takes minutes at
-            the start.
-        cuda_graphs: replay compiled layers as CUDA graphs: for batches so small that launching kernels takes longer
-            than computing. Wants ``data.pad_to_multiple_of``: every length is recorded apart.
+        compile: compile the layers of the ``decoder``, of ``vision`` or of ``all`` for training, or ``none``. ``auto``
+            compiles on a GPU what pays within the run, and logs what and why.
+        cuda_graphs: replay compiled layers as CUDA graphs, so that a small batch does not wait for launches. Each
+            length is recorded apart: round them up by ``data.pad_to_multiple_of``. ``auto`` does it with
+            ``compile: auto`` where lengths are rounded.
     """
 
     attn_implementation: Attention = "sdpa"
@@ -59,8 +61,8 @@ class EngineSettings:
     vision_cache: str = "none"
     vision_cache_gib: float = 4.0
     vision_chunk: int | None = None
-    compile: CompiledParts = "none"
-    cuda_graphs: bool = False
+    compile: CompiledParts | Literal["auto"] = "auto"
+    cuda_graphs: bool | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
         """Refuse values and combinations that cannot be, before anything is loaded.
@@ -94,9 +96,10 @@ class EngineSettings:
                 f"model.engine.compile={self.compile} hides in one; use full, none or auto, or "
                 "model.engine.compile=vision"
             )
-        if self.cuda_graphs and self.compile == "none":
+        if self.cuda_graphs is True and self.compile == "none":
             raise UserError(
-                "model.engine.cuda_graphs records what is compiled; set model.engine.compile to decoder, vision or all"
+                "model.engine.cuda_graphs records what is compiled; set model.engine.compile to auto, decoder, "
+                "vision or all"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from deepsynth.distributed.sharding import is_sharded
 from deepsynth.distributed.strategy import attached_trainer
+from deepsynth.models.engine.compilation import Compilation, choose_compilation
 from deepsynth.models.engine.fast_paths import TrainingPaths, describe, install_training_paths
 from deepsynth.models.engine.feature_cache import DEFAULT_FOLDER, GIB, DiskCache, FeatureCache, MemoryCache, context_of
 from deepsynth.models.engine.layer_runner import LEVELS, LayerRunner, Level, keep
@@ -35,7 +37,8 @@ class TrainingEngine:
         #: What is installed in the model, by :meth:`build_forward`.
         self.fast_paths: TrainingPaths | None = None
         self._forward: TrainingForward | None = None
-        self._activations_chosen = False
+        self._level: Level = "none"
+        self._chosen = False
 
     @property
     def layers(self) -> list[LayerRunner]:
@@ -49,21 +52,20 @@ class TrainingEngine:
             model.get_base_model() if hasattr(model, "get_base_model") else model,
             kernels=engine.kernels,
             experts=engine.experts_implementation,
-            compiled=engine.compile,
-            compile_options={"mode": "reduce-overhead"} if engine.cuda_graphs else None,
         )
         forward = TrainingForward(
             model,
             loss=engine.loss,
             vision_chunk=engine.vision_chunk,
             cache=self._make_cache(model),
-            fixed_chunks=engine.compile in ("vision", "all"),
             fast_paths=self.fast_paths,
         )
-        if engine.activation_memory != "auto":
-            keep(self.layers, engine.activation_memory)
-            self._activations_chosen = True
         self._forward = forward
+        if engine.activation_memory != "auto":
+            self._keep(engine.activation_memory)
+        if engine.compile != "auto":
+            reason = f"model.engine.compile is {engine.compile}"
+            self._compile(Compilation(engine.compile, engine.cuda_graphs is True, reason))
         return forward
 
     def _make_cache(self, model: Any) -> FeatureCache | None:
@@ -83,20 +85,67 @@ class TrainingEngine:
 
     def leave_to_backend(self) -> None:
         """Choose nothing: a backend prepares the layers itself."""
-        self._activations_chosen = True
+        self._chosen = True
 
     def start_fit(self) -> None:
         """Log the fast paths, and forget what was chosen for another run, whose batches may have been smaller."""
         if self.fast_paths is not None:
             rank_zero_info(describe(self.fast_paths.rows))
-        if self.layers and self._module.engine.activation_memory == "auto":
-            self._activations_chosen = False
+        if self.layers:
+            self._chosen = False
 
     def start_batch(self, batch: Batch) -> None:
-        """Choose what layers keep, on the first batch of a run."""
-        if not self._activations_chosen:
-            self._activations_chosen = True
+        """Choose on the first batch of a run what layers keep, and what is compiled, where the settings say auto."""
+        if self._chosen or self.fast_paths is None:
+            return
+        self._chosen = True
+        engine = self._module.engine
+        if engine.activation_memory == "auto":
+            if engine.compile == "auto":
+                self.fast_paths.compile("none")  # the trial takes no time for it
             self._choose_activations(batch)
+        if engine.compile == "auto":
+            chosen = self._choose_compilation(batch)
+            if engine.cuda_graphs != "auto":
+                chosen = replace(chosen, cuda_graphs=engine.cuda_graphs)
+            self._compile(chosen)
+
+    def _keep(self, level: Level) -> None:
+        self._level = level
+        keep(self.layers, level)
+
+    def _compile(self, chosen: Compilation) -> None:
+        assert self.fast_paths is not None, "build_forward was called"
+        assert self._forward is not None, "build_forward was called"
+        self.fast_paths.compile(chosen.parts, chosen.options)
+        self._forward.fixed_chunks = self._forward.cache is not None or chosen.parts in ("vision", "all")
+        self._forward.cuda_graphs = chosen.cuda_graphs and chosen.parts != "none"
+        recorded = ", as CUDA graphs" if self._forward.cuda_graphs else ""
+        rank_zero_info(f"compiled layers: {chosen.parts}{recorded} ({chosen.reason})")
+
+    def _choose_compilation(self, batch: Batch) -> Compilation:
+        module, forward = self._module, self._forward
+        assert forward is not None, "build_forward was called"
+        against = ""
+        if module.device.type != "cuda":
+            against = f"the model is on {module.device.type}"
+        elif module.engine.kernels == "plain" or module.engine.loss == "plain":
+            against = "model.engine.kernels or model.engine.loss is plain"
+        elif is_sharded(module):
+            against = "weights are sharded"
+        elif module.quantization != "none":
+            against = f"weights are in {module.quantization}"
+        elif "position_ids" in batch.inputs:
+            against = "rows are packed"
+        trainer = module.trainer
+        return choose_compilation(
+            batches=trainer.estimated_stepping_batches * trainer.accumulate_grad_batches,
+            length=batch.inputs["input_ids"].shape[1],
+            keeps_activations=self._level == "none",
+            frozen_vision=forward.frozen_vision,
+            cached_vision=forward.cache is not None,
+            against=against,
+        )
 
     def _choose_activations(self, batch: Batch) -> None:
         """Take the fastest level whose step stays within the budget."""
@@ -104,7 +153,7 @@ class TrainingEngine:
         if budget is None:  # no stated budget, and no GPU
             return
         if is_sharded(self._module):  # a trial would gather gradients, which is what sharding avoids
-            keep(self.layers, "full")
+            self._keep("full")
             rank_zero_info(
                 "activation_memory: full, as weights are sharded; model.engine.activation_memory sets another"
             )
@@ -114,7 +163,7 @@ class TrainingEngine:
         for level in LEVELS:
             if level == "selective" and compiled:
                 continue
-            keep(self.layers, level)
+            self._keep(level)
             tried[level] = self._peak_of_a_step(batch)
             if tried[level] <= budget:
                 break

@@ -41,8 +41,8 @@ _OWN: dict[str, tuple[tuple[Any, ...], str]] = {
     "memory_budget_gib": ((None,), "measures no steps"),
     "vision_cache": (("none",), "encodes images in its forward pass"),
     "vision_chunk": ((None,), "encodes all images together"),
-    "compile": (("none",), "compiles by itself"),
-    "cuda_graphs": ((False,), "compiles by itself"),
+    "compile": (("auto", "none"), "compiles by itself"),
+    "cuda_graphs": (("auto", False), "compiles by itself"),
 }
 _CHECKPOINTING: dict[str, bool | str] = {"auto": "unsloth", "offload": "unsloth", "full": True, "none": False}
 

@@ -174,7 +174,7 @@ def test_few_graphs_are_compiled_and_none_for_another_length(level: Any, jsonl: 
         ({"vision_cache": "memory", "loss": "plain"}, r"model\.engine\.loss is plain"),
         ({"vision_chunk": 0}, r"model\.engine\.vision_chunk is 0; it must be at least 1"),
         ({"activation_memory": "selective", "compile": "all"}, r"model\.engine\.activation_memory is selective"),
-        ({"cuda_graphs": True}, r"model\.engine\.cuda_graphs records what is compiled"),
+        ({"cuda_graphs": True, "compile": "none"}, r"model\.engine\.cuda_graphs records what is compiled"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_anything_is_loaded(settings: Any, message: str) -> None:
@@ -189,7 +189,10 @@ def test_a_step_says_where_it_begins_to_who_records_it(
     """Before anything runs: what an earlier step has returned may be overwritten from then on."""
     said: list[str] = []
     module = make(FAMILY, compile="decoder", cuda_graphs=graphs)
-    module.training_forward = lambda inputs: said.append("forward")
+    for runner in module.training_engine.layers:
+        runner.compile(None)
+    text = module.model.get_base_model().model.language_model
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: said.append("begin"))
+    text.register_forward_pre_hook(lambda *_: said.append("forward"))
     module.compute_loss(batch_of(jsonl, FAMILY))
     assert said == (["begin", "forward"] if graphs else ["forward"])

@@ -123,7 +123,9 @@ def test_images_with_and_without_tiles_are_encoded_a_few_at_a_time(
         inputs["pixel_values"], inputs["pixel_values_local"], inputs["num_local_patches"], inputs["patches_grid"]
     ).pooler_output
     for chunk in (1, 2, 3):
-        found = TrainingForward(model, vision_chunk=chunk, fixed_chunks=True).image_features(inputs)
+        forward = TrainingForward(model, vision_chunk=chunk)
+        forward.fixed_chunks = True
+        found = forward.image_features(inputs)
         assert [len(f) for f in found] == [len(f) for f in expected]
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, Self
 from torch import nn
 
 from deepsynth.compat.transformers import experts_implementation, set_experts_implementation
+from deepsynth.models.engine.compilation import CompiledParts
 from deepsynth.models.engine.layer_runner import LayerRunner, transformer_layers
 from deepsynth.models.kernels import decoder, frozen_experts, sam_attention
 from deepsynth.models.kernels.adapters import AdapterFactors
@@ -23,8 +24,6 @@ from deepsynth.models.kernels.fast_forward import FastForward, Forward
 
 #: Whether the fast paths are used at all.
 Kernels = Literal["auto", "plain"]
-#: Parts of a model whose layers ``torch.compile`` compiles.
-CompiledParts = Literal["none", "decoder", "vision", "all"]
 #: The path of routed experts that stay frozen.
 FROZEN_EXPERTS = "frozen experts"
 
@@ -118,7 +117,8 @@ class TrainingPaths(ReplacedForwards):
     Args:
         forwards: modules with faster forwards.
         rows: each path, with the number of modules it is used for or the reason against it.
-        layers: the transformer layers of decoder and vision encoder, which keep and compile what they are told to.
+        decoder_layers: the transformer layers of the decoder, which keep and compile what they are told to.
+        vision_layers: those of the vision encoder.
         adapted: the layers with adapters that run a faster forward.
         text: the decoder.
         experts: the implementation of routed experts, as :func:`install_training_paths` found it.
@@ -128,15 +128,16 @@ class TrainingPaths(ReplacedForwards):
         self,
         forwards: list[tuple[nn.Module, Forward]],
         rows: list[PathRow],
-        layers: list[LayerRunner],
+        decoder_layers: list[LayerRunner],
+        vision_layers: list[LayerRunner],
         adapted: list[Any],
         *,
         text: Any,
         experts: str | None,
     ) -> None:
-        super().__init__([*forwards, *((runner.layer, runner.run) for runner in layers)])
+        self.decoder_layers, self.vision_layers = decoder_layers, vision_layers
+        super().__init__([*forwards, *((runner.layer, runner.run) for runner in self.layers)])
         self.rows = rows
-        self.layers = layers
         self._adapted, self._factors = adapted, AdapterFactors(text.embed_tokens.weight.dtype)
         self._config = text.config
         self._experts = experts_implementation(text.config), experts  # now, and before
@@ -152,6 +153,22 @@ class TrainingPaths(ReplacedForwards):
         if self.installed:
             super().undo()
             set_experts_implementation(self._config, self._experts[1])
+
+    @property
+    def layers(self) -> list[LayerRunner]:
+        """The transformer layers of decoder and vision encoder."""
+        return [*self.decoder_layers, *self.vision_layers]
+
+    def compile(self, parts: CompiledParts, options: dict[str, Any] | None = None) -> None:
+        """Have the layers of these parts compiled from now on, and no others.
+
+        Args:
+            parts: of the model.
+            options: for ``torch.compile``.
+        """
+        for layers, names in ((self.decoder_layers, ("decoder", "all")), (self.vision_layers, ("vision", "all"))):
+            for runner in layers:
+                runner.compile((options or {}) if parts in names else None)
 
     def uses(self, path: str) -> bool:
         """Return whether a path is used for any module."""
@@ -200,8 +217,6 @@ def install_training_paths(
     *,
     kernels: Kernels = "auto",
     experts: str | None = None,
-    compiled: CompiledParts = "none",
-    compile_options: dict[str, Any] | None = None,
 ) -> TrainingPaths:
     """Install the fast paths of training in a model that is on its device, and return them.
 
@@ -209,8 +224,6 @@ def install_training_paths(
         base: a DeepSeek-OCR or DeepSeek-OCR-2 model, adapters inside.
         kernels: ``plain`` leaves layers as transformers and peft wrote them, but for what they keep and compile.
         experts: the implementation of routed experts, where it is chosen already.
-        compiled: the parts whose layers are compiled.
-        compile_options: for ``torch.compile``.
     """
     text, tower = base.model.language_model, base.model.vision_tower
     against = f"model.engine.kernels is {kernels}" if kernels != "auto" else ""
@@ -219,27 +232,16 @@ def install_training_paths(
     if against:
         rows = [PathRow(path, 0, against) for path in (*decoder.PATHS, *sam_attention.PATHS)]
     else:
-        of_decoder = _find(text, decoder.fast_forward_for)
-        adapted = [module for module, fast in of_decoder if fast.path == decoder.ADAPTERS]
-        forwards = _methods([*of_decoder, *_find(tower, sam_attention.fast_forward_for)], training=True)
+        found = _find(text, decoder.fast_forward_for)
+        adapted = [module for module, fast in found if fast.path == decoder.ADAPTERS]
+        forwards = _methods([*found, *_find(tower, sam_attention.fast_forward_for)], training=True)
         rows = _rows(text, tower, training=True)
     if experts is not None:
         against = f"model.engine.experts_implementation is {experts}"
     before = experts_implementation(text.config)
     rows.append(_choose_experts(text, against))
-    layers: list[LayerRunner] = []
-    for part, names in ((text, ("decoder", "all")), (tower, ("vision", "all"))):
-        options = (compile_options or {}) if compiled in names else None
-        own = [LayerRunner(layer, options) for layer in transformer_layers(part)]
-        rows.append(
-            PathRow(
-                f"compiled layers of the {'decoder' if part is text else 'vision encoder'}",
-                0 if options is None else len(own),
-                f"model.engine.compile is {compiled}",
-            )
-        )
-        layers += own
-    return TrainingPaths(forwards, rows, layers, adapted, text=text, experts=before).install()
+    of_decoder, of_vision = ([LayerRunner(layer) for layer in transformer_layers(part)] for part in (text, tower))
+    return TrainingPaths(forwards, rows, of_decoder, of_vision, adapted, text=text, experts=before).install()
 
 
 def describe(rows: Iterable[PathRow]) -> str:

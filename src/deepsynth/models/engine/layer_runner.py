@@ -45,9 +45,13 @@ class LayerRunner:
     def __init__(self, layer: nn.Module, compile_options: dict[str, Any] | None = None) -> None:
         self.layer = layer
         self.plain = plain_forward(layer)  # not another runner's, from before
-        self.fast = self.plain if compile_options is None else torch.compile(self.plain, **compile_options)
+        self.compile(compile_options)
         self._experts: Any = None
         self.keep("none")
+
+    def compile(self, options: dict[str, Any] | None) -> None:
+        """Have ``torch.compile`` compile the layer with these options from now on; ``None`` to run it as it is."""
+        self.fast = self.plain if options is None else torch.compile(self.plain, **options)
 
     def keep(self, level: Level) -> None:
         """Keep ``level`` of the activations from now on."""

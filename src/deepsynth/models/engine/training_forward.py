@@ -43,8 +43,6 @@ class TrainingForward:
         vision_chunk: images that are encoded together; by default 1 on the CPU and 4 on CUDA, or 8 where SAM's kernel
             keeps no bias and no cache wants chunks that every batch fills.
         cache: of the features of frozen vision.
-        fixed_chunks: fill the last chunk up with copies, so that the encoder sees one shape alone: nothing is compiled
-            again, and features do not depend on how many others were computed with them. It is so with a cache.
         fast_paths: what is installed in the model.
 
     Raises:
@@ -59,7 +57,6 @@ class TrainingForward:
         loss: Loss = "auto",
         vision_chunk: int | None = None,
         cache: FeatureCache | None = None,
-        fixed_chunks: bool = False,
         fast_paths: TrainingPaths | None = None,
     ) -> None:
         if loss == "liger" and not liger_kernel.is_installed():
@@ -91,10 +88,18 @@ class TrainingForward:
         self.cache = cache
         #: What is installed in the model.
         self.fast_paths = fast_paths
-        self.fixed_chunks = fixed_chunks or cache is not None
+        #: Whether the last chunk is filled up with copies, so that the encoder sees one shape alone: nothing is
+        #: compiled again, and features do not depend on how many others were computed with them.
+        self.fixed_chunks = cache is not None
+        #: Whether compiled layers are recorded as CUDA graphs.
+        self.cuda_graphs = False
 
     def __call__(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the loss of right-padded or packed inputs; see ``deepsynth.types.Batch``."""
+        if self.cuda_graphs:
+            # Otherwise each compiled layer without gradients, as all of frozen vision, counts as a step of its own,
+            # which may overwrite what the one before it has returned.
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         config = self.base.config.text_config
         if "position_ids" in inputs and attention_implementation(config) == "sdpa":
             packed_attention.register()
