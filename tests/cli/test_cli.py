@@ -150,6 +150,59 @@ def test_a_run_starts_from_an_adapter_folder(config: str, tmp_path: Path, caplog
     assert float(again) == pytest.approx(float(before), abs=1e-5)
 
 
+def test_a_foreign_adapter_sets_the_settings_of_its_adapter_alone(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its file once said where vision features are kept, and they were written there."""
+    assert main(["fit", "--config", config, "--trainer.max_steps=1", "--model.lora.rank=4"]) == 0
+    adapter, elsewhere = tmp_path / "runs/tiny/adapter", tmp_path / "elsewhere"
+    file = adapter / "deepsynth.json"
+    stored = json.loads(file.read_text())
+    hostile = {**stored, "adapter": "/etc", "optimizer": "os.system", "warmup_steps": 7, "dtype": "float16"}
+    hostile["engine"] = {**stored["engine"], "vision_cache": str(elsewhere), "attn_implementation": "evil/kernel"}
+    hostile["generation"] = {**stored["generation"], "max_new_tokens": 999}
+    file.write_text(json.dumps(hostile))
+    fit = ["fit", "--config", config, "--trainer.max_steps=1", "--ckpt_path", str(adapter), "--run_name=again"]
+    assert main(fit) == 0
+    assert not elsewhere.exists()
+    model = yaml.safe_load((tmp_path / "runs/again/config.yaml").read_text())["model"]["init_args"]
+    assert model["lora"]["rank"] == 4
+    assert (model["engine"]["vision_cache"], model["engine"]["attn_implementation"]) == ("none", "sdpa")
+    assert (model["generation"]["max_new_tokens"], model["warmup_steps"], model["dtype"]) == (8, 0, "auto")
+    capsys.readouterr()
+    for wrong, said in (
+        ({**stored, "lora": {**stored["lora"], "rank": "4"}}, "deepsynth.json: lora.rank is '4'; it must be int"),
+        ({**stored, "lora": {**stored["lora"], "experts": "evil"}}, "deepsynth.json: lora.experts is 'evil'; it must"),
+        ([], "deepsynth.json: a JSON list; it must be an object"),
+    ):
+        file.write_text(json.dumps(wrong))
+        assert main(fit) == 1
+        assert said in one_line_of(capsys)
+
+
+def test_a_foreign_checkpoint_names_neither_files_nor_code(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", "--config", config, "--trainer.max_steps=1"]) == 0
+    stored = torch.load(tmp_path / "runs/tiny/checkpoints/last.ckpt", weights_only=True)
+    foreign, elsewhere = tmp_path / "foreign.ckpt", tmp_path / "elsewhere"
+    settings = stored["hyper_parameters"]
+    settings |= {"optimizer": "os.system", "adapter": "/etc"}
+    settings["engine"] = {**settings["engine"], "vision_cache": str(elsewhere)}
+    torch.save(stored, foreign)
+    fit = ["fit", "--config", config, "--trainer.max_steps=2", "--ckpt_path", str(foreign), "--run_name=again"]
+    assert main(fit) == 0
+    assert not elsewhere.exists()
+    settings["engine"] = {**settings["engine"], "attn_implementation": "evil/kernel"}
+    torch.save(stored, foreign)
+    capsys.readouterr()
+    assert main(fit) == 1
+    line = one_line_of(capsys)
+    assert "engine.attn_implementation" in line
+    assert "evil/kernel" in line
+    assert f"(a setting of --ckpt_path '{foreign}')" in line
+
+
 def test_summaries_train_validate_and_predict(config: str, tmp_path: Path, summaries: Path) -> None:
     data = ["--data.source=JsonlSource", f"--data.source.path={summaries}", "--data.source.target_field=target"]
     assert main(["fit", "--config", config, *data, "--trainer.max_steps=1"]) == 0

@@ -33,11 +33,13 @@ class FastVisionModel:
         device_map: Any,
         use_gradient_checkpointing: Any,
         use_exact_model_name: bool,
+        trust_remote_code: bool,
         auto_model: Any,
         offload_embedding: bool,
         random_state: int,
     ) -> tuple[Any, Any]:
         assert load_in_4bit + load_in_8bit + load_in_16bit == 1
+        assert not trust_remote_code
         cls.calls.append(("from_pretrained", dict(locals())))
         model = auto_model.from_pretrained(model_name, dtype=dtype)
         model.is_loaded_in_4bit, model.is_loaded_in_8bit = load_in_4bit, load_in_8bit

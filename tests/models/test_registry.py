@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +13,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, DeepseekOcr2Config
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, DeepseekOcr2Config
 
 from deepsynth.errors import UserError
 from deepsynth.models.deepseek_ocr import DeepseekOcrConfig
 from deepsynth.models.deepseek_ocr.configuration import TEXT
 from deepsynth.models.lora import LoraSettings, lora_config
 from deepsynth.models.registry import BUILTIN, family_of, load_pretrained, resolve_model_name
+from deepsynth.modules import EngineSettings
 from tests.helpers.lora_counts import lora_parameters
 
 SCOPES = {
@@ -79,6 +83,65 @@ def test_names_are_folders_or_repositories() -> None:
         resolve_model_name("./nowhere")
     with pytest.raises(UserError, match=r"'owner/no such name' cannot be loaded"):
         load_pretrained(AutoConfig, "owner/no such name", local_files_only=True)
+
+
+REMOTE = {
+    "model_type": "evil",
+    "architectures": ["Evil"],
+    "auto_map": {name: "evil.Evil" for name in ("AutoConfig", "AutoModelForImageTextToText", "AutoProcessor")},
+}
+
+
+@pytest.mark.parametrize("answer", ["y", ""])
+def test_the_code_of_a_model_is_never_run_and_nobody_is_asked(
+    answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(REMOTE))
+    (tmp_path / "processor_config.json").write_text(json.dumps(REMOTE))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    monkeypatch.setattr("builtins.input", lambda prompt="": answer)
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    for auto_class in (AutoConfig, AutoProcessor, AutoModelForImageTextToText):
+        with pytest.raises(UserError, match=r"a model with code of its own, which DeepSynth never runs; it must be"):
+            load_pretrained(auto_class, str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_published_model_needs_none_of_the_code_that_it_names(tmp_path: Path) -> None:
+    """Published folders name code for transformers without the classes; these are there, and the code is not run."""
+    config = DeepseekOcrConfig().to_published() | {"auto_map": REMOTE["auto_map"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    assert type(load_pretrained(AutoConfig, str(tmp_path))) is DeepseekOcrConfig
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "_experts_implementation_internal"])
+@pytest.mark.parametrize("part", [None, "text_config", "vision_config"])
+def test_a_model_chooses_no_kernel_of_the_hub(part: str | None, key: str, tmp_path: Path) -> None:
+    """transformers takes the choice from the file, also over the one that it is given, and runs what it downloads."""
+    folder = tmp_path / "model"
+    shutil.copytree(resolve_model_name("deepsynth/tiny-random"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (config[part] if part else config)[key] = "evil/kernel" if part else {"text_config": "evil/kernel"}
+    (folder / "config.json").write_text(json.dumps(config))
+    for auto_class in (AutoConfig, AutoModelForImageTextToText):
+        with pytest.raises(UserError, match=rf"config.json has {key}.* 'evil/kernel': a kernel, which is code"):
+            load_pretrained(auto_class, str(folder))
+
+
+def test_weights_are_read_from_safetensors_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(resolve_model_name("deepsynth/tiny-random"), folder)
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"cannot be loaded: .*model.safetensors"):
+        load_pretrained(AutoModelForImageTextToText, str(folder))
+
+
+def test_kernels_of_the_hub_cannot_be_asked_for() -> None:
+    with pytest.raises(UserError, match=r"experts_implementation is 'evil/kernel'; it must be eager, grouped_mm"):
+        EngineSettings(experts_implementation="evil/kernel")
 
 
 @pytest.mark.slow

@@ -26,16 +26,17 @@ from deepsynth.callbacks import (
     VramMonitor,
 )
 from deepsynth.cli import console
-from deepsynth.cli.errors import ParserError, wrapped_user_error
+from deepsynth.cli.errors import ParserError, one_line, wrapped_user_error
 from deepsynth.cli.run_folder import MetricsCsv, choose_run_folder, discard_start, is_unused
 from deepsynth.data import TextImageDataModule
 from deepsynth.distributed.support import check_strategy_option
+from deepsynth.errors import UserError
 from deepsynth.hub.pull import is_reference, resolve_checkpoint
 from deepsynth.lazy_imports import import_all
 from deepsynth.modules import DeepSynthModule
 from deepsynth.modules.adapter import adapter_settings
 from deepsynth.modules.checkpoint_io import read_checkpoint
-from deepsynth.modules.settings import ADAPTER_SHAPE, flat_settings, stored_settings
+from deepsynth.modules.settings import ADAPTER_SHAPE, NOT_TAKEN_OVER, flat_settings, stored_settings
 
 # A configuration may call a class by its bare name once it is imported.
 import_all(deepsynth.data)
@@ -144,6 +145,10 @@ class DeepSynthCLI(LightningCLI):
         if self._ckpt_path:
             config["ckpt_path"] = None
             self._merge_checkpoint(config, self._ckpt_path)
+            try:
+                parser.validate(self.config)
+            except TypeError as error:
+                raise UserError(f"{one_line(str(error))} (a setting of --ckpt_path {self._ckpt_path!r})") from None
 
     def before_instantiate_classes(self) -> None:
         """Set the checkpoint's path again."""
@@ -183,7 +188,7 @@ class DeepSynthCLI(LightningCLI):
         signatures = {name: p.default for c in bases for name, p in inspect.signature(c).parameters.items()}
         defaults = flat_settings(signatures)
         for key, value in stored.items():
-            if key not in defaults or key == "adapter" or init[key] == value:
+            if key not in defaults or key in NOT_TAKEN_OVER or init[key] == value:
                 continue
             if key in ADAPTER_SHAPE and chosen.TRAINS_ADAPTERS:
                 rank_zero_info(f"model.{key}: {value!r} as in the checkpoint, not {init[key]!r}")

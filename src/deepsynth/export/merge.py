@@ -116,7 +116,7 @@ def export_model(
             f"format is 'published', but {base} is a {model.config.model_type} model; only DeepSeek-OCR is written in "
             "its original format, use format=native"
         )
-    processor = AutoProcessor.from_pretrained(source)
+    processor = load_pretrained(AutoProcessor, base)
     inputs = probe_inputs(processor, device)
     before = weight_digests(model)
     adapted = _with_adapter(model, adapter, base)
@@ -131,7 +131,7 @@ def export_model(
         again = load_pretrained(AutoModelForImageTextToText, str(part), dtype=kind).to(device).eval()
         changed = {name for name, digest in weight_digests(again).items() if digest != before[name]}
         check_weights(changed, expected, allowed)
-        reloaded = answer_of(again, probe_inputs(AutoProcessor.from_pretrained(part), device))
+        reloaded = answer_of(again, probe_inputs(load_pretrained(AutoProcessor, str(part)), device))
         measured = check_answers(unmerged, reloaded, written)
     return ExportReport(output, format, written, len(changed), len(before) - len(changed), *measured)
 

@@ -48,7 +48,7 @@ _TURNS = {
 }
 
 #: What Pillow's decoders raise for broken files.
-_BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, KeyError, TypeError)
+_BROKEN_IMAGE = (OSError, RuntimeError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 
 
 def highest_max_pixels() -> int:

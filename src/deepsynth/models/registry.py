@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from deepsynth.errors import UserError
+from deepsynth.models.reachability import hub_options
 from deepsynth.models.tokens import Family
 
 #: Folders of the models in this package, by the name a user types. The full-size ones hold architecture and processor
@@ -49,26 +51,65 @@ def resolve_model_name(model_name: str) -> str:
 def load_pretrained(auto_class: Any, model_name: str, **kwargs: Any) -> Any:
     """Return ``auto_class.from_pretrained`` of a model name, a model in one dtype.
 
+    A model is data: code that comes with it is never run, and weights are read from safetensors alone.
+
     Args:
         auto_class: ``AutoConfig``, ``AutoProcessor`` or ``AutoModelForImageTextToText``.
         model_name: a built-in model, a local folder or a Hub repository.
         kwargs: for ``from_pretrained``.
 
     Raises:
-        UserError: when the files are missing or cannot be downloaded.
+        UserError: when the files are missing or cannot be downloaded, or when only code of its own could load it.
     """
     from deepsynth.compat.transformers import unify_dtype
     from deepsynth.models.deepseek_ocr.registration import register
 
     register()
+    source = resolve_model_name(model_name)
+    if not Path(source).is_dir():
+        kwargs |= hub_options(source)
     try:
-        loaded = auto_class.from_pretrained(resolve_model_name(model_name), **kwargs)
+        if not auto_class.__name__.endswith("Processor") and "config" not in kwargs:
+            _refuse_kernels(model_name, source, kwargs)
+        if auto_class.__name__.startswith("AutoModel"):
+            kwargs["use_safetensors"] = True
+        loaded = auto_class.from_pretrained(source, trust_remote_code=False, **kwargs)
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise UserError(
+            f"model_name is {model_name!r}, a model with code of its own, which DeepSynth never runs; it must be one "
+            f"of {_supported()}, or one fine-tuned from them"
+        ) from None
     except OSError as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"model_name {model_name!r} cannot be loaded: {reason} (a folder with the model's files works offline)"
         ) from error
     return unify_dtype(loaded) if hasattr(loaded, "named_parameters") else loaded
+
+
+def _refuse_kernels(model_name: str, source: str, kwargs: Mapping[str, Any]) -> None:
+    """Refuse a configuration that chooses kernels of the Hub, which transformers would download and run.
+
+    Raises:
+        UserError: with the key and its value.
+    """
+    from transformers import PretrainedConfig
+
+    hub = {name: kwargs[name] for name in ("local_files_only", "revision", "token") if name in kwargs}
+    settings, _ = PretrainedConfig.get_config_dict(source, **hub)
+    todo: list[tuple[str, Any]] = list(settings.items())
+    while todo:
+        key, value = todo.pop()
+        if isinstance(value, Mapping):
+            chosen = "_implementation" in key
+            todo += [(f"{key}.{inner}" if chosen else inner, found) for inner, found in value.items()]
+        elif "_implementation" in key and "/" in str(value):
+            raise UserError(
+                f"model_name is {model_name!r}, whose config.json has {key} {value!r}: a kernel, which is code that "
+                "DeepSynth never runs; remove the line from a copy of the folder"
+            )
 
 
 def family_of(config: Any) -> Family:
@@ -84,5 +125,8 @@ def family_of(config: Any) -> Family:
     for family in PUBLISHED:
         if family == found:
             return family
-    listed = ", ".join([*(f"{name} ({family})" for family, name in PUBLISHED.items()), *sorted(BUILTIN)])
-    raise UserError(f"the model's type is {found!r}; it must be one of {listed}")
+    raise UserError(f"the model's type is {found!r}; it must be one of {_supported()}")
+
+
+def _supported() -> str:
+    return ", ".join([*(f"{name} ({family})" for family, name in PUBLISHED.items()), *sorted(BUILTIN)])

@@ -14,7 +14,7 @@ from torch import nn
 from deepsynth.distributed.sharding import is_sharded, scatter_after_evaluation, whole_on_rank_zero
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_folder
-from deepsynth.modules.settings import stored_settings
+from deepsynth.modules.settings import ADAPTER_SHAPE, check_foreign_settings, stored_settings
 
 
 def adapter_state(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -103,26 +103,42 @@ def read_adapter(model: Any, folder: Path) -> None:
 
 
 def adapter_settings(folder: Path) -> dict[str, Any]:
-    """Return the settings that an adapter folder was trained with, by their whole names (``lora.rank``).
+    """Return the settings that an adapter's weights depend on, by their whole names (``lora.rank``, ``model_name``).
 
-    ``deepsynth.json`` says them all; for another program's folder, peft's configuration gives rank and alpha.
+    ``deepsynth.json`` says them; for another program's folder, peft's configuration gives rank and alpha. An adapter is
+    a stranger's file: what else it says, such as folders to write to, is for its reader and sets nothing.
 
     Raises:
-        UserError: when the folder holds no adapter.
+        UserError: when the folder holds no adapter, or a file in it is broken or has a value of another type.
     """
     config = folder / "adapter_config.json"
     if not config.is_file():
         raise UserError(f"{folder} holds no adapter: there is no adapter_config.json in it")
     own = folder / "deepsynth.json"
     if own.is_file():
-        return stored_settings(json.loads(own.read_text(encoding="utf-8")))
-    peft = json.loads(config.read_text(encoding="utf-8"))
-    return {
-        "lora.rank": peft["r"],
-        "lora.alpha": peft["lora_alpha"],
-        "lora.rslora": peft["use_rslora"],
-        "lora.dora": peft["use_dora"],
-    }
+        stored = stored_settings(_json_object(own))
+        found = {name: stored[name] for name in ("model_name", *ADAPTER_SHAPE) if name in stored}
+    else:
+        peft = _json_object(config)
+        names = {"lora.rank": "r", "lora.alpha": "lora_alpha", "lora.rslora": "use_rslora", "lora.dora": "use_dora"}
+        found = {name: peft[key] for name, key in names.items() if key in peft}
+    check_foreign_settings(found, own if own.is_file() else config)
+    return found
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+        UserError: for anything else.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file}: cannot be read as JSON ({error}); replace it") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: a JSON {type(found).__name__}; it must be an object ({{...}})")
+    return found
 
 
 def write_adapter(model: Any, processor: Any, settings: str, folder: Path, trained: dict[str, torch.Tensor]) -> None:

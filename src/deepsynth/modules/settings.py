@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
-from typing import Any, Literal, TypeVar
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from deepsynth.errors import UserError
 from deepsynth.generation import Implementation
 from deepsynth.models.engine.compilation import CompiledParts
 from deepsynth.models.engine.fast_paths import Kernels
 from deepsynth.models.kernels.linear_cross_entropy import Loss
+from deepsynth.models.lora import LoraSettings
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flash_attention_4"]
@@ -75,6 +78,11 @@ class EngineSettings:
                 raise UserError(f"model.engine.{name} is {size}; it must be above 0 GiB")
         if self.vision_chunk is not None and self.vision_chunk < 1:
             raise UserError(f"model.engine.vision_chunk is {self.vision_chunk}; it must be at least 1 image")
+        if self.experts_implementation is not None and not self.experts_implementation.isidentifier():
+            raise UserError(
+                f"model.engine.experts_implementation is {self.experts_implementation!r}; it must be eager, grouped_mm, "
+                "batched_mm or another name of transformers' own"
+            )
         if self.vision_cache not in ("none", "memory", "disk") and "/" not in self.vision_cache:
             raise UserError(
                 f"model.engine.vision_cache is {self.vision_cache!r}; it must be none, memory, disk, or a folder "
@@ -177,3 +185,37 @@ def stored_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
             if old in found and name not in found:
                 found[name] = found[old]
     return found
+
+
+#: The settings that name files or code: a checkpoint, which may be a stranger's, does not set them.
+NOT_TAKEN_OVER = ("adapter", "engine.vision_cache", "optimizer")
+
+
+def check_foreign_settings(found: Mapping[str, Any], file: Path) -> None:
+    """Compare the types of the settings in a file with those that they must have.
+
+    Args:
+        found: settings by their whole names; of these, ``model_name`` and those of the adapter's shape are checked.
+        file: for the message.
+
+    Raises:
+        UserError: naming the file, the setting and the value.
+    """
+    types: dict[str, Any] = {"model_name": str}
+    types |= {name: get_type_hints(LoraSettings)[name.removeprefix("lora.")] for name in ADAPTER_SHAPE}
+    for name, kind in types.items():
+        value = found.get(name)
+        if name in found and not _is_of(value, kind):
+            wanted = getattr(kind, "__name__", None) or str(kind).replace("typing.", "")
+            raise UserError(f"{file}: {name} is {str(value)[:60]!r}; it must be {wanted}")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Return whether a value has a type of these: a class, a ``Literal`` or a union."""
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if get_origin(kind) in (Union, UnionType):
+        return any(_is_of(value, one) for one in get_args(kind))
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))

@@ -130,6 +130,7 @@ class UnslothModule(DeepSynthModule):
                 device_map={"": self.device.index or 0} if self.device.type == "cuda" else {"": self.device.type},
                 use_gradient_checkpointing=checkpointing,
                 use_exact_model_name=True,  # the user's weights, not Unsloth's repository for that name
+                trust_remote_code=False,
                 auto_model=AutoModelForImageTextToText,  # what the published config.json names is remote code
                 offload_embedding=False,  # Lightning moves the model as a whole
                 random_state=torch.initial_seed() % 2**32,
