@@ -74,7 +74,7 @@ def test_a_hub_that_is_silent_and_a_page_in_between(tmp_path: Path) -> None:
         assert seconds < 10
         hub.clear_faults()
         said, _ = load(hub.url, tmp_path / "missing")
-        assert said.startswith("UserError: model_name 'alice/model' cannot be loaded: alice/model is not a local folder")
+        assert said.startswith("UserError: model_name 'alice/model' cannot be loaded: alice/model is not a local")
 
 
 @pytest.mark.slow

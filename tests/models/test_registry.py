@@ -88,7 +88,7 @@ def test_names_are_folders_or_repositories() -> None:
 REMOTE = {
     "model_type": "evil",
     "architectures": ["Evil"],
-    "auto_map": {name: "evil.Evil" for name in ("AutoConfig", "AutoModelForImageTextToText", "AutoProcessor")},
+    "auto_map": dict.fromkeys(("AutoConfig", "AutoModelForImageTextToText", "AutoProcessor"), "evil.Evil"),
 }
 
 

@@ -70,6 +70,7 @@ def _ask(model_name: str, found: list[str | None]) -> None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
+    errors: tuple[type[Exception], ...] = (*http_errors(), OSError)
     failures: list[str] = []
     while len(failures) < _ATTEMPTS:
         try:
@@ -81,7 +82,7 @@ def _ask(model_name: str, found: list[str | None]) -> None:
             return
         except ValueError:
             failures.append("its reply is not JSON: is this network's own page in between?")
-        except (*http_errors(), OSError) as error:
+        except errors as error:
             failures.append(" ".join(str(error).split())[:200] or type(error).__name__)
         else:
             break

@@ -80,8 +80,8 @@ class EngineSettings:
             raise UserError(f"model.engine.vision_chunk is {self.vision_chunk}; it must be at least 1 image")
         if self.experts_implementation is not None and not self.experts_implementation.isidentifier():
             raise UserError(
-                f"model.engine.experts_implementation is {self.experts_implementation!r}; it must be eager, grouped_mm, "
-                "batched_mm or another name of transformers' own"
+                f"model.engine.experts_implementation is {self.experts_implementation!r}; it must be eager, "
+                "grouped_mm, batched_mm or another name of transformers' own"
             )
         if self.vision_cache not in ("none", "memory", "disk") and "/" not in self.vision_cache:
             raise UserError(
