@@ -32,6 +32,7 @@ from deepsynth.data import TextImageDataModule
 from deepsynth.distributed.support import check_strategy_option
 from deepsynth.errors import UserError
 from deepsynth.hub.pull import is_reference, resolve_checkpoint
+from deepsynth.io.paths import check_name
 from deepsynth.lazy_imports import import_all
 from deepsynth.modules import DeepSynthModule
 from deepsynth.modules.adapter import adapter_settings
@@ -208,7 +209,8 @@ class DeepSynthCLI(LightningCLI):
 
     def run_name(self) -> str:
         """Return ``--run_name``, or the stem of the first config, or the subcommand."""
-        if name := self.setting("run_name"):
+        if (name := self.setting("run_name")) is not None:
+            check_name("--run_name", name)
             return str(name)
         files = self.setting("config") or []
         return Path(str(files[0])).stem if files else str(self.subcommand)

@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -78,6 +79,30 @@ def test_pages(saved: bool, streaming: bool, tmp_path: Path) -> None:
     assert [load_image(document).getpixel((3, 3))[0] for document in documents] == [10, 200]
     assert len({document.id for document in documents}) == 2
     assert documents[0].language == "en"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_that_name_files_of_this_machine_are_refused(streaming: bool, tmp_path: Path) -> None:
+    """A stranger's table may hold a path where others hold the image."""
+    private, folder = tmp_path / "private.png", tmp_path / "data"
+    Image.new("L", (16, 16), 9).save(private)
+    folder.mkdir()
+    table = datasets.Dataset.from_dict({"image": [str(private)], "text": ["a"]}).cast_column("image", datasets.Image())
+    assert table.data.column("image").to_pylist() == [{"bytes": None, "path": str(private)}]
+    pq.write_table(table.data.table, folder / "train.parquet")
+    message = error_of(HubSource(str(folder), streaming=streaming))
+    assert f"row 1: the file {private} lies outside {folder}; move it there, or set outside_paths" in message
+    (document,) = HubSource(str(folder), streaming=streaming, outside_paths=True)
+    assert load_image(document).getpixel((3, 3)) == (9, 9, 9)
+
+
+def test_pages_beside_their_table_are_read(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    Image.new("L", (16, 16), 9).save(folder / "0.png")
+    (folder / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a"}\n')
+    (document,) = HubSource(str(folder))
+    assert load_image(document).getpixel((3, 3)) == (9, 9, 9)
 
 
 def test_pages_without_texts(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def test_mistakes_in_rows(scans: Path) -> None:
     good = scans.read_text()
     scans.write_text(good + '{"image": "pages/2.png", "text": "x"}\n')
     message = error_of(ImageSource(scans))
-    assert message.startswith(f"{scans}, line 3: no image {scans.parent / 'pages/2.png'}")
+    assert message.startswith(f"{scans}, line 3: no file {scans.parent / 'pages/2.png'} (No such file or directory)")
     scans.write_text(good + '{"file": "pages/1.png", "text": "x"}\n')
     message = error_of(ImageSource(scans))
     assert message == f"{scans}, line 3: no image path in the field 'image'; the fields found are 'file', 'text'"
@@ -77,6 +78,53 @@ def test_mistakes_in_rows(scans: Path) -> None:
     assert "no field 'transcription'" in error_of(ImageSource(scans, text_field="transcription"))
     assert "pages/0.png: an image, not a JSON-lines file" in error_of(ImageSource(scans.parent / "pages/0.png"))
     assert "no such file" in error_of(ImageSource(scans.parent / "none"))
+
+
+@pytest.mark.parametrize("way", ["up", "absolute", "link", "linked folder"])
+def test_rows_name_images_below_their_folder_alone(way: str, scans: Path, tmp_path: Path) -> None:
+    """What a row names is trained on and may be published: a stranger's rows must not reach a user's other images."""
+    data, private = tmp_path / "data", tmp_path / "private.png"
+    (data / "pages").mkdir(parents=True)
+    Image.new("RGB", (8, 6)).save(private)
+    name = {"up": "../private.png", "absolute": str(private), "link": "link.png"}.get(way, "away/private.png")
+    (data / "link.png").symlink_to(private)
+    (data / "away").symlink_to(tmp_path)
+    rows = data / "scans.jsonl"
+    rows.write_text(json.dumps({"image": name, "text": "x"}) + "\n")
+    message = error_of(ImageSource(rows))
+    assert message.startswith(f"{rows}, line 1: the file {name} lies outside {data}; move it there, or set")
+    (document,) = ImageSource(rows, outside_paths=True)
+    assert load_image(document).size == (8, 6)
+
+
+def test_images_and_texts_of_a_folder_are_no_links_out_of_it(tmp_path: Path) -> None:
+    folder = tmp_path / "pages"
+    folder.mkdir()
+    Image.new("RGB", (8, 6)).save(tmp_path / "private.png")
+    (tmp_path / "private.txt").write_text("secret")
+    (folder / "0.png").symlink_to(tmp_path / "private.png")
+    assert "the file 0.png lies outside" in error_of(ImageSource(folder))
+    (folder / "0.png").unlink()
+    Image.new("RGB", (8, 6)).save(folder / "0.png")
+    (folder / "0.txt").symlink_to(tmp_path / "private.txt")
+    assert "the file 0.txt lies outside" in error_of(ImageSource(folder))
+    assert [document.text for document in ImageSource(folder, outside_paths=True)] == ["secret"]
+
+
+def test_an_absolute_path_below_the_folder_is_its_own(scans: Path) -> None:
+    scans.write_text(json.dumps({"image": str(scans.parent / "pages/0.png"), "text": "x"}) + "\n")
+    (document,) = ImageSource(scans)
+    assert document.image == scans.parent / "pages/0.png"
+
+
+@pytest.mark.parametrize("name", ["pipe.png", "a" * 5000, "a\0b", "loop.png"])
+def test_names_of_no_file_are_one_line(name: str, scans: Path) -> None:
+    os.mkfifo(scans.parent / "pipe.png")
+    (scans.parent / "loop.png").symlink_to("loop.png")
+    scans.write_text(json.dumps({"image": name, "text": "x"}) + "\n")
+    message = error_of(ImageSource(scans))
+    assert message.startswith(f"{scans}, line 1: ")
+    assert len(message) < 500
 
 
 def test_folder_without_images(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,24 @@ def test_text_folder_mistakes(tmp_path: Path) -> None:
     assert "a file; it must be a folder" in error_of(TextFolderSource(path))
     path.write_bytes("Größe".encode("latin-1"))
     assert f"{path}, line 1: byte 0xf6 at offset 2" in error_of(TextFolderSource(tmp_path))
+
+
+def test_a_text_folder_follows_no_link_out_of_it(tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (tmp_path / "key").write_text("secret")
+    (folder / "a.txt").symlink_to(tmp_path / "key")
+    with pytest.raises(ValueError, match=r"the file a.txt lies outside .*; move it there, or set outside_paths=true"):
+        list(TextFolderSource(folder))
+    assert [document.text for document in TextFolderSource(folder, outside_paths=True)] == ["secret"]
+
+
+@pytest.mark.parametrize("source", [JsonlSource, CsvSource, ParquetSource])
+def test_a_pipe_is_refused(source: Any, tmp_path: Path) -> None:
+    """It can be read once, and a source is read several times; opening one that nobody writes to waits for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"pipe: not a regular file; a source needs files that can be read again"):
+        list(source(tmp_path / "pipe"))
 
 
 def test_printable() -> None:

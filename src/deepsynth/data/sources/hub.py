@@ -18,6 +18,7 @@ from deepsynth.data.sources.base import (
 )
 from deepsynth.errors import UserError
 from deepsynth.io.images import highest_max_pixels, open_image
+from deepsynth.io.paths import file_below
 
 if TYPE_CHECKING:
     import datasets
@@ -41,6 +42,8 @@ class HubSource(RowSource):
         id_field: unique ids; if absent under its default name: a hash of the image or text.
         language_field: language code; optional (only required if you set a non-default name).
         source_field: name of the collection; optional (only required if you set a non-default name).
+        outside_paths: allow rows to name images anywhere on this machine, instead of in the data set's own folder
+            and in the caches of its library; only for data sets that you trust.
     """
 
     repo_id: str
@@ -54,6 +57,7 @@ class HubSource(RowSource):
     id_field: str = DEFAULT_ID_FIELD
     language_field: str = DEFAULT_LANGUAGE_FIELD
     source_field: str = DEFAULT_SOURCE_FIELD
+    outside_paths: bool = False
 
     def rows(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Yield ``(dataset, split and row from 1, fields)``; images stay encoded.
@@ -116,7 +120,7 @@ class HubSource(RowSource):
             raise UserError(f"{where}: the field {self.image_field!r} is null; remove the row")
         image: Path | bytes
         if encoded["bytes"] is None:
-            image, digest = Path(encoded["path"]), str(encoded["path"]).encode()
+            image, digest = self._own_file(where, str(encoded["path"])), str(encoded["path"]).encode()
         else:
             image = digest = encoded["bytes"]
             try:
@@ -127,6 +131,21 @@ class HubSource(RowSource):
         if self.id_field == DEFAULT_ID_FIELD and row.get(self.id_field) is None:
             opened[self.id_field] = hashlib.sha256(digest).hexdigest()[:16]
         return opened
+
+    def _own_file(self, where: str, name: str) -> Path:
+        """Return the path of an image that a row names instead of holding it."""
+        import datasets
+        from huggingface_hub import constants
+
+        folder = Path(self.repo_id).expanduser()
+        caches = (constants.HF_HUB_CACHE, datasets.config.HF_CACHE_HOME, datasets.config.HF_DATASETS_CACHE)
+        for root in (folder, *map(Path, caches)):
+            if Path(name).resolve().is_relative_to(root.resolve()):
+                return Path(name)
+        try:
+            return file_below(folder, Path(name).absolute(), outside=self.outside_paths)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
 
 
 def _first_line(error: BaseException) -> str:

@@ -21,6 +21,7 @@ from deepsynth.data.sources.base import (
 from deepsynth.data.sources.text_files import decoded_lines, jsonl_rows, list_files
 from deepsynth.errors import UserError
 from deepsynth.io.images import MAX_PIXELS, open_image, to_rgb
+from deepsynth.io.paths import file_below
 from deepsynth.types import Document
 
 #: File name endings that count as images in a folder.
@@ -43,6 +44,8 @@ class ImageSource(RowSource):
         id_field: unique ids; if absent under its default name: the image's path as the row has it.
         language_field: language code; optional (only required if you set a non-default name).
         source_field: name of the collection; optional (only required if you set a non-default name).
+        outside_paths: allow images outside the folder, by ``..``, absolute paths or links: set it only for rows and
+            folders that you trust, since what they name can be published.
     """
 
     path: Path
@@ -52,6 +55,7 @@ class ImageSource(RowSource):
     id_field: str = DEFAULT_ID_FIELD
     language_field: str = DEFAULT_LANGUAGE_FIELD
     source_field: str = DEFAULT_SOURCE_FIELD
+    outside_paths: bool = False
 
     def rows(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Yield ``(file and line, fields)``.
@@ -73,9 +77,10 @@ class ImageSource(RowSource):
                         f"{where}: no image path in the field {self.image_field!r}; "
                         f"the fields found are {fields_found(row)}"
                     )
-                image = file.parent / name
-                if not image.is_file():
-                    raise UserError(f"{where}: no image {image} (paths are relative to {file.name})")
+                try:
+                    image = file_below(file.parent, name, outside=self.outside_paths)
+                except UserError as error:
+                    raise UserError(f"{where}: {error}; paths are relative to {file.name}") from None
                 yield where, _with_id({**row, self.image_field: image}, self.id_field, name)
 
     def _folder_rows(self, folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -89,9 +94,11 @@ class ImageSource(RowSource):
                 f"{folder}: no *.jsonl file and no image ({', '.join(sorted(IMAGE_SUFFIXES))}) in this folder"
             )
         for name in sorted(images):
+            file_below(folder, name, outside=self.outside_paths)
             row: dict[str, Any] = {self.image_field: images[name], DEFAULT_ID_FIELD: name}
             beside = images[name].with_suffix(".txt")
             if beside.is_file():
+                file_below(folder, beside.relative_to(folder), outside=self.outside_paths)
                 row[DEFAULT_TEXT_FIELD] = "".join(line for _, line in decoded_lines(beside)).strip()
             yield str(images[name]), row
 

@@ -22,6 +22,7 @@ from deepsynth.data.sources.base import (
     unix_line_ends,
 )
 from deepsynth.errors import UserError
+from deepsynth.io.paths import check_regular_file, file_below
 from deepsynth.types import Document
 
 
@@ -199,11 +200,13 @@ class TextFolderSource(Source):
         path: the folder.
         pattern: which files below it, as for ``pathlib.Path.glob``.
         language: language code of all of them.
+        outside_paths: allow links to files outside the folder; only for folders that you trust.
     """
 
     path: Path
     pattern: str = "**/*.txt"
     language: str | None = None
+    outside_paths: bool = False
 
     def __iter__(self) -> Iterator[Document]:
         """Yield the files in the order of their ids.
@@ -220,6 +223,7 @@ class TextFolderSource(Source):
         if not files:
             raise UserError(f"{folder}: no file matches {self.pattern!r} in this folder")
         for name in sorted(files):
+            file_below(folder, name, outside=self.outside_paths)
             text = unix_line_ends("".join(line for _, line in decoded_lines(files[name])))
             if not has_printable(text):
                 raise UserError(f"{files[name]}: no printable character in this file; remove it")
@@ -242,6 +246,7 @@ def list_files(path: Path | Iterable[Path], suffix: str) -> list[Path]:
         return files
     if not path.exists():
         raise UserError(f"{path}: no such file (looked from {Path.cwd()})")
+    check_regular_file(path)
     return [path]
 
 
