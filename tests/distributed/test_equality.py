@@ -56,10 +56,8 @@ def module_of(kind: str, **settings: Any) -> DeepSynthModule:
         return make_module(lr=1e-2, **settings)
     seed_everything(0)
     if kind == "UnslothModule":
-        return UnslothModule(
-            optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2), schedule="constant", **grouped(**settings)
-        )
-    return FullModule(optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3), schedule="constant", **grouped(**settings))
+        return UnslothModule(optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2), **grouped(**settings))
+    return FullModule(optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3), **grouped(**settings))
 
 
 def train(

@@ -62,9 +62,20 @@ def copy_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -
     torch._foreach_copy_(list(targets), list(sources))
 
 
-def scale_all(tensors: Sequence[torch.Tensor], factors: Sequence[float]) -> None:
-    """Multiply each tensor by its factor in place, in few kernels."""
-    torch._foreach_mul_(list(tensors), list(factors))
+def scale_all(tensors: Sequence[torch.Tensor], factors: Sequence[float] | torch.Tensor) -> None:
+    """Multiply each tensor by its factor, or all by one that stays on its device (), in place, in few kernels."""
+    if not isinstance(factors, torch.Tensor):
+        torch._foreach_mul_(list(tensors), list(factors))
+        return
+    kinds: dict[type, list[torch.Tensor]] = {}
+    for tensor in tensors:
+        kinds.setdefault(type(tensor), []).append(tensor)
+    for kind, own in kinds.items():
+        if kind is torch.Tensor:
+            torch._foreach_mul_(own, factors)
+        else:  # shards, whose kernels take no list
+            for tensor in own:
+                tensor.mul_(factors)
 
 
 def recompile_limit(most: int) -> AbstractContextManager[None]:

@@ -1,4 +1,4 @@
-"""What several processes exchange and must agree on: ranks, seeds, rows and the mean loss."""
+"""What several processes exchange and must agree on: ranks, seeds and rows."""
 
 from __future__ import annotations
 
@@ -52,25 +52,6 @@ def frozen_parameter_names(module: nn.Module) -> list[str]:
     """
     frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
     return frozen + [name for name, _ in module.named_buffers()]
-
-
-def mean_over_ranks(loss: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the loss to call backward on, and the mean over the label tokens of all processes.
-
-    The gradients of processes are averaged afterwards, each with the same weight, however many tokens it had. Scaled
-    by its share of the tokens times the number of processes, their average is the gradient of the mean over all
-    tokens, as one process has it with the whole batch.
-
-    Args:
-        loss: () mean over this process's label tokens.
-        tokens: () how many these are.
-    """
-    ranks = world_size()
-    if ranks == 1:
-        return loss, loss.detach()
-    sums = torch.stack([loss.detach().float() * tokens, tokens.float()])
-    dist.all_reduce(sums)
-    return loss * (tokens * ranks / sums[1]), sums[0] / sums[1]
 
 
 def gather_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

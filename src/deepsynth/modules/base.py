@@ -14,10 +14,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 from deepsynth._version import __version__
-from deepsynth.compat.lightning import is_last_predict_batch
-from deepsynth.distributed.ranks import mean_over_ranks
+from deepsynth.compat.lightning import gradients_wait, is_last_predict_batch
+from deepsynth.distributed.loss_window import LossWindow
 from deepsynth.errors import UserError
 from deepsynth.generation import Generation
+from deepsynth.models.engine.finite_check import FiniteCheck, check_state
 from deepsynth.models.engine.training_forward import TrainingForward
 from deepsynth.models.lora import untrained_adapters
 from deepsynth.modules.adapter import adapter_state, check_adapter_keys, write_adapter
@@ -67,9 +68,19 @@ class DeepSynthModule(ModelModule):
         return Evaluator(self, self.text_generator)
 
     @cached_property
+    def loss_window(self) -> LossWindow:
+        """The part that weights batches in an optimizer step."""
+        return LossWindow()
+
+    @cached_property
+    def finite_check(self) -> FiniteCheck:
+        """The part that finds losses and gradients that are not finite."""
+        return FiniteCheck()
+
+    @cached_property
     def resume_state(self) -> ResumeState:
         """The part that continues an interrupted run exactly."""
-        return ResumeState(self)
+        return ResumeState(self, self.loss_window)
 
     def build_training_forward(self, model: Any) -> TrainingForward:
         """Return what computes the loss of a batch with the loaded model."""
@@ -78,10 +89,11 @@ class DeepSynthModule(ModelModule):
     # ------------------------------------------------------------------ steps
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Return the loss to train on; logged is the mean over the label tokens of all processes."""
+        """Return the loss to train on; logged is the mean over the label tokens of the optimizer step."""
         self.remember_prompt(batch)
-        loss, mean = mean_over_ranks(self.compute_loss(batch), (batch.tokens["labels"] != -100).sum())
-        self.log("train/loss", mean, prog_bar=True, batch_size=len(batch))
+        self.finite_check.add_samples(batch.ids)
+        loss = self.loss_window.weigh(self.compute_loss(batch), (batch.tokens["labels"] != -100).sum())
+        self.log("train/loss", self.loss_window.mean, prog_bar=True, batch_size=len(batch))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
@@ -161,6 +173,7 @@ class DeepSynthModule(ModelModule):
             **dict(self.hparams),
         }
         state = adapter_state(self) if state is None else state
+        check_state(state, str(folder))
         write_adapter(self.model, self.processor, json.dumps(settings, indent=2) + "\n", folder, state)
 
     # ------------------------------------------------------------------ optimization
@@ -169,20 +182,24 @@ class DeepSynthModule(ModelModule):
         """Return the optimizer over the trainable parameters, and its schedule by steps."""
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
         total = self.trainer.estimated_stepping_batches
-        schedule = make_schedule(
-            optimizer,
-            self.schedule,
-            self.warmup_steps,
-            None if total == float("inf") else int(total),
-        )
+        steps = None if total == float("inf") else int(total)
+        schedule = make_schedule(optimizer, self.schedule, self.warmup_steps, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_after_backward(self) -> None:
-        """Stop a run whose adapters do not train, after its first backward pass.
+        """Divide the gradients of a whole optimizer step and check them.
 
         Raises:
-            MisconfigurationException: with the names of the adapters that got no gradient.
+            MisconfigurationException: with the names of the adapters that got no gradient in the first step.
+            UserError: when the step before was not finite.
         """
+        if gradients_wait(self.trainer):
+            return
+        self.loss_window.finish(self.parameters(), self.trainer.accumulate_grad_batches)
+        loss, allowed = self.loss_window.mean, self.engine.skip_non_finite
+        skipped = self.finite_check.end_step(self.trainer, loss, self.parameters(), allowed=allowed)
+        if skipped is not None:
+            self.log("train/skipped_steps", float(skipped))
         if self.global_step > 0:
             return
         dead = untrained_adapters(self.model)
@@ -215,6 +232,14 @@ class DeepSynthModule(ModelModule):
         """Log the share of the batch's images whose features were in the cache."""
         self.training_engine.log_cache_hits(batch)
 
+    def on_validation_start(self) -> None:
+        """Stop before validation when the last step was not finite."""
+        self.finite_check.stop_unless_finite(self.trainer)
+
+    def on_train_end(self) -> None:
+        """Stop with an error when the last step was not finite."""
+        self.finite_check.stop_unless_finite(self.trainer)
+
     def on_validation_epoch_start(self) -> None:
         """Forget the last epoch's figures."""
         self.evaluator.start()
@@ -242,8 +267,14 @@ class DeepSynthModule(ModelModule):
     # ------------------------------------------------------------------ checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trained weights alone, and add what an exact resumption needs."""
+        """Keep the trained weights alone, and add what an exact resumption needs.
+
+        Raises:
+            UserError: when they are not finite; what was written before stays.
+        """
+        self.finite_check.stop_unless_finite(self.trainer)
         checkpoint["state_dict"] = adapter_state(self)
+        check_state(checkpoint["state_dict"], "the checkpoint")
         own = {"version": __version__, "module": type(self).__name__, "prompt": self.prompt}
         checkpoint["deepsynth"] = {**own, **self.resume_state.state()}
 

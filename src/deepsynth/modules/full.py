@@ -11,6 +11,7 @@ import torch
 from deepsynth._version import __version__
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_folder
+from deepsynth.models.engine.finite_check import check_state
 from deepsynth.modules.adapter import adapter_state
 from deepsynth.modules.base import DeepSynthModule
 from deepsynth.modules.loading import load_base
@@ -57,6 +58,7 @@ class FullModule(DeepSynthModule):
         """Write a model folder: weights, configuration, processor and DeepSynth's own settings; there is no adapter."""
         trained = adapter_state(self) if state is None else state
         named = {name.removeprefix("model."): tensor for name, tensor in trained.items()}
+        check_state(trained, str(folder))
         settings = {
             "deepsynth": __version__,
             "module": type(self).__name__,

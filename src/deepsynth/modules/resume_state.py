@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningModule
 
 from deepsynth.compat.lightning import gradients_wait, restore_loader, set_batches_done
+from deepsynth.distributed.loss_window import LossWindow
 from deepsynth.distributed.sharding import is_sharded, shard_like, whole_on_rank_zero
 
 
@@ -17,12 +18,15 @@ class ResumeState:
 
     Args:
         module: that is trained.
+        window: of the optimizer step that gradients wait for.
     """
 
-    def __init__(self, module: LightningModule) -> None:
+    def __init__(self, module: LightningModule, window: LossWindow) -> None:
         self._module = module
+        self._window = window
         self._random_state: dict[str, Any] | None = None
         self._gradients: dict[str, torch.Tensor] = {}
+        self._window_state: dict[str, torch.Tensor] = {}
 
     def state(self) -> dict[str, Any]:
         """Return the state for a checkpoint; where weights are sharded, all processes must call this."""
@@ -32,12 +36,14 @@ class ResumeState:
                 "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             },
             "partial_gradients": self._waiting_gradients(),
+            "loss_window": self._window.state() if gradients_wait(self._module.trainer) else {},
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Keep the state of a checkpoint until :meth:`restore`."""
         self._random_state = state["random_state"]
         self._gradients = state.get("partial_gradients", {})
+        self._window_state = state.get("loss_window", {})
 
     def restore(self) -> None:
         """Continue where the checkpoint was written: called when training starts."""
@@ -45,7 +51,8 @@ class ResumeState:
         for name, parameter in self._module.named_parameters():
             if name in self._gradients:
                 parameter.grad = shard_like(self._gradients[name], parameter)
-        self._gradients = {}
+        self._window.load(self._window_state, self._module.device)
+        self._gradients, self._window_state = {}, {}
         restore_loader(trainer)
         # Batches are counted: an epoch would end too early or too late where they were of another size.
         batches = getattr(trainer.train_dataloader, "batches_done_elsewhere", None)

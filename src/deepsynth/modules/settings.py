@@ -53,6 +53,9 @@ class EngineSettings:
         cuda_graphs: replay compiled layers as CUDA graphs, so that a small batch does not wait for launches. Each
             length is recorded apart: round them up by ``data.pad_to_multiple_of``. ``auto`` does it with
             ``compile: auto`` where lengths are rounded.
+        skip_non_finite: number of optimizer steps that a run may skip because their loss or gradient is not finite. At
+            the next one it stops; 0 stops at the first. The log counts them as ``train/skipped_steps``. Above 0, every
+            step waits for its outcome. Steps that float16's loss scaling skips are counted, and never stop a run.
     """
 
     attn_implementation: Attention = "sdpa"
@@ -66,6 +69,7 @@ class EngineSettings:
     vision_chunk: int | None = None
     compile: CompiledParts | Literal["auto"] = "auto"
     cuda_graphs: bool | Literal["auto"] = "auto"
+    skip_non_finite: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values and combinations that cannot be, before anything is loaded.
@@ -83,6 +87,8 @@ class EngineSettings:
                 f"model.engine.experts_implementation is {self.experts_implementation!r}; it must be eager, "
                 "grouped_mm, batched_mm or another name of transformers' own"
             )
+        if self.skip_non_finite < 0:
+            raise UserError(f"model.engine.skip_non_finite is {self.skip_non_finite}; it must be at least 0 steps")
         if self.vision_cache not in ("none", "memory", "disk") and "/" not in self.vision_cache:
             raise UserError(
                 f"model.engine.vision_cache is {self.vision_cache!r}; it must be none, memory, disk, or a folder "

@@ -1,0 +1,131 @@
+"""Whether losses, gradients and trained weights are finite numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import nn
+
+from deepsynth.errors import UserError
+
+
+class FiniteCheck:
+    """Stops a run at the first optimizer step whose loss or gradient is not finite, or skips some such steps.
+
+    The outcome of a step is read when the next one ends, so that nothing waits for a GPU. Weights that are spoiled by
+    then are never written: :func:`check_state` sees to that. Only a run that may skip steps waits for each outcome.
+
+    With float16 the loss scaler skips steps whose scaled gradients overflow, by itself. Those are counted, and only a
+    loss that is not finite stops the run.
+    """
+
+    def __init__(self) -> None:
+        self._skipped = 0
+        self._scale: float | None = None
+        self._samples: list[str] = []
+        self._outcome: tuple[torch.Tensor, torch.cuda.Event | None, str] | None = None
+
+    def add_samples(self, ids: Sequence[str]) -> None:
+        """Note the samples that this rank's part of the step learns from."""
+        self._samples += ids
+
+    def end_step(
+        self, trainer: Trainer, loss: torch.Tensor, parameters: Iterable[nn.Parameter], *, allowed: int
+    ) -> int | None:
+        """Check an optimizer step whose gradients are complete.
+
+        Args:
+            trainer: of the run.
+            loss: () of the whole step, the same on all ranks.
+            parameters: with the gradients that the optimizer gets. They lose them when the step is skipped.
+            allowed: number of steps that the run may skip.
+
+        Returns:
+            The number of steps that were skipped so far; ``None`` where none can be.
+
+        Raises:
+            UserError: when the step before was not finite.
+        """
+        self.stop_unless_finite(trainer)
+        trained = [parameter for parameter in parameters if parameter.grad is not None]
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        gradients = [] if scaler is not None else [p.grad for p in trained if p.grad is not None]
+        self._look(trainer.global_step + 1, loss, gradients)
+        if scaler is not None:
+            scale, before = float(scaler.get_scale()), self._scale
+            self._skipped += before is not None and scale < before
+            self._scale = scale
+        if self._skipped < allowed and (step := self._failure()) is not None:
+            rank_zero_warn(f"{step} is skipped: its loss or a gradient is not finite")
+            if scaler is None:
+                self._skipped += 1
+                for parameter in trained:
+                    parameter.grad = None
+        return None if scaler is None and not allowed else self._skipped
+
+    def stop_unless_finite(self, trainer: Trainer) -> None:
+        """Stop the run when its last optimizer step was not finite.
+
+        Raises:
+            UserError: with the step, its samples, and the last good checkpoint.
+        """
+        step = self._failure()
+        if step is None:
+            return
+        written: list[Path] = []
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint):
+                callback.save_on_exception = False  # these weights must not replace the last good ones
+                written += map(Path, filter(None, (callback.best_model_path, callback.last_model_path)))
+        newest = max((file for file in written if file.is_file()), key=lambda file: file.stat().st_mtime, default=None)
+        raise UserError(
+            f"the loss or a gradient of {step} is not finite, so training stops; "
+            + (f"the last good checkpoint is {newest}" if newest else "there is no checkpoint yet")
+            + "; lower the learning rate, set trainer.gradient_clip_val, or let such steps be skipped with "
+            "model.engine.skip_non_finite"
+        )
+
+    def _look(self, step: int, loss: torch.Tensor, gradients: list[torch.Tensor]) -> None:
+        norm = nn.utils.get_total_norm(gradients)
+        whole: torch.Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # over shards
+        finite = loss.isfinite() & whole.isfinite().to(loss.device)
+        done = None
+        if finite.is_cuda:
+            finite = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(finite, non_blocking=True)
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            done.record()
+        samples, self._samples = self._samples, []
+        named = ", ".join(samples[:8]) + (f" and {len(samples) - 8} more" if len(samples) > 8 else "")
+        self._outcome = finite, done, f"step {step} (samples {named})"
+
+    def _failure(self) -> str | None:
+        """Return the step that was looked at, by its number and samples, if it was not finite; told once."""
+        if self._outcome is None:
+            return None
+        (finite, done, step), self._outcome = self._outcome, None
+        if done is not None:
+            done.synchronize()
+        return None if bool(finite) else step
+
+
+def check_state(state: Mapping[str, torch.Tensor], target: str) -> None:
+    """Refuse trained weights that are not finite, before they replace others.
+
+    Args:
+        state: by name.
+        target: what would be written, for the message.
+
+    Raises:
+        UserError: with the name of the first such weight.
+    """
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise UserError(
+                f"{target} is not written, as {name} holds values that are not finite; go on from an earlier "
+                "checkpoint with a lower learning rate"
+            )

@@ -1,0 +1,145 @@
+"""A loss or gradient that is not finite ends a run, and spoils no checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from safetensors.torch import load_file
+
+from deepsynth.callbacks import AdapterCheckpoint
+from deepsynth.errors import UserError
+from deepsynth.models.engine.finite_check import FiniteCheck, check_state
+from tests.helpers.training import make_data, make_module, make_trainer
+
+
+class Spoil(Callback):
+    """Makes the loss or the gradients of some batches infinite or no number."""
+
+    def __init__(self, *batches: int, what: str = "loss", value: float = float("nan")) -> None:
+        self.batches, self.what, self.value = batches, what, value
+        self.seen: list[list[str]] = []
+        self.stepped: list[bool] = []
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        self.seen.append(list(batch.ids))
+        spoils = self.what == "loss" and batch_idx in self.batches
+        original = type(module).compute_loss
+        module.compute_loss = (lambda b: original(module, b) * self.value) if spoils else lambda b: original(module, b)
+        self.before = weights(module)
+
+    def on_before_zero_grad(self, trainer: Any, module: Any, optimizer: Any) -> None:
+        if self.what != "gradient":
+            return
+
+        def spoil(gradient: torch.Tensor) -> torch.Tensor:
+            return gradient * self.value if trainer.fit_loop.batch_idx in self.batches else gradient
+
+        if not hasattr(self, "hook"):
+            self.hook = next(p for p in module.parameters() if p.requires_grad).register_hook(spoil)
+
+    def on_train_batch_end(self, trainer: Any, module: Any, *args: Any) -> None:
+        self.stepped.append(not torch.equal(self.before, weights(module)))
+
+
+def weights(module: Any) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in module.parameters() if p.requires_grad]).clone()
+
+
+def fit(folder: Path, jsonl: Path, spoil: Spoil, skip: int = 0, **settings: Any) -> Any:
+    every = ModelCheckpoint(folder, filename="last", every_n_train_steps=1, save_on_exception=True, save_last=False)
+    callbacks = [spoil, AdapterCheckpoint(str(folder / "adapter")), every]
+    arguments = {"max_steps": 4, "callbacks": callbacks, "enable_checkpointing": True, **settings}
+    trainer = make_trainer(folder, **arguments)
+    trainer.fit(make_module(skip_non_finite=skip), make_data(jsonl))
+    return trainer
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_run_stops_at_the_first_step_that_is_not_finite(what: str, value: float, tmp_path: Path, jsonl: Path) -> None:
+    spoil = Spoil(2, what=what, value=value)
+    with pytest.raises(UserError) as error:
+        fit(tmp_path, jsonl, spoil)
+    message = str(error.value)
+    assert "step 3 (samples " + ", ".join(spoil.seen[2]) + ")" in message
+    assert str(tmp_path / "last.ckpt") in message
+    assert len(spoil.seen) == 3
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 2
+    check_state(checkpoint["state_dict"], "it")
+    check_state(load_file(tmp_path / "adapter" / "adapter_model.safetensors"), "it")
+
+
+def test_without_a_checkpoint_the_message_says_so(tmp_path: Path, jsonl: Path) -> None:
+    trainer = make_trainer(tmp_path, max_steps=1, callbacks=[Spoil(0)])
+    with pytest.raises(UserError, match="there is no checkpoint yet"):
+        trainer.fit(make_module(), make_data(jsonl))
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_as_many_steps_are_skipped_as_allowed(
+    what: str, tmp_path: Path, jsonl: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spoil = Spoil(1, 2, what=what)
+    with pytest.warns(UserWarning, match=r"step \d \(samples .*\) is skipped"):
+        trainer = fit(tmp_path, jsonl, spoil, skip=2)
+    assert spoil.stepped == [True, False, False, True]
+    assert float(trainer.callback_metrics["train/skipped_steps"]) == 2
+    check_state(torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"], "it")
+
+
+def test_one_step_more_than_allowed_stops_the_run(tmp_path: Path, jsonl: Path) -> None:
+    spoil = Spoil(1, 2)
+    with pytest.warns(UserWarning, match="is skipped"), pytest.raises(UserError, match=r"step 3 \("):
+        fit(tmp_path, jsonl, spoil, skip=1)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_every_sample_of_an_accumulated_step_is_named(tmp_path: Path, jsonl: Path) -> None:
+    spoil = Spoil(3)
+    with pytest.raises(UserError) as error:
+        fit(tmp_path, jsonl, spoil, accumulate_grad_batches=2)
+    assert "step 2 (samples " + ", ".join(spoil.seen[2] + spoil.seen[3]) + ")" in str(error.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_not_written(value: float, tmp_path: Path) -> None:
+    module = make_module()
+    module.configure_model()
+    module.prompt = "prompt"
+    module.save_adapter(tmp_path / "adapter")
+    before = (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes()
+    with torch.no_grad():
+        next(p for p in module.parameters() if p.requires_grad).view(-1)[3] = value
+    with pytest.raises(UserError, match=r"adapter is not written, as .*lora_A"):
+        module.save_adapter(tmp_path / "adapter")
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes() == before
+
+
+class Scaler:
+    """The scale of ``GradScaler``, which needs a GPU."""
+
+    def __init__(self, *scales: float) -> None:
+        self.scales = list(scales)
+
+    def get_scale(self) -> float:
+        return self.scales.pop(0)
+
+
+def test_steps_that_loss_scaling_skips_are_counted_and_allowed(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.precision_plugin.scaler = Scaler(1024.0, 512.0, 512.0, 1024.0, 512.0, 256.0)
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.grad = torch.full((2,), float("inf"))
+    check = FiniteCheck()
+    counts = [check.end_step(trainer, torch.tensor(1.0), [parameter], allowed=0) for _ in range(5)]
+    assert counts == [0, 1, 1, 1, 2]
+    assert parameter.grad is not None
+    check.end_step(trainer, torch.tensor(float("nan")), [parameter], allowed=0)
+    with pytest.raises(UserError, match=r"step 1 \("):
+        check.stop_unless_finite(trainer)
