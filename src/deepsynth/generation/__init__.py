@@ -8,7 +8,7 @@ See ``docs/decoding.md``.
 
 from deepsynth.generation.decoder import Compile, Decoder
 from deepsynth.generation.generate import Implementation, decodes, generate
-from deepsynth.generation.texts import Generation, RepetitionCriterion, Stop, decode
+from deepsynth.generation.texts import Generation, RepetitionCriterion, Stop
 
 __all__ = [
     "Compile",
@@ -17,7 +17,6 @@ __all__ = [
     "Implementation",
     "RepetitionCriterion",
     "Stop",
-    "decode",
     "decodes",
     "generate",
 ]

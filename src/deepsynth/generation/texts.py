@@ -6,10 +6,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Stop = Literal["eos", "length", "loop"]
+from deepsynth.models.markup import REPEATABLE_TOKENS, text_codec
 
-#: Tokens that a table may repeat for as long as it likes; DeepSeek's own recipes let the same two through.
-REPEATABLE_TOKENS = ("<td>", "</td>")
+Stop = Literal["eos", "length", "loop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +117,7 @@ class Generation:
     """The generated text of one sample.
 
     Attributes:
-        text: decoded, without special tokens.
+        text: decoded, without special tokens but for the model's markup.
         tokens: number of new tokens; the final EOS, or the token that completed a repetition, among them.
         stop: why the text ended: ``eos``; ``length``, at ``max_new_tokens``; ``loop``, when it repeated itself.
     """
@@ -131,10 +130,4 @@ class Generation:
 def to_generation(state: GenerationState, tokenizer: Any) -> Generation:
     """Return the generation of a text that has ended."""
     assert state.stop is not None, "the text goes on"
-    return Generation(decode(tokenizer, state.text_ids), len(state.ids), state.stop)
-
-
-def decode(tokenizer: Any, ids: Sequence[int]) -> str:
-    """Return the text of token ids, special tokens left out and white space kept as it is."""
-    text: str = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return text
+    return Generation(text_codec(tokenizer).decode(state.text_ids), len(state.ids), state.stop)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from deepsynth.data.processing.pixel_lookup import ViewTable, view_table
 from deepsynth.errors import UserError
+from deepsynth.models.markup import text_codec
 from deepsynth.models.registry import load_pretrained
 from deepsynth.models.tokens import ImageLayout, image_layout
 from deepsynth.types import Document, Page, Sample, Task
@@ -152,9 +153,7 @@ class OcrProcessor(Processor):
         return [int(i) for i in ids]
 
     def _target_ids(self, target: str) -> list[int]:
-        # A document may contain "<image>" or another special token as plain text: it must stay text.
-        tokenizer = self.hf_processor.tokenizer
-        return [int(i) for i in tokenizer.encode(target, add_special_tokens=False, split_special_tokens=True)]
+        return text_codec(self.hf_processor.tokenizer).encode(target)
 
     def __call__(self, document: Document, pages: Sequence[Page], *, prompt_only: bool = False) -> Sample | None:
         """Return input ids (T,), labels (T,) and the views of the pages.
