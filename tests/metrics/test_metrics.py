@@ -58,6 +58,7 @@ PERFECT = {
     "rougeL": 1.0,
     "bleu": 1.0,
     "loop_rate": 0.0,
+    "cut_rate": 0.0,
 }
 
 #: Texts of a few letters, so that predictions and targets have words in common.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from lightning.pytorch import Callback
 
 from deepsynth.callbacks import PredictionWriter
@@ -113,3 +115,64 @@ def test_the_decoder_is_kept_between_calls_and_forgotten_after_an_epoch(tmp_path
     assert kept is not None
     assert module.generate(batch) == first
     assert module.text_generator._decoder is kept
+
+
+def texts_of(tmp_path: Path, *words: int) -> Path:
+    path = tmp_path / "texts.jsonl"
+    rows = [{"id": f"d{i}", "text": " ".join(["word"] * count)} for i, count in enumerate(words)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def longest_target(path: Path) -> int:
+    data = make_data(path, batch_size=8)
+    data.setup("fit")
+    return int((next(iter(data.train_dataloader())).tokens["labels"] != -100).sum(1).max())
+
+
+def test_a_limit_that_cuts_known_texts_is_named_once_and_counted(tmp_path: Path) -> None:
+    path = texts_of(tmp_path, 1, 40, 40, 1)
+    longest = longest_target(path)
+    module = make_module(max_new_tokens=4)
+    trainer = make_trainer(tmp_path)
+    with pytest.warns(UserWarning, match=f"max_new_tokens is 4, but targets have up to {longest} tokens") as told:
+        [found] = trainer.validate(module, make_data(path, val_fraction=0.99, batch_size=4), verbose=False)
+    assert len([warning for warning in told if "targets have" in str(warning.message)]) == 1
+    assert found["val/cut_rate"] == 1.0  # random weights write no EOS in four tokens
+
+
+def test_the_limit_follows_the_longest_target(tmp_path: Path) -> None:
+    path = texts_of(tmp_path, 1, 30, 2)
+    longest = longest_target(path)
+    module = make_module(max_new_tokens=None)
+    data = make_data(path, batch_size=1)
+    make_trainer(tmp_path, max_epochs=1).fit(module, data)
+    assert module.text_generator.longest_target == longest
+    [batch] = [batch for batch in data.train_dataloader() if batch.targets[0].count("word") == 1]
+    limit = module.text_generator.limit(batch)
+    assert 1.25 * longest <= limit < 1.25 * longest + 64
+    assert limit % 64 == 0
+
+
+def test_the_limit_of_training_holds_for_prediction(tmp_path: Path) -> None:
+    path = texts_of(tmp_path, 30, 30)
+    module = make_module(max_new_tokens=None)
+    trainer = make_trainer(tmp_path, max_steps=1)
+    trainer.fit(module, make_data(path))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    module.save_adapter(tmp_path / "adapter")
+    short = make_data(texts_of(tmp_path, 1), batch_size=1)
+    short.setup("fit")
+    batch = next(iter(short.train_dataloader()))
+    expected = module.text_generator.limit(batch)
+    from_adapter = make_module(max_new_tokens=None, adapter=str(tmp_path / "adapter"))
+    from_adapter.configure_model()
+    assert from_adapter.text_generator.limit(batch) == expected > 64
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    from_checkpoint = make_module(max_new_tokens=None)
+    from_checkpoint.on_load_checkpoint(checkpoint)
+    assert from_checkpoint.text_generator.limit(batch) == expected
+    unknown = make_module(max_new_tokens=None)
+    unknown.configure_model()
+    batch.targets = [""]
+    assert unknown.text_generator.limit(batch) == 2048

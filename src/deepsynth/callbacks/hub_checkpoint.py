@@ -220,7 +220,7 @@ class HubCheckpoint(Callback):
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
         how = {
             "documents": "held out by their ids; each counts once, its pages joined",
-            "read": f"greedily, at most {pl_module.generation.max_new_tokens} tokens a sample",
+            "read": f"greedily, at most {pl_module.generation.max_new_tokens or 'as the targets need'} tokens a sample",
             "samples": pl_module.generation.samples,
         }
         return Card(

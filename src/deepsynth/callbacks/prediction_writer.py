@@ -215,7 +215,8 @@ def print_metrics(path: Path) -> None:
     table = scores.table()
     metrics = figures(table)
     if metrics:
-        shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("cer", "wer", "cer_median", "loop_rate"))
+        names = ["cer", "wer", "cer_median", "loop_rate", *(["cut_rate"] if metrics["cut_rate"] else [])]
+        shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in names)
         rank_zero_info(f"predict: {len(table)} documents with a known text: {shown}")
 
 

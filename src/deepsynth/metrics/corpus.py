@@ -17,6 +17,8 @@ Definitions:
     * Identical texts score 1.0 also where they are too short for an n-gram.
     * ``loop_rate``: share of documents whose prediction ends in a repetition that its target does not end in
       (``deepsynth.metrics.scores.ends_in_loop``).
+    * ``cut_rate``: share of documents with a page whose generation ended at ``max_new_tokens``; 0 for texts of which it
+      is not known.
 
 torchmetrics carries the state over batches and processes. Its own CER, ROUGE-L and BLEU are not used, because they take
 a second for a page of Chinese; the tests compare the figures with them. L: documents, C: score columns.
@@ -46,6 +48,7 @@ METRICS = (
     "rougeL",
     "bleu",
     "loop_rate",
+    "cut_rate",
 )
 
 
@@ -120,6 +123,7 @@ def summarize(table: ScoreTable) -> dict[str, float]:
         "rougeL": total["rougeL"] / len(table),
         "bleu": _bleu(total),
         "loop_rate": total["loop"] / len(table),
+        "cut_rate": total["cut"] / len(table),
     }
 
 

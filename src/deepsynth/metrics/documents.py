@@ -12,7 +12,7 @@ from deepsynth.metrics.scores import SCORE_COLUMNS, ScoreTable, score_table
 
 Row = dict[str, Any]
 
-_LOOP = SCORE_COLUMNS.index("loop")
+_LOOP, _CUT = SCORE_COLUMNS.index("loop"), SCORE_COLUMNS.index("cut")
 
 
 class DocumentScores:
@@ -20,7 +20,7 @@ class DocumentScores:
 
     Rows are those of the steps: ``document_id``, ``page``, ``prediction``, ``target``, ``stop``. A document whose
     target is not known does not count. One that generation stopped as a loop counts as one in ``loop_rate``, besides
-    those whose text ends in one.
+    those whose text ends in one; one that ``max_new_tokens`` cut counts in ``cut_rate``.
     """
 
     def __init__(self) -> None:
@@ -52,8 +52,9 @@ def score_documents(rows: Sequence[Row]) -> ScoreTable:
     predictions = join_pages(ids, pages, [row["prediction"] for row in rows])
     targets = join_pages(ids, pages, [row["target"] for row in rows])
     table = score_table(list(predictions.values()), list(targets.values()))
-    looped = {row["document_id"] for row in rows if row.get("stop") == "loop"}
-    table[[name in looped for name in predictions], _LOOP] = 1.0
+    for stop, column in (("loop", _LOOP), ("length", _CUT)):
+        stopped = {row["document_id"] for row in rows if row.get("stop") == stop}
+        table[[name in stopped for name in predictions], column] = 1.0
     return table
 
 

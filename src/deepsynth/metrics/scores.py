@@ -30,6 +30,7 @@ SCORE_COLUMNS = (
     "rouge2",
     "rougeL",
     "loop",
+    "cut",
     "bleu_prediction_length",
     "bleu_target_length",
     *(f"bleu_hits_{order}" for order in BLEU_ORDERS),
@@ -90,6 +91,7 @@ def _scores(prediction: str, target: str) -> tuple[float, ...]:
         1.0 if same else _f1(*_overlap(predicted, expected, 2)),
         1.0 if same else _f1(LCSseq.similarity(predicted, expected), len(predicted), len(expected)),
         float(ends_in_loop(prediction) and not ends_in_loop(target)),
+        0.0,  # a text does not show it; see deepsynth.metrics.documents
         *_bleu_counts(tokens(prediction, punctuation=True), tokens(target, punctuation=True)),
     )
 

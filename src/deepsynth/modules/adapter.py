@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from deepsynth._version import __version__
 from deepsynth.distributed.sharding import is_sharded, scatter_after_evaluation, whole_on_rank_zero
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_folder
@@ -100,6 +101,34 @@ def read_adapter(model: Any, folder: Path) -> None:
     with torch.no_grad():
         for name, tensor in state.items():
             parameters[re.sub(r"(lora_\w+?)(\.weight)?$", r"\1.default\2", name)].copy_(tensor)
+
+
+def adapter_record(module: Any) -> str:
+    """Return the text of ``deepsynth.json``: what a module has trained, and how.
+
+    Args:
+        module: a :class:`~deepsynth.modules.base.DeepSynthModule`.
+    """
+    record = {
+        "deepsynth": __version__,
+        "module": type(module).__name__,
+        "prompt": module.prompt,
+        "longest_target": module.text_generator.longest_target,
+        "step": module.global_step,
+        **dict(module.hparams),
+    }
+    return json.dumps(record, indent=2) + "\n"
+
+
+def recorded_longest_target(folder: Path) -> int:
+    """Return the tokens of the longest target that an adapter was trained with; 0 where its folder does not say.
+
+    The number may come from a stranger: what no decoder has positions for counts as not said.
+    """
+    file = folder / "deepsynth.json"
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    longest = found.get("longest_target") if isinstance(found, dict) else None
+    return longest if isinstance(longest, int) and 0 < longest <= 2**16 else 0
 
 
 def adapter_settings(folder: Path) -> dict[str, Any]:

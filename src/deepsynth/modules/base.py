@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,7 @@ from deepsynth.generation import Generation
 from deepsynth.models.engine.finite_check import FiniteCheck, check_state
 from deepsynth.models.engine.training_forward import TrainingForward
 from deepsynth.models.lora import untrained_adapters
-from deepsynth.modules.adapter import adapter_state, check_adapter_keys, write_adapter
+from deepsynth.modules.adapter import adapter_record, adapter_state, check_adapter_keys, write_adapter
 from deepsynth.modules.checkpoint_io import write_atomically
 from deepsynth.modules.evaluation import Evaluator
 from deepsynth.modules.model_module import ModelModule
@@ -37,7 +36,7 @@ class DeepSynthModule(ModelModule):
 
     Log keys: ``train/loss``; ``val/loss`` and ``test/loss``; from generated text ``val/cer``, ``val/wer``,
     ``val/cer_median``, ``val/cer_capped``, ``val/exact_match``, ``val/rouge1``, ``val/rouge2``, ``val/rougeL``,
-    ``val/bleu``, ``val/loop_rate`` and the same under ``test/`` and ``predict/``.
+    ``val/bleu``, ``val/loop_rate``, ``val/cut_rate`` and the same under ``test/`` and ``predict/``.
 
     A checkpoint holds the adapter alone, with the optimizer, schedule, place in the data and random state.
 
@@ -91,6 +90,7 @@ class DeepSynthModule(ModelModule):
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the loss to train on; logged is the mean over the label tokens of the optimizer step."""
         self.remember_prompt(batch)
+        self.text_generator.note_targets(batch)
         self.finite_check.add_samples(batch.ids)
         loss = self.loss_window.weigh(self.compute_loss(batch), (batch.tokens["labels"] != -100).sum())
         self.log("train/loss", self.loss_window.mean, prog_bar=True, batch_size=len(batch))
@@ -165,16 +165,9 @@ class DeepSynthModule(ModelModule):
             state: the trained weights, as :func:`adapter_state` returns them; sharded ones must be gathered by all
                 processes, before the one that writes comes here.
         """
-        settings = {
-            "deepsynth": __version__,
-            "module": type(self).__name__,
-            "prompt": self.prompt,
-            "step": self.global_step,
-            **dict(self.hparams),
-        }
         state = adapter_state(self) if state is None else state
         check_state(state, str(folder))
-        write_adapter(self.model, self.processor, json.dumps(settings, indent=2) + "\n", folder, state)
+        write_adapter(self.model, self.processor, adapter_record(self), folder, state)
 
     # ------------------------------------------------------------------ optimization
 
@@ -275,7 +268,8 @@ class DeepSynthModule(ModelModule):
         self.finite_check.stop_unless_finite(self.trainer)
         checkpoint["state_dict"] = adapter_state(self)
         check_state(checkpoint["state_dict"], "the checkpoint")
-        own = {"version": __version__, "module": type(self).__name__, "prompt": self.prompt}
+        own: dict[str, Any] = {"version": __version__, "module": type(self).__name__, "prompt": self.prompt}
+        own["longest_target"] = self.text_generator.longest_target
         checkpoint["deepsynth"] = {**own, **self.resume_state.state()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -290,6 +284,7 @@ class DeepSynthModule(ModelModule):
         self.configure_model()
         check_adapter_keys(self, checkpoint["state_dict"])
         self.prompt = own["prompt"]
+        self.text_generator.longest_target = own.get("longest_target", 0)
         self.resume_state.load(own)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

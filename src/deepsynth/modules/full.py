@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from deepsynth._version import __version__
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_folder
 from deepsynth.models.engine.finite_check import check_state
-from deepsynth.modules.adapter import adapter_state
+from deepsynth.modules.adapter import adapter_record, adapter_state
 from deepsynth.modules.base import DeepSynthModule
 from deepsynth.modules.loading import load_base
 
@@ -59,14 +57,7 @@ class FullModule(DeepSynthModule):
         trained = adapter_state(self) if state is None else state
         named = {name.removeprefix("model."): tensor for name, tensor in trained.items()}
         check_state(trained, str(folder))
-        settings = {
-            "deepsynth": __version__,
-            "module": type(self).__name__,
-            "prompt": self.prompt,
-            "step": self.global_step,
-            **dict(self.hparams),
-        }
         with atomic_folder(folder) as new:
             self.model.save_pretrained(new, state_dict={**self.model.state_dict(), **named})
             self.processor.save_pretrained(new)
-            (new / "deepsynth.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            (new / "deepsynth.json").write_text(adapter_record(self), encoding="utf-8")

@@ -168,7 +168,8 @@ class ModelModule(LightningModule, ABC):
         """
         found = []
         if phase == "generation":
-            found.append(f"lower model.generation.max_new_tokens (now {self.generation.max_new_tokens})")
+            now = self.generation.max_new_tokens or "by the longest target"
+            found.append(f"lower model.generation.max_new_tokens (now {now})")
         elif phase not in ("load", "validation") and self.engine.activation_memory in ("auto", "none", "selective"):
             found.append("set model.engine.activation_memory=full")
         if self.weights_dtype == "float32":

@@ -124,7 +124,9 @@ class GenerationSettings:
     Attributes:
         implementation: ``deepsynth`` is the decoder of this package, ``transformers`` the model's own; ``auto`` is the
             first for the models that it knows.
-        max_new_tokens: most tokens that are generated for one sample.
+        max_new_tokens: most tokens that are generated for one sample. By default a quarter more than the longest target
+            that the run, or the one that trained the adapter, has seen; 2,048 where none is known. A warning says when
+            a given number cuts texts that are longer, and ``cut_rate`` is the share of documents that were cut.
         stop_on_repetition: end a text whose last 30 tokens stand once more among the 90 before them.
         compile: what the decoder of this package compiles: the layers of ``vision``, ``all`` (the steps of a GPU too),
             or ``none``; it takes minutes at the start. ``auto`` is ``vision`` on CUDA, else ``none``.
@@ -135,7 +137,7 @@ class GenerationSettings:
     """
 
     implementation: Implementation = "auto"
-    max_new_tokens: int = 512
+    max_new_tokens: int | None = None
     stop_on_repetition: bool = True
     compile: Literal["auto", "none", "vision", "all"] = "auto"
     samples: int = 64
@@ -147,7 +149,7 @@ class GenerationSettings:
         Raises:
             UserError: with the key, what was found and what is allowed.
         """
-        if self.max_new_tokens < 1:
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise UserError(f"model.generation.max_new_tokens is {self.max_new_tokens}; it must be at least 1")
         if self.samples < 0:
             raise UserError(f"model.generation.samples is {self.samples}; it must be at least 0")

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
 from deepsynth.generation import Decoder, Generation, RepetitionCriterion, decodes, generate
+from deepsynth.models.markup import text_codec
+from deepsynth.modules.adapter import recorded_longest_target
 from deepsynth.modules.model_module import ModelModule
 from deepsynth.types import Batch
 
 #: What is known of a sample and of its generated text; see :meth:`DeepSynthModule.predict_step`.
 Row = dict[str, Any]
+
+#: Most tokens of a text where no target is known.
+LIMIT_WITHOUT_TARGETS = 2048
+#: Derived limits are multiples of this, so that few sizes of caches and graphs occur.
+_LIMIT_STEP = 64
 
 
 class TextGenerator:
@@ -28,6 +38,34 @@ class TextGenerator:
         self._stream: Decoder | None = None
         self._pending: deque[Row | None] = deque()
         self._to_skip = self._skipping = 0
+        self._warned = False
+        #: Tokens of the longest target that is known, from this run or that of the checkpoint; 0 if none is.
+        self.longest_target = 0
+
+    def note_targets(self, batch: Batch) -> None:
+        """Note the longest target of a batch with labels, by its shapes: nothing waits for a GPU."""
+        if "position_ids" not in batch.tokens:  # a packed row has several
+            longest = batch.tokens["labels"].shape[1] - batch.prompt_tokens["input_ids"].shape[1]
+            self.longest_target = max(self.longest_target, longest)
+
+    def limit(self, batch: Batch) -> int:
+        """Return the most tokens of each text of a batch; warn once when that cuts known targets."""
+        codec, given = text_codec(self._module.processor.tokenizer), self._module.generation.max_new_tokens
+        own = max((len(codec.encode(target)) + 1 for target in batch.targets if target), default=0)  # and EOS
+        if given is not None:
+            if own > given and not self._warned:
+                self._warned = True
+                rank_zero_warn(
+                    f"model.generation.max_new_tokens is {given}, but targets have up to {own} tokens: longer texts "
+                    "are cut and count as errors; raise it, or leave it out to go by the longest target"
+                )
+            return given
+        if not self.longest_target and self._module.adapter:
+            self.longest_target = recorded_longest_target(Path(self._module.adapter))
+        self.longest_target = max(self.longest_target, own)
+        if not self.longest_target:
+            return LIMIT_WITHOUT_TARGETS
+        return -(-self.longest_target * 5 // (4 * _LIMIT_STEP)) * _LIMIT_STEP
 
     def add_listener(self, listener: Callable[[str | None], None]) -> None:
         """Have a function called with "generation" when generation begins and with ``None`` when it is over."""
@@ -74,8 +112,7 @@ class TextGenerator:
         return generations
 
     def _generate(self, batch: Batch, deadline: float | None) -> list[Generation] | None:
-        module = self._module
-        limit = module.generation.max_new_tokens
+        module, limit = self._module, self.limit(batch)
         if not self.uses_decoder:
             return generate(
                 module.model,
@@ -147,7 +184,7 @@ class TextGenerator:
         if batch is not None:
             if self._stream is None:
                 self._stream = self.make_decoder(len(batch))
-            self._stream.submit(batch, self._module.generation.max_new_tokens)
+            self._stream.submit(batch, self.limit(batch))
         if self._stream is None:
             return []
         return self._stream.advance(drain=last) or []
