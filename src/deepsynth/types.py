@@ -100,11 +100,13 @@ class Sample:
         input_ids: (T,) prompt, then target and EOS.
         labels: (T,) -100 on the prompt.
         prompt_length: number of prompt tokens, so ``input_ids[:prompt_length]`` is the prompt.
-        images: model inputs of the pages by Hugging Face's own names (``pixel_values`` (V, 3, S, S), …).
+        images: model inputs of the pages by Hugging Face's own names (``pixel_values`` (V, 3, S, S), …). Where there is
+            a ``pixel_table``, views are bytes (V, 3, S, S), or (V, 1, S, S) when all are gray.
         target: text of the labels.
         prompt: prompt as text, with ``<image>`` for the pages.
         language: language code of the document, or ``None``.
         source: source name of the document, or ``None``.
+        pixel_table: (3, 256) values that the model takes, by channel and byte; ``None`` when ``images`` has values.
     """
 
     id: str
@@ -118,6 +120,7 @@ class Sample:
     prompt: str
     language: str | None = None
     source: str | None = None
+    pixel_table: torch.Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -129,6 +132,7 @@ class Batch:
             (B, T), -100 where nothing is learned, and for a packed row ``position_ids`` (1, T).
         prompt_tokens: left-padded: ``input_ids`` (B, P) and ``attention_mask`` (B, P).
         images: ``pixel_values`` (V, 3, S, S), ``pixel_values_local`` (N, 3, S', S'), ... by Hugging Face's own names.
+            Where there is a ``pixel_table``, views are bytes of three channels or one; :meth:`with_pixel_values`.
         targets: B texts.
         ids: B sample ids.
         document_ids: B document ids.
@@ -136,6 +140,7 @@ class Batch:
         languages: B language codes or ``None``.
         sources: B source names or ``None``.
         prompt: the prompt as text (one task, one prompt); stored with the adapter.
+        pixel_table: (3, 256) values that the model takes, by channel and byte; ``None`` when ``images`` has values.
     """
 
     tokens: dict[str, torch.Tensor]
@@ -148,16 +153,25 @@ class Batch:
     languages: list[str | None]
     sources: list[str | None]
     prompt: str
+    pixel_table: torch.Tensor | None = None
 
     @property
     def inputs(self) -> dict[str, torch.Tensor]:
         """What ``model(**inputs)`` takes: the tokens and the images, in a new dictionary."""
-        return {**self.tokens, **self.images}
+        return {**self.tokens, **self.with_pixel_values().images}
 
     @property
     def prompts(self) -> dict[str, torch.Tensor]:
         """What ``model.generate(**prompts)`` takes: the tokens of the prompts and the images, in a new dictionary."""
-        return {**self.prompt_tokens, **self.images}
+        return {**self.prompt_tokens, **self.with_pixel_values().images}
+
+    def with_pixel_values(self) -> Batch:
+        """Return the batch with what the model takes in place of bytes, made on their device; itself without bytes."""
+        if self.pixel_table is None:
+            return self
+        from deepsynth.io.pixels import pixel_values
+
+        return replace(self, images=pixel_values(self.images, self.pixel_table), pixel_table=None)
 
     def map_tensors(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         """Return the batch with ``function`` applied to each of its tensors."""
@@ -165,7 +179,8 @@ class Batch:
             {name: function(tensor) for name, tensor in tensors.items()}
             for tensors in (self.tokens, self.prompt_tokens, self.images)
         )
-        return replace(self, tokens=tokens, prompt_tokens=prompt_tokens, images=images)
+        table = None if self.pixel_table is None else function(self.pixel_table)
+        return replace(self, tokens=tokens, prompt_tokens=prompt_tokens, images=images, pixel_table=table)
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory, from which copies to a GPU are asynchronous.

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from deepsynth.data import TextRenderer
 from deepsynth.errors import UserError
 from deepsynth.types import Document
 from tests.helpers.training import make_data
@@ -33,3 +34,31 @@ def test_the_limit_of_pixels_reaches_the_scans(jsonl: Path, tmp_path: Path) -> N
         make_data(jsonl, max_image_pixels=89_999).pipeline().pages(scan, None, 0)
     with pytest.raises(UserError, match=r"data.max_image_pixels is 0; it must be at least 2"):
         make_data(jsonl, max_image_pixels=0)
+
+
+@pytest.mark.parametrize("mode", [None, "gundam"])
+@pytest.mark.parametrize("stage", ["fit", "validate", "predict"])
+def test_pages_travel_as_bytes_and_become_the_models_input(stage: str, mode: str | None, jsonl: Path) -> None:
+    data = make_data(jsonl, mode=mode, val_fraction=0.4, max_tokens=10**6)
+    if mode == "gundam":  # with a side beyond that of a tile
+        data.renderer = TextRenderer(page_width_px=800, page_height_px=400)
+    data.setup(stage)
+    loaders = {"fit": data.train_dataloader, "validate": data.val_dataloader, "predict": data.predict_dataloader}
+    batch = next(iter(loaders[stage]()))
+    views = {name: value for name, value in batch.images.items() if name.startswith("pixel_values")}
+    assert ("pixel_values_local" in views) == (mode == "gundam")
+    assert {value.dtype for value in views.values()} == {torch.uint8}
+    processor = data.processor
+    moved = data.transfer_batch_to_device(batch, torch.device("cpu"), 0)
+    documents = {document.id: document for document in data.source}
+    for row, (identifier, number) in enumerate(zip(batch.document_ids, batch.pages, strict=True)):
+        (page,) = data.pipeline().pages(documents[identifier], number, 0)
+        expected = processor.hf_processor.image_processor(
+            images=[page.image], return_tensors="pt", **processor.layout.processor_kwargs()
+        )
+        assert torch.equal(moved.images["pixel_values"][row], expected["pixel_values"][0])
+        tiles = expected.get("pixel_values_local")
+        if tiles is not None:
+            count = len(tiles)
+            assert torch.equal(moved.images["pixel_values_local"][row * count : (row + 1) * count], tiles)
+    assert moved.pixel_table is None

@@ -20,6 +20,7 @@ from PIL import Image
 
 from deepsynth.data.datamodule import TextImageDataModule
 from deepsynth.data.processing.processor import OcrProcessor
+from deepsynth.io.pixels import pixel_values
 from deepsynth.measurement.cells import Result
 from deepsynth.measurement.synthetic import Pages, SyntheticBatches
 from deepsynth.modules import DeepSynthModule
@@ -143,9 +144,10 @@ class Harness:
         tokenizer = processor.hf_processor.tokenizer
         special = {*tokenizer.all_special_ids, processor.hf_processor.image_token_id, processor.pad_token_id}
         ids = [i for i in range(int(self.config.text_config.vocab_size)) if i not in special]
+        table = None if sample.pixel_table is None else sample.pixel_table.to(self.device)
         return SyntheticBatches(
-            replace(sample, images={}),
-            {name: image.to(self.device) for name, image in sample.images.items()},
+            replace(sample, images={}, pixel_table=None),
+            pixel_values({name: image.to(self.device) for name, image in sample.images.items()}, table),
             torch.tensor(ids),
             processor.pad_token_id,
             batch_size,

@@ -1,7 +1,9 @@
-"""Looked-up pixels against what the Hugging Face processors compute."""
+"""Views as bytes against what the Hugging Face processors compute."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -9,69 +11,151 @@ import pytest
 import torch
 from PIL import Image
 
-from deepsynth.data.processing.pixel_lookup import view_table
+from deepsynth.data.processing.collator import Collator
+from deepsynth.data.processing.pixel_lookup import ViewTable, view_table
 from deepsynth.data.processing.processor import OcrProcessor
-from deepsynth.models.tokens import ImageLayout
-from deepsynth.types import Document, Page
+from deepsynth.models.tokens import MODES, ImageLayout
+from deepsynth.types import Document, Page, Sample
 
-PROCESSORS = [("deepsynth/tiny", None), ("deepsynth/tiny-random", None), ("deepsynth/tiny-random", "base")]
+#: DeepSeek-OCR and DeepSeek-OCR-2, at their own resolutions and at all that are published.
+PROCESSORS = [
+    (name, mode)
+    for name, family in (("deepsynth/tiny", "deepseek_ocr"), ("deepsynth/tiny-random", "deepseek_ocr2"))
+    for mode in (None, *MODES[family])
+]
+RNG = np.random.default_rng(5)
 
 
-def pages_of(side: int, count: int = 2) -> list[Image.Image]:
-    rng = np.random.default_rng(5)
-    return [Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)) for _ in range(count)]
+def noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(RNG.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def gray_noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(RNG.integers(0, 256, (height, width), dtype=np.uint8)).convert("RGB")
+
+
+@cache
+def processor_of(name: str, mode: str | None) -> OcrProcessor:
+    return OcrProcessor(name, mode, max_tokens=10**6)
+
+
+def sample_of(processor: OcrProcessor, *images: Image.Image) -> Sample:
+    pages = [Page(image, "words", number=number) for number, image in enumerate(images)]
+    sample = processor(Document("d", "words", target="w"), pages)
+    assert sample is not None
+    return sample
+
+
+def expected_of(processor: OcrProcessor, *images: Image.Image) -> dict[str, torch.Tensor]:
+    kwargs = processor.layout.processor_kwargs()
+    return dict(processor.hf_processor.image_processor(images=list(images), return_tensors="pt", **kwargs))
+
+
+def check(processor: OcrProcessor, *images: Image.Image) -> Sample:
+    """Compare what the model gets with what the processor computes, bit for bit, and return the sample."""
+    sample = sample_of(processor, *images)
+    assert sample.images["pixel_values"].dtype == torch.uint8
+    found = Collator()([sample]).with_pixel_values()
+    assert found.pixel_table is None
+    expected = expected_of(processor, *images)
+    assert found.images.keys() == expected.keys()
+    for key, value in expected.items():
+        assert found.images[key].dtype == value.dtype
+        assert torch.equal(found.images[key], value), key
+        assert torch.equal(found.inputs[key], value), key
+    return sample
 
 
 @pytest.mark.parametrize(("name", "mode"), PROCESSORS)
-def test_looked_up_views_are_what_the_processor_computes(name: str, mode: str | None) -> None:
-    processor = OcrProcessor(name, mode)
-    layout = processor.layout
-    table = view_table(processor.hf_processor.image_processor, layout)
-    if layout.tile_grid(layout.base_size, layout.base_size) != (1, 1):
-        assert table is None
-        return
-    pages = pages_of(layout.base_size)
-    assert table.serves(pages)
-    expected = processor.hf_processor.image_processor(images=pages, return_tensors="pt", **layout.processor_kwargs())
-    found = table(pages)
-    assert set(found) == set(expected)
-    for key, value in expected.items():
-        assert found[key].dtype == value.dtype
-        assert torch.equal(found[key], value), key
+def test_the_model_gets_what_the_processor_computes(name: str, mode: str | None) -> None:
+    processor = processor_of(name, mode)
+    side = processor.layout.base_size
+    check(processor, noise(side, side), noise(side, side))  # pages of the mode's size
+    long = (processor.layout.tile_size or side // 2) + 10
+    sample = check(processor, noise(long, long // 3), noise(side, side), noise(31, 47))  # resized, padded, tiles
+    assert ("pixel_values_local" in sample.images) == (processor.layout.tile_size is not None)
 
 
-def test_other_pages_are_left_to_the_processor() -> None:
-    table = view_table(OcrProcessor("deepsynth/tiny-random", "base").hf_processor.image_processor, base_layout())
-    (page,) = pages_of(1024, 1)
-    assert table.serves([page])
-    assert not table.serves([page, page.resize((1000, 1024))])
-    assert not table.serves([page.convert("L")])
-    turned = page.copy()
+@pytest.mark.parametrize(("name", "mode"), PROCESSORS)
+def test_gray_pages_have_one_channel(name: str, mode: str | None) -> None:
+    processor = processor_of(name, mode)
+    side = processor.layout.base_size
+    sample = check(processor, gray_noise(side, side))
+    assert sample.images["pixel_values"].shape == (1, 1, side, side)
+    sample = check(processor, gray_noise(side + 400, side))
+    # Padding may bring color in: the mean of the normalization.
+    assert sample.images.get("pixel_values_local", torch.empty(0, 1)).shape[1] == 1
+
+
+def test_gray_and_color_are_joined() -> None:
+    processor = processor_of("deepsynth/tiny-random", "gundam")
+    pages = [gray_noise(1000, 700), noise(1000, 700), gray_noise(300, 200)]
+    samples = [sample_of(processor, page) for page in pages]
+    assert [sample.images["pixel_values"].shape[1] for sample in samples] == [1, 3, 1]
+    batch = Collator()(samples)
+    assert batch.images["pixel_values"].shape == (3, 3, 1024, 1024)
+    expected = [expected_of(processor, page) for page in pages]
+    inputs = batch.inputs
+    for name in ("pixel_values", "pixel_values_local"):
+        assert torch.equal(inputs[name], torch.cat([own[name] for own in expected if name in own]))
+
+
+def test_pages_of_gray_stay_small_in_a_batch() -> None:
+    processor = processor_of("deepsynth/tiny-random", "base")
+    batch = Collator()([sample_of(processor, gray_noise(1024, 1024)) for _ in range(2)])
+    assert batch.images["pixel_values"].nbytes == 2 * 1024 * 1024
+    moved = batch.map_tensors(lambda tensor: tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor)
+    # The table in the model's dtype gives the values in that dtype.
+    assert torch.equal(moved.inputs["pixel_values"], batch.inputs["pixel_values"].to(torch.bfloat16))
+
+
+def layout() -> ImageLayout:
+    return processor_of("deepsynth/tiny-random", "base").layout
+
+
+def test_pages_that_need_the_processor_are_left_to_it() -> None:
+    processor = processor_of("deepsynth/tiny-random", "base")
+    turned = noise(1024, 1024)
     turned.info["exif"] = b"Exif\x00\x00"
-    assert not table.serves([turned])
+    for page in (noise(1024, 1024).convert("L"), turned, noise(1000, 1024)):
+        check(processor, page)
 
 
-def base_layout() -> ImageLayout:
-    return OcrProcessor("deepsynth/tiny-random", "base").layout
+def test_a_page_of_the_modes_size_does_not_take_the_processor() -> None:
+    processor = processor_of("deepsynth/tiny-random", "base")
+    table = view_table(processor.hf_processor.image_processor, layout())
+    assert isinstance(table, ViewTable)
+    page = noise(1024, 1024)
+    found = table([page, page], None)
+    assert torch.equal(found["pixel_values"][1].permute(1, 2, 0), torch.from_numpy(np.array(page)))
+    with pytest.raises(TypeError, match="NoneType"):
+        table([page.resize((512, 512))], None)
 
 
 def test_a_processor_that_does_more_than_look_at_bytes_has_no_table() -> None:
-    def blurring(images: Any, return_tensors: str, **_: Any) -> dict[str, torch.Tensor]:
-        array = np.asarray(images[0], np.float32) / 255
-        array[1:] = (array[1:] + array[:-1]) / 2
-        return {"pixel_values": torch.from_numpy(array.transpose(2, 0, 1)[None].copy())}
+    def blurring(images: Any, do_normalize: bool = True, **_: Any) -> dict[str, torch.Tensor]:
+        array = np.asarray(images[0]).transpose(2, 0, 1)[None].copy()
+        if not do_normalize:
+            return {"pixel_values": torch.from_numpy(array)}
+        values = array.astype(np.float32) / 255
+        values[..., 1:] = (values[..., 1:] + values[..., :-1]) / 2
+        return {"pixel_values": torch.from_numpy(values)}
 
-    assert view_table(blurring, base_layout()) is None
+    assert view_table(blurring, layout()) is None
 
 
-@pytest.mark.parametrize(("name", "mode"), PROCESSORS)
-def test_samples_are_the_same_either_way(name: str, mode: str | None) -> None:
-    processor = OcrProcessor(name, mode, max_tokens=10**6)
-    side = processor.layout.base_size
-    pages = [Page(image, "words", number=number) for number, image in enumerate(pages_of(side))]
-    fast = processor(Document("d", "words", target="w"), pages)
-    object.__setattr__(processor, "_view_table", None)
-    slow = processor(Document("d", "words", target="w"), pages)
-    assert fast.images.keys() == slow.images.keys()
-    assert all(torch.equal(fast.images[key], slow.images[key]) for key in slow.images)
-    assert torch.equal(fast.input_ids, slow.input_ids)
+def test_a_processor_that_takes_no_bytes_has_no_table() -> None:
+    def computing(images: Any, **_: Any) -> dict[str, torch.Tensor]:
+        return {"pixel_values": torch.from_numpy(np.asarray(images[0], np.float32).transpose(2, 0, 1)[None].copy())}
+
+    assert view_table(computing, layout()) is None
+
+
+def test_samples_of_a_processor_without_a_table_have_values() -> None:
+    processor = replace(processor_of("deepsynth/tiny-random", "base"))
+    processor.__dict__["_view_table"] = None
+    page = noise(1024, 1024)
+    batch = Collator()([sample_of(processor, page)])
+    assert batch.pixel_table is None
+    assert batch.images["pixel_values"].dtype == torch.float32
+    assert torch.equal(batch.images["pixel_values"], expected_of(processor, page)["pixel_values"])

@@ -61,6 +61,7 @@ class Collator:
             languages=[sample.language for sample in samples],
             sources=[sample.source for sample in samples],
             prompt=samples[0].prompt,
+            pixel_table=samples[0].pixel_table,
         )
 
     def _round_up(self, length: int) -> int:
@@ -96,6 +97,14 @@ class Collator:
 
     @staticmethod
     def _join_images(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
-        """Concatenate every image input along its first axis; samples without it (no image, no tiles) add nothing."""
-        names = dict.fromkeys(name for sample in samples for name in sample.images)
-        return {name: torch.cat([s.images[name] for s in samples if name in s.images]) for name in names}
+        """Concatenate every image input along its first axis; samples without it (no image, no tiles) add nothing.
+
+        Views in gray get three channels where another sample has color.
+        """
+        joined = {}
+        for name in dict.fromkeys(name for sample in samples for name in sample.images):
+            parts = [sample.images[name] for sample in samples if name in sample.images]
+            if len({part.shape[1:] for part in parts}) > 1:
+                parts = [part.expand(-1, 3, -1, -1) for part in parts]
+            joined[name] = torch.cat(parts)
+        return joined

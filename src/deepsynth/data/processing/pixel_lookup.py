@@ -1,8 +1,8 @@
-"""Pixel values of pages that have the size of the model's view, by table lookup instead of computation.
+"""Views of pages as bytes, with the table of the values that a processor gives them.
 
-A page of the mode's own size is not resized, so each value of its view depends on one byte alone. The Hugging Face
-processor is run once on a page with all bytes; 256 values a channel then give its output, bit for bit, in a fifth to a
-tenth of its time.
+Hugging Face's processors resize, pad and cut bytes, and scale and normalize at the end. Asked to leave that out, they
+give bytes; a table of 256 values a channel then gives their output, bit for bit, on the device of the model. A page of
+the mode's own size is not even resized, so it does not need the processor at all.
 """
 
 from __future__ import annotations
@@ -11,80 +11,119 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 
+from deepsynth.io.pixels import pixel_values
 from deepsynth.models.tokens import ImageLayout
 
 #: Entries of an image's ``info`` that make a processor change its pixels.
 _CHANGING_INFO = ("exif", "transparency")
+_BYTES = {"do_rescale": False, "do_normalize": False}
 
 
 @dataclass(frozen=True)
 class ViewTable:
-    """Outputs of a processor for pages of one size.
+    """How the views of a processor, in one mode, follow from bytes.
 
     Attributes:
-        side: side of the pages in pixels.
+        layout: of the mode.
         values: (3, 256) float32, by channel and byte.
-        others: other outputs of the processor for one page, by name; the first dimension is the page.
+        others: other outputs of the processor for one page of the mode's size, by name; the first dimension is the
+            page. ``None`` when such a page does not stay as it is.
     """
 
-    side: int
-    values: npt.NDArray[np.float32]
-    others: dict[str, torch.Tensor]
+    layout: ImageLayout
+    values: torch.Tensor
+    others: dict[str, torch.Tensor] | None
 
-    def serves(self, images: Sequence[Image.Image]) -> bool:
-        """Return whether all images are upright RGB pages of the size."""
+    def __call__(self, images: Sequence[Image.Image], image_processor: Any) -> dict[str, torch.Tensor]:
+        """Return the processor's outputs for V pages, views as bytes: ``pixel_values`` (V, 3 or 1, S, S), ….
+
+        There is one channel when all views are gray.
+        """
+        if self.others is not None and self._are_views(images):
+            planes = np.empty((len(images), 3, *images[0].size), np.uint8)
+            for view, image in zip(planes, images, strict=True):
+                cv2.split(np.asarray(image), list(view))
+            return {
+                "pixel_values": gray_or_color(torch.from_numpy(planes)),
+                **{name: torch.cat([value] * len(images)) for name, value in self.others.items()},
+            }
+        outputs = _outputs(image_processor, images, self.layout, **_BYTES)
+        return {name: gray_or_color(value) if _is_views(value) else value for name, value in outputs.items()}
+
+    def _are_views(self, images: Sequence[Image.Image]) -> bool:
+        """Return whether all images are upright RGB pages of the mode's size."""
+        side = self.layout.base_size
         return all(
             image.mode == "RGB"
-            and image.size == (self.side, self.side)
+            and image.size == (side, side)
             and not any(name in image.info for name in _CHANGING_INFO)
             for image in images
         )
 
-    def __call__(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        """Return the processor's outputs for V pages that it :meth:`serves`: ``pixel_values`` (V, 3, S, S), …."""
-        pixels = np.empty((len(images), 3, self.side, self.side), np.float32)
-        for view, image in zip(pixels, images, strict=True):
-            _look_up(self.values, np.asarray(image), view)
-        return {
-            "pixel_values": torch.from_numpy(pixels),
-            **{name: torch.cat([value] * len(images)) for name, value in self.others.items()},
-        }
+
+def gray_or_color(views: torch.Tensor) -> torch.Tensor:
+    """Return views (V, 3, S, S) as (V, 1, S, S) when their channels are equal."""
+    first, *rest = views.numpy().swapaxes(0, 1)
+    return views[:, :1] if all(np.array_equal(first, other) for other in rest) else views
 
 
 def view_table(image_processor: Any, layout: ImageLayout) -> ViewTable | None:
     """Return the table of an image processor in a mode, ``None`` when its views do not follow from single bytes.
+
+    It is tried on two pages: of the mode's size, and of a shape that is resized, padded and, in a mode with tiles, cut.
 
     Args:
         image_processor: image processor of Hugging Face.
         layout: image layout of the mode.
     """
     side = layout.base_size
-    if layout.tile_grid(side, side) != (1, 1):
-        return None
     rng = np.random.default_rng(0)
     # Every byte in every channel, in an order that no resampling leaves as it is.
-    probe = np.stack([rng.permutation(np.resize(np.arange(256), side * side)) for _ in range(3)], axis=-1)
-    probe = probe.reshape(side, side, 3).astype(np.uint8)
-    outputs = image_processor(images=[Image.fromarray(probe)], return_tensors="pt", **layout.processor_kwargs())
-    view = outputs["pixel_values"].numpy()
-    if view.shape != (1, 3, side, side) or view.dtype != np.float32:
-        return None
+    page = np.stack([rng.permutation(np.resize(np.arange(256), side * side)) for _ in range(3)], axis=-1)
+    page = page.reshape(side, side, 3).astype(np.uint8)
+    long = (layout.tile_size or 128) + 2
+    other = rng.integers(0, 256, (long // 2, long, 3), dtype=np.uint8)
+    values: torch.Tensor | None = None
+    others: dict[str, torch.Tensor] | None = None
+    for probe in (page, other):
+        image = [Image.fromarray(probe)]
+        expected = _outputs(image_processor, image, layout)
+        found = _outputs(image_processor, image, layout, **_BYTES)
+        views = found.get("pixel_values")
+        if views is None or not _is_views(views) or expected["pixel_values"].dtype != torch.float32:
+            return None
+        if values is None:
+            values = _values(views.numpy(), expected["pixel_values"].numpy())
+            stays = len(found.get("pixel_values_local", ())) == 0
+            if stays and np.array_equal(views[0].numpy(), page.transpose(2, 0, 1)):
+                others = {name: value for name, value in expected.items() if name != "pixel_values"}
+        found = pixel_values(found, values)
+        if found.keys() != expected.keys() or not all(torch.equal(found[name], expected[name]) for name in found):
+            return None
+    assert values is not None
+    return ViewTable(layout, values, others)
+
+
+def _outputs(
+    image_processor: Any, images: Sequence[Image.Image], layout: ImageLayout, **options: bool
+) -> dict[str, torch.Tensor]:
+    outputs = image_processor(images=list(images), return_tensors="pt", **layout.processor_kwargs(), **options)
+    return {name: torch.as_tensor(value) for name, value in outputs.items()}
+
+
+def _is_views(value: torch.Tensor) -> bool:
+    return value.dtype == torch.uint8 and value.dim() == 4 and value.shape[1] == 3
+
+
+def _values(views: npt.NDArray[np.uint8], expected: npt.NDArray[np.float32]) -> torch.Tensor:
+    """Return (3, 256): a value that each byte of a channel has become."""
     values = np.empty((3, 256), np.float32)
     for channel in range(3):
-        values[channel, probe[..., channel]] = view[0, channel]
-    found = np.empty_like(view[0])
-    _look_up(values, probe, found)
-    if not np.array_equal(found, view[0]):
-        return None
-    return ViewTable(side, values, {name: value for name, value in outputs.items() if name != "pixel_values"})
-
-
-def _look_up(values: npt.NDArray[np.float32], page: npt.NDArray[np.uint8], view: npt.NDArray[np.float32]) -> None:
-    """Write the view (3, S, S) of a page (S, S, 3)."""
-    for channel in range(3):
-        np.take(values[channel], page[..., channel], out=view[channel], mode="clip")
+        values[channel, views[:, channel]] = expected[:, channel]
+    return torch.from_numpy(values)

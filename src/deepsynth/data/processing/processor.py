@@ -139,14 +139,13 @@ class OcrProcessor(Processor):
     def _view_table(self) -> ViewTable | None:
         return view_table(self.hf_processor.image_processor, self.layout)
 
-    def _views(self, images: Sequence[Image.Image]) -> Mapping[str, torch.Tensor]:
-        """Return the outputs of the image processor for the pages."""
-        if self._view_table and self._view_table.serves(images):
-            return self._view_table(images)
-        outputs: Mapping[str, torch.Tensor] = self.hf_processor.image_processor(
-            images=list(images), return_tensors="pt", **self.layout.processor_kwargs()
-        )
-        return outputs
+    def _views(self, images: Sequence[Image.Image]) -> tuple[Mapping[str, torch.Tensor], torch.Tensor | None]:
+        """Return the outputs of the image processor for the pages, and the table of their values if they are bytes."""
+        image_processor = self.hf_processor.image_processor
+        if self._view_table:
+            return self._view_table(images, image_processor), self._view_table.values
+        outputs = image_processor(images=list(images), return_tensors="pt", **self.layout.processor_kwargs())
+        return outputs, None
 
     def _encode(self, text: str) -> list[int]:
         ids = self.hf_processor.tokenizer.encode(text, add_special_tokens=False)
@@ -162,7 +161,7 @@ class OcrProcessor(Processor):
             UserError: when the sample exceeds the token budget, with its id and lengths.
         """
         target = pages[0].text if document.target is None else document.target
-        outputs = self._views([page.image for page in pages])
+        outputs, table = self._views([page.image for page in pages])
         image_token = self.hf_processor.image_token_id
         tokenizer = self.hf_processor.tokenizer
         before, after = self.prompt_for(document.task).split("<image>")
@@ -194,4 +193,5 @@ class OcrProcessor(Processor):
             prompt=self.prompt_for(document.task),
             language=document.language,
             source=document.source,
+            pixel_table=table,
         )

@@ -9,6 +9,7 @@ Every output can be joined along its first dimension with those of other samples
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -42,6 +43,7 @@ class DeepseekOcrImageProcessor(BaseImageProcessor):
         min_patches: fewest tiles.
         max_patches: most tiles.
         stretch: resize the global view to the square instead of padding it with ``image_mean``.
+        do_normalize: give values; otherwise the bytes that they stand for.
         image_mean: subtracted from each channel, of 1.
         image_std: divides each channel.
     """
@@ -55,6 +57,7 @@ class DeepseekOcrImageProcessor(BaseImageProcessor):
     min_patches = 2
     max_patches = 9
     stretch = False
+    do_normalize = True
     image_mean: ClassVar[list[float]] = [0.5, 0.5, 0.5]
     image_std: ClassVar[list[float]] = [0.5, 0.5, 0.5]
 
@@ -83,6 +86,7 @@ class DeepseekOcrImageProcessor(BaseImageProcessor):
         min_patches: int,
         max_patches: int,
         stretch: bool,
+        do_normalize: bool,
         image_mean: list[float],
         image_std: list[float],
         return_tensors: Any = None,
@@ -111,13 +115,14 @@ class DeepseekOcrImageProcessor(BaseImageProcessor):
             tiles.extend(cut)
             counts.append(len(cut))
             grids.append([columns, rows])
+        pixels = partial(_normalized, mean=image_mean, std=image_std) if do_normalize else _planes
         data: dict[str, Any] = {
-            "pixel_values": _normalized(views, image_mean, image_std),
+            "pixel_values": pixels(views),
             "num_local_patches": np.array(counts),
             "patches_grid": np.array(grids),
         }
         if tiles:
-            data["pixel_values_local"] = _normalized(tiles, image_mean, image_std)
+            data["pixel_values_local"] = pixels(tiles)
         return BatchFeature(data, tensor_type=return_tensors)
 
 
@@ -160,3 +165,8 @@ def _normalized(views: list[Image.Image], mean: list[float], std: list[float]) -
         for channel in range(3):
             np.take(table[:, channel], array[..., channel], out=values[channel], mode="clip")
     return pixels
+
+
+def _planes(views: list[Image.Image]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return views of equal size as (V, 3, height, width) bytes."""
+    return np.stack([np.asarray(view).transpose(2, 0, 1) for view in views])
