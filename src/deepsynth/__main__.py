@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from deepsynth._version import __version__
 from deepsynth.cli.config_files import list_configs, with_config_files
 from deepsynth.errors import UserError
+from deepsynth.io.text import shortened, visible
 
 #: Every subcommand with what it does; a test compares it with what the parsers really have.
 SUBCOMMANDS: dict[str, str] = {
@@ -71,8 +72,8 @@ def main(args: Sequence[str] | None = None) -> int:
         return list_configs(args[1:])
     try:
         args = with_config_files(args)
-    except UserError as error:
-        sys.stderr.write(f"deepsynth: {error}\n")
+    except (UserError, OSError) as error:  # a name that no file can have is an OSError
+        sys.stderr.write(f"deepsynth: {shortened(visible(str(error)), 600)}\n")
         return 2
     from deepsynth.unsloth_import import import_unsloth_first
 

@@ -379,6 +379,13 @@ def test_a_configuration_is_parsed_without_peft() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_config_with_a_name_that_no_file_can_have_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config", "n" * 5000]) == 2
+    line = one_line_of(capsys)
+    assert "File name too long" in line
+    assert len(line) < 700
+
+
 def test_an_unknown_subcommand_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train"]) == 2
     assert "unknown subcommand 'train'; choose from fit" in one_line_of(capsys)

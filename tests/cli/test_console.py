@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from deepsynth.cli.console import KNOWN_CHATTER, KNOWN_NOISE, NOISE_WITHOUT_TRAINING, prepare
+from deepsynth.cli.commands import print_line
+from deepsynth.cli.console import KNOWN_CHATTER, KNOWN_NOISE, NOISE_WITHOUT_TRAINING, LineHandler, prepare
+from deepsynth.cli.errors import one_line
 
 TESTED = (Path(__file__).parents[2] / "constraints" / "tested.txt").read_text()
 
@@ -31,6 +33,22 @@ def test_the_library_still_writes_it(module: str, pattern: str) -> None:
     pinned = re.search(rf"^{library}==(.+)$", TESTED, re.MULTILINE)
     assert pinned is not None
     assert literal in source or Version(version(library)) < Version(pinned[1])
+
+
+def test_an_id_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    handler = LineHandler()
+    handler.emit(logging.LogRecord("deepsynth", logging.INFO, "", 0, "document %s", ("\x1b]0;evil\x07\rdone",), None))
+    assert capsys.readouterr().err == "document \\x1b]0;evil\\x07\\rdone\n"
+    print_line("page \x1b[2J\u202e")
+    assert capsys.readouterr().out == "page \\x1b[2J\\u202e\n"
+    assert one_line("FILE: \x1b[31m'id'\n is twice") == "FILE: \\x1b[31m'id' is twice"
+
+
+def test_a_long_id_hides_neither_the_file_nor_the_way_out() -> None:
+    line = one_line(f"FILE, line 2: the id {'x' * 10_000!r} is twice; remove it")
+    assert line.startswith("FILE, line 2: the id 'xxx")
+    assert line.endswith("xxx' is twice; remove it")
+    assert len(line) <= 600
 
 
 def test_advertisements_are_dropped_and_news_are_not(caplog: pytest.LogCaptureFixture) -> None:

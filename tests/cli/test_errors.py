@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from deepsynth.__main__ import main
-from deepsynth.cli.errors import is_user_error
+from deepsynth.cli.errors import is_user_error, what_failed
 from deepsynth.errors import UserError
 from tests.cli.test_cli import TINY, one_line_of
 
@@ -50,8 +51,8 @@ def test_a_value_error_of_a_library_shows_its_traceback(tmp_path: Path, jsonl: P
     ("kind", "line"),
     [
         ("user", "data.batch_size is 0; it must be at least 1"),
-        ("file", "[Errno 2] No such file or directory: 'no/such/file'"),
-        ("disk", "[Errno 28] No space left on device"),
+        ("file", "no/such/file: No such file or directory"),
+        ("disk", "No space left on device on a disk of the run folder, TMPDIR or HF_HOME"),
     ],
 )
 def test_what_a_user_can_fix_is_one_line(
@@ -86,3 +87,15 @@ def test_errors_without_a_file_are_bugs() -> None:
     assert not is_user_error(RuntimeError("shapes"))
     assert is_user_error(FileNotFoundError(errno.ENOENT, "no such file", "a.txt"))
     assert is_user_error(MisconfigurationException("devices"))
+
+
+def test_a_full_disk_is_named_where_the_system_does_not_name_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "full").mkdir()
+    usage = shutil.disk_usage
+    full = usage(tmp_path)._replace(free=4096)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: full if Path(place).name == "full" else usage(place))
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    args = ["fit", f"--trainer.default_root_dir={tmp_path}/full", "--run_name", "n" * 5000]
+    assert what_failed(error, args) == f"No space left on device: make room on the disk of {tmp_path}/full"

@@ -42,6 +42,12 @@ def test_pages_images_and_table_are_written(tmp_path: Path) -> None:
     assert table[-1].startswith("mean")
 
 
+def test_an_id_is_no_formula_in_the_table(tmp_path: Path) -> None:
+    write_preview([Document('=HYPERLINK("http://x")', "one")], Pipeline(RENDERER, None, None), tmp_path)
+    with (tmp_path / "pages.csv").open(encoding="utf-8") as file:
+        assert [row["document_id"] for row in csv.DictReader(file)] == ['\'=HYPERLINK("http://x")']
+
+
 def test_without_a_model_there_are_no_token_counts(tmp_path: Path) -> None:
     (report,) = write_preview(DOCUMENTS, Pipeline(RENDERER, None, None), tmp_path, 1)
     assert report.image_tokens is report.text_tokens is report.characters_per_image_token is None

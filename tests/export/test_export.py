@@ -21,6 +21,7 @@ from deepsynth.models import register
 from deepsynth.models.lora import LoraSettings, lora_config
 from deepsynth.models.registry import resolve_model_name
 from tests.helpers.training import make_module
+from tests.modules.test_checkpoint_io import disk_with
 
 register()
 
@@ -158,7 +159,7 @@ def test_adapters_of_another_model_are_refused_with_their_keys(base: Path, tmp_p
 
     LoraConfig(r=4, target_modules=["query_key_value"], base_model_name_or_path=str(base)).save_pretrained(adapter)
     save_file(whole, file)
-    with pytest.raises(ValueError, match=r"is no adapter of .*query_key_value.*Its keys: 32 keys"):
+    with pytest.raises(ValueError, match=r"adapter_config.json: target_modules is .*query_key_value.*; it must be"):
         export_model(adapter, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -228,3 +229,75 @@ def test_a_wrong_merge_is_noticed(base: Path, tmp_path: Path, monkeypatch: pytes
         with pytest.raises(ValueError, match=message):
             export_model(adapter, output=tmp_path / "out")
         assert not (tmp_path / "out").exists()
+
+
+def changed_config(adapter: Path, **changes: Any) -> Path:
+    """Write settings into an adapter's configuration, and return its file."""
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"peft_type": "XLORA", "adapters": {"a": "/etc"}}, "peft_type is 'XLORA'; it must be LORA"),
+        ({"megatron_config": {"a": 1}, "megatron_core": "evil"}, "'megatron_config' is {'a': 1}, which cannot be"),
+        ({"layer_replication": [[0, 2], [0, 2]]}, "'layer_replication' is [[0, 2], [0, 2]], which cannot be exported"),
+        ({"modules_to_save": ["lm_head"]}, "'modules_to_save' is ['lm_head'], which cannot be exported"),
+        ({"evil" * 100: 1}, "…"),
+        ({"init_lora_weights": "loftq"}, "init_lora_weights is 'loftq'; it must be true or one of gaussian"),
+        ({"r": "4"}, "r is '4'; it must be a whole number above 0"),
+        ({"r": True}, "r is True; it must be a whole number above 0"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan; it must be a number above 0"),
+        ({"use_dora": "yes"}, "use_dora is 'yes'; it must be true or false"),
+        ({"rank_pattern": {"(a*)*b": 4}}, "rank_pattern is '(a*)*b'; it must be the names of modules"),
+        ({"alpha_pattern": {"q_proj": "4"}}, "alpha_pattern.q_proj is '4'; it must be a number above 0"),
+        ({"target_parameters": [1]}, "target_parameters is [1]; it must be a list of names"),
+    ],
+    ids=lambda value: next(iter(value))[:20] if isinstance(value, dict) else "",
+)
+def test_what_a_foreign_configuration_may_not_say(
+    changes: dict[str, Any], said: str, base: Path, tmp_path: Path
+) -> None:
+    adapter = _adapter(str(base), tmp_path / "adapter", "attention")
+    file = changed_config(adapter, **changes)
+    with pytest.raises(UserError) as caught:
+        export_model(adapter, output=tmp_path / "out")
+    assert str(caught.value).startswith(f"{file}: ")
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("content", ["[]", "{", "[" * 100_000, "\xff"])
+def test_a_foreign_configuration_that_is_none_is_one_line(content: str, base: Path, tmp_path: Path) -> None:
+    adapter = _adapter(str(base), tmp_path / "adapter", "attention")
+    (adapter / "adapter_config.json").write_text(content, encoding="latin-1")
+    with pytest.raises(UserError, match=r"adapter_config.json: (a JSON list|cannot be read as JSON)"):
+        export_model(adapter, output=tmp_path / "out")
+
+
+def test_an_expression_that_never_ends_is_not_evaluated(base: Path, tmp_path: Path) -> None:
+    """Which modules have adapters follows from the tensors."""
+    adapter = _adapter(str(base), tmp_path / "adapter", "attention")
+    changed_config(adapter, target_modules="(.*)*(.*)*(.*)*x", exclude_modules="(.*)*(.*)*(.*)*x")
+    assert export_model(adapter, output=tmp_path / "out").changed == 16
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value: float, base: Path, tmp_path: Path) -> None:
+    adapter = _adapter(str(base), tmp_path / "adapter", "attention")
+    file = adapter / "adapter_model.safetensors"
+    tensors = load_file(file)
+    next(iter(tensors.values()))[0, 0] = value
+    save_file(tensors, file)
+    with pytest.raises(UserError, match=r"adapter_model.safetensors: .* holds numbers that are not finite"):
+        export_model(adapter, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_folder(base: Path, tmp_path: Path) -> None:
+    adapter = _adapter(str(base), tmp_path / "adapter", "attention")
+    with disk_with(100_000), pytest.raises(UserError, match=r"out: the weights cannot be written \(.*; make room"):
+        export_model(adapter, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

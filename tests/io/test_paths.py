@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from deepsynth.errors import UserError
-from deepsynth.io.paths import check_name, shortened
+from deepsynth.io.paths import check_name
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", "a\\b", "a\nb", "a\x1b[31m", "a\u202eb", "é" * 101])
@@ -18,8 +18,3 @@ def test_a_path_is_no_name(name: str) -> None:
 @pytest.mark.parametrize("name", ["run", "run.2", "läuft", "a b", "-", "é" * 100])
 def test_words_are_names(name: str) -> None:
     check_name("--run_name", name)
-
-
-def test_long_texts_keep_both_ends() -> None:
-    assert shortened("a" * 60 + "b" * 60) == "a" * 60 + "b" * 60
-    assert shortened("a" * 100 + "b" * 100) == "a" * 59 + "…" + "b" * 59

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from deepsynth.errors import UserError
-from deepsynth.modules.checkpoint_io import AtomicCheckpointIO
+from deepsynth.modules.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 from tests.helpers.training import make_data, make_module, make_trainer
 
 
@@ -61,3 +64,21 @@ def test_a_run_on_a_full_disk_stops_and_goes_on_from_the_checkpoint_before(tmp_p
     resumed = make_trainer(tmp_path, max_steps=2)
     resumed.fit(make_module(), make_data(jsonl), ckpt_path=path)
     assert resumed.global_step == 2
+
+
+class Harm:
+    def __reduce__(self) -> Any:
+        return os.system, ("echo ran > harm",)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
+def test_a_checkpoint_that_names_code_is_refused_in_our_own_words(
+    save: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's advise to load it all the same, with weights_only=False."""
+    monkeypatch.chdir(tmp_path)
+    save({"deepsynth": Harm()}, tmp_path / "evil.ckpt")
+    with pytest.raises(UserError, match=r"evil.ckpt' cannot be loaded: it .*; a checkpoint holds tensors") as caught:
+        read_checkpoint(str(tmp_path / "evil.ckpt"))
+    assert "weights_only" not in str(caught.value)
+    assert not (tmp_path / "harm").exists()

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from deepsynth.compat.lightning import ignore_sigterm, set_received_sigterm, set_root_folder
+from deepsynth.io.text import visible
 from deepsynth.modules import DeepSynthModule
 
 log = logging.getLogger(__name__)
@@ -154,6 +155,6 @@ def signal_started_processes(trainer: Trainer, number: int) -> None:
 
 def _give_up(rank: int, exception: BaseException) -> None:
     """End a process that cannot clean up."""
-    sys.stderr.write(f"deepsynth: rank {rank}: {type(exception).__name__}: {exception}\n")
+    sys.stderr.write(f"deepsynth: rank {rank}: {type(exception).__name__}: {visible(str(exception))}\n")
     sys.stderr.flush()
     os._exit(1)

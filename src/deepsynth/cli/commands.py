@@ -15,6 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from deepsynth.cli.errors import ParserError
 from deepsynth.cli.trainer import DeepSynthCLI
+from deepsynth.io.text import visible
 
 #: Subcommands of a command by name; each is a function, or a class whose ``run`` does the work.
 Components = dict[str, Callable[..., Any]]
@@ -22,7 +23,7 @@ Components = dict[str, Callable[..., Any]]
 
 def print_line(line: str) -> None:
     """Write a line of a command's result."""
-    sys.stdout.write(line + "\n")
+    sys.stdout.write(visible(line) + "\n")
 
 
 class CommandParser(ArgumentParser):  # type: ignore[misc]  # jsonargparse is not typed

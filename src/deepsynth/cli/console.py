@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from deepsynth.errors import UserError
+from deepsynth.io.text import visible
 
 #: Warnings that no user can act on, each with the module that gives it: between the libraries, or about what this
 #: package does on purpose. A test finds every text in its module.
@@ -45,6 +46,10 @@ KNOWN_CHATTER = (
 
 class LineHandler(logging.StreamHandler):  # type: ignore[type-arg]
     """A handler that writes records to standard error on lines of their own, also beside a progress bar."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line; ids and texts in it cannot command the terminal."""
+        return visible(super().format(record))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Clear the bars, write the record, and draw the bars again."""

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import difflib
 import errno
+import math
+import os
 import re
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +17,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from deepsynth.compat.jsonargparse import innermost_error, unknown_class, unknown_option, wrong_value
 from deepsynth.distributed.support import REFUSED_OPTIONS
 from deepsynth.errors import UserError
+from deepsynth.io.text import shortened, visible
+
+#: Room below which a disk counts as full.
+_FULL_BYTES = 64 * 1024
 
 
 class ParserError(Exception):
@@ -40,11 +48,37 @@ def wrapped_user_error(error: BaseException) -> UserError | None:
 
 
 def one_line(message: str, limit: int = 600) -> str:
-    """Return a message without line breaks and repeated spaces, cut at ``limit`` characters."""
+    """Return a message without line breaks, repeated spaces and control characters, of at most ``limit``."""
     if "Original Traceback" in message:  # from a DataLoader worker: the last line is the worker's own error
         message = message.strip().splitlines()[-1].partition(": ")[2] or message
-    text = " ".join(innermost_error(message).split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    text = visible(" ".join(innermost_error(message).split()))
+    return shortened(text, limit)
+
+
+def what_failed(error: BaseException, args: Sequence[str]) -> str:
+    """Return an error's message; of a full disk that the system does not name, the folders that are full.
+
+    Args:
+        error: of :func:`is_user_error`.
+        args: of the command line, whose values may be folders.
+    """
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    if error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    named = [Path(arg.rpartition("=")[2]).expanduser() for arg in args]
+    places = [*named, Path("runs"), Path.cwd(), Path(tempfile.gettempdir()), Path.home()]
+    full = [str(place) for place in places if _free_bytes(place) < _FULL_BYTES]
+    where = " and ".join(dict.fromkeys(full)) or "of the run folder, TMPDIR or HF_HOME"
+    return f"{error.strerror}: make room on the disk of {where}" if full else f"{error.strerror} on a disk {where}"
+
+
+def _free_bytes(place: Path) -> float:
+    """Return the room on the disk of a folder or file; infinity for what is none."""
+    try:
+        return shutil.disk_usage(place).free
+    except (OSError, ValueError):
+        return math.inf
 
 
 def explain(message: str, args: Sequence[str], classes: Sequence[str], options: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 import deepsynth.callbacks
 from deepsynth.cli import console
 from deepsynth.cli.commands import COMMANDS
-from deepsynth.cli.errors import ParserError, explain, is_user_error, one_line
+from deepsynth.cli.errors import ParserError, explain, is_user_error, one_line, what_failed
 from deepsynth.cli.trainer import DeepSynthCLI
 from deepsynth.data import Augmenter, Processor, Renderer, Source, TextImageDataModule
 from deepsynth.distributed.ranks import is_lost_connection, rank, rank_prefix
@@ -68,7 +68,7 @@ def run(args: Sequence[str]) -> int:
             raise
         if debug:
             traceback.print_exc()
-        sys.stderr.write(f"deepsynth: {rank_prefix()}{one_line(str(error)) or type(error).__name__}\n")
+        sys.stderr.write(f"deepsynth: {rank_prefix()}{one_line(what_failed(error, args)) or type(error).__name__}\n")
         return 1
     except SIGTERMException:
         # One code is enough for a cluster; and what started the others must not take it for a failure.

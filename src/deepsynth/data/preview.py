@@ -13,6 +13,7 @@ from PIL import Image
 
 from deepsynth.errors import UserError
 from deepsynth.io.files import explain_write_errors
+from deepsynth.io.text import plain_cell
 from deepsynth.models.tokens import ImageLayout
 from deepsynth.types import Document, Page
 
@@ -110,7 +111,9 @@ def write_preview(
     with explain_write_errors(csv_file, "the table"), csv_file.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, [field.name for field in fields(PageReport)])
         table.writeheader()
-        table.writerows(asdict(report) for report in reports)
+        for report in reports:
+            row = asdict(report)
+            table.writerow({key: plain_cell(value) if isinstance(value, str) else value for key, value in row.items()})
     return reports
 
 

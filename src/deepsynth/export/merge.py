@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from deepsynth.errors import UserError
+from deepsynth.export.foreign import lora_config_of, read_tensors
 from deepsynth.export.verification import (
     adapted_weights,
     answer_of,
@@ -27,7 +28,7 @@ from deepsynth.export.verification import (
     some_keys,
     weight_digests,
 )
-from deepsynth.io.files import atomic_folder
+from deepsynth.io.files import atomic_folder, explain_write_errors
 
 if TYPE_CHECKING:
     import torch
@@ -100,6 +101,7 @@ def export_model(
             have, or a merged model that is not the unmerged one.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     from deepsynth.models.registry import load_pretrained, resolve_model_name
@@ -123,9 +125,15 @@ def export_model(
     expected, allowed = adapted_weights(adapted)
     written = str(model.dtype).removeprefix("torch.")
     unmerged = answer_of(adapted, inputs)
-    merged = adapted.merge_and_unload(safe_merge=True)
-    with atomic_folder(output) as part:
-        _write(merged, processor, source, part, format, max_shard_size)
+    try:
+        merged = adapted.merge_and_unload(safe_merge=True)
+    except ValueError as error:
+        raise UserError(f"{adapter} cannot be merged in {written}: {error}") from error
+    with explain_write_errors(output, "the model"), atomic_folder(output) as part:
+        try:
+            _write(merged, processor, source, part, format, max_shard_size)
+        except SafetensorError as error:  # how its writer says that the disk is full
+            raise UserError(f"{output}: the weights cannot be written ({error}); make room") from error
         del merged, adapted, model
         gc.collect()
         again = load_pretrained(AutoModelForImageTextToText, str(part), dtype=kind).to(device).eval()
@@ -138,12 +146,12 @@ def export_model(
 
 def _base_of(adapter: Path) -> str:
     """Return the base model that the adapter names."""
-    import json
+    from deepsynth.modules.adapter import json_object
 
     file = adapter / "adapter_config.json"
     if not file.exists():
         raise UserError(f"adapter is {adapter}, which has no adapter_config.json; give a peft folder")
-    base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    base = json_object(file).get("base_model_name_or_path")
     if not base:
         raise UserError(f"{file} names no base_model_name_or_path; give it with --base")
     return str(base)
@@ -156,21 +164,13 @@ def _with_adapter(model: Any, adapter: Path, base: str) -> Any:
         UserError: listing the adapter's keys that the model cannot serve.
     """
     from peft import PeftModel, get_peft_model_state_dict
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from deepsynth.modules.adapter import from_file_name
 
     file = adapter / "adapter_model.safetensors"
-    if not file.exists():
-        raise UserError(f"adapter is {adapter}, which has no adapter_model.safetensors; give a peft folder")
-    try:
-        stored = {from_file_name(name): tensor for name, tensor in load_file(file).items()}
-    except SafetensorError as error:
-        raise UserError(f"{file} cannot be read ({error}); it is cut or damaged") from error
+    stored = read_tensors(file)
     shapes = dict(_adapter_shapes(stored))
+    config = lora_config_of(adapter, stored)
     try:
-        adapted = PeftModel.from_pretrained(model, str(adapter)).eval()
+        adapted = PeftModel.from_pretrained(model, str(adapter), config=config).eval()
     except (ValueError, RuntimeError, KeyError) as error:
         raise UserError(f"{adapter} is no adapter of {base}: {error}. Its keys: {some_keys(shapes)}") from error
     own = dict(_adapter_shapes(get_peft_model_state_dict(adapted, save_embedding_layers=False)))

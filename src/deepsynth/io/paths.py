@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 
 from deepsynth.errors import UserError
+from deepsynth.io.text import shortened
 
 #: Longest name of a file or folder on the usual file systems, in bytes.
 _LONGEST_NAME = 255
@@ -63,9 +64,3 @@ def check_name(key: str, name: str) -> None:
         raise UserError(f"{key} is {shortened(repr(name))}; it must be a name, without / and control characters")
     if len(name.encode()) > _LONGEST_NAME - 55:  # what is written beside it has longer names
         raise UserError(f"{key} is {shortened(repr(name))}, {len(name)} characters; it must have at most 200 bytes")
-
-
-def shortened(text: str, limit: int = 120) -> str:
-    """Return a text of at most ``limit`` characters, its middle left out."""
-    half = (limit - 1) // 2
-    return text if len(text) <= limit else f"{text[:half]}…{text[-half:]}"

@@ -68,15 +68,24 @@ def load_pretrained(auto_class: Any, model_name: str, **kwargs: Any) -> Any:
     source = resolve_model_name(model_name)
     if not Path(source).is_dir():
         kwargs |= hub_options(source)
+    if auto_class.__name__.startswith("AutoModel"):
+        if "config" not in kwargs:
+            from transformers import AutoConfig
+
+            kwargs["config"] = load_pretrained(AutoConfig, model_name)
+        kwargs["use_safetensors"] = True
     try:
-        if not auto_class.__name__.endswith("Processor") and "config" not in kwargs:
+        if auto_class.__name__ == "AutoConfig":
             _refuse_kernels(model_name, source, kwargs)
-        if auto_class.__name__.startswith("AutoModel"):
-            kwargs["use_safetensors"] = True
         loaded = auto_class.from_pretrained(source, trust_remote_code=False, **kwargs)
-    except ValueError as error:
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         if "trust_remote_code" not in str(error):
-            raise
+            if auto_class.__name__ != "AutoConfig":
+                raise
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"model_name is {model_name!r}, whose config.json cannot be used: {reason}") from error
         raise UserError(
             f"model_name is {model_name!r}, a model with code of its own, which DeepSynth never runs; it must be one "
             f"of {_supported()}, or one fine-tuned from them"

@@ -145,17 +145,17 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} holds no adapter: there is no adapter_config.json in it")
     own = folder / "deepsynth.json"
     if own.is_file():
-        stored = stored_settings(_json_object(own))
+        stored = stored_settings(json_object(own))
         found = {name: stored[name] for name in ("model_name", *ADAPTER_SHAPE) if name in stored}
     else:
-        peft = _json_object(config)
+        peft = json_object(config)
         names = {"lora.rank": "r", "lora.alpha": "lora_alpha", "lora.rslora": "use_rslora", "lora.dora": "use_dora"}
         found = {name: peft[key] for name, key in names.items() if key in peft}
     check_foreign_settings(found, own if own.is_file() else config)
     return found
 
 
-def _json_object(file: Path) -> dict[str, Any]:
+def json_object(file: Path) -> dict[str, Any]:
     """Return the JSON object in a file.
 
     Raises:

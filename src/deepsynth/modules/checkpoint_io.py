@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,15 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         raise UserError(f"--ckpt_path is {path!r}, and there is no such file")
     try:
         checkpoint = torch.load(file, weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError, KeyError) as error:
+    except pickle.UnpicklingError as error:
+        # torch's own words advise to load it all the same.
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"it names {named[1]}" if named else "it is damaged, or no checkpoint"
+        raise UserError(
+            f"--ckpt_path {path!r} cannot be loaded: {what}; a checkpoint holds tensors and plain values, and nothing "
+            "in it is run"
+        ) from error
+    except (EOFError, OSError, RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"--ckpt_path {path!r} is cut or no checkpoint: {reason}") from error
     if not isinstance(checkpoint, dict) or "deepsynth" not in checkpoint:

@@ -165,6 +165,14 @@ def test_line_that_is_not_json(tmp_path: Path) -> None:
     assert error_of(JsonlSource(path)) == f"{path}, line 17: a JSON list; it must be an object ({{...}})"
 
 
+def test_a_number_of_too_many_digits_names_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "docs.jsonl"
+    path.write_text(f'{{"id": {"1" * 100_000}, "text": "a"}}\n')
+    with pytest.raises(ValueError, match=r"docs.jsonl, line 1: not usable JSON: .*digits") as caught:
+        list(JsonlSource(path))
+    assert len(str(caught.value)) < 400
+
+
 def test_bytes_that_are_not_utf8(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"text": "first"}\n{"text": "caf\xe9"}\n')

@@ -70,6 +70,8 @@ def jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             row = json.loads(line.rstrip("\r\n"))
         except json.JSONDecodeError as error:
             raise UserError(f"{where}: not JSON: {error.msg} (column {error.colno})") from None
+        except ValueError as error:  # a number of more digits than Python reads
+            raise UserError(f"{where}: not usable JSON: {error}") from None
         except RecursionError:
             raise UserError(f"{where}: not usable JSON: nested too deeply") from None
         if not isinstance(row, dict):
