@@ -85,7 +85,7 @@ def load_pretrained(auto_class: Any, model_name: str, **kwargs: Any) -> Any:
             if auto_class.__name__ != "AutoConfig":
                 raise
             reason = " ".join(str(error).split())[:300]
-            raise UserError(f"model_name is {model_name!r}, whose config.json cannot be used: {reason}") from error
+            raise UserError(f"model_name {model_name!r} cannot be loaded: config.json: {reason}") from error
         raise UserError(
             f"model_name is {model_name!r}, a model with code of its own, which DeepSynth never runs; it must be one "
             f"of {_supported()}, or one fine-tuned from them"
