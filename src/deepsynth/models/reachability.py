@@ -36,12 +36,16 @@ def hub_options(model_name: str) -> dict[str, Any]:
         UserError: when the Hub does not answer and the model was never downloaded.
     """
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
     reason = why_unreachable(model_name)
     if reason is None:
         return {}
-    if isinstance(try_to_load_from_cache(model_name, "config.json"), str):
-        return {"local_files_only": True}
+    try:
+        if isinstance(try_to_load_from_cache(model_name, "config.json"), str):
+            return {"local_files_only": True}
+    except HFValidationError as error:
+        raise UserError(f"model_name {model_name!r} cannot be loaded: {error}") from None
     raise UserError(
         f"model_name is {model_name!r}, which was not downloaded before, and the Hub does not answer ({reason}); "
         "connect to a network, or give a folder with the model's files"
