@@ -9,6 +9,7 @@ Shape legend, used in every docstring of the package:
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,30 +22,81 @@ if TYPE_CHECKING:
 Task = Literal["transcribe", "summarize"]
 
 
+class PagedFile(ABC):
+    """Pages of a file, such as a PDF or TIFF, each decoded when it is asked for."""
+
+    #: Whether the file itself says what text its pages show; then the text of the document is empty.
+    has_text: bool = False
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of pages."""
+
+    @abstractmethod
+    def load(self, number: int, max_pixels: int, side_px: int) -> Image.Image:
+        """Decode a page to RGB.
+
+        Args:
+            number: from 0.
+            max_pixels: largest number of pixels.
+            side_px: longest side that the model can see, for pages that have no size of their own.
+
+        Raises:
+            UserError: when it cannot be decoded, with the name of the file.
+        """
+
+    def text(self, number: int) -> str:
+        """Return the text that the file gives for a page; "" when it gives none."""
+        return ""
+
+
+#: Stands between the texts of the pages of a scanned document, as in the output of many OCR programs.
+PAGE_BREAK = "\f"
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """One raw document, before rendering.
 
     Attributes:
         id: unique within a source.
-        text: text to render; for a scan, its transcription ("" when unknown).
+        text: text to render; for a scan, its transcription ("" when unknown), with a form feed between the pages
+            of a :class:`PagedFile` whose pages are samples of their own.
         target: text that the model is to write, or ``None`` when that is ``text`` itself.
-        image: a scan or photograph: its file, the content of one, or pixels; such a document skips the renderer.
+        image: a scan or photograph: its file, the content of one, or pixels; several of them; or the pages of a
+            file. Such a document skips the renderer.
         language: BCP-47 code, if the source gives one.
         source: name of the collection, if the source gives one; metrics may be grouped by it.
+        prompt: the document's own prompt; ``None`` for that of the task.
+        one_sample: whether all pages of a scan together are one sample with one text.
+        blank: whether the scan is known to show no text, and is to be learned so.
     """
 
     id: str
     text: str
     target: str | None = None
-    image: Path | bytes | Image.Image | None = None
+    image: Path | bytes | Image.Image | tuple[Path | bytes | Image.Image, ...] | PagedFile | None = None
     language: str | None = None
     source: str | None = None
+    prompt: str | None = None
+    one_sample: bool = False
+    blank: bool = False
 
     @property
     def task(self) -> Task:
         """``transcribe`` without a target, ``summarize`` with one."""
         return "transcribe" if self.target is None else "summarize"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the document is one sample with all its pages, instead of a sample a page."""
+        return self.one_sample or self.target is not None
+
+    @property
+    def text_is_known(self) -> bool:
+        """Whether it is known what the model is to write."""
+        known = bool(self.text) or self.target is not None or self.blank
+        return known or (isinstance(self.image, PagedFile) and self.image.has_text)
 
 
 #: (left, top, right, bottom) in pixels of the page, origin at the top left.
@@ -139,7 +191,7 @@ class Batch:
         pages: B page numbers.
         languages: B language codes or ``None``.
         sources: B source names or ``None``.
-        prompt: the prompt as text (one task, one prompt); stored with the adapter.
+        prompt_texts: B prompts as text; the distinct ones are stored with the adapter.
         pixel_table: (3, 256) values that the model takes, by channel and byte; ``None`` when ``images`` has values.
     """
 
@@ -152,7 +204,7 @@ class Batch:
     pages: list[int]
     languages: list[str | None]
     sources: list[str | None]
-    prompt: str
+    prompt_texts: list[str]
     pixel_table: torch.Tensor | None = None
 
     @property

@@ -106,7 +106,7 @@ def batch_of(image_tokens: list[int], views: int) -> Batch:
         [0] * size,
         [*unknown],
         [*unknown],
-        "<image>",
+        ["<image>"] * size,
     )
 
 

@@ -69,7 +69,8 @@ def fake_module() -> Any:
 def fake_batch() -> Batch:
     tokens = {"input_ids": torch.zeros(2, 7), "labels": torch.zeros(2, 7)}
     images = {"pixel_values": torch.zeros(2, 3, 4, 4)}
-    return Batch(tokens, {}, images, ["", ""], ["a", "b"], ["a", "b"], [0, 0], [None, None], [None, None], "<image>")
+    names, none = ["a", "b"], [None, None]
+    return Batch(tokens, {}, images, ["", ""], names, names, [0, 0], [*none], [*none], ["<image>"] * 2)
 
 
 def monitor_with(memory: Memory, trainer: Any, monkeypatch: pytest.MonkeyPatch) -> VramMonitor:

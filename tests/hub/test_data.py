@@ -43,7 +43,7 @@ except ValueError as error:
 READ = """
 import json, sys
 from deepsynth.data.sources.hub import HubSource
-from deepsynth.data.sources.images import load_image
+from deepsynth.data.scans import load_image
 rows = [(d.id, d.text, d.language, d.source, load_image(d).getpixel((5, 5))) for d in HubSource(sys.argv[1])]
 print(json.dumps(rows))
 """

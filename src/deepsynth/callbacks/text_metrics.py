@@ -1,4 +1,4 @@
-"""Metrics of generated text under normalization profiles, by language or source, with bounds of confidence."""
+"""Metrics of generated text under normalization profiles, by language, source or prompt, with bounds."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from deepsynth.metrics.corpus import METRICS, bootstrap_intervals, join_pages, s
 from deepsynth.metrics.normalization import NORMALIZATION_PROFILES, normalize
 from deepsynth.metrics.scores import score_table
 
+#: Most different prompts for which figures are logged.
+MOST_PROMPTS = 100
+
 
 class TextMetrics(Callback):
     """Logs, for what validation and test generated, how much of the error is of which kind, for whom, and how sure.
 
     Keys: ``val/cer/PROFILE``, its bounds ``val/cer/PROFILE/low`` and ``…/high``, and for each group
-    ``val/cer/PROFILE/language=fa`` or ``…/source=NAME``; the same with ``test/`` and the other metrics. The module's
-    own ``val/cer`` and its kin stay as they are (profile ``none``). A document counts once, its pages joined; the
-    figures are those of all ranks' documents together, not a mean of means. Each key can be monitored::
+    ``val/cer/PROFILE/language=fa``, ``…/source=NAME`` or ``…/prompt=WORDS``; the same with
+    ``test/`` and the other metrics. The module's own ``val/cer`` and its kin stay as they are (profile ``none``). A
+    document counts once, its pages joined; the figures are those of all ranks' documents together, not a mean of
+    means. Each key can be monitored::
 
         callbacks+:
           - class_path: TextMetrics
@@ -31,7 +35,8 @@ class TextMetrics(Callback):
     Args:
         profiles: of :data:`deepsynth.metrics.normalization.NORMALIZATION_PROFILES`; joined by ``+`` to apply several.
         metrics: of :data:`deepsynth.metrics.corpus.METRICS`.
-        by: ``language`` and ``source`` give figures for each of them that the data names, when there are several.
+        by: ``language``, ``source`` and ``prompt`` give figures for each of them that the data has, when there are
+            several; prompts up to :data:`MOST_PROMPTS`.
         confidence: probability that a bootstrap over documents gives for the bounds; ``null`` for no bounds.
         resamples: of the bootstrap.
 
@@ -43,7 +48,7 @@ class TextMetrics(Callback):
         self,
         profiles: Sequence[str] = tuple(NORMALIZATION_PROFILES),
         metrics: Sequence[str] = ("cer", "wer"),
-        by: Sequence[Literal["language", "source"]] = ("language", "source"),
+        by: Sequence[Literal["language", "source", "prompt"]] = ("language", "source", "prompt"),
         confidence: float | None = 0.95,
         resamples: int = 1000,
     ) -> None:
@@ -53,8 +58,8 @@ class TextMetrics(Callback):
             if metric not in METRICS:
                 raise UserError(f"TextMetrics.metrics has {metric!r}; the metrics are {', '.join(METRICS)}")
         for key in by:
-            if key not in ("language", "source"):
-                raise UserError(f"TextMetrics.by has {key!r}; there are language and source")
+            if key not in ("language", "source", "prompt"):
+                raise UserError(f"TextMetrics.by has {key!r}; there are language, source and prompt")
         if confidence is not None and not 0 < confidence < 1:
             raise UserError(f"TextMetrics.confidence is {confidence}; it must be above 0 and below 1, or null")
         if resamples < 1:
@@ -86,8 +91,9 @@ class TextMetrics(Callback):
             bounds = bootstrap_intervals(table, self.confidence, self.resamples) if self.confidence is not None else {}
             groups: dict[str, dict[str, float]] = {}
             for key in self.by:
-                names = [row[key] for row in documents]
-                if len(set(names)) > 1:  # a group of all documents would say the same again
+                names = [_words_of(row[key]) if key == "prompt" else row[key] for row in documents]
+                # A group of all documents would say the same again, and questions that all differ would say nothing.
+                if len(set(names)) > 1 and (key != "prompt" or len(set(names)) <= MOST_PROMPTS):
                     groups |= {f"{key}={name}": each for name, each in summarize_groups(table, names).items()}
             for metric in self.metrics:
                 found[f"{metric}/{profile}"] = total[metric]
@@ -128,3 +134,9 @@ class TextMetrics(Callback):
         figures = self.figures(gather_rows(self._rows))
         # Every rank has the figures of all, so none needs to ask the others.
         pl_module.log_dict({f"{stage}/{name}": value for name, value in figures.items()}, rank_zero_only=False)
+
+
+def _words_of(prompt: str) -> str:
+    """Return a prompt as part of a log key: its words, without image places and separators of keys."""
+    words = " ".join(prompt.replace("<image>", " ").replace("/", " ").split())
+    return words if len(words) <= 60 else f"{words[:59]}…"

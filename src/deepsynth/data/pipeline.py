@@ -14,7 +14,7 @@ import numpy as np
 from deepsynth.data.augmentation.augmenter import Augmenter
 from deepsynth.data.processing.processor import Processor
 from deepsynth.data.rendering.renderer import Renderer
-from deepsynth.data.sources.images import load_image
+from deepsynth.data.scans import count_scan_pages, load_scan_pages
 from deepsynth.errors import UserError
 from deepsynth.io.images import MAX_PIXELS
 from deepsynth.types import Document, Page, Sample
@@ -55,19 +55,21 @@ class Pipeline:
         return np.random.default_rng([self.seed, stable_hash(document.id)])
 
     def count_pages(self, document: Document) -> int:
-        """Return the number of pages of a document, 1 for a scan."""
+        """Return the number of pages of a document, 1 for a scan that is one image or one sample."""
         if document.image is not None:
-            return 1
+            return count_scan_pages(document)
         return self.renderer.count_pages(document, self.layout_rng(document))
 
     def pages(self, document: Document, number: int | None, epoch: int) -> list[Page]:
         """Return the augmented page ``number``, or all pages of the document.
 
         Raises:
-            UserError: when a summary's document has more than ``max_pages`` pages.
+            UserError: when a document that is one sample has more than ``max_pages`` pages.
         """
         if document.image is not None:
-            pages = [Page(image=load_image(document, self.max_image_pixels), text=document.text)]
+            pages = load_scan_pages(
+                document, number, self.max_pages, self.max_image_pixels, self.processor.longest_side_px
+            )
         elif number is not None:
             page = self.renderer.page(document, self.layout_rng(document), number)
             pages = [replace(page, number=number)]

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import ceil
+from math import ceil, isqrt
 from typing import Any, Literal
 
 from deepsynth.errors import UserError
@@ -65,6 +65,11 @@ class ImageLayout:
             raise UserError(
                 f"min_tiles is {self.min_tiles} and max_tiles {self.max_tiles}; it must be 2 <= min_tiles <= max_tiles"
             )
+
+    @property
+    def longest_side(self) -> int:
+        """Longest side in pixels at which an image loses nothing: the global view, or the largest square of tiles."""
+        return max(self.base_size, (self.tile_size or 0) * isqrt(self.max_tiles))
 
     def features(self, side: int) -> int:
         """Return the number of features along one side of a view of ``side`` pixels."""

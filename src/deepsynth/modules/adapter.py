@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
 from deepsynth._version import __version__
@@ -112,7 +114,7 @@ def adapter_record(module: Any) -> str:
     record = {
         "deepsynth": __version__,
         "module": type(module).__name__,
-        "prompt": module.prompt,
+        **module.prompt_record.state(),
         "longest_target": module.text_generator.longest_target,
         "step": module.global_step,
         **dict(module.hparams),
@@ -206,3 +208,34 @@ def write_adapter(model: Any, processor: Any, settings: str, folder: Path, train
             f"{folder}: the adapter cannot be written ({getattr(error, 'strerror', None) or error}); make room, or "
             "choose another folder"
         ) from error
+
+
+class PromptRecord:
+    """The distinct prompts of the data, the first few in the order in which they came; stored with the adapter."""
+
+    #: Most prompts that are kept: rows that all have their own would fill the record.
+    most = 20
+
+    def __init__(self) -> None:
+        self.prompts: list[str] = []
+        self.trained: list[str] = []
+
+    def add(self, prompts: Sequence[str]) -> None:
+        """Keep the prompts of a batch; warn of those that a loaded checkpoint was not trained with."""
+        for prompt in dict.fromkeys(prompts):
+            if prompt in self.prompts or len(self.prompts) >= self.most:
+                continue
+            if self.trained and len(self.trained) < self.most:
+                trained = ", ".join(map(repr, self.trained))
+                rank_zero_warn(f"the adapter was trained with the prompt {trained}; the data's is now {prompt!r}")
+            self.prompts.append(prompt)
+
+    def state(self) -> dict[str, Any]:
+        """Return the first prompt, ``None`` before the first batch, and all."""
+        return {"prompt": self.prompts[0] if self.prompts else None, "prompts": list(self.prompts)}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take the prompts of a checkpoint."""
+        first = state["prompt"]
+        self.prompts = list(state.get("prompts") or ([] if first is None else [first]))
+        self.trained = list(self.prompts)

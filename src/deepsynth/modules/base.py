@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 from deepsynth._version import __version__
@@ -20,7 +19,7 @@ from deepsynth.generation import Generation
 from deepsynth.models.engine.finite_check import FiniteCheck, check_state
 from deepsynth.models.engine.training_forward import TrainingForward
 from deepsynth.models.lora import untrained_adapters
-from deepsynth.modules.adapter import adapter_record, adapter_state, check_adapter_keys, write_adapter
+from deepsynth.modules.adapter import PromptRecord, adapter_record, adapter_state, check_adapter_keys, write_adapter
 from deepsynth.modules.checkpoint_io import write_atomically
 from deepsynth.modules.evaluation import Evaluator
 from deepsynth.modules.model_module import ModelModule
@@ -46,8 +45,6 @@ class DeepSynthModule(ModelModule):
     The arguments are those of :class:`ModelModule`.
     """
 
-    #: The prompt of the data, which is stored with the adapter; ``None`` before the first batch.
-    prompt: str | None = None
     #: The base is not in a checkpoint; the keys of the adapter are checked when one is loaded.
     strict_loading = False
 
@@ -75,6 +72,11 @@ class DeepSynthModule(ModelModule):
     def finite_check(self) -> FiniteCheck:
         """The part that finds losses and gradients that are not finite."""
         return FiniteCheck()
+
+    @cached_property
+    def prompt_record(self) -> PromptRecord:
+        """The part that knows the prompts of the data."""
+        return PromptRecord()
 
     @cached_property
     def resume_state(self) -> ResumeState:
@@ -128,14 +130,8 @@ class DeepSynthModule(ModelModule):
         return self.text_generator.generate(batch, deadline)
 
     def remember_prompt(self, batch: Batch) -> None:
-        """Keep the prompt of the data, which is stored with the adapter; warn when it is not the trained one."""
-        if self.prompt is None:
-            self.prompt = batch.prompt
-        elif self.prompt != batch.prompt:
-            rank_zero_warn(
-                f"the adapter was trained with the prompt {self.prompt!r}; data.prompt is now {batch.prompt!r}"
-            )
-            self.prompt = batch.prompt
+        """Keep the prompts of the data, which are stored with the adapter; warn of those that were not trained."""
+        self.prompt_record.add(batch.prompt_texts)
 
     # ------------------------------------------------------------------ for callbacks
 
@@ -268,7 +264,7 @@ class DeepSynthModule(ModelModule):
         self.finite_check.stop_unless_finite(self.trainer)
         checkpoint["state_dict"] = adapter_state(self)
         check_state(checkpoint["state_dict"], "the checkpoint")
-        own: dict[str, Any] = {"version": __version__, "module": type(self).__name__, "prompt": self.prompt}
+        own: dict[str, Any] = {"version": __version__, "module": type(self).__name__, **self.prompt_record.state()}
         own["longest_target"] = self.text_generator.longest_target
         checkpoint["deepsynth"] = {**own, **self.resume_state.state()}
 
@@ -283,7 +279,7 @@ class DeepSynthModule(ModelModule):
             raise UserError("the checkpoint was not written by DeepSynth: it has no 'deepsynth' entry")
         self.configure_model()
         check_adapter_keys(self, checkpoint["state_dict"])
-        self.prompt = own["prompt"]
+        self.prompt_record.load(own)
         self.text_generator.longest_target = own.get("longest_target", 0)
         self.resume_state.load(own)
 

@@ -201,6 +201,7 @@ def blank_rows(batch: Batch) -> list[Row]:
             "target": batch.targets[i],
             "language": batch.languages[i],
             "source": batch.sources[i],
+            "prompt": batch.prompt_texts[i],
         }
         for i in range(len(batch))
     ]

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from deepsynth.data.scans import load_image
 from deepsynth.data.sources.hub import HubSource
-from deepsynth.data.sources.images import load_image
 
 datasets = pytest.importorskip("datasets")
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deepsynth.data.sources.images import ImageSource, load_image
+from deepsynth.data.scans import load_image
+from deepsynth.data.sources.images import ImageSource
 from deepsynth.errors import UserError
 from deepsynth.types import Document
 

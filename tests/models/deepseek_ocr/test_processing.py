@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor
 
-from deepsynth.data.sources.images import load_image
+from deepsynth.data.scans import load_image
 from deepsynth.models.deepseek_ocr import DeepseekOcrImageProcessor
 from deepsynth.models.deepseek_ocr.modeling import DeepseekOcrForConditionalGeneration
 from deepsynth.models.tokens import MODES, image_layout

@@ -111,7 +111,7 @@ def test_every_sample_of_an_accumulated_step_is_named(tmp_path: Path, jsonl: Pat
 def test_weights_that_are_not_finite_are_not_written(value: float, tmp_path: Path) -> None:
     module = make_module()
     module.configure_model()
-    module.prompt = "prompt"
+    module.prompt_record.add(["prompt"])
     module.save_adapter(tmp_path / "adapter")
     before = (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes()
     with torch.no_grad():

@@ -12,7 +12,7 @@ from deepsynth.types import Document, Sample
 
 
 class PageDataset(Dataset[Sample]):
-    """Samples by (epoch, index): one per page when transcribing, one per document when summarizing.
+    """Samples by (epoch, index): one per page, or one per document that is one sample.
 
     Args:
         documents: documents of one task.
@@ -24,7 +24,7 @@ class PageDataset(Dataset[Sample]):
         self.pipeline = pipeline
         self.entries: list[tuple[int, int | None]] = []
         for position, document in enumerate(documents):
-            if document.task == "summarize":
+            if document.is_whole:
                 self.entries.append((position, None))
             else:
                 self.entries.extend((position, number) for number in range(pipeline.count_pages(document)))

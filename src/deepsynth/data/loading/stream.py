@@ -63,7 +63,7 @@ class PagesOnRequest(Dataset[Sample | None]):
 
 
 class PageStream:
-    """Keys of this rank's samples: one per page when transcribing, one per document when summarizing.
+    """Keys of this rank's samples: one per page, or one per document that is one sample.
 
     Document k belongs to rank k modulo the number of ranks, so that a rank lays out only its own documents.
 
@@ -112,7 +112,7 @@ class PageStream:
         for position, document in enumerate(documents):
             if position % self.num_replicas != self.rank:
                 continue
-            if document.task == "summarize":
+            if document.is_whole:
                 yield document, None
             else:
                 yield from ((document, number) for number in range(self.pipeline.count_pages(document)))

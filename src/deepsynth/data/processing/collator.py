@@ -60,7 +60,7 @@ class Collator:
             pages=[sample.page for sample in samples],
             languages=[sample.language for sample in samples],
             sources=[sample.source for sample in samples],
-            prompt=samples[0].prompt,
+            prompt_texts=[sample.prompt for sample in samples],
             pixel_table=samples[0].pixel_table,
         )
 

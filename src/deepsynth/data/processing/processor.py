@@ -19,7 +19,7 @@ from deepsynth.errors import UserError
 from deepsynth.models.markup import text_codec
 from deepsynth.models.registry import load_pretrained
 from deepsynth.models.tokens import ImageLayout, image_layout
-from deepsynth.types import Document, Page, Sample, Task
+from deepsynth.types import Document, Page, PagedFile, Sample, Task
 
 #: Prompts by task: DeepSeek-OCR's published one for plain transcription, and our own for summaries.
 DEFAULT_PROMPTS: dict[Task, str] = {
@@ -48,13 +48,18 @@ class Processor(ABC):
         return False
 
     @property
+    def longest_side_px(self) -> int:
+        """Longest side of a page that the model can use; pages without a size of their own are rasterized so."""
+        return 1024
+
+    @property
     @abstractmethod
     def pad_token_id(self) -> int:
         """The id that fills ``input_ids`` of shorter samples."""
 
     @abstractmethod
-    def prompt_for(self, task: Task) -> str:
-        """Return the prompt of a task, with ``<image>`` for the pages."""
+    def prompt_for(self, document: Document) -> str:
+        """Return the prompt of a document, with ``<image>`` for the pages."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,11 @@ class OcrProcessor(Processor):
         """Layout of an image as views and tokens."""
         return image_layout(self.hf_processor, self.mode)
 
+    @property
+    def longest_side_px(self) -> int:
+        """Longest side of a page that the model can use: of its global view, or of a square of tiles."""
+        return self.layout.longest_side
+
     @cached_property
     def token_budget(self) -> int:
         """The most tokens that a sample may have: ``max_tokens``, or the decoder's positions."""
@@ -131,9 +141,10 @@ class OcrProcessor(Processor):
         """The tokenizer's padding id."""
         return int(self.hf_processor.tokenizer.pad_token_id)
 
-    def prompt_for(self, task: Task) -> str:
-        """Return the prompt of a task, with ``<image>`` for the pages."""
-        return (self.prompt or DEFAULT_PROMPTS[task]).strip()
+    def prompt_for(self, document: Document) -> str:
+        """Return the document's own prompt, or that of its task; the pages come first where it has no ``<image>``."""
+        prompt = (document.prompt or self.prompt or DEFAULT_PROMPTS[document.task]).strip()
+        return prompt if "<image>" in prompt else f"<image>\n{prompt}"
 
     @cached_property
     def _view_table(self) -> ViewTable | None:
@@ -154,21 +165,33 @@ class OcrProcessor(Processor):
     def _target_ids(self, target: str) -> list[int]:
         return text_codec(self.hf_processor.tokenizer).encode(target)
 
+    def _prompt_ids(self, document: Document, prompt: str, pages: Sequence[Page]) -> list[int]:
+        """Return the ids of a prompt: all pages where ``<image>`` stands once, else each page at its own."""
+        texts = prompt.split("<image>")
+        if len(texts) not in (2, len(pages) + 1):
+            raise UserError(
+                f"document {document.id!r}: its prompt holds <image> {len(texts) - 1} times, and it has {len(pages)} "
+                "pages; write <image> once for all pages, or once for each"
+            )
+        image_token = self.hf_processor.image_token_id
+        ids = [int(self.hf_processor.tokenizer.bos_token_id), *self._encode(texts[0])]
+        for number, page in enumerate(pages):
+            ids += [image_token] * self.layout.tokens(*page.image.size)
+            if len(texts) > 2:
+                ids += self._encode(texts[number + 1])
+        return ids if len(texts) > 2 else ids + self._encode(texts[1])
+
     def __call__(self, document: Document, pages: Sequence[Page], *, prompt_only: bool = False) -> Sample | None:
         """Return input ids (T,), labels (T,) and the views of the pages.
 
         Raises:
             UserError: when the sample exceeds the token budget, with its id and lengths.
         """
-        target = pages[0].text if document.target is None else document.target
+        target = _target_of(document, pages)
         outputs, table = self._views([page.image for page in pages])
-        image_token = self.hf_processor.image_token_id
         tokenizer = self.hf_processor.tokenizer
-        before, after = self.prompt_for(document.task).split("<image>")
-        prompt_ids = [tokenizer.bos_token_id, *self._encode(before)]
-        for page in pages:
-            prompt_ids += [image_token] * self.layout.tokens(*page.image.size)
-        prompt_ids += self._encode(after)
+        prompt = self.prompt_for(document)
+        prompt_ids = self._prompt_ids(document, prompt, pages)
         target_ids = [] if prompt_only else [*self._target_ids(target), tokenizer.eos_token_id]
         total = len(prompt_ids) + len(target_ids)
         if total > self.token_budget:
@@ -180,7 +203,7 @@ class OcrProcessor(Processor):
                 "data.max_tokens, put less text on a page, or set data.on_max_tokens=drop"
             )
         number = pages[0].number
-        several = document.target is None and document.image is None
+        several = not document.is_whole and (document.image is None or isinstance(document.image, PagedFile))
         return Sample(
             id=f"{document.id}#{number}" if several else document.id,
             document_id=document.id,
@@ -190,8 +213,17 @@ class OcrProcessor(Processor):
             prompt_length=len(prompt_ids),
             images={name: torch.as_tensor(value) for name, value in outputs.items()},
             target=target,
-            prompt=self.prompt_for(document.task),
+            prompt=prompt,
             language=document.language,
             source=document.source,
             pixel_table=table,
         )
+
+
+def _target_of(document: Document, pages: Sequence[Page]) -> str:
+    """Return what the model is to write for these pages."""
+    if document.target is not None:
+        return document.target
+    if document.one_sample:
+        return document.text or "\n".join(page.text for page in pages)
+    return pages[0].text

@@ -78,9 +78,10 @@ def checked_documents(source: Source, *, need_text: bool) -> Iterator[Document]:
                     f"{source}: document {document.id!r} has {'no' if document.target is None else 'a'} target, unlike "
                     f"{first.id!r}; either all documents have one (summarization) or none (transcription)"
                 )
-        if need_text and not document.text and document.image is not None and document.target is None:
+        if need_text and document.image is not None and not document.text_is_known:
             raise UserError(
-                f"{source}: the text of scan {document.id!r} is unknown; only `deepsynth predict` can read it"
+                f"{source}: the text of scan {document.id!r} is unknown or empty; `deepsynth predict` can read it; if "
+                "such pages are blank, set blank_pages=keep to train on them, or skip"
             )
         yield document
     if first is None:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from deepsynth.data.sources.base import (
     DEFAULT_ID_FIELD,
     DEFAULT_LANGUAGE_FIELD,
@@ -20,9 +18,7 @@ from deepsynth.data.sources.base import (
 )
 from deepsynth.data.sources.text_files import decoded_lines, jsonl_rows, list_files
 from deepsynth.errors import UserError
-from deepsynth.io.images import MAX_PIXELS, open_image, to_rgb
 from deepsynth.io.paths import file_below
-from deepsynth.types import Document
 
 #: File name endings that count as images in a folder.
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2"})
@@ -113,22 +109,3 @@ def _with_id(row: dict[str, Any], field: str, fallback: str) -> dict[str, Any]:
     if field == DEFAULT_ID_FIELD and row.get(field) is None:
         row[field] = fallback
     return row
-
-
-def load_image(document: Document, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode a document's scan to RGB, the first page of a file of several; see :func:`deepsynth.io.images.to_rgb`.
-
-    Args:
-        document: one with an ``image``; the decoded pixels are not kept in it.
-        max_pixels: largest number of pixels.
-
-    Raises:
-        UserError: when it is not an image, is broken, or is too large.
-    """
-    image = document.image
-    assert image is not None, "a document without an image is rendered"
-    try:
-        opened = open_image(image, max_pixels) if isinstance(image, Path | bytes) else image
-        return to_rgb(opened, frame=0, max_pixels=max_pixels)
-    except UserError as error:
-        raise UserError(f"document {document.id!r}: {error}") from None

@@ -21,7 +21,7 @@ from deepsynth.data.sources.base import Source
 from deepsynth.errors import UserError
 from deepsynth.types import Document
 
-_REPEAT = re.compile(r"~\d+\Z")
+_REPEAT = re.compile(r"(~(turn|prompt)\d+)*(~\d+)?\Z")
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,15 @@ class MixedSource(Source):
         weights: share of each source by name, in any unit; equal by default.
         epoch_size: number of documents; by default the mix ends with its shortest source and nothing is repeated.
         seed: seed of the sources' offsets.
+        prompts: prompt by the name of a source, for its documents that have none of their own; sources that are not
+            named keep that of their task.
     """
 
     sources: Mapping[str, Source]
     weights: Mapping[str, float] | None = None
     epoch_size: int | None = None
     seed: int = 0
+    prompts: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         """Check the names and numbers.
@@ -69,6 +72,9 @@ class MixedSource(Source):
                 raise UserError(
                     f"weights.{name} is {weight!r}; it must be a number above 0 (leave the source out for 0)"
                 )
+        unknown = sorted(set(self.prompts or {}) - set(self.sources))
+        if unknown:
+            raise UserError(f"prompts names {unknown[0]!r}; the sources are {', '.join(self.sources)}")
         if self.epoch_size is not None and self.epoch_size < 1:
             raise UserError(f"epoch_size is {self.epoch_size}; it must be at least 1, or null")
 
@@ -109,12 +115,18 @@ class MixedSource(Source):
 
     def _documents(self, name: str) -> Iterator[Document]:
         """Yield a source's documents under their new ids, again and again where an epoch has a size."""
+        prompt = (self.prompts or {}).get(name)
         for repeat in itertools.count(1):
             ending = "" if repeat == 1 else f"~{repeat}"
             found = False
             for document in self.sources[name]:
                 found = True
-                yield replace(document, id=f"{name}/{document.id}{ending}", source=document.source or name)
+                yield replace(
+                    document,
+                    id=f"{name}/{document.id}{ending}",
+                    source=document.source or name,
+                    prompt=document.prompt or prompt,
+                )
             if not found:
                 raise UserError(f"sources.{name} has no document; leave it out of the mix")
             if self.epoch_size is None:
@@ -122,8 +134,8 @@ class MixedSource(Source):
 
 
 def original_id(document_id: str) -> str:
-    """Return the id without the ending that :class:`MixedSource` gives a repeated document."""
-    return _REPEAT.sub("", document_id)
+    """Return the id without the endings of a repeated document: of a mix, or of one image under several prompts."""
+    return _REPEAT.sub("", document_id, count=1)
 
 
 def _time(turn: int, share: float, offset: float) -> float:
