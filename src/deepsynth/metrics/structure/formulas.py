@@ -17,8 +17,8 @@ _TOKEN = re.compile(r"\\[A-Za-z]+\*?|\\.|\S", re.DOTALL)
 #: Commands that change how a formula is set and not what it says.
 _LAYOUT = frozenset([
     r"\left", r"\right", r"\displaystyle", r"\textstyle", r"\scriptstyle", r"\limits", r"\nolimits", r"\quad",
-    r"\qquad", r"\bigl", r"\bigr", r"\Bigl", r"\Bigr", r"\big", r"\Big", r"\mathrm", r"\rm", r"\operatorname", r"\operatorname*",
-    r"\text", r"\mbox", r"\nonumber", r"\,", r"\;", r"\:", r"\!", r"\>", "\\ ", "~", "&",
+    r"\qquad", r"\bigl", r"\bigr", r"\Bigl", r"\Bigr", r"\big", r"\Big", r"\mathrm", r"\rm", r"\operatorname",
+    r"\operatorname*", r"\text", r"\mbox", r"\nonumber", r"\,", r"\;", r"\:", r"\!", r"\>", "\\ ", "~", "&",
 ])  # fmt: skip
 _SYNONYMS = {
     r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\leq": r"\le", r"\geq": r"\ge", r"\neq": r"\ne", r"\to": r"\rightarrow",
