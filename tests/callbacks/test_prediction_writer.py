@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -74,6 +75,23 @@ def test_what_an_interrupted_run_read_stays_also_when_another_starts(tmp_path: P
     assert read(tmp_path / "predictions.jsonl-1.partial")[0]["prediction"] == "read"
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_two_runs_never_share_a_partial_file(resume: bool, tmp_path: Path) -> None:
+    """Both would append to it, and the first to end would remove what the other has read."""
+    file = str(tmp_path / "read.jsonl")
+    first, second = PredictionWriter(file, resume=True), PredictionWriter(file, resume=resume)
+    trainer, module = fake_trainer(tmp_path), SimpleNamespace()
+    first.on_predict_start(trainer, module)  # type: ignore[arg-type]
+    first.on_predict_batch_end(trainer, module, [row("a", "one")], None, 0)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=rf"read\.jsonl\.partial: another run is writing it \(process {os.getpid()} on"):
+        second.on_predict_start(trainer, module)  # type: ignore[arg-type]
+    second.on_exception(trainer, module, UserError(""))  # type: ignore[arg-type]
+    first.on_predict_batch_end(trainer, module, [row("b", "two")], None, 1)  # type: ignore[arg-type]
+    first.on_predict_end(trainer, module)  # type: ignore[arg-type]
+    assert [one["id"] for one in read(tmp_path / "read.jsonl")] == ["a", "b"]
+    assert [path.name for path in tmp_path.iterdir()] == ["read.jsonl"]
+
+
 def test_a_full_disk_at_the_end_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from deepsynth.callbacks import prediction_writer
 
@@ -85,6 +103,7 @@ def test_a_full_disk_at_the_end_loses_nothing(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(prediction_writer.os, "replace", fail)
     with pytest.raises(UserError, match=r"predictions.jsonl: the predictions cannot be written \(No space left"):
         writer.on_predict_end(fake_trainer(tmp_path), SimpleNamespace())  # type: ignore[arg-type]
+    writer.on_exception(fake_trainer(tmp_path), SimpleNamespace(), UserError(""))  # type: ignore[arg-type]
     kept = [read(path)[0]["prediction"] for path in tmp_path.iterdir()]
     assert "before" in kept
     assert "now" in kept

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_file, explain_write_errors
+from deepsynth.io.locks import FileLock
 from deepsynth.metrics.corpus import join_pages
 from deepsynth.metrics.documents import DocumentScores, figures
 from deepsynth.modules import DeepSynthModule
@@ -49,7 +50,8 @@ class PredictionWriter(Callback):
             and on several processes as many as before.
 
     Raises:
-        UserError: for ``resume`` without ``file``: every run has a folder of its own.
+        UserError: for ``resume`` without ``file``: every run has a folder of its own; when the run begins, for a file
+            that another run is writing.
     """
 
     def __init__(self, file: str | None = None, resume: bool = False) -> None:
@@ -61,6 +63,7 @@ class PredictionWriter(Callback):
         self.file = file
         self.resume = resume
         self._earlier_ids: Iterator[str] = iter(())
+        self._lock: FileLock | None = None
         self._begun = 0.0
         self._pages = self._tokens = 0
 
@@ -74,12 +77,23 @@ class PredictionWriter(Callback):
         return path.with_name(path.name + suffix)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin a partial file, or go on with one; that of a run that is not resumed is kept."""
+        """Begin a partial file, or go on with one; that of a run that is not resumed is kept.
+
+        Raises:
+            UserError: when another run writes it, or it cannot be written.
+        """
         self._begun, self._pages, self._tokens = time.monotonic(), 0, 0
         self._earlier_ids = iter(())
         partial = self._partial(trainer)
         with explain_write_errors(partial, "the predictions"):
             partial.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = lock = FileLock(partial.with_name(f"{partial.name}.lock"))
+            free = lock.acquire()
+        if not free:
+            raise UserError(
+                f"{partial}: another run is writing it ({lock.holder()}); wait for its end, or set "
+                "PredictionWriter.file to another place"
+            )
         if partial.exists() and partial.stat().st_size:
             if self.resume:
                 cut_broken_line(partial)
@@ -169,8 +183,17 @@ class PredictionWriter(Callback):
             rank_zero_info(f"{count} predictions in {path} ({self._speed()})")
         trainer.strategy.barrier()  # no rank forgets what it read before all of it is in the file
         self._partial(trainer).unlink()
+        self._release()
         if trainer.is_global_zero:
             print_metrics(path)  # which takes minutes for many documents, and nobody waits for
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let another run go on with the partial file."""
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
 
 def rows_of(partial: Path) -> Iterator[Row]:

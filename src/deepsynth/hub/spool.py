@@ -13,18 +13,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import tempfile
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import IO
 
 from deepsynth.errors import UserError
 from deepsynth.hub.snapshot import MARK_FILE, Snapshot, Target
 from deepsynth.io.files import atomic_folder
+from deepsynth.io.locks import FileLock
 
 #: Folder inside a run's folder.
 SPOOL_FOLDER = "hub_spool"
@@ -37,7 +36,7 @@ class Spool:
         """Open the spool, and create its folder; this takes no lock and reads nothing."""
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock_file: IO[str] | None = None
+        self._lock = FileLock(folder / "lock")
 
     @classmethod
     def of_run(cls, run: Path, target: Target) -> Spool:
@@ -49,18 +48,11 @@ class Spool:
 
         The operating system releases the lock when the process ends, even if it is killed.
         """
-        handle = open(self.folder / "lock", "w")  # noqa: SIM115 - it stays open as long as the lock is held
-        if not _lock(handle):
-            handle.close()
-            return False
-        self._lock_file = handle
-        return True
+        return self._lock.acquire()
 
     def unlock(self) -> None:
         """Let another process push from here."""
-        if self._lock_file is not None:
-            self._lock_file.close()
-            self._lock_file = None
+        self._lock.release()
 
     def stage(self) -> Path:
         """Return a new empty folder for the files of a snapshot; :meth:`seal` or :meth:`discard` it."""
@@ -149,25 +141,6 @@ class Spool:
 
     def _next_number(self) -> int:
         return 1 + max((int(path.name.split("-")[0]) for path in self._folders()), default=0)
-
-
-def _lock(file: IO[str]) -> bool:
-    """Lock an open file for this process alone; return whether no other process holds the lock."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def spools_of(run: Path) -> list[Spool]:
