@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
+from deepsynth.errors import UserError
+from deepsynth.hub.pull import resolve_checkpoint
 from deepsynth.hub.snapshot import Target
 from deepsynth.hub.spool import Spool
 from tests.helpers.local_hub import local_hub, run_python
@@ -95,3 +98,10 @@ def test_what_cannot_be_pulled_is_one_line(hub):
     assert no_adapter.startswith(f"UserError: hf://alice/ocr@{empty}: not an adapter, adapter_config.json, ")
     (refused,) = pulled(hub, "hf://alice/ocr", token=None, HF_HOME="/nonexistent")
     assert "HTTP 401" in refused
+
+
+def test_only_a_reference_is_downloaded(tmp_path):
+    for path in (tmp_path, str(tmp_path), "runs/hf/adapter", "alice/ocr"):
+        assert resolve_checkpoint(path) == Path(path)
+    with pytest.raises(UserError, match="the reference is 'hf://alice'; it must be hf://owner/repo"):
+        resolve_checkpoint("hf://alice")

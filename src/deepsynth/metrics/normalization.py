@@ -34,8 +34,8 @@ _ARABIC_VARIANTS: Mapping[int, tuple[int, ...]] = MappingProxyType(
     }
 )
 _ARABIC_LETTERS: dict[int, int | None] = {
-    # Vowel signs, the dagger alef, tatweel and the non-joiner carry no letter.
-    **dict.fromkeys((*range(0x064B, 0x0660), 0x0670, 0x0640, 0x200C)),
+    # Vowel signs, also the Quran's small ones, the dagger alef, tatweel and the non-joiner carry no letter.
+    **dict.fromkeys((*range(0x0618, 0x061B), *range(0x064B, 0x0660), 0x0670, 0x0640, 0x200C)),
     **{variant: letter for letter, variants in _ARABIC_VARIANTS.items() for variant in variants},
     **{zero + digit: ord("0") + digit for zero in (0x0660, 0x06F0) for digit in range(10)},
 }
@@ -57,7 +57,7 @@ def tokens(text: str, punctuation: bool = False) -> list[str]:
 def words(text: str) -> list[str]:
     """Return the words as the word error rate counts them: what white space separates, punctuation included.
 
-    In scripts without spaces each character is a word of its own, as is the custom for their error rates.
+    In scripts without spaces each character is one word, as is the custom for their error rates.
     """
     found: list[str] = text.split() if text.isascii() else _CHUNK.findall(text)
     return found

@@ -142,6 +142,7 @@ def test_strokes_are_broken_on_the_asked_share_and_paper_stays() -> None:
         (GaussianBlur(sigma_px=(2.0, 2.0)), 2 * 2.0**2),
         (DefocusBlur(radius_px=(4.0, 4.0)), 2 * 4.0**2 / 4),
         (MotionBlur(length_px=(12.0, 12.0)), 12.0**2 / 12),
+        (MotionBlur(length_px=(5.0, 5.0)), 5.0**2 / 12),
     ],
     ids=lambda value: getattr(value, "key", ""),
 )
@@ -159,4 +160,4 @@ def test_a_blur_spreads_an_edge_as_far_as_asked(degradation: Degradation, varian
             middle = (spread * places).sum()
             assert middle == pytest.approx(99, abs=0.1), "nothing is shifted"
             found += (spread * (places - middle) ** 2).sum()
-        assert found == pytest.approx(variance, rel=0.2)  # kernels are of whole 256ths
+        assert found == pytest.approx(variance, rel=0.12)  # kernels are of whole pixels and 256ths

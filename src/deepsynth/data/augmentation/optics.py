@@ -142,7 +142,9 @@ def _line_kernel(length: float, angle: float) -> Kernel:
     """Return a kernel of sum 1 that averages along a line, sampled finely so that short lines have their length too."""
     half = int(np.ceil(length / 2))
     kernel = np.zeros((2 * half + 1, 2 * half + 1), np.float32)
-    along = np.linspace(-(length - 1) / 2, (length - 1) / 2, 8 * half + 1)
+    samples = 16 * half
+    # Rounding to whole pixels spreads by the variance of a pixel, 1/12, that of the line being length**2 / 12.
+    along = ((np.arange(samples) + 0.5) / samples - 0.5) * np.sqrt(length**2 - 1)
     np.add.at(
         kernel,
         (np.rint(half + along * np.sin(angle)).astype(int), np.rint(half + along * np.cos(angle)).astype(int)),

@@ -2,8 +2,8 @@
 
 A line may end at white space. Within a run of letters without white space a line may end
 
-* before and after an ideograph, kana or emoji (UAX #14: ID), but not before closing punctuation, small kana, iteration
-  and length marks, nor after opening punctuation (CL, EX, NS, OP);
+* before and after an ideograph, kana or emoji (UAX #14: ID), but not before closing punctuation, small kana, units,
+  iteration, voicing and length marks, nor after opening punctuation (CL, EX, CJ, PO, NS, OP);
 * after a hyphen or dash that follows a letter and precedes one (HY, BA), and after an em dash (B2);
 * after a slash before a letter (SY), a zero-width space (ZW), a soft hyphen, a Tibetan tsheg, an Ethiopic word space.
 
@@ -23,9 +23,11 @@ import regex
 
 _Kind = Literal["letter", "digit", "ideograph", "open", "close", "wide close", "after", "zero width", "glue"]
 
-_NO_BREAK_BEFORE = frozenset(
-    "ーゝゞヽヾ々〻・ぁぃぅぇぉっゃゅょゎゕゖァィゥェォッャュョヮヵヶㇰㇱㇲㇳㇴㇵㇶㇷㇸㇹㇺㇻㇼㇽㇾㇿ…‥〜～％‰℃゠："
-)
+#: Small kana (CJ), iteration and voicing marks (NS), leaders (IN), units (PO). UAX #14 counts the full-width tilde as
+#: an ideograph; Japanese print keeps it at the line's end, like the wave dash.
+_NO_BREAK_BEFORE: Callable[[str], object] = regex.compile(
+    r"[\p{Line_Break=CJ}\p{Line_Break=NS}\p{Line_Break=IN}\p{Line_Break=PO}～]"
+).match
 _BREAK_AFTER = frozenset("-‐–—\u00ad\u058a\u0f0b\u1361/")
 _GLUE = frozenset("\u00a0\u202f\u2007\u2060\u2011\ufeff\u200d\u0f0c")
 #: Without one of these there is no break: the marks above, and whatever may be as wide as an ideograph.
@@ -82,7 +84,7 @@ def gap_width(gap: str, x: float, space: float, size_px: float) -> float:
 
 
 def segments(text: str) -> list[str]:
-    """Split a text without white space into pieces between which a line may end."""
+    """Split a text without white space into parts between which a line may end."""
     if _MAY_BREAK.search(text) is None:
         return [text]
     parts: list[str] = []
@@ -126,7 +128,7 @@ def _kind(character: str) -> _Kind:
     wide = _is_wide(character)
     if category in ("Ps", "Pi"):
         return "open"
-    if character in _NO_BREAK_BEFORE or category in ("Pe", "Pf", "Po"):
+    if _NO_BREAK_BEFORE(character) or category in ("Pe", "Pf", "Po"):
         return "wide close" if wide else "close"
     if category == "Nd" and not wide:
         return "digit"
@@ -136,4 +138,5 @@ def _kind(character: str) -> _Kind:
 
 
 def _is_wide(character: str) -> bool:
-    return unicodedata.east_asian_width(character) in ("W", "F")
+    """Return whether a character is as wide as an ideograph, or half-width kana, which breaks as full-width kana."""
+    return unicodedata.east_asian_width(character) in ("W", "F") or "\uff61" <= character <= "\uff9f"
