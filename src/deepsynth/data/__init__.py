@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from deepsynth.data.processing.processor import OcrProcessor, Processor
     from deepsynth.data.rendering.renderer import Renderer, TextRenderer
     from deepsynth.data.sources.base import Source
+    from deepsynth.data.sources.documents.source import DocumentSource, ImageSource
     from deepsynth.data.sources.hub import HubSource
-    from deepsynth.data.sources.images import ImageSource
     from deepsynth.data.sources.mixed import MixedSource
     from deepsynth.data.sources.python_docs import PythonDocsSource
     from deepsynth.data.sources.text_files import CsvSource, JsonlSource, ParquetSource, TextFolderSource
@@ -27,6 +27,7 @@ __all__ = [
     "Augmenter",
     "Collator",
     "CsvSource",
+    "DocumentSource",
     "HubSource",
     "ImageSource",
     "JsonlSource",
@@ -47,8 +48,9 @@ _HOMES = {
     "Augmenter": "deepsynth.data.augmentation.augmenter",
     "Collator": "deepsynth.data.processing.collator",
     "CsvSource": "deepsynth.data.sources.text_files",
+    "DocumentSource": "deepsynth.data.sources.documents.source",
     "HubSource": "deepsynth.data.sources.hub",
-    "ImageSource": "deepsynth.data.sources.images",
+    "ImageSource": "deepsynth.data.sources.documents.source",
     "JsonlSource": "deepsynth.data.sources.text_files",
     "MixedSource": "deepsynth.data.sources.mixed",
     "OcrProcessor": "deepsynth.data.processing.processor",

@@ -20,7 +20,7 @@ from deepsynth.data.processing.processor import OcrProcessor
 from deepsynth.data.rendering.renderer import TextRenderer, forget_drawn_text
 from deepsynth.data.sources.base import Source
 from deepsynth.data.sources.python_docs import PythonDocsSource
-from deepsynth.data.sources.text_files import decoded_lines
+from deepsynth.data.sources.row_files import decoded_lines
 from deepsynth.errors import UserError
 from deepsynth.measurement.benchmark import format_head, format_row
 from deepsynth.measurement.cells import Cell, Result, run_cells

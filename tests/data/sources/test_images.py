@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from deepsynth.data.scans import load_image
-from deepsynth.data.sources.images import ImageSource
+from deepsynth.data.sources.documents.source import ImageSource
 from deepsynth.errors import UserError
 from deepsynth.types import Document
 
@@ -73,11 +73,12 @@ def test_mistakes_in_rows(scans: Path) -> None:
     assert message.startswith(f"{scans}, line 3: no file {scans.parent / 'pages/2.png'} (No such file or directory)")
     scans.write_text(good + '{"file": "pages/1.png", "text": "x"}\n')
     message = error_of(ImageSource(scans))
-    assert message == f"{scans}, line 3: no image path in the field 'image'; the fields found are 'file', 'text'"
+    assert message.startswith(f"{scans}, line 3: no image in the field 'image'; the fields found are 'file', 'text'")
     scans.write_text(good + good.splitlines()[0] + "\n")
-    assert f"line 3: the id 'pages/0.png' is already that of {scans}, line 1" in error_of(ImageSource(scans))
+    assert f"line 3: the same document as {scans}, line 1 (no field 'id'" in error_of(ImageSource(scans))
     assert "no field 'transcription'" in error_of(ImageSource(scans, text_field="transcription"))
-    assert "pages/0.png: an image, not a JSON-lines file" in error_of(ImageSource(scans.parent / "pages/0.png"))
+    (document,) = ImageSource(scans.parent / "pages/0.png")
+    assert document.id == "0.png"
     assert "no such file" in error_of(ImageSource(scans.parent / "none"))
 
 
@@ -129,7 +130,10 @@ def test_names_of_no_file_are_one_line(name: str, scans: Path) -> None:
 
 
 def test_folder_without_images(tmp_path: Path) -> None:
-    assert "no *.jsonl file and no image" in error_of(ImageSource(tmp_path))
+    (tmp_path / "notes.doc").write_text("x")
+    message = error_of(ImageSource(tmp_path))
+    assert "no image and no PDF here; 1 files: 0 documents (0 pages); not used: 1 of a format that" in message
+    assert "(notes.doc)" in message
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "gif"])

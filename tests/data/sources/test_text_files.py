@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from jsonargparse import ArgumentParser
 
-from deepsynth.data.sources.base import RowSource, Source, has_printable, text_id
+from deepsynth.data.sources.base import Source, has_printable, text_id
+from deepsynth.data.sources.rows import RowSource
 from deepsynth.data.sources.text_files import CsvSource, JsonlSource, ParquetSource, TextFolderSource
 from deepsynth.types import Document
 

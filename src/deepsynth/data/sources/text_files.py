@@ -2,81 +2,62 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from deepsynth.data.sources.base import (
-    DEFAULT_ID_FIELD,
-    DEFAULT_LANGUAGE_FIELD,
-    DEFAULT_SOURCE_FIELD,
-    DEFAULT_TARGET_FIELD,
-    DEFAULT_TEXT_FIELD,
-    RowSource,
-    Source,
-    has_printable,
-    unix_line_ends,
-)
+from deepsynth.data.sources.base import Source, has_printable, unix_line_ends
+from deepsynth.data.sources.columns import AUTO
+from deepsynth.data.sources.row_files import csv_rows, decoded_lines, jsonl_rows, list_files
+from deepsynth.data.sources.rows import HEAD_ROWS, BlankPages, Row, RowSource
 from deepsynth.errors import UserError
-from deepsynth.io.paths import check_regular_file, file_below
+from deepsynth.io.paths import file_below
 from deepsynth.types import Document
+
+#: Columns of labels under the names by which they are found.
+_LABELS = ("language", "lang", "source", "prompt")
 
 
 @dataclass(frozen=True)
 class JsonlSource(RowSource):
-    """Read documents from JSON lines: one object a line, UTF-8; empty lines are passed over.
+    """Read documents from JSON lines (one object a line, UTF-8; empty lines are passed over) or a JSON list of objects.
 
     Args:
         path: a file, a folder (its ``*.jsonl`` files, sorted), or a list of them.
-        text_field: the text to render.
-        target_field: text that the model is to write; null, or absent under its default name: the text itself.
-        id_field: unique ids; if absent under its default name: a hash of the text.
-        language_field: language code; optional (only required if you set a non-default name).
-        source_field: name of the collection; optional (only required if you set a non-default name).
+        text_field: the text to render, or what the image shows; ``auto`` finds it.
+        target_field: text that the model is to write; null, or empty in every row: the text itself.
+        id_field: unique ids; without them the image's path, or a hash of the image or text.
+        language_field: language code.
+        source_field: name of the collection.
+        image_field: scan: bytes, ``{bytes, path}``, a path relative to the file, a data URL, or a list of these
+            (pages); null to render the texts whatever else the rows hold.
+        prompt_field: the row's prompt; null for that of the task.
+        outside_paths: allow images outside the file's folder; only for rows that you trust, since what they name can be
+            published.
+        blank_pages: scans whose text is empty: of unknown text (``error`` when training), samples (``keep``), or left
+            out (``skip``).
     """
 
     path: list[Path] | Path
-    text_field: str = DEFAULT_TEXT_FIELD
-    target_field: str | None = DEFAULT_TARGET_FIELD
-    id_field: str = DEFAULT_ID_FIELD
-    language_field: str = DEFAULT_LANGUAGE_FIELD
-    source_field: str = DEFAULT_SOURCE_FIELD
+    text_field: str = AUTO
+    target_field: str | None = AUTO
+    id_field: str = AUTO
+    language_field: str = AUTO
+    source_field: str = AUTO
+    image_field: str | None = AUTO
+    prompt_field: str | None = AUTO
+    outside_paths: bool = False
+    blank_pages: BlankPages = "error"
 
-    def rows(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Yield ``(file and line, object)``.
+    def rows(self) -> Iterator[Row]:
+        """Yield the objects, with file and line.
 
         Raises:
             UserError: for a file that cannot be read, or a line that is no JSON object.
         """
         for file in list_files(self.path, ".jsonl"):
-            yield from jsonl_rows(file)
-
-
-def jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield ``(file and line, object)`` of a JSON-lines file.
-
-    Raises:
-        UserError: for a file that cannot be read, or a line that is no JSON object.
-    """
-    for number, line in decoded_lines(path):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line.rstrip("\r\n"))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}: not JSON: {error.msg} (column {error.colno})") from None
-        except ValueError as error:  # a number of more digits than Python reads
-            raise UserError(f"{where}: not usable JSON: {error}") from None
-        except RecursionError:
-            raise UserError(f"{where}: not usable JSON: nested too deeply") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{where}: a JSON {type(row).__name__}; it must be an object ({{...}})")
-        yield where, row
+            for where, fields in jsonl_rows(file):
+                yield Row(where, fields, file.parent)
 
 
 @dataclass(frozen=True)
@@ -86,20 +67,31 @@ class CsvSource(RowSource):
     Args:
         path: a file, a folder (its ``*.csv`` files, sorted), or a list of them.
         delimiter: one character between the fields (``"\t"`` for tab-separated files).
-        text_field: the text to render.
-        target_field: text that the model is to write; empty, or absent under its default name: the text itself.
-        id_field: unique ids; if absent under its default name: a hash of the text.
-        language_field: language code; optional (only required if you set a non-default name).
-        source_field: name of the collection; optional (only required if you set a non-default name).
+        text_field: the text to render, or what the image shows; ``auto`` finds it.
+        target_field: text that the model is to write; null, or empty in every row: the text itself.
+        id_field: unique ids; without them the image's path, or a hash of the image or text.
+        language_field: language code.
+        source_field: name of the collection.
+        image_field: scan: bytes, ``{bytes, path}``, a path relative to the file, a data URL, or a list of these
+            (pages); null to render the texts whatever else the rows hold.
+        prompt_field: the row's prompt; null for that of the task.
+        outside_paths: allow images outside the file's folder; only for rows that you trust, since what they name can be
+            published.
+        blank_pages: scans whose text is empty: of unknown text (``error`` when training), samples (``keep``), or left
+            out (``skip``).
     """
 
     path: list[Path] | Path
     delimiter: str = ","
-    text_field: str = DEFAULT_TEXT_FIELD
-    target_field: str | None = DEFAULT_TARGET_FIELD
-    id_field: str = DEFAULT_ID_FIELD
-    language_field: str = DEFAULT_LANGUAGE_FIELD
-    source_field: str = DEFAULT_SOURCE_FIELD
+    text_field: str = AUTO
+    target_field: str | None = AUTO
+    id_field: str = AUTO
+    language_field: str = AUTO
+    source_field: str = AUTO
+    image_field: str | None = AUTO
+    prompt_field: str | None = AUTO
+    outside_paths: bool = False
+    blank_pages: BlankPages = "error"
 
     def __post_init__(self) -> None:
         """Check the delimiter.
@@ -110,43 +102,26 @@ class CsvSource(RowSource):
         if len(self.delimiter) != 1:
             raise UserError(f"delimiter is {self.delimiter!r}; it must be one character")
 
-    def rows(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Yield ``(file and line, fields)``; an empty label counts as absent.
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows, with file and line; an empty label counts as absent.
 
         Raises:
             UserError: for a file that cannot be read, or a row that does not fit its first line.
         """
-        # Python's own limit of 131,072 characters a field is below a book; the setting is the csv module's, not ours.
-        csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
         for file in list_files(self.path, ".csv"):
-            yield from self._rows_of(file)
-
-    def _rows_of(self, file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        reader = csv.reader((line for _, line in decoded_lines(file)), delimiter=self.delimiter, strict=True)
-        header: list[str] = []
-        try:
-            header = next(reader, [])
-            twice = sorted({name for name in header if header.count(name) > 1})
-            if twice:
-                raise UserError(f"{file}, line 1: the field {twice[0]!r} is named twice")
-            start = reader.line_num + 1
-            for values in reader:
-                where, start = f"{file}, line {start}", reader.line_num + 1
-                if not values:
-                    continue
-                if len(values) != len(header):
-                    raise UserError(
-                        f"{where}: {len(values)} fields, and line 1 names {len(header)}; quote texts that hold "
-                        f"{self.delimiter!r}, or set delimiter"
-                    )
-                row = dict(zip(header, values, strict=True))
-                # CSV has no null: an empty id, language or source is an absent one.
-                yield where, {name: value for name, value in row.items() if value or not self._is_label(name)}
-        except csv.Error as error:
-            raise UserError(f"{file}, line {reader.line_num}: not CSV: {error}") from None
-
-    def _is_label(self, name: str) -> bool:
-        return name in (self.language_field, self.source_field)
+            for where, row in csv_rows(file, self.delimiter):
+                # CSV has no null: an empty label or prompt is an absent one; an empty id is a mistake.
+                labels = (
+                    self.language_field,
+                    self.source_field,
+                    self.prompt_field,
+                    "language",
+                    "lang",
+                    "source",
+                    "prompt",
+                )
+                kept = {name: value for name, value in row.items() if value or name not in labels}
+                yield Row(where, kept, file.parent)
 
 
 @dataclass(frozen=True)
@@ -155,22 +130,33 @@ class ParquetSource(RowSource):
 
     Args:
         path: a file, a folder (its ``*.parquet`` files, sorted), or a list of them.
-        text_field: the text to render.
-        target_field: text that the model is to write; null, or absent under its default name: the text itself.
-        id_field: unique ids; if absent under its default name: a hash of the text.
-        language_field: language code; optional (only required if you set a non-default name).
-        source_field: name of the collection; optional (only required if you set a non-default name).
+        text_field: the text to render, or what the image shows; ``auto`` finds it.
+        target_field: text that the model is to write; null, or empty in every row: the text itself.
+        id_field: unique ids; without them the image's path, or a hash of the image or text.
+        language_field: language code.
+        source_field: name of the collection.
+        image_field: scan: bytes, ``{bytes, path}``, a path relative to the file, a data URL, or a list of these
+            (pages); null to render the texts whatever else the rows hold.
+        prompt_field: the row's prompt; null for that of the task.
+        outside_paths: allow images outside the file's folder; only for rows that you trust, since what they name can be
+            published.
+        blank_pages: scans whose text is empty: of unknown text (``error`` when training), samples (``keep``), or left
+            out (``skip``).
     """
 
     path: list[Path] | Path
-    text_field: str = DEFAULT_TEXT_FIELD
-    target_field: str | None = DEFAULT_TARGET_FIELD
-    id_field: str = DEFAULT_ID_FIELD
-    language_field: str = DEFAULT_LANGUAGE_FIELD
-    source_field: str = DEFAULT_SOURCE_FIELD
+    text_field: str = AUTO
+    target_field: str | None = AUTO
+    id_field: str = AUTO
+    language_field: str = AUTO
+    source_field: str = AUTO
+    image_field: str | None = AUTO
+    prompt_field: str | None = AUTO
+    outside_paths: bool = False
+    blank_pages: BlankPages = "error"
 
-    def rows(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Yield ``(file and row from 1, fields)``.
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows, with file and row from 1.
 
         Raises:
             UserError: for a file that is no Parquet, or that lacks a field.
@@ -182,13 +168,15 @@ class ParquetSource(RowSource):
             number = 0
             try:
                 with pq.ParquetFile(file) as table:
+                    head = next(table.iter_batches(batch_size=HEAD_ROWS), None)
                     names = table.schema_arrow.names
-                    self.check_fields(str(file), names)
-                    columns = [name for name in names if name in self.fields()]
-                    for batch in table.iter_batches(batch_size=1024, columns=columns):
-                        for row in batch.to_pylist():
+                    columns = self.columns(str(file), head.to_pylist() if head is not None else [], names)
+                    used = [name for name in names if name in columns.names()]
+                    size = 1024 if columns.image is None else 16  # encoded pages are large
+                    for batch in table.iter_batches(batch_size=size, columns=used):
+                        for fields in batch.to_pylist():
                             number += 1
-                            yield f"{file}, row {number}", row
+                            yield Row(f"{file}, row {number}", fields, file.parent)
             except (pa.ArrowException, OSError) as error:
                 reason = str(error).splitlines()[0]
                 raise UserError(f"{file}: cannot be read as Parquet (after row {number}): {reason}") from None
@@ -230,47 +218,3 @@ class TextFolderSource(Source):
             if not has_printable(text):
                 raise UserError(f"{files[name]}: no printable character in this file; remove it")
             yield Document(id=name, text=text, language=self.language)
-
-
-def list_files(path: Path | Iterable[Path], suffix: str) -> list[Path]:
-    """Return the files that ``path`` names: itself, the ``*suffix`` files of a folder, or those of several paths.
-
-    Raises:
-        UserError: when a path does not exist, or a folder has no such file.
-    """
-    if not isinstance(path, (str, Path)):
-        return [file for one in path for file in list_files(one, suffix)]
-    path = Path(path).expanduser()
-    if path.is_dir():
-        files = sorted(file for file in path.glob(f"*{suffix}") if file.is_file())
-        if not files:
-            raise UserError(f"{path}: no {suffix} file in this folder")
-        return files
-    if not path.exists():
-        raise UserError(f"{path}: no such file (looked from {Path.cwd()})")
-    check_regular_file(path)
-    return [path]
-
-
-def decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
-    r"""Yield ``(number, line)`` of a UTF-8 file, numbers from 1, each line with its ``\n``; a leading BOM is dropped.
-
-    Lines end at ``\n`` alone: Unicode's other line ends may stand inside a text.
-
-    Raises:
-        UserError: when the file cannot be read or a line is not UTF-8, with line and byte offset.
-    """
-    offset = 0
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise UserError(
-                        f"{path}, line {number}: byte 0x{line[error.start]:02x} at offset {offset + error.start} is "
-                        "not UTF-8; save the file as UTF-8"
-                    ) from None
-                offset += len(line)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None

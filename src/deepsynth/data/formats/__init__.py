@@ -1,0 +1,1 @@
+"""Formats of documents: PDF, PAGE XML and ALTO."""

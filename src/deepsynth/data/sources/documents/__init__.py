@@ -1,0 +1,1 @@
+"""Folders, files and globs of documents, with the texts beside them."""

@@ -1,0 +1,285 @@
+"""Sources whose documents are the rows of a table, and the rules by which a row becomes a document."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from deepsynth.data.sources.base import Source, has_printable, text_id, unix_line_ends
+from deepsynth.data.sources.columns import AUTO, Columns, find_columns, listed
+from deepsynth.data.sources.image_values import ImagePlace
+from deepsynth.errors import UserError
+from deepsynth.types import PAGE_BREAK, Document, PagedFile
+
+log = logging.getLogger(__name__)
+
+#: What to do with a scan whose text is known to be empty.
+BlankPages = Literal["error", "keep", "skip"]
+#: Rows from which columns are found.
+HEAD_ROWS = 20
+#: Names that a line about what was left out lists.
+_NAMES_SHOWN = 5
+
+_said: set[str] = set()
+
+
+class Row(NamedTuple):
+    """A row with its place.
+
+    Attributes:
+        where: file and line, for error messages.
+        fields: values by name.
+        folder: what the paths of its images are relative to; ``None`` when they lie in no folder here.
+    """
+
+    where: str
+    fields: Mapping[str, Any]
+    folder: Path | None = None
+
+
+class RowSource(Source):
+    r"""A source whose documents are rows with named fields.
+
+    Subclasses read the rows; this class makes documents of them:
+
+    * a column is found by its type and name (:func:`deepsynth.data.sources.columns.find_columns`) unless it is set;
+      what was found is logged in one line, with the columns that are not used;
+    * rows of a table with an image column are scans, each of them, and never drawn from their texts;
+    * a target field that is absent, or empty in every row, makes the task transcription;
+    * rows with and rows without a target in one source are an error (each row is judged against the first);
+    * without an id the id is the image's path, or a hash of the image or text, and two equal ids are an error; the
+      same image under another prompt has the ending ``~prompt2``;
+    * line ends become ``"\n"``; nothing else in a text is changed.
+    """
+
+    image_field: str | None
+    text_field: str
+    target_field: str | None
+    prompt_field: str | None
+    id_field: str
+    language_field: str
+    source_field: str
+    outside_paths: bool
+    blank_pages: BlankPages
+
+    @abstractmethod
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows."""
+
+    @property
+    def origin(self) -> str:
+        """Path or name of the data set, for error messages."""
+        place = getattr(self, "path", None) or getattr(self, "repo_id", None) or type(self).__name__
+        return ", ".join(map(str, place)) if isinstance(place, (list, tuple)) else str(place)
+
+    @property
+    def checks_documents(self) -> bool:
+        """Whether iterating checks that ids are unique and that all or no documents have a target: it does."""
+        return True
+
+    def image_place(self, folder: Path | None) -> ImagePlace:
+        """Return where the images of rows lie, relative to ``folder``."""
+        return ImagePlace(folder, outside=self.outside_paths)
+
+    def columns(self, where: str, head: Sequence[Mapping[str, Any]], found: Iterable[str] = ()) -> Columns:
+        """Return the columns of a table by what they hold, and log them once.
+
+        Args:
+            where: name of the table for error messages.
+            head: its first rows.
+            found: names of its columns, where they are known.
+
+        Raises:
+            UserError: when a column that was set is not there.
+        """
+        roles = ("image", "text", "target", "prompt", "id", "language", "source")
+        chosen = {role: getattr(self, f"{role}_field") for role in roles}
+        columns = find_columns(where, head, chosen, found)
+        names = dict.fromkeys([*found, *(name for row in head for name in row)])
+        say_once(f"{self.origin}: {columns.described(names)}")
+        return columns
+
+    def __iter__(self) -> Iterator[Document]:
+        """Yield every document.
+
+        Raises:
+            UserError: for a row that is not a document, naming the place, what was found and how to fix it.
+        """
+        rows = self.rows()
+        head = list(itertools.islice(rows, HEAD_ROWS))
+        if not head:
+            raise UserError(f"{self.origin}: it holds no document; give a file or dataset with at least one row")
+        reader = _RowReader(self, self.columns(head[0].where, [row.fields for row in head]))
+        yield from reader.documents(itertools.chain(head, rows))
+        if reader.blank:
+            shown = ", ".join(reader.blank[:_NAMES_SHOWN])
+            say_once(f"{self.origin}: {len(reader.blank)} blank pages left out (blank_pages=skip): {shown}")
+
+
+class _RowReader:
+    """Makes the documents of one walk over a source's rows."""
+
+    def __init__(self, source: RowSource, columns: Columns) -> None:
+        self._source = source
+        self._columns = columns
+        self._first: tuple[str, Document] | None = None
+        self._places: dict[str, str] = {}
+        self._prompts: dict[str, list[str | None]] = {}
+        self.blank: list[str] = []
+
+    def documents(self, rows: Iterable[Row]) -> Iterator[Document]:
+        for row in rows:
+            document = self._document(row)
+            if document is None:
+                self.blank.append(row.where)
+                continue
+            document = self._with_own_id(row, document)
+            if self._first is None:
+                self._first = (row.where, document)
+            _check_like_first(row.where, document, *self._first, target_field=self._columns.target)
+            yield document
+
+    def _document(self, row: Row) -> Document | None:
+        """Return the document of a row; ``None`` for a blank page that is to be skipped."""
+        where, fields, names = row.where, row.fields, self._columns
+        image, name = self._image(row)
+        text = _text(where, fields, names.text, optional=image is not None and self._is_found("text"))
+        known = isinstance(fields.get(names.text), str)
+        target = _text(where, fields, names.target, optional=self._is_found("target")) if names.target else ""
+        if image is None and not has_printable(text):
+            raise UserError(
+                f"{where}: the field {names.text!r} has no printable character ({text[:20]!r}); remove the row"
+            )
+        if image is not None and not has_printable(text):
+            if known and not target and self._source.blank_pages == "skip":
+                return None
+            text = ""
+        label = _label(where, fields, names.id, optional=self._is_found("id"))
+        prompt = _text(where, fields, names.prompt, optional=self._is_found("prompt")) if names.prompt else ""
+        together = isinstance(image, tuple) or (
+            isinstance(image, PagedFile) and bool(text) and len(text.split(PAGE_BREAK)) != len(image)
+        )
+        return Document(
+            id=label or name or text_id(text),
+            text=text,
+            target=target if target and has_printable(target) else None,
+            image=image,
+            language=_label(where, fields, names.language, optional=self._is_found("language")),
+            source=_label(where, fields, names.source, optional=self._is_found("source")),
+            prompt=prompt.strip() or None,
+            one_sample=together,
+            blank=image is not None and known and not text and self._source.blank_pages == "keep",
+        )
+
+    def _image(self, row: Row) -> tuple[Any, str]:
+        """Return the row's image and a name for it; ``None`` and "" where rows have none."""
+        name = self._columns.image
+        if name is None:
+            if self._source.image_field is not None and row.fields.get("image") is not None:
+                raise UserError(
+                    f"{row.where}: an image (field 'image'), and the first rows have none; give every row one, or set "
+                    "image_field"
+                )
+            return None, ""
+        if row.fields.get(name) is None:
+            raise UserError(
+                f"{row.where}: no image in the field {name!r}; the fields found are {listed(row.fields)}; remove the "
+                "row, or set image_field=null to render the texts of all"
+            )
+        try:
+            return self._source.image_place(row.folder).read(row.fields[name])
+        except UserError as error:
+            raise UserError(f"{row.where}: {error}") from None
+
+    def _is_found(self, role: str) -> bool:
+        return bool(getattr(self._source, f"{role}_field") == AUTO)
+
+    def _with_own_id(self, row: Row, document: Document) -> Document:
+        """Return the document, under another id where it is an earlier one's image with another prompt.
+
+        Raises:
+            UserError: for two documents of one id.
+        """
+        earlier = self._places.setdefault(document.id, row.where)
+        own = row.fields.get(self._columns.id) is not None
+        if document.prompt is not None and not own:
+            prompts = self._prompts.setdefault(document.id, [])
+            if document.prompt not in prompts:
+                prompts.append(document.prompt)
+                if earlier is not row.where:
+                    return replace(document, id=f"{document.id}~prompt{len(prompts)}")
+        if earlier is row.where:
+            return document
+        if own:
+            raise UserError(f"{row.where}: the id {document.id!r} is already that of {earlier}; ids must be unique")
+        raise UserError(
+            f"{row.where}: the same document as {earlier} (no field {self._columns.id!r}, so the id comes from its "
+            "content); remove one or give the rows ids"
+        )
+
+
+def say_once(line: str) -> None:
+    """Log a line, unless this process has: training and validation read the same source."""
+    if line not in _said:
+        _said.add(line)
+        log.info("%s", line)
+
+
+def _text(where: str, row: Mapping[str, Any], field: str, optional: bool) -> str:
+    """Return a text field, "" when it is null, or absent where that is allowed."""
+    if field not in row and not optional:
+        raise UserError(f"{where}: no field {field!r}; the fields found are {listed(row)}")
+    value = row.get(field)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise UserError(f"{where}: {field} is of type {type(value).__name__}; it must be a text")
+    return unix_line_ends(_encodable(where, field, value))
+
+
+def _label(where: str, row: Mapping[str, Any], field: str, optional: bool) -> str | None:
+    """Return an id, language or source name, ``None`` when it is null, or absent where that is allowed."""
+    if field not in row and not optional:
+        raise UserError(f"{where}: no field {field!r}; the fields found are {listed(row)}")
+    value = row.get(field)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise UserError(f"{where}: {field} is of type {type(value).__name__}; it must be a name or a number")
+    label = _encodable(where, field, str(value)).strip()
+    if not label:
+        raise UserError(f"{where}: {field} is empty; give it a value or remove it")
+    return label
+
+
+def _encodable(where: str, field: str, value: str) -> str:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where}: the field {field!r} has half a surrogate pair, {value[error.start]!r} at character "
+            f"{error.start}; it is no Unicode text"
+        ) from None
+    return value
+
+
+def _check_like_first(
+    where: str, document: Document, first_where: str, first: Document, target_field: str | None
+) -> None:
+    if (document.target is None) != (first.target is None):
+        has, has_not = ("has a", "has none") if document.target is not None else ("has no", "has one")
+        raise UserError(
+            f"{where}: {has} target (field {target_field!r}), and {first_where} {has_not}; give every row a target "
+            "(summarization) or none (transcription)"
+        )
+    if document.text_is_known != first.text_is_known:
+        has, has_not = ("has a", "has none") if document.text_is_known else ("has no", "has one")
+        raise UserError(
+            f"{where}: {has} text, and {first_where} {has_not}; give every scan its text or none; if those without are "
+            "blank pages, set blank_pages=keep, or skip"
+        )
