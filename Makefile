@@ -37,6 +37,12 @@ quickstart: $(VENV)/.installed  ## teach the built-in model light type on dark g
 test: $(VENV)/.installed  ## run the default tests (no network, no GPU)
 	$(BIN)/python $(PYTEST)
 
+# MODULE is a file or folder below src/deepsynth: make mutation MODULE=data/text/linebreak
+mutation: $(VENV)/.installed  ## put bugs into a MODULE (hub, data/text/linebreak) and list those that no test notices
+	@test -n '$(MODULE)' || { echo "make mutation MODULE=…: a file or folder below src/deepsynth, such as hub"; exit 1; }
+	@$(BIN)/python -c 'import cosmic_ray' 2>/dev/null || $(BIN)/python -m pip install -q -e '.[mutation]' -c $(TESTED)
+	$(BIN)/python scripts/mutation.py $(MODULE) --sample $(or $(SAMPLE),20) --seed $(or $(SEED),0)
+
 $(LOWEST)/.installed: pyproject.toml constraints/lowest.txt
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/python -m pip install -q -e '.[dev]' -c constraints/lowest.txt
@@ -58,7 +64,7 @@ FREEZE = $(NEWEST)/bin/python -m pip freeze --exclude-editable | sed 's/+.*//'
 
 constraints:  ## renew constraints/: the newest versions that pyproject.toml allows, and the oldest (with Python 3.11)
 	$(PYTHON) -m venv --clear $(NEWEST)
-	$(NEWEST)/bin/python -m pip install -q -e '.[dev]'
+	$(NEWEST)/bin/python -m pip install -q -e '.[dev,mutation]'
 	$(FREEZE) >$(TESTED)
 	$(PYTHON) scripts/requirements.py lowest >constraints/lowest.txt
 
@@ -71,4 +77,4 @@ check: $(VENV)/.installed  ## lint, types, tests: what CI runs
 clean:  ## remove the environments and caches; runs/ stays
 	rm -rf $(VENV) $(LOWEST) $(NEWEST) .pytest_cache .mypy_cache .ruff_cache build dist
 
-.PHONY: help install quickstart test test-lowest test-newest constraints check clean
+.PHONY: help install quickstart test mutation test-lowest test-newest constraints check clean

@@ -14,13 +14,15 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NAMED = [Requirement(line) for line in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"])]
 
+EXTRAS = [Requirement(line) for line in PROJECT["optional-dependencies"]["mutation"]]
+
 
 def pins(name: str) -> dict[str, Requirement]:
     lines = [Requirement(line) for line in (ROOT / "constraints" / name).read_text().splitlines()]
     return {canonicalize_name(line.name): line for line in lines}
 
 
-@pytest.mark.parametrize("requirement", NAMED, ids=lambda requirement: requirement.name)
+@pytest.mark.parametrize("requirement", [*NAMED, *EXTRAS], ids=lambda requirement: requirement.name)
 def test_the_tested_version_is_one_that_is_allowed(requirement: Requirement) -> None:
     (exact,) = pins("tested.txt")[canonicalize_name(requirement.name)].specifier
     assert exact.operator == "=="
