@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from deepsynth.data.processing.processor import OcrProcessor, Processor
     from deepsynth.data.rendering.renderer import Renderer, TextRenderer
     from deepsynth.data.sources.base import Source
+    from deepsynth.data.sources.conversation_source import ConversationSource
     from deepsynth.data.sources.documents.source import DocumentSource, ImageSource
     from deepsynth.data.sources.hub import HubSource
     from deepsynth.data.sources.mixed import MixedSource
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Augmenter",
     "Collator",
+    "ConversationSource",
     "CsvSource",
     "DocumentSource",
     "HubSource",
@@ -47,6 +49,7 @@ __all__ = [
 _HOMES = {
     "Augmenter": "deepsynth.data.augmentation.augmenter",
     "Collator": "deepsynth.data.processing.collator",
+    "ConversationSource": "deepsynth.data.sources.conversation_source",
     "CsvSource": "deepsynth.data.sources.text_files",
     "DocumentSource": "deepsynth.data.sources.documents.source",
     "HubSource": "deepsynth.data.sources.hub",

@@ -71,7 +71,7 @@ class HubSource(RowSource):
         folder = Path(self.repo_id).expanduser()
         number = 0
         try:
-            table = _with_encoded_images(self._open())
+            table = with_encoded_images(self._open())
             head = list(itertools.islice(table, HEAD_ROWS))
             names = table.column_names or list(dict.fromkeys(name for row in head for name in row))
             columns = self.columns(where, head, names)
@@ -90,29 +90,37 @@ class HubSource(RowSource):
         return ImagePlace(folder, tuple(map(Path, caches)), self.outside_paths)
 
     def _open(self) -> datasets.Dataset | datasets.IterableDataset:
-        import datasets
-
-        folder = Path(self.repo_id).expanduser()
-        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-            saved = datasets.load_from_disk(str(folder))
-            if isinstance(saved, datasets.DatasetDict):
-                if self.split not in saved:
-                    raise UserError(f"{self.repo_id}: no split {self.split!r}; the splits are {', '.join(saved)}")
-                saved = saved[self.split]
-            return saved.to_iterable_dataset() if self.streaming else saved
-        try:
-            return datasets.load_dataset(
-                str(folder) if folder.is_dir() else self.repo_id,
-                name=self.name,
-                split=self.split,
-                revision=self.revision,
-                streaming=self.streaming,
-            )
-        except ValueError as error:  # an unknown split, configuration or name
-            raise UserError(f"{self.repo_id} ({self.split}): {_first_line(error)}") from None
+        return open_dataset(
+            self.repo_id, name=self.name, split=self.split, revision=self.revision, streaming=self.streaming
+        )
 
 
-def _with_encoded_images(
+def open_dataset(
+    repo_id: str, *, name: str | None, split: str, revision: str | None, streaming: bool
+) -> datasets.Dataset | datasets.IterableDataset:
+    """Open a data set of the Hub or of a folder; see :class:`HubSource` for the arguments.
+
+    Raises:
+        UserError: for a split, configuration or name that is not there.
+    """
+    import datasets
+
+    folder = Path(repo_id).expanduser()
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        saved = datasets.load_from_disk(str(folder))
+        if isinstance(saved, datasets.DatasetDict):
+            if split not in saved:
+                raise UserError(f"{repo_id}: no split {split!r}; the splits are {', '.join(saved)}")
+            saved = saved[split]
+        return saved.to_iterable_dataset() if streaming else saved
+    path = str(folder) if folder.is_dir() else repo_id
+    try:
+        return datasets.load_dataset(path, name=name, split=split, revision=revision, streaming=streaming)
+    except ValueError as error:  # an unknown split, configuration or name
+        raise UserError(f"{repo_id} ({split}): {_first_line(error)}") from None
+
+
+def with_encoded_images(
     table: datasets.Dataset | datasets.IterableDataset,
 ) -> datasets.Dataset | datasets.IterableDataset:
     """Return a table whose images are encoded bytes: a page is then a hundred times smaller until it is needed."""
