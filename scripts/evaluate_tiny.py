@@ -22,6 +22,7 @@ from rapidfuzz.distance import Levenshtein
 from deepsynth.data import Collator, OcrProcessor, PageAugmenter, TextRenderer
 from deepsynth.data.fonts.files import bundled_folder
 from deepsynth.data.pipeline import Pipeline
+from deepsynth.data.text.cleaning import TextCleaning
 from deepsynth.generation import generate
 from deepsynth.types import Document, Sample
 
@@ -143,7 +144,7 @@ def main() -> None:
     for name, (draw, augmenter, (least, most), change) in conditions().items():
         if args.only and name not in args.only.split(","):
             continue
-        pipeline = Pipeline(draw, augmenter, processor, seed=1)
+        pipeline = Pipeline(draw, augmenter, processor, seed=1, text=TextCleaning(line_breaks="source"))
         samples = []
         for number, text in enumerate(passages(args.folder, args.pages, least, most)):
             sample = pipeline.sample(Document(id=str(number), text=change(text)), 0, 0)

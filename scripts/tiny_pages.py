@@ -20,6 +20,7 @@ from deepsynth.data.loading.dataset import PageDataset
 from deepsynth.data.loading.loader import ResumableLoader, Workers
 from deepsynth.data.pipeline import Pipeline
 from deepsynth.data.processing.processor import OcrProcessor
+from deepsynth.data.text.cleaning import TextCleaning
 from deepsynth.models.deepseek_ocr.image_processing import DeepseekOcrImageProcessor
 from deepsynth.types import Document, Page, Sample
 
@@ -437,7 +438,8 @@ class TinyData(TextImageDataModule):
     """
 
     def __init__(self, samples: int, lengths: Sequence[tuple[float, float]], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        # A line of the text is one line of the label, however often the page breaks it.
+        super().__init__(**{"text": TextCleaning(line_breaks="source"), **kwargs})
         self.samples, self.lengths = samples, lengths
         # A forked worker starts at once, and does not touch the GPU.
         self.workers = Workers(self.workers.count, self.seed, start_method="fork")
@@ -447,7 +449,8 @@ class TinyData(TextImageDataModule):
         if "train" not in self.datasets:
             self.datasets["train"] = EndlessPages(self.samples, self.pipeline(), self.lengths)
         if "val" not in self.datasets and self.val_source is not None:
-            clean = Pipeline(self.renderer or self._default_renderer(), None, self.processor, self.seed)
+            renderer = self.renderer or self._default_renderer()
+            clean = Pipeline(renderer, None, self.processor, self.seed, text=self.text)
             self.datasets["val"] = PageDataset(self.documents("val"), clean)
 
     def train_dataloader(self) -> ResumableLoader:

@@ -113,13 +113,24 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One drawn line in reading order."""
+    """One drawn line in reading order.
+
+    Attributes:
+        text: text of the line.
+        box: smallest box around its glyphs.
+        words: its words.
+        font: names of its fonts.
+        font_size_px: size of its first run.
+        ending: what ends it on the page: a newline and those of the empty lines after it, a tab after a cell of a
+            table, and before a newline the hyphen that is drawn and is not in ``text``.
+    """
 
     text: str
     box: Box
     words: tuple[Word, ...] = ()
     font: str = ""
     font_size_px: float = 0.0
+    ending: str = "\n"
 
 
 @dataclass(frozen=True, slots=True)

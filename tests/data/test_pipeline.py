@@ -11,6 +11,7 @@ import pytest
 from deepsynth.data import OcrProcessor, TextRenderer
 from deepsynth.data.augmentation.augmenter import Augmenter
 from deepsynth.data.pipeline import Pipeline
+from deepsynth.data.text.cleaning import TextCleaning
 from deepsynth.types import Document, Page
 from tests.helpers.training import PAGE
 
@@ -67,3 +68,33 @@ def test_the_layout_follows_from_seed_and_document_alone(processor: OcrProcessor
     assert layout(document) == layout(document, epoch=3)
     assert layout(document) != layout(document, seed=1)
     assert layout(document) != layout(replace(document, id="e"))
+
+
+def test_labels_have_the_lines_that_the_page_shows(processor: OcrProcessor) -> None:
+    document = Document("d", "one soft\u00adhyphen\u200b and e\u0301 words " * 8)
+    renderer = TextRenderer(**OPTIONS)
+
+    def label(**options: Any) -> str:
+        sample = Pipeline(renderer, None, processor, text=TextCleaning(**options)).sample(document, 0, 0)
+        assert sample is not None
+        ids = sample.labels[sample.labels >= 0].tolist()
+        assert processor.hf_processor.tokenizer.decode(ids, skip_special_tokens=True) == sample.target
+        return sample.target
+
+    (page,) = Pipeline(renderer, None, processor).pages(document, 0, 0)
+    shown, source = label(), label(line_breaks="source")
+    assert shown.count("\n") == len(page.lines) - 1 > 0
+    assert "\n" not in source
+    assert shown.replace("-\n", "").replace("\n", " ") == source
+    assert source == "one softhyphen and é words " * 7 + "one softhyphen and é words"
+    assert "\u00ad" in label(invisible="keep")
+    pixels = [Pipeline(renderer, None, processor, text=TextCleaning(invisible=keep)) for keep in ("keep", "remove")]
+    assert len({pipeline.pages(document, 0, 0)[0].image.tobytes() for pipeline in pixels}) == 1
+
+
+def test_targets_are_cleaned_like_transcriptions(processor: OcrProcessor) -> None:
+    sample = Pipeline(TextRenderer(**OPTIONS), None, processor).sample(
+        Document("d", "a", target="su\u00adm\r\n"), None, 0
+    )
+    assert sample is not None
+    assert sample.target == "sum"

@@ -289,7 +289,9 @@ def test_what_is_no_loop(text: str) -> None:
 
 
 def test_profiles() -> None:
-    assert set(NORMALIZATION_PROFILES) == {"none", "whitespace", "layout", "case", "punctuation", "arabic", "nfkc"}
+    assert set(NORMALIZATION_PROFILES) == {
+        *("none", "whitespace", "layout", "paragraphs", "visible", "case", "punctuation", "arabic", "nfkc")
+    }
     assert normalize(" A  b\n", "none") == "A  b"
     assert normalize(" A \n b\u00a0c", "whitespace") == "A b c"
     assert normalize("trans-\n  cription of well-\nknown A-\nB", "layout") == "transcription of wellknown A- B"

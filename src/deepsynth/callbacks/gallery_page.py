@@ -79,8 +79,16 @@ def differences(prediction: str, target: str) -> Iterator[tuple[str, str]]:
         yield predicted, expected
 
 
-def mark_differences(prediction: str, target: str) -> Markup:
-    """Return a prediction as HTML: wrong characters in ``<del>``, missing ones in ``<ins>``."""
+def mark_differences(prediction: str, target: str, *, line_breaks: bool = True) -> Markup:
+    """Return a prediction as HTML: wrong characters in ``<del>``, missing ones in ``<ins>``.
+
+    Args:
+        prediction: generated text.
+        target: text of the page.
+        line_breaks: whether a line break differs from a space; if not, all are shown as spaces.
+    """
+    if not line_breaks:
+        prediction, target = prediction.replace("\n", " "), target.replace("\n", " ")
     from markupsafe import Markup, escape
 
     def element(name: str, text: str) -> Markup:
@@ -93,18 +101,19 @@ def mark_differences(prediction: str, target: str) -> Markup:
     )
 
 
-def gallery_page(title: str, entries: Sequence[GalleryEntry]) -> str:
+def gallery_page(title: str, entries: Sequence[GalleryEntry], *, line_breaks: bool = True) -> str:
     """Return the page, which needs no network and adapts to light and dark screens.
 
     Args:
         title: heading of the page.
         entries: at least one sample.
+        line_breaks: whether wrong line breaks are marked: those of a page can be known, those of its source cannot.
     """
     targets = [entry.target for entry in entries]
     return render_page(
         "gallery.html",
         title=title,
-        entries=[_view(entry) for entry in entries],
+        entries=[_view(entry, line_breaks) for entry in entries],
         first_step=entries[0].first.step,
         first_cer=f"{corpus_cer([entry.first for entry in entries], targets):.1%}",
         latest_step=max(entry.latest.step for entry in entries),
@@ -112,7 +121,7 @@ def gallery_page(title: str, entries: Sequence[GalleryEntry]) -> str:
     )
 
 
-def _view(entry: GalleryEntry) -> dict[str, Any]:
+def _view(entry: GalleryEntry, line_breaks: bool) -> dict[str, Any]:
     """Return the values that the template shows of a sample."""
     predictions = [entry.first] if entry.latest == entry.first else [entry.first, entry.latest]
     return {
@@ -123,7 +132,7 @@ def _view(entry: GalleryEntry) -> dict[str, Any]:
             (
                 prediction.step,
                 f"{corpus_cer([prediction], [entry.target]):.1%}",
-                mark_differences(prediction.text.strip(), entry.target.strip()),
+                mark_differences(prediction.text.strip(), entry.target.strip(), line_breaks=line_breaks),
             )
             for prediction in predictions
         ],

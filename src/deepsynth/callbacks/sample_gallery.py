@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 
 from deepsynth.callbacks.gallery_page import GalleryEntry, Prediction, corpus_cer, gallery_page
+from deepsynth.data.datamodule import TextImageDataModule
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_file, explain_write_errors
 from deepsynth.modules import DeepSynthModule
@@ -101,7 +102,7 @@ class SampleGallery(Callback):
             return
         entries = list(self._entries.values())
         path = Path(self.file or Path(trainer.default_root_dir) / "gallery.html")
-        page = gallery_page(f"Samples of {path.absolute().parent.name}", entries)
+        page = gallery_page(f"Samples of {path.absolute().parent.name}", entries, line_breaks=_shows_lines(trainer))
         with explain_write_errors(path, "the gallery"), atomic_file(path) as temporary:
             temporary.write_text(page, encoding="utf-8", errors="replace")
         for writer in self._tensorboards(trainer):
@@ -148,6 +149,12 @@ def jpeg(array: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "JPEG", quality=85, subsampling=0)
     return buffer.getvalue()
+
+
+def _shows_lines(trainer: Trainer) -> bool:
+    """Return whether a reader of the pages can know the line breaks of the targets."""
+    data = getattr(trainer, "datamodule", None)
+    return not isinstance(data, TextImageDataModule) or data.text.line_breaks == "page"
 
 
 def _markdown(entry: GalleryEntry) -> str:

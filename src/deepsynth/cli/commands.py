@@ -165,7 +165,7 @@ def push_data(args: list[str]) -> None:
         target,
         Path(folder),
         split=cli.config["split"],
-        recipe={**recipe, "seed": pipeline.seed},
+        recipe={**recipe, "seed": pipeline.seed, "text": repr(pipeline.text)},
     )
     for line in lines:
         print_line(line)

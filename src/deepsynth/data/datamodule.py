@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from deepsynth.data.augmentation.augmenter import Augmenter
+from deepsynth.data.loading.agreement import check_ranks_agree
 from deepsynth.data.loading.dataset import PageDataset
 from deepsynth.data.loading.loader import ResumableLoader, Workers, default_workers
 from deepsynth.data.loading.sampler import EpochSampler
@@ -21,6 +22,7 @@ from deepsynth.data.processing.processor import OcrProcessor, Processor
 from deepsynth.data.rendering.renderer import Renderer, TextRenderer
 from deepsynth.data.sources.base import Source, read_documents
 from deepsynth.data.splits import Split, Splitter
+from deepsynth.data.text.cleaning import TextCleaning
 from deepsynth.errors import UserError
 from deepsynth.io.images import MAX_PIXELS
 from deepsynth.types import Batch, Document, Task
@@ -65,6 +67,7 @@ class TextImageDataModule(LightningDataModule):
             attention plans its kernels anew for every new length, which takes as long as a step; else 1.
         group_by_length: make training batches of samples of similar lengths, which need less padding.
         packing: put the samples of a training batch into one row without padding; the loss is the same.
+        text: how texts become labels: line breaks, Unicode form, what draws nothing.
         augment_variants: number of ways in which a page is degraded; epochs repeat them in turn. By default every epoch
             is different. With it ``model.vision_cache`` finds degraded pages again.
 
@@ -100,6 +103,7 @@ class TextImageDataModule(LightningDataModule):
         group_by_length: bool = False,
         packing: bool = False,
         augment_variants: int | None = None,
+        text: TextCleaning = TextCleaning(),  # noqa: B008  it is frozen, and --help shows its fields
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -139,6 +143,7 @@ class TextImageDataModule(LightningDataModule):
         self.group_by_length = group_by_length
         self.packing = packing
         self.augment_variants = augment_variants
+        self.text = text
         self.datasets: dict[str, PageDataset] = {}
         self.stream: PageStream | None = None  # the documents to predict
         self._seen: Fingerprint | None = None  # of the documents that predict has read, once it is through
@@ -178,10 +183,12 @@ class TextImageDataModule(LightningDataModule):
                 raise UserError(
                     f"every sample of the {split} split exceeds data.max_tokens; raise it or put less text on a page"
                 )
-            self._check_ranks_agree(f"{split} samples", dataset.fingerprint)
+            check_ranks_agree(self.trainer, self.source, f"{split} samples", dataset.fingerprint)
             self.datasets[split] = dataset
             dropped = f", {dataset.dropped} dropped as longer than data.max_tokens" if dataset.dropped else ""
             log.info("%s: %d documents, %d samples%s", split, len(dataset.documents), len(dataset), dropped)
+            if changes := self.text.count_changes(dataset.documents):
+                log.info("%s: %s", split, changes)
 
     def _set_up_stream(self) -> None:
         trainer = self.trainer
@@ -192,7 +199,7 @@ class TextImageDataModule(LightningDataModule):
             found = stream.check()
             if found[0] < ranks:
                 raise UserError(f"{self.source} has {found[0]} documents, fewer than processes")
-            self._check_ranks_agree("documents", found)
+            check_ranks_agree(self.trainer, self.source, "documents", found)
             log.info("predict: %d documents", found[0])
         self.stream, self._seen = stream, None
 
@@ -206,27 +213,13 @@ class TextImageDataModule(LightningDataModule):
         if dropped:
             log.info("predict: %d samples dropped as longer than data.max_tokens", dropped)
 
-    def _check_ranks_agree(self, what: str, found: tuple[int, object] | None) -> None:
-        """Raise if a rank has other documents than rank 0: some would be lost and others used twice.
-
-        ``None`` stands for an unknown fingerprint and equals every other.
-        """
-        trainer = self.trainer
-        if trainer is None or trainer.world_size == 1:
-            return
-        first = trainer.strategy.broadcast(found)
-        if found is not None and first is not None and first != found:
-            raise UserError(
-                f"rank {trainer.global_rank} has {found[0]} {what} of {self.source}, but rank 0 has {first[0]}, or "
-                "others, or in another order; all must read the same files, with the same fonts"
-            )
-
     def pipeline(self) -> Pipeline:
         """Return the stages that make samples of a document."""
         side = self.processor.layout.base_size if isinstance(self.processor, OcrProcessor) else 1024
         renderer = self.renderer or TextRenderer(page_width_px=side, page_height_px=side)
         stages = (renderer, self.augmenter, self.processor)
-        return Pipeline(*stages, self.seed, self.max_pages, self.augment_variants, self.max_image_pixels)
+        limits = (self.max_pages, self.augment_variants, self.max_image_pixels)
+        return Pipeline(*stages, self.seed, *limits, text=self.text)
 
     @property
     def holds_out_validation(self) -> bool:
@@ -291,7 +284,7 @@ class TextImageDataModule(LightningDataModule):
         self.workers.close()
         # Not at the end of the stream: with a limit of batches some ranks reach it and others do not.
         if stage == "predict" and self.stream is not None and self.stream.streams:
-            self._check_ranks_agree("documents", self._seen)
+            check_ranks_agree(self.trainer, self.source, "documents", self._seen)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move the tensors of a batch, and make the model's input of the bytes of its pages there."""

@@ -7,14 +7,15 @@ change where a page ends. The augmenter's generator is seeded by (seed, epoch, d
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from deepsynth.data.augmentation.augmenter import Augmenter
 from deepsynth.data.processing.processor import Processor
-from deepsynth.data.rendering.renderer import Renderer
+from deepsynth.data.rendering.renderer import Renderer, TextRenderer
 from deepsynth.data.scans import count_scan_pages, load_scan_pages
+from deepsynth.data.text.cleaning import TextCleaning
 from deepsynth.errors import UserError
 from deepsynth.io.images import MAX_PIXELS
 from deepsynth.types import Document, Page, Sample
@@ -39,6 +40,7 @@ class Pipeline:
             every epoch.
         max_image_pixels: largest number of pixels of a scan.
         prompt_only: make samples for prediction, without the tokens of the target.
+        text: how texts become labels.
     """
 
     renderer: Renderer
@@ -49,6 +51,7 @@ class Pipeline:
     variants: int | None = None
     max_image_pixels: int = MAX_PIXELS
     prompt_only: bool = False
+    text: TextCleaning = field(default_factory=TextCleaning)
 
     def layout_rng(self, document: Document) -> np.random.Generator:
         """Return the generator of a document's layout."""
@@ -61,7 +64,7 @@ class Pipeline:
         return self.renderer.count_pages(document, self.layout_rng(document))
 
     def pages(self, document: Document, number: int | None, epoch: int) -> list[Page]:
-        """Return the augmented page ``number``, or all pages of the document.
+        """Return the augmented page ``number``, or all pages of the document, with their texts as labels.
 
         Raises:
             UserError: when a document that is one sample has more than ``max_pages`` pages.
@@ -80,6 +83,7 @@ class Pipeline:
                     f"document {document.id!r} takes {len(pages)} pages, but data.max_pages is {self.max_pages}; raise "
                     "it, use a larger page or a smaller font"
                 )
+        pages = [replace(page, text=self._label(document, page)) for page in pages]
         if self.augmenter is None:
             return pages
         if self.variants is not None:
@@ -89,6 +93,14 @@ class Pipeline:
             for page in pages
         ]
 
+    def _label(self, document: Document, page: Page) -> str:
+        if document.image is not None:
+            return self.text.scan(page.text)
+        markup = isinstance(self.renderer, TextRenderer) and self.renderer.markup != "plain"
+        return self.text.page(page.text, page.lines, markup=markup)
+
     def sample(self, document: Document, number: int | None, epoch: int) -> Sample | None:
         """Return the sample of one page, or of a whole document (``number`` is ``None``)."""
+        if document.target is not None:
+            document = replace(document, target=self.text.label(document.target))
         return self.processor(document, self.pages(document, number, epoch), prompt_only=self.prompt_only)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 import regex  # the standard library's re knows neither scripts nor marks
 
 from deepsynth.errors import UserError
+from deepsynth.metrics.visible_text import join_paragraphs, remove_invisible
 
 #: Scripts that put no spaces between words: each character, with the marks on it, counts as a word.
 _SPACELESS = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}ー]"
@@ -76,6 +77,10 @@ NORMALIZATION_PROFILES: Mapping[str, Callable[[str], str]] = MappingProxyType(
         "whitespace": _collapse,
         # Words broken at a line's end are joined, then as "whitespace": for texts that do not keep the page's lines.
         "layout": lambda text: _collapse(_LINE_END_HYPHEN.sub(r"\1", text)),
+        # Lines are joined within paragraphs, which empty lines part.
+        "paragraphs": join_paragraphs,
+        # What draws nothing goes, as from labels; then NFC.
+        "visible": lambda text: unicodedata.normalize("NFC", remove_invisible(text)[0].strip()),
         # Full Unicode case folding: "Straße" equals "STRASSE".
         "case": lambda text: text.strip().casefold(),
         # Punctuation marks and symbols become spaces, then as "whitespace".

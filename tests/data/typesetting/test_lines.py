@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 
 from deepsynth.data.fonts.library import FontLibrary
@@ -144,3 +146,37 @@ def test_an_overhanging_last_glyph_stays_within_a_justified_column(shaper: Shape
     ends = [line.places[-1] for line in wrapped]
     assert any(piece.right > piece.advance for piece, _ in ends)
     assert [x + piece.room for piece, x in ends] == pytest.approx([150] * len(ends))
+
+
+def test_a_line_that_ends_at_a_soft_hyphen_draws_the_hyphen_within_the_column(typesetter, shaper):
+    text = "a com\u00adpre\u00adhen\u00adsi\u00adble re\u00adspon\u00adsi\u00adbil\u00adi\u00adty of " * 6
+    text = text.strip()
+    hyphens = set()
+    for width in range(90, 240, 7):
+        wrapped = lines(typesetter, text, width)
+        assert "".join(line.text + line.joiner for line in wrapped) == text + "\n"
+        for line, following in pairwise(wrapped):
+            run, x = line.places[-1]
+            inside = line.joiner == ""
+            assert line.ending == ("-\n" if inside else "\n")
+            hyphens.add(inside)
+            if inside:
+                letters = shaper.shape(run.text.replace("\u00ad", ""), STYLE)
+                assert run.text.endswith("\u00ad")
+                assert run.advance > letters.advance + 2
+            assert x + run.room <= width + 1e-6
+            assert following.places
+        assert wrapped[3].end == len("".join(line.text + line.joiner for line in wrapped[:4]))
+        again = list(typesetter.lines(Paragraph(((text, BODY),)), width, wrapped[3].end))
+        assert [line.text for line in again] == [line.text for line in wrapped[4:]]
+    assert hyphens == {True, False}
+
+
+def test_a_hyphen_that_does_not_fit_moves_its_syllable_to_the_next_line(typesetter, shaper):
+    first, second = "mmm", "nn\u00ad"
+    width = int(shaper.shape(first, STYLE).room + shaper.shape(" nn", STYLE).room) + 1
+    wrapped = lines(typesetter, f"{first} {second}oo", width)
+    assert [(line.text, line.joiner, line.ending) for line in wrapped] == [
+        (first, " ", "\n"),
+        (f"{second}oo", "\n", "\n"),
+    ]

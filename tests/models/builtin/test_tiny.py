@@ -13,6 +13,7 @@ from rapidfuzz.distance import Levenshtein
 
 from deepsynth.data import Collator, OcrProcessor, TextRenderer
 from deepsynth.data.pipeline import Pipeline
+from deepsynth.data.text.cleaning import TextCleaning
 from deepsynth.generation import generate
 from deepsynth.models import register
 from deepsynth.models.registry import resolve_model_name
@@ -41,7 +42,7 @@ def read(model: Any, texts: list[str], max_new_tokens: int = 200, **options: Any
     processor = OcrProcessor(NAME)
     side = processor.layout.base_size
     renderer = TextRenderer(page_width_px=side, page_height_px=side, margin_px=10, **{"font_size_px": 12.0, **options})
-    pipeline = Pipeline(renderer, None, processor)
+    pipeline = Pipeline(renderer, None, processor, text=TextCleaning(line_breaks="source"))
     samples = [pipeline.sample(Document(id=str(i), text=text), 0, 0) for i, text in enumerate(texts)]
     batch = Collator(processor.pad_token_id)([sample for sample in samples if sample is not None])
     generations = generate(model, processor.hf_processor.tokenizer, batch, max_new_tokens=max_new_tokens)

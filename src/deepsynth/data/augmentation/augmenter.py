@@ -28,7 +28,7 @@ from deepsynth.data.augmentation.light import ColorCast, Shadow, UnevenLight
 from deepsynth.data.augmentation.optics import DefocusBlur, GaussianBlur, MotionBlur, ResolutionLoss, SensorNoise
 from deepsynth.data.augmentation.paper import BleedThrough, PaperTexture, Stains
 from deepsynth.errors import UserError
-from deepsynth.types import Line, Page, Word
+from deepsynth.types import Page, Word
 
 Preset = Literal["none", "scan", "photo", "fax", "hard"]
 
@@ -234,5 +234,5 @@ def _with_boxes(page: Page, boxes: BoxArray) -> Page:
     for line in page.lines:
         box = next(moved)  # a line's own box comes before its words'
         words = tuple(Word(word.text, next(moved)) for word in line.words)
-        lines.append(Line(line.text, box, words, line.font, line.font_size_px))
+        lines.append(replace(line, box=box, words=words))
     return replace(page, lines=tuple(lines))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from PIL import Image, ImageDraw
 
 from deepsynth.compat.pillow import draw_masks
@@ -24,7 +26,7 @@ def draw_page(
         background_color: color of the page.
 
     Returns:
-        The page, and its lines in reading order; a line without glyphs is left out.
+        The page, and its lines in reading order; an empty one only adds to the ``ending`` of the line before it.
 
     Raises:
         UserError: when a line does not fit on the page.
@@ -37,6 +39,8 @@ def draw_page(
     lines: list[Line] = []
     for positioned in layout.lines:
         if not positioned.line.places:
+            if lines:
+                lines[-1] = replace(lines[-1], ending=lines[-1].ending + positioned.line.ending)
             continue
         line = _record(positioned)
         if line.box[0] < 0 or line.box[2] > size[0]:  # marks that hang over the ends of a line, without a margin
@@ -67,4 +71,6 @@ def _record(positioned: PositionedLine) -> Line:
     words = tuple([Word(run.text, box) for (run, _), box in zip(places, boxes, strict=True)])
     fonts = dict.fromkeys([font for run, _ in places for font in run.fonts])
     whole = (min(lefts), min(tops), max(rights), max(bottoms))
-    return Line(positioned.line.text, whole, words, ", ".join(fonts), positioned.line.style.size_px)
+    return Line(
+        positioned.line.text, whole, words, ", ".join(fonts), positioned.line.style.size_px, positioned.line.ending
+    )

@@ -23,6 +23,8 @@ import regex
 
 _Kind = Literal["letter", "digit", "ideograph", "open", "close", "wide close", "after", "zero width", "glue"]
 
+#: Where a word may be divided, and what is drawn when it is.
+SOFT_HYPHEN, HYPHEN = "\u00ad", "-"
 #: Small kana (CJ), iteration and voicing marks (NS), leaders (IN), units (PO). UAX #14 counts the full-width tilde as
 #: an ideograph; Japanese print keeps it at the line's end, like the wave dash.
 _NO_BREAK_BEFORE: Callable[[str], object] = regex.compile(

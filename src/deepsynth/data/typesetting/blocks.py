@@ -111,10 +111,11 @@ def _table_rows(table: Table, typesetter: Typesetter, width: int) -> Iterator[La
         for place, cell in enumerate(cells):
             y = padding
             for line in typesetter.lines(cell, columns[place] - 2 * padding):
+                line.ending = line.joiner  # a cell stays in one line of the page's text
                 lines.append((line, lefts[place] + padding, y + line.ascent))
                 y += line.ascent + line.descent
             if place + 1 < len(cells):
-                lines[-1][0].joiner = "\t"
+                lines[-1][0].joiner = lines[-1][0].ending = "\t"
             height = max(height, y + padding)
         total = sum(columns)
         rules = [(0, 0, total, rule), (0, height - rule, total, height)]

@@ -11,12 +11,12 @@ from typing import Any
 
 from deepsynth.data.fonts.glyphs import ShapedRun
 from deepsynth.data.fonts.shaping import Shaper
+from deepsynth.data.text.linebreak import HYPHEN
 from deepsynth.errors import UserError
 from deepsynth.lazy_imports import install_command
 
 #: The language of a document that names none.
 DEFAULT_LANGUAGE = "en"
-_HYPHEN = "-"
 _SHORTEST_WORD = 5
 #: Letters that stay before and after a division.
 _LEAST_BEFORE, _LEAST_AFTER = 2, 3
@@ -57,7 +57,7 @@ class Hyphenation:
         if word.replaced:
             return None
         for cut in reversed(self.cuts(word.text)):
-            part = shaper.shape(word.text[:cut] + _HYPHEN, word.style)
+            part = shaper.shape(word.text[:cut] + HYPHEN, word.style)
             if part.room <= room_px and not part.replaced:
                 start = ShapedRun(word.text[:cut], word.style, part.advance, part.bitmaps, part.fonts, hyphenated=True)
                 return start, shaper.shape_once(word.text[cut:], word.style)

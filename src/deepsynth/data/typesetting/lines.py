@@ -17,7 +17,7 @@ from typing import Literal
 from deepsynth.data.fonts.glyphs import FontStyle, ShapedRun
 from deepsynth.data.fonts.shaping import Shaper
 from deepsynth.data.text.bidi import embedding_levels
-from deepsynth.data.text.linebreak import gap_width
+from deepsynth.data.text.linebreak import HYPHEN, SOFT_HYPHEN, gap_width
 from deepsynth.data.typesetting.bidi_lines import LineItem, in_visual_order
 from deepsynth.data.typesetting.hyphenation import Hyphenation
 from deepsynth.data.typesetting.paragraphs import Paragraph, RunStyle, quantize
@@ -32,7 +32,8 @@ class LaidOutLine:
 
     Attributes:
         text: the text that the line shows, in reading order.
-        joiner: text between this line and the next one: a new line, a space, or nothing within a word.
+        joiner: text between this line and the next one in the source: a new line, a space, or nothing within a word.
+        ending: what ends the line on the page: a new line, after the hyphen that is drawn and is not in the text.
         end: index of the paragraph's character that the next line begins with.
         places: runs in reading order, each with the pen's x from the left of the column, pixels.
         style: font and size of the first run.
@@ -47,6 +48,7 @@ class LaidOutLine:
     style: FontStyle
     ascent: int
     descent: int
+    ending: str = "\n"
 
 
 class Typesetter:
@@ -119,6 +121,8 @@ class Typesetter:
                 max([ascent, *[run.top for run, _ in places]]),
                 max([descent, *[run.bottom for run, _ in places]]),
             )
+            if line.places and line.places[-1][0].hyphenated:
+                line.ending = f"{HYPHEN}\n"
             if paragraph.align:
                 _align(line, paragraph.align, width, indent)
             if number == 0 and start == 0 and paragraph.marker:
@@ -138,15 +142,22 @@ class Typesetter:
             gap_px = space if gap == " " else gap_width(gap, x, space, size_px) if gap else 0.0
             if x + gap_px + room > width:
                 divided = self._divide(runs, width - x - gap_px)
+                carried: list[LineItem] = []
                 if divided:
                     part, rest = divided
                     start += len(part.text)
                     yield [*items, (part, runs[0][1], gap, gap_level, gap_px)], "", start
                     runs, room = ((rest, runs[0][1]),), rest.room
                 elif items:
-                    yield items, " " if gap else "", start
+                    ended, carried = (items, []) if gap else self._at_soft_hyphen(items, width)
+                    yield ended, " " if gap or (carried and carried[0][2]) else "", start - _length(carried)
+                    carried = _at_start(carried)
+                if carried and _width(carried) + room > width:
+                    ended, over = self._at_soft_hyphen(carried, width)
+                    yield carried if over else ended, "", start
+                    carried = []
                 if items or divided:
-                    items, x, gap, gap_px = [], 0.0, "", 0.0
+                    items, x, gap, gap_px = carried, _width(carried), "", 0.0
                 else:  # an indentation never pushes a word out of the column
                     gap_px = max(0.0, min(gap_px, width / 2, width - room))
             if room > width:
@@ -162,6 +173,23 @@ class Typesetter:
                 x = x + gap_px + run.advance
                 gap, gap_px = "", 0.0
         yield items, "\n", len(text)
+
+    def _at_soft_hyphen(self, items: list[LineItem], width: int) -> tuple[list[LineItem], list[LineItem]]:
+        """Return a line with the hyphen of the soft hyphen at its end, and what that pushes to the next line.
+
+        A line that ends otherwise stays as it is, and so does one whose column has no room for a hyphen at all.
+        """
+        kept = list(items)
+        while kept and kept[-1][0].text.endswith(SOFT_HYPHEN):
+            run, level, gap, gap_level, gap_px = kept.pop()
+            text = run.text
+            drawn = self._shaper.shape(text[:-1] + HYPHEN, run.style, direction_of(level))
+            if _width(kept) + gap_px + drawn.room <= width:
+                run = ShapedRun(text, run.style, drawn.advance, drawn.bitmaps, drawn.fonts, hyphenated=True)
+                return [*kept, (run, level, gap, gap_level, gap_px)], items[len(kept) + 1 :]
+            if gap and kept:
+                return kept, items[len(kept) :]
+        return items, []
 
     def _divide(self, runs: Sequence[tuple[ShapedRun, int]], room_px: float) -> tuple[ShapedRun, ShapedRun] | None:
         """Return the part of a word that fits into the line with its hyphen, and the rest."""
@@ -196,6 +224,21 @@ class Typesetter:
         ascent, descent, space = _font_metrics(self._shaper, style)
         extra = style.size_px * self._line_height - ascent - descent
         return ascent + round(extra / 2), descent + round(extra - extra / 2), space
+
+
+def _width(items: Sequence[LineItem]) -> float:
+    """Return how far the pen moves over items, pixels."""
+    return sum([gap_px + run.advance for run, _, _, _, gap_px in items])
+
+
+def _length(items: Sequence[LineItem]) -> int:
+    """Return the number of characters of items and of the white space between them."""
+    return sum([len(gap) + len(run.text) for run, _, gap, _, _ in items]) - len(items[0][2] if items else "")
+
+
+def _at_start(items: Sequence[LineItem]) -> list[LineItem]:
+    """Return items as a line begins with them: without the white space before them."""
+    return [(items[0][0], items[0][1], "", items[0][3], 0.0), *items[1:]] if items else []
 
 
 def _in_reading_order(
