@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from deepsynth.errors import NonFiniteError
 from deepsynth.measurement.cells import Result
 from deepsynth.measurement.harness import Harness, NotMeasured, spread
 from deepsynth.measurement.synthetic import Pages, SyntheticBatches
@@ -93,13 +93,13 @@ def measure_training(
     harness.load()
     work = harness.batches(batch_size, text_tokens, pages)
     clock = StepClock(harness, warmup_steps, steps)
-    fit(harness, clock, work, warmup_steps + repeats * steps)
+    try:
+        fit(harness, clock, work, warmup_steps + repeats * steps)
+    except NonFiniteError as error:
+        raise NotMeasured(str(error).partition(",")[0]) from error
     losses = [float(loss) for loss in clock.losses]
     peaks = harness.peak()
     harness.release()
-    bad = [step for step, loss in enumerate(losses) if not math.isfinite(loss)]
-    if bad:
-        raise NotMeasured(f"the loss is {losses[bad[0]]} in step {bad[0] + 1} of {len(losses)}")
     rates = [batch_size * steps / seconds for seconds in clock.blocks_s]
     # Features of repeated pages are found in the cache, if there is one: their operations are not done.
     found = pages == "repeated" and harness.module.engine.vision_cache != "none"

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
-from deepsynth.errors import UserError
+from deepsynth.errors import NonFiniteError, UserError
 
 
 class FiniteCheck:
@@ -49,7 +49,7 @@ class FiniteCheck:
             The number of steps that were skipped so far; ``None`` where none can be.
 
         Raises:
-            UserError: when the step before was not finite.
+            NonFiniteError: when the step before was not finite.
         """
         self.stop_unless_finite(trainer)
         trained = [parameter for parameter in parameters if parameter.grad is not None]
@@ -72,7 +72,7 @@ class FiniteCheck:
         """Stop the run when its last optimizer step was not finite.
 
         Raises:
-            UserError: with the step, its samples, and the last good checkpoint.
+            NonFiniteError: with the step, its samples, and the last good checkpoint.
         """
         step = self._failure()
         if step is None:
@@ -83,7 +83,7 @@ class FiniteCheck:
                 callback.save_on_exception = False  # these weights must not replace the last good ones
                 written += map(Path, filter(None, (callback.best_model_path, callback.last_model_path)))
         newest = max((file for file in written if file.is_file()), key=lambda file: file.stat().st_mtime, default=None)
-        raise UserError(
+        raise NonFiniteError(
             f"the loss or a gradient of {step} is not finite, so training stops; "
             + (f"the last good checkpoint is {newest}" if newest else "there is no checkpoint yet")
             + "; lower the learning rate, set trainer.gradient_clip_val, or let such steps be skipped with "
