@@ -174,3 +174,23 @@ def test_an_epoch_changes_order_and_augmentation_but_not_the_text(jsonl: Path) -
     again = second.ids.index(first.ids[0])
     assert first.targets[0] == second.targets[again]
     assert not torch.equal(first.inputs["pixel_values"][0], second.inputs["pixel_values"][again])
+
+
+def test_overfitting_repeats_its_batches_pixel_by_pixel(tmp_path: Path, jsonl: Path) -> None:
+    from deepsynth.data import PageAugmenter
+
+    class Seen(Callback):
+        def __init__(self) -> None:
+            self.batches: list[tuple[list[str], dict[str, torch.Tensor]]] = []
+
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Batch, batch_idx: int) -> None:
+            self.batches.append((batch.ids, {name: tensor.clone() for name, tensor in batch.inputs.items()}))
+
+    seen = Seen()
+    data = make_data(jsonl, augmenter=PageAugmenter(preset="scan"))
+    make_trainer(tmp_path, overfit_batches=2, max_epochs=3, callbacks=[seen]).fit(make_module(), data)
+    assert len(seen.batches) == 6
+    assert seen.batches[0][0] != seen.batches[1][0]
+    for (ids, inputs), (first_ids, first_inputs) in zip(seen.batches[2:], seen.batches[:2] * 2, strict=True):
+        assert ids == first_ids
+        assert all(torch.equal(tensor, first_inputs[name]) for name, tensor in inputs.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 
 from deepsynth.callbacks import VramMonitor, vram_monitor
-from deepsynth.callbacks.out_of_memory import shapes
+from deepsynth.callbacks.out_of_memory import remedies, shapes
 from deepsynth.profiling.memory import GIB, DeviceMemory, Memory, ProcessMemory, Usage, is_out_of_memory, memory_of
 from deepsynth.types import Batch
 from tests.helpers.training import make_data, make_module, make_trainer
@@ -325,3 +326,14 @@ def test_cost_of_a_step(benchmark: Any, device: str) -> None:
         monitor.on_train_batch_end(trainer, module, None, batch, 0)
 
     benchmark(step)
+
+
+@pytest.mark.parametrize(("size", "accumulated"), [(2, 1), (3, 2), (5, 1), (6, 4), (8, 1)])
+def test_the_hint_keeps_the_samples_of_a_step(size: int, accumulated: int) -> None:
+    data = SimpleNamespace(batch_size=size)
+    line = remedies("forward", fake_trainer(datamodule=data, accumulate_grad_batches=accumulated), [])[0]
+    found = re.search(r"batch_size to (\d+) .* trainer.accumulate_grad_batches to (\d+)", line)
+    assert found is not None
+    smaller, more = map(int, found.groups())
+    assert smaller < size
+    assert smaller * more == size * accumulated

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    EMAWeightAveraging,
+    LearningRateFinder,
+    ModelPruning,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 
 from deepsynth.errors import UserError
 from deepsynth.modules.optim import FusedAdamW, Schedule, make_schedule
+from tests.helpers.training import make_data, make_module, make_trainer
 
 
 def steps(optimizer_class: type[torch.optim.Optimizer], device: str = "cpu") -> torch.Tensor:
@@ -69,3 +81,28 @@ def test_only_a_constant_schedule_needs_no_end() -> None:
     for name in ("linear", "cosine"):
         with pytest.raises(UserError, match=rf"model\.schedule is {name}, which needs the end of the run"):
             factors(name, 4, None, 1)
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        WeightAveraging(),
+        EMAWeightAveraging(decay=0.9),
+        StochasticWeightAveraging(swa_lrs=1e-3),
+        ModelPruning("l1_unstructured"),
+        BackboneFinetuning(),
+        LearningRateFinder(),
+    ],
+    ids=lambda callback: type(callback).__name__,
+)
+def test_callbacks_whose_result_would_be_lost_are_refused_before_the_model_is_loaded(
+    callback: Any, tmp_path: Path, jsonl: Path
+) -> None:
+    module = make_module()
+    trainer = make_trainer(tmp_path, max_steps=1, callbacks=[callback])
+    with pytest.raises(UserError) as error:
+        trainer.fit(module, make_data(jsonl))
+    message = str(error.value)
+    assert message.startswith(f"trainer.callbacks has {type(callback).__name__}, which does not work here: ")
+    assert "\n" not in message
+    assert module.model is None

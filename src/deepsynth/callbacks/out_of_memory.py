@@ -59,8 +59,9 @@ def remedies(phase: str | None, trainer: Trainer, savings: Sequence[str]) -> lis
     elif phase != "load":
         size, accumulated = getattr(data, "batch_size", 1), trainer.accumulate_grad_batches
         if size > 1:
+            parts = 2 if size % 2 == 0 else size  # as many samples a step as before: the training stays the same
             found.append(
-                f"set data.batch_size to {size // 2} (now {size}) and trainer.accumulate_grad_batches to "
-                f"{accumulated * 2} (now {accumulated})"
+                f"set data.batch_size to {size // parts} (now {size}) and trainer.accumulate_grad_batches to "
+                f"{accumulated * parts} (now {accumulated})"
             )
     return [*found, *savings, "use smaller pages (data.mode)" if phase != "load" else "use a device with more memory"]

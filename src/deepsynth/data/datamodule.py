@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -253,16 +253,18 @@ class TextImageDataModule(LightningDataModule):
         return StreamLoader(self.stream, self.eval_batch_size, collator, self._end_stream, self.workers)
 
     def _loader(self, split: str, batch_size: int, *, shuffle: bool = False, even: bool = False) -> ResumableLoader:
-        trainer = self.trainer
+        trainer: Any = self.trainer
+        overfits = bool(trainer and trainer.overfit_batches)
         sampler = EpochSampler(
             self.datasets[split],
-            shuffle=shuffle,
+            shuffle=shuffle and not overfits,
             seed=self.seed,
             num_replicas=trainer.world_size if trainer else 1,
             rank=trainer.global_rank if trainer else 0,
             even=even,
             lengths=self.datasets[split].lengths if self.group_by_length and shuffle else None,
             batch_size=batch_size,
+            repeat=overfits,
         )
         if not len(sampler):
             raise UserError(f"the {split} split has {len(self.datasets[split])} samples, fewer than processes")

@@ -185,19 +185,17 @@ class DeepSynthModule(ModelModule):
         if gradients_wait(self.trainer):
             return
         self.loss_window.finish(self.parameters(), self.trainer.accumulate_grad_batches)
-        loss, allowed = self.loss_window.mean, self.engine.skip_non_finite
-        skipped = self.finite_check.end_step(self.trainer, loss, self.parameters(), allowed=allowed)
-        if skipped is not None:
-            self.log("train/skipped_steps", float(skipped))
-        if self.global_step > 0:
-            return
-        dead = untrained_adapters(self.model)
+        dead = untrained_adapters(self.model) if self.global_step == 0 else []
         if dead:
             raise MisconfigurationException(
                 f"{len(dead)} LoRA B matrices got no gradient in the first step, so they would train nothing: "
                 + ", ".join(dead[:4])
                 + (", …" if len(dead) > 4 else "")
             )
+        loss, allowed = self.loss_window.mean, self.engine.skip_non_finite
+        skipped = self.finite_check.end_step(self.trainer, loss, self.parameters(), allowed=allowed)
+        if skipped is not None:
+            self.log("train/skipped_steps", float(skipped))
 
     # ------------------------------------------------------------------ hooks
 
@@ -266,6 +264,7 @@ class DeepSynthModule(ModelModule):
         check_state(checkpoint["state_dict"], "the checkpoint")
         own: dict[str, Any] = {"version": __version__, "module": type(self).__name__, **self.prompt_record.state()}
         own["longest_target"] = self.text_generator.longest_target
+        own["skipped_steps"] = self.finite_check.skipped
         checkpoint["deepsynth"] = {**own, **self.resume_state.state()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -281,6 +280,7 @@ class DeepSynthModule(ModelModule):
         check_adapter_keys(self, checkpoint["state_dict"])
         self.prompt_record.load(own)
         self.text_generator.longest_target = own.get("longest_target", 0)
+        self.finite_check.skipped = own.get("skipped_steps", 0)
         self.resume_state.load(own)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from deepsynth.distributed.strategy import apply_strategy, check_module
@@ -21,7 +23,7 @@ from deepsynth.models.quantization.quantize import Kind
 from deepsynth.models.quantization.weight_table import count_parameters
 from deepsynth.models.registry import load_pretrained
 from deepsynth.modules.adapter import read_adapter
-from deepsynth.modules.optim import FusedAdamW, Schedule, check_optimizer
+from deepsynth.modules.optim import FusedAdamW, Schedule, check_callbacks, check_optimizer
 from deepsynth.modules.settings import Dtype, EngineSettings, GenerationSettings, plain_settings, restore_group
 from deepsynth.types import Batch
 
@@ -108,6 +110,17 @@ class ModelModule(LightningModule, ABC):
         They are a record: nothing reads them back.
         """
         self.save_hyperparameters(plain_settings(settings))
+
+    def configure_callbacks(self) -> Sequence[Callback] | Callback:
+        """Add no callbacks; refuse those that work against the module, before any weights are loaded.
+
+        Raises:
+            UserError: with the class, the reason and what to do instead.
+        """
+        trainer: Any = self.trainer
+        if trainer.state.fn == TrainerFn.FITTING:
+            check_callbacks(trainer.callbacks)
+        return []
 
     # ------------------------------------------------------------------ weights
 

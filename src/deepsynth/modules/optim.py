@@ -6,6 +6,14 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    LearningRateFinder,
+    ModelPruning,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -13,6 +21,23 @@ from deepsynth.compat.torch import leave_scaling_to_scaler
 from deepsynth.errors import UserError
 
 Schedule = Literal["constant", "linear", "cosine"]
+
+_AVERAGING = (
+    "it averages the frozen base too, and its result would be in no checkpoint, adapter or export; remove it, and use "
+    "model.schedule=cosine or linear, which also calms the last steps"
+)
+#: Lightning's callbacks that change weights or the learning rate where a module does not see it, and why not.
+_REFUSED_CALLBACKS: tuple[tuple[type[Callback], str], ...] = (
+    (WeightAveraging, _AVERAGING),  # EMAWeightAveraging is one
+    (StochasticWeightAveraging, _AVERAGING),
+    (ModelPruning, "an adapter's file has no masks, so pruned weights would come back; remove it"),
+    (BaseFinetuning, "what is trained does not change within a run; remove it, and choose with model.lora"),
+    (
+        LearningRateFinder,
+        "the learning rate belongs to model.optimizer, where it cannot be set from outside; remove it, and compare "
+        "short runs that differ in model.optimizer.init_args.lr",
+    ),
+)
 
 
 class FusedAdamW(torch.optim.AdamW):
@@ -51,6 +76,18 @@ def check_optimizer(optimizer: Callable[[Iterable[torch.nn.Parameter]], Optimize
         optimizer([torch.nn.Parameter(torch.zeros(1))])
     except (ValueError, TypeError) as error:
         raise UserError(f"model.optimizer: {error}") from error
+
+
+def check_callbacks(callbacks: Iterable[Callback]) -> None:
+    """Refuse callbacks whose result would be lost.
+
+    Raises:
+        UserError: with the class, the reason and what to do instead.
+    """
+    for callback in callbacks:
+        for kind, reason in _REFUSED_CALLBACKS:
+            if isinstance(callback, kind):
+                raise UserError(f"trainer.callbacks has {type(callback).__name__}, which does not work here: {reason}")
 
 
 def make_schedule(optimizer: Optimizer, name: Schedule, warmup_steps: int, total_steps: int | None) -> LRScheduler:

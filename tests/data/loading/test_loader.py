@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import multiprocessing
 import pickle
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from torch.utils.data import Dataset
 from deepsynth.data.loading.loader import DatasetInFile, ResumableLoader, Workers
 from deepsynth.data.loading.sampler import EpochSampler
 from deepsynth.errors import UserError
+from tests.helpers.training import make_data
 
 _RANDOM = random.Random(0)
 LENGTHS = [_RANDOM.lognormvariate(5, 1) for _ in range(1003)]
@@ -168,3 +171,54 @@ def test_spawned_workers_give_what_there_is() -> None:
     assert len(multiprocessing.active_children()) >= 3
     workers.close()
     assert not multiprocessing.active_children()
+
+
+class Content(Indices):
+    """The indices, of data with a fingerprint."""
+
+    def __init__(self, size: int, content: int) -> None:
+        self.fingerprint = (size, content)
+
+
+@pytest.mark.parametrize(
+    ("size", "content", "seed", "said"),
+    [
+        (10, 1, 0, None),
+        (12, 2, 0, "12 training samples, where the interrupted run had 10"),
+        (10, 2, 0, "with other texts or in another order"),
+        (10, 1, 5, "data.seed 5, where the interrupted run had 0"),
+    ],
+)
+def test_a_run_that_goes_on_with_other_data_says_so(
+    size: int, content: int, seed: int, said: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    def loader_with(dataset: Content, seed: int) -> ResumableLoader:
+        return ResumableLoader(dataset, EpochSampler(dataset, shuffle=True, seed=seed), batch_size=2)
+
+    state = loader_with(Content(10, 1), 0).state_dict()
+    loader_with(Content(size, content), seed).load_state_dict(state)
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == (said is not None)
+    assert all(line.startswith("resumed with other data: ") and str(said) in line for line in lines)
+
+
+def test_the_fingerprint_of_a_data_set_follows_its_ids_texts_and_targets(tmp_path: Path) -> None:
+    def fingerprint(*rows: dict[str, str]) -> tuple[int, int]:
+        file = tmp_path / "rows.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        data = make_data(file)
+        data.setup("fit")
+        return data.datasets["train"].fingerprint
+
+    one, two = {"id": "a", "text": "one"}, {"id": "b", "text": "two"}
+    whole = fingerprint(one, two)
+    assert whole == fingerprint(one, two)
+    assert whole[0] == 2
+    others = [
+        fingerprint(two, one),
+        fingerprint(one),
+        fingerprint(one, {**two, "text": "twp"}),
+        fingerprint(one, {**two, "id": "c"}),
+        fingerprint({**one, "target": "x"}, {**two, "target": "y"}),
+    ]
+    assert len({whole, *others}) == 6

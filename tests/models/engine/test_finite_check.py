@@ -9,11 +9,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins import MixedPrecision
 from safetensors.torch import load_file
 
 from deepsynth.callbacks import AdapterCheckpoint
 from deepsynth.errors import UserError
-from deepsynth.models.engine.finite_check import FiniteCheck, check_state
+from deepsynth.models.engine.finite_check import check_state
 from tests.helpers.training import make_data, make_module, make_trainer
 
 
@@ -121,25 +122,52 @@ def test_weights_that_are_not_finite_are_not_written(value: float, tmp_path: Pat
     assert (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes() == before
 
 
-class Scaler:
-    """The scale of ``GradScaler``, which needs a GPU."""
-
-    def __init__(self, *scales: float) -> None:
-        self.scales = list(scales)
-
-    def get_scale(self) -> float:
-        return self.scales.pop(0)
+def scaled(scale: float) -> Any:
+    """Train in float16 with this loss scale, on the CPU."""
+    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=10_000))
 
 
-def test_steps_that_loss_scaling_skips_are_counted_and_allowed(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path)
-    trainer.precision_plugin.scaler = Scaler(1024.0, 512.0, 512.0, 1024.0, 512.0, 256.0)
-    parameter = torch.nn.Parameter(torch.ones(2))
-    parameter.grad = torch.full((2,), float("inf"))
-    check = FiniteCheck()
-    counts = [check.end_step(trainer, torch.tensor(1.0), [parameter], allowed=0) for _ in range(5)]
-    assert counts == [0, 1, 1, 1, 2]
-    assert parameter.grad is not None
-    check.end_step(trainer, torch.tensor(float("nan")), [parameter], allowed=0)
-    with pytest.raises(UserError, match=r"step 1 \("):
-        check.stop_unless_finite(trainer)
+def test_steps_that_loss_scaling_skips_are_counted_and_allowed(tmp_path: Path, jsonl: Path) -> None:
+    spoil = Spoil()
+    trainer = fit(tmp_path, jsonl, spoil, plugins=[scaled(2.0**20)], max_steps=6)
+    skipped = spoil.stepped.count(False)
+    assert 0 < skipped < 6
+    assert spoil.stepped[-1]
+    assert float(trainer.callback_metrics["train/skipped_steps"]) == skipped
+    assert float(trainer.precision_plugin.scaler.get_scale()) == 2.0 ** (20 - skipped)
+
+
+def test_a_loss_that_is_not_finite_stops_a_run_with_loss_scaling(tmp_path: Path, jsonl: Path) -> None:
+    with pytest.raises(UserError, match=r"the loss or a gradient of step 3 \("):
+        fit(tmp_path, jsonl, Spoil(2), plugins=[scaled(8.0)])
+
+
+def test_a_skipped_step_is_no_overflow(tmp_path: Path, jsonl: Path) -> None:
+    spoil = Spoil(1)
+    with pytest.warns(UserWarning, match=r"step 2 \(samples .*\) is skipped"):
+        trainer = fit(tmp_path, jsonl, spoil, skip=1, plugins=[scaled(8.0)])
+    assert spoil.stepped == [True, False, True, True]
+    assert float(trainer.callback_metrics["train/skipped_steps"]) == 1
+
+
+def test_gradients_that_overflow_at_any_scale_stop_the_run(tmp_path: Path, jsonl: Path) -> None:
+    spoil = Spoil(*range(100), what="gradient")
+    with pytest.raises(UserError, match=r"gradients of step \d+ \(.* overflow at any loss scale"):
+        fit(tmp_path, jsonl, spoil, plugins=[scaled(2.0**-11)], max_steps=100)
+    assert len(spoil.stepped) == 3  # the scale is 2**-14 when the fourth step ends
+    assert not any(spoil.stepped)
+
+
+def test_the_first_step_can_be_skipped(tmp_path: Path, jsonl: Path) -> None:
+    spoil = Spoil(0)
+    with pytest.warns(UserWarning, match="step 1 .* is skipped"):
+        fit(tmp_path, jsonl, spoil, skip=1)
+    assert spoil.stepped == [False, True, True, True]
+
+
+def test_a_resumed_run_goes_on_counting_what_it_skipped(tmp_path: Path, jsonl: Path) -> None:
+    with pytest.warns(UserWarning, match="is skipped"):
+        fit(tmp_path, jsonl, Spoil(1), skip=1, max_steps=2)
+    trainer = make_trainer(tmp_path, callbacks=[Spoil(2)], max_steps=4)
+    with pytest.raises(UserError, match=r"step 3 \("):
+        trainer.fit(make_module(skip_non_finite=1), make_data(jsonl), ckpt_path=tmp_path / "last.ckpt")

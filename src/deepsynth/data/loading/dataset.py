@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 
 from torch.utils.data import Dataset
 
-from deepsynth.data.pipeline import Pipeline, stable_hash
+from deepsynth.data.pipeline import Pipeline
 from deepsynth.types import Document, Sample
 
 
@@ -52,11 +54,20 @@ class PageDataset(Dataset[Sample]):
             for document, (position, _) in zip(texts, self.entries, strict=True)
         ]
 
-    @property
+    @cached_property
     def fingerprint(self) -> tuple[int, int]:
-        """Number of samples, and a hash of their document ids and pages in order."""
-        ids = "\n".join(f"{self.documents[position].id} {number}" for position, number in self.entries)
-        return len(self.entries), stable_hash(ids)
+        """Number of samples, and a hash of their documents' ids and texts and of their pages, in order.
+
+        Pixels of scans are not part of it: they would have to be read.
+        """
+        found = hashlib.sha256()
+        for document in self.documents:
+            for part in (document.id, document.text, document.target, document.prompt):
+                own = b"" if part is None else part.encode(errors="surrogatepass")
+                found.update(b"%d " % (-1 if part is None else len(own)))
+                found.update(own)
+        found.update(repr(self.entries).encode())
+        return len(self.entries), int.from_bytes(found.digest()[:8], "big")
 
     def __len__(self) -> int:
         """Return the number of samples."""

@@ -5,6 +5,7 @@ Lightning saves and restores the position of a loader that has ``state_dict``.
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import pickle
@@ -21,6 +22,8 @@ from deepsynth.compat.torch import shut_down_workers
 from deepsynth.data.loading.sampler import EpochSampler
 from deepsynth.errors import UserError
 from deepsynth.types import Batch
+
+log = logging.getLogger(__name__)
 
 
 def default_workers() -> int:
@@ -163,6 +166,8 @@ class ResumableLoader:
 
     def __init__(self, dataset: Any, sampler: EpochSampler, workers: Workers | None = None, **kwargs: Any) -> None:
         self.sampler = sampler
+        found: tuple[int, int] = getattr(dataset, "fingerprint", (len(dataset), 0))
+        self._samples, self._content = found
         self._batches = (workers or Workers()).loader(dataset, sampler=sampler, **kwargs)
         self._samples_done = 0
         self._restored: dict[str, int] | None = None
@@ -196,10 +201,32 @@ class ResumableLoader:
 
     def state_dict(self) -> dict[str, int]:
         """Return the epoch and the number of its samples handed out, over all ranks."""
-        return {"epoch": self.sampler.epoch, "samples": self._samples_done, "group": self._group}
+        data = {"data_size": self._samples, "data_hash": self._content, "data_seed": self.sampler.seed}
+        return {"epoch": self.sampler.epoch, "samples": self._samples_done, "group": self._group, **data}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Resume from a saved position; an epoch that was complete is not repeated."""
+        """Resume from a saved position; an epoch that was complete is not repeated.
+
+        Where the data are not those of the run, or come in another order, the log says so.
+        """
         self._restored = state
+        self._compare_data(state)
         if state.get("group", self.sampler.group) != self.sampler.group:
             self.batches_done_elsewhere = state["samples"] // self.sampler.group
+
+    def _compare_data(self, state: dict[str, int]) -> None:
+        """Warn, once over all ranks, when the data or their order are not those of a saved position."""
+        before, now = state.get("data_size", self._samples), self._samples
+        seed = state.get("data_seed", self.sampler.seed)
+        if (before, state.get("data_hash", self._content)) != (now, self._content):
+            found = (
+                f"{now} training samples, where the interrupted run had {before}"
+                if before != now
+                else (f"{now} training samples as the interrupted run had, but with other texts or in another order")
+            )
+        elif seed != self.sampler.seed:
+            found = f"data.seed {self.sampler.seed}, where the interrupted run had {seed}"
+        else:
+            return
+        if self.sampler.rank == 0:
+            log.warning("resumed with other data: %s; the rest of the epoch is not what it would have been", found)

@@ -25,6 +25,7 @@ class EpochSampler(DistributedSampler[Any]):
         lengths: lengths of the samples in any unit; a batch, over all ranks, then has samples of similar lengths.
             Within every fifty batches samples are sorted and cut into batches, and the batches are shuffled.
         batch_size: batch size of one rank; used with ``lengths`` only.
+        repeat: whether every epoch is the first one again: same order, same pages.
     """
 
     def __init__(
@@ -38,12 +39,14 @@ class EpochSampler(DistributedSampler[Any]):
         even: bool = False,
         lengths: Sequence[float] | None = None,
         batch_size: int = 1,
+        repeat: bool = False,
     ) -> None:
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
         #: Number of samples, over all ranks, that the next iteration leaves out because they were done before.
         self.start = 0
         self.even = even
         self.lengths = lengths
+        self.repeat = repeat
         #: Number of samples of a batch over all ranks. A restored epoch keeps that with which it began.
         self.group = batch_size * num_replicas
         self.restored_group: int | None = None
@@ -57,9 +60,9 @@ class EpochSampler(DistributedSampler[Any]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """Yield this rank's (epoch, index) from ``start`` on, once; the next epoch starts at 0."""
-        size = self.size
+        size, epoch = self.size, 0 if self.repeat else self.epoch
         if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             order = torch.randperm(size, generator=generator).tolist()
             if self.lengths is not None:
                 order = self._group_by_length(order, self.lengths, generator)
@@ -69,7 +72,7 @@ class EpochSampler(DistributedSampler[Any]):
         if self.even:
             rest = rest[: len(rest) // self.num_replicas * self.num_replicas]
         self.start = 0
-        return iter([(self.epoch, index) for index in rest[self.rank :: self.num_replicas]])
+        return iter([(epoch, index) for index in rest[self.rank :: self.num_replicas]])
 
     def _group_by_length(self, order: list[int], lengths: Sequence[float], generator: torch.Generator) -> list[int]:
         group, self.restored_group = self.restored_group or self.group, None

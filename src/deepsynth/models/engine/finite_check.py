@@ -13,6 +13,9 @@ from torch import nn
 
 from deepsynth.errors import NonFiniteError, UserError
 
+#: A float16 loss scale below this has halved at every step: its gradients overflow, or are no numbers, at any scale.
+LEAST_SCALE = 1e-4
+
 
 class FiniteCheck:
     """Stops a run at the first optimizer step whose loss or gradient is not finite, or skips some such steps.
@@ -20,15 +23,18 @@ class FiniteCheck:
     The outcome of a step is read when the next one ends, so that nothing waits for a GPU. Weights that are spoiled by
     then are never written: :func:`check_state` sees to that. Only a run that may skip steps waits for each outcome.
 
-    With float16 the loss scaler skips steps whose scaled gradients overflow, by itself. Those are counted, and only a
-    loss that is not finite stops the run.
+    With float16 the loss scaler skips steps whose scaled gradients overflow, by itself. Those are counted apart and
+    are no failure, until the scale has fallen below :data:`LEAST_SCALE`.
     """
 
     def __init__(self) -> None:
-        self._skipped = 0
+        #: Number of steps that were skipped because the run may skip some; a resumed run goes on counting.
+        self.skipped = 0
+        self._overflows = 0
+        self._step = ""
         self._scale: float | None = None
         self._samples: list[str] = []
-        self._outcome: tuple[torch.Tensor, torch.cuda.Event | None, str] | None = None
+        self._outcome: tuple[torch.Tensor, torch.cuda.Event | None] | None = None
 
     def add_samples(self, ids: Sequence[str]) -> None:
         """Note the samples that this rank's part of the step learns from."""
@@ -54,19 +60,22 @@ class FiniteCheck:
         self.stop_unless_finite(trainer)
         trained = [parameter for parameter in parameters if parameter.grad is not None]
         scaler = getattr(trainer.precision_plugin, "scaler", None)
-        gradients = [] if scaler is not None else [p.grad for p in trained if p.grad is not None]
-        self._look(trainer.global_step + 1, loss, gradients)
         if scaler is not None:
             scale, before = float(scaler.get_scale()), self._scale
-            self._skipped += before is not None and scale < before
+            self._overflows += before is not None and scale < before
             self._scale = scale
-        if self._skipped < allowed and (step := self._failure()) is not None:
-            rank_zero_warn(f"{step} is skipped: its loss or a gradient is not finite")
-            if scaler is None:
-                self._skipped += 1
-                for parameter in trained:
-                    parameter.grad = None
-        return None if scaler is None and not allowed else self._skipped
+            if scale < LEAST_SCALE:
+                raise self._stop(trainer, f"the gradients of {self._step} and those before overflow at any loss scale")
+        gradients = [] if scaler is not None else [p.grad for p in trained if p.grad is not None]
+        self._look(trainer.global_step + 1, loss, gradients)
+        if self.skipped < allowed and self._failed():
+            rank_zero_warn(f"{self._step} is skipped: its loss or a gradient is not finite")
+            self.skipped += 1
+            self._scale = None  # the scaler skips this step too, which is no overflow to count
+            for parameter in trained:
+                # A scaler looks for values that are not finite, and fails where no gradient is left.
+                parameter.grad = None if scaler is None else torch.full_like(parameter, float("nan"))
+        return None if scaler is None and not allowed else self.skipped + self._overflows
 
     def stop_unless_finite(self, trainer: Trainer) -> None:
         """Stop the run when its last optimizer step was not finite.
@@ -74,17 +83,19 @@ class FiniteCheck:
         Raises:
             NonFiniteError: with the step, its samples, and the last good checkpoint.
         """
-        step = self._failure()
-        if step is None:
-            return
+        if self._failed():
+            raise self._stop(trainer, f"the loss or a gradient of {self._step} is not finite")
+
+    def _stop(self, trainer: Trainer, reason: str) -> NonFiniteError:
+        """Return the error that ends the run, and keep what was written from being replaced."""
         written: list[Path] = []
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint):
                 callback.save_on_exception = False  # these weights must not replace the last good ones
                 written += map(Path, filter(None, (callback.best_model_path, callback.last_model_path)))
         newest = max((file for file in written if file.is_file()), key=lambda file: file.stat().st_mtime, default=None)
-        raise NonFiniteError(
-            f"the loss or a gradient of {step} is not finite, so training stops; "
+        return NonFiniteError(
+            f"{reason}, so training stops; "
             + (f"the last good checkpoint is {newest}" if newest else "there is no checkpoint yet")
             + "; lower the learning rate, set trainer.gradient_clip_val, or let such steps be skipped with "
             "model.engine.skip_non_finite"
@@ -101,16 +112,17 @@ class FiniteCheck:
             done.record()
         samples, self._samples = self._samples, []
         named = ", ".join(samples[:8]) + (f" and {len(samples) - 8} more" if len(samples) > 8 else "")
-        self._outcome = finite, done, f"step {step} (samples {named})"
+        self._outcome = finite, done
+        self._step = f"step {step} (samples {named})"
 
-    def _failure(self) -> str | None:
-        """Return the step that was looked at, by its number and samples, if it was not finite; told once."""
+    def _failed(self) -> bool:
+        """Return whether the step that was looked at was not finite; told once."""
         if self._outcome is None:
-            return None
-        (finite, done, step), self._outcome = self._outcome, None
+            return False
+        (finite, done), self._outcome = self._outcome, None
         if done is not None:
             done.synchronize()
-        return None if bool(finite) else step
+        return not bool(finite)
 
 
 def check_state(state: Mapping[str, torch.Tensor], target: str) -> None:
