@@ -113,7 +113,7 @@ def source_of(kind: str, folder: Path) -> Source:
 def loader_of(source: Source, folder: Path, rank: int, ranks: int, workers: int, split: str = "train") -> Any:
     data = make_data(folder / "unused", num_workers=workers)
     data.source = source
-    data.trainer = SimpleNamespace(world_size=ranks, global_rank=rank, strategy=Alone())  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(world_size=ranks, global_rank=rank, strategy=Alone(), overfit_batches=0)  # type: ignore[assignment]
     data.setup("fit" if split == "train" else split)
     return getattr(data, f"{split}_dataloader")()
 
