@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import stat
 from collections import OrderedDict
@@ -129,6 +130,9 @@ def _document(path: Path) -> Any:
             _documents.pop(key)[0].close()
             entry = None
         if entry is None:
+            if not _documents:
+                atexit.unregister(_close_all)
+                atexit.register(_close_all)  # after pypdfium2's own, which would complain of open documents
             while len(_documents) >= _OPEN_DOCUMENTS:
                 oldest, (document, _) = _documents.popitem(last=False)
                 if oldest[0] == os.getpid():
@@ -143,6 +147,14 @@ def _document(path: Path) -> Any:
         raise UserError(f"{path}: cannot be opened as PDF: {reason}") from None
     entry[1] += 1
     return entry[0]
+
+
+def _close_all() -> None:
+    """Close the documents of this process; those of its parent, which it was forked with, are not its own."""
+    for (process, *_), (document, _) in _documents.items():
+        if process == os.getpid():
+            document.close()
+    _documents.clear()
 
 
 def _page(path: Path, number: int) -> Any:

@@ -121,9 +121,11 @@ def list_place(path: Path | Sequence[Path], *, recursive: bool) -> Listing:
 def _sort_in(listing: Listing, found: Found, *, recursive: bool) -> None:
     """Put a file where it belongs by its name."""
     suffix, folders = found.path.suffix.lower(), found.name.split("/")[:-1]
-    if found.path.name.startswith(".") or found.path.name.lower() in _SYSTEM_FILES or any(f[0] == "." for f in folders):
+    name = found.path.name
+    in_layout_folder = suffix == ".xml" and bool(folders) and folders[0].lower() in LAYOUT_FOLDERS
+    if any(part[0] == "." for part in (*folders, name)) or name.lower() in _SYSTEM_FILES:
         listing.leave_out("hidden or of the system", found.name)
-    elif not recursive and folders and not (suffix == ".xml" and folders[0].lower() in LAYOUT_FOLDERS):
+    elif found.in_folder and folders and not recursive and not in_layout_folder:
         listing.leave_out("in subfolders (recursive=true reads them)", found.name)
     elif suffix in HEIF_SUFFIXES and _needs_pillow_heif(found.path):
         listing.leave_out("HEIC, for which pillow-heif is missing (pip install 'deepsynth-ocr[heic]')", found.name)

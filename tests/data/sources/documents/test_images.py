@@ -17,7 +17,7 @@ from deepsynth.data.sources.documents.source import ImageSource
 from deepsynth.errors import UserError
 from deepsynth.types import Document
 
-SCANS = Path(__file__).parents[3] / ".." / "shared" / "data" / "ocr_real"
+SCANS = Path(__file__).parents[4] / ".." / "shared" / "data" / "ocr_real"
 
 
 @pytest.fixture
