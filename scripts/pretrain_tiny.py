@@ -207,12 +207,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="deepsynth/tiny", help="folder with config, tokenizer and processor")
     parser.add_argument("--weights", choices=("random", "pretrained"), default="random")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--ckpt", help="checkpoint to go on from, with the whole state")
+    parser.add_argument("--ckpt", help="checkpoint to resume from, with the whole state")
     parser.add_argument("--val", help="JSON lines with held-out texts; default: part of Python's documentation")
     parser.add_argument("--steps", type=int, default=20_000, help="of the whole run, resumed parts included")
     parser.add_argument("--decay", type=int, default=2_000, help="last steps, over which the learning rate falls to 0")
     parser.add_argument("--warmup", type=int, default=300)
-    parser.add_argument("--stop", type=int, help="stop at this step, to go on later")
+    parser.add_argument("--stop", type=int, help="stop at this step, to resume later")
     parser.add_argument("--max-time", help="DD:HH:MM:SS")
     parser.add_argument("--batch", type=int, default=128, help="samples a step and device")
     parser.add_argument("--lr", type=float, default=1e-3)
@@ -228,21 +228,15 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
-    """Train, and write the model in bfloat16 to ``--out``."""
-    args = arguments()
-    seed_everything(args.seed)
-    torch.set_float32_matmul_precision("high")
-    args.out.mkdir(parents=True, exist_ok=True)
+def build_data(args: argparse.Namespace) -> TinyData:
+    """Return pages that get longer during the run."""
     each = args.batch * args.devices
-    lengths = [
-        (float(step) * each, float(most)) for step, most in (point.split(":") for point in args.lengths.split(","))
-    ]
-    expected = {int(step): float(loss) for step, loss in (p.split(":") for p in args.expect.split(",") if p)}
     processor = PlaceProcessor(args.model)
-    data = TinyData(
+    return TinyData(
         samples=args.steps * each,
-        lengths=lengths,
+        lengths=[
+            (float(step) * each, float(most)) for step, most in (point.split(":") for point in args.lengths.split(","))
+        ],
         source=PythonDocsSource(task="transcribe"),
         val_source=JsonlSource(args.val) if args.val else PythonDocsSource(task="transcribe", max_chars=200),
         renderer=layouts(processor.layout.base_size),
@@ -255,7 +249,11 @@ def main() -> None:
         seed=args.seed,
         pad_to_multiple_of=32,
     )
-    module = PretrainModule(
+
+
+def build_module(args: argparse.Namespace) -> PretrainModule:
+    """Return the module with its optimizer and schedule."""
+    return PretrainModule(
         model_name=args.model,
         weights=args.weights,
         steps=args.steps,
@@ -267,8 +265,22 @@ def main() -> None:
             parameters, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.02, foreach=True
         ),
     )
-    curve = Curve(args.out / "curve.jsonl", every=min(100, args.val_every), batch=each, expected=expected)
-    trainer = Trainer(
+
+
+def build_trainer(args: argparse.Namespace) -> Trainer:
+    """Return the trainer, which writes ``curve.jsonl`` and ``last.ckpt`` to ``--out``."""
+    expected = {int(step): float(loss) for step, loss in (p.split(":") for p in args.expect.split(",") if p)}
+    curve = Curve(
+        args.out / "curve.jsonl", every=min(100, args.val_every), batch=args.batch * args.devices, expected=expected
+    )
+    last = ModelCheckpoint(
+        args.out,
+        filename="last",
+        every_n_train_steps=args.val_every,
+        save_on_exception=True,
+        enable_version_counter=False,
+    )
+    return Trainer(
         default_root_dir=args.out,
         accelerator="auto",
         devices=args.devices,
@@ -284,17 +296,17 @@ def main() -> None:
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        callbacks=[
-            curve,
-            ModelCheckpoint(
-                args.out,
-                filename="last",
-                every_n_train_steps=args.val_every,
-                save_on_exception=True,
-                enable_version_counter=False,
-            ),
-        ],
+        callbacks=[curve, last],
     )
+
+
+def main() -> None:
+    """Train, and write the model in bfloat16 to ``--out``."""
+    args = arguments()
+    seed_everything(args.seed)
+    torch.set_float32_matmul_precision("high")
+    args.out.mkdir(parents=True, exist_ok=True)
+    data, module, trainer = build_data(args), build_module(args), build_trainer(args)
     trainer.fit(module, data, ckpt_path=args.ckpt)
     trainer.save_checkpoint(args.out / "last.ckpt")
     if trainer.is_global_zero:

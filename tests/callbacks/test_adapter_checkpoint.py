@@ -10,9 +10,9 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import CheckpointIO
 
 from deepsynth.callbacks import AdapterCheckpoint
-from deepsynth.callbacks.adapter_checkpoint import _WithAdapter
 from deepsynth.errors import UserError
 from deepsynth.models.registry import resolve_model_name
 from tests.helpers.training import make_data, make_module, make_trainer
@@ -49,7 +49,7 @@ def test_each_checkpoint_has_its_adapter_beside_it_and_the_newest_is_the_run_s(t
     assert files(tmp_path) == {"adapter", "checkpoints", "docs.jsonl"}
 
 
-class Recorder:
+class Recorder(CheckpointIO):
     """A CheckpointIO that remembers what it was asked."""
 
     def __init__(self) -> None:
@@ -69,14 +69,23 @@ class Recorder:
         self.calls.append(("teardown",))
 
 
-def write_text(folder: Path, state: Any = "weights") -> None:
-    folder.mkdir(exist_ok=True)
-    (folder / "adapter_model.safetensors").write_text(state)
+def checkpoint_io_of(folder: Path, inner: CheckpointIO) -> CheckpointIO:
+    """Return what the trainer writes with, of a module whose adapter is a text."""
+
+    def write_text(folder: Path, state: Any) -> None:
+        folder.mkdir(exist_ok=True)
+        (folder / "adapter_model.safetensors").write_text(state)
+
+    module, trainer = make_module(), make_trainer(folder)
+    module.save_adapter = write_text  # type: ignore[method-assign]
+    trainer.strategy.checkpoint_io = inner
+    AdapterCheckpoint().on_fit_start(trainer, module)
+    return trainer.strategy.checkpoint_io
 
 
-def test_what_the_trainer_writes_with_goes_on_working(tmp_path: Path) -> None:
+def test_what_the_trainer_writes_with_still_works(tmp_path: Path) -> None:
     inner: Any = Recorder()
-    both = _WithAdapter(inner, tmp_path / "adapter", write_text)
+    both = checkpoint_io_of(tmp_path, inner)
     both.save_checkpoint({"state_dict": "weights"}, tmp_path / "a.ckpt")
     assert both.load_checkpoint(tmp_path / "a.ckpt", map_location="cpu") == {"loaded": True}
     assert (tmp_path / "a-adapter" / "adapter_model.safetensors").read_text() == "weights"
@@ -88,7 +97,7 @@ def test_what_the_trainer_writes_with_goes_on_working(tmp_path: Path) -> None:
 
 def test_a_bucket_gets_the_checkpoint_and_the_run_its_newest_adapter(tmp_path: Path) -> None:
     inner: Any = Recorder()
-    both = _WithAdapter(inner, tmp_path / "adapter", write_text)
+    both = checkpoint_io_of(tmp_path, inner)
     both.save_checkpoint({"state_dict": "weights"}, "s3://bucket/last.ckpt")
     assert inner.calls == [("save", "s3://bucket/last.ckpt")]
     assert files(tmp_path) == {"adapter"}

@@ -214,7 +214,7 @@ def test_a_trial_run_pushes_nothing(hub, tmp_path, jsonl):
     [
         ({"repo_id": "ocr"}, "repo_id is 'ocr'"),
         ({"every": 0}, "every is 0"),
-        ({"every": 2, "best_only": True}, "leave out HubCheckpoint.every"),
+        ({"every": 2, "best_only": True}, "HubCheckpoint.every is 2; it must be null with HubCheckpoint.best_only"),
         ({"mode": "less"}, "mode is 'less'"),
         ({"deadline_s": -1}, "deadline_s is -1"),
         ({"tag": "{loss}"}, "only {step} and {epoch}"),

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule
 
 from deepsynth.callbacks import PredictionWriter
 from deepsynth.errors import UserError
-from tests.helpers.training import make_data, make_module, make_trainer
+from tests.helpers.training import RankOf, make_data, make_module, make_trainer
 
 
 def row(document: str, prediction: str, page: int = 0, target: str = "", stop: str = "eos") -> dict[str, Any]:
@@ -21,18 +20,15 @@ def row(document: str, prediction: str, page: int = 0, target: str = "", stop: s
     return {"id": f"{document}#{page}", "document_id": document, "page": page, **texts, "stop": stop}
 
 
-def fake_trainer(folder: Path, **kwargs: Any) -> Any:
-    settings = {"default_root_dir": str(folder), "world_size": 1, "global_rank": 0, "is_global_zero": True, **kwargs}
-    return SimpleNamespace(strategy=SimpleNamespace(barrier=lambda: None), **settings)
-
-
-def predict(folder: Path, batches: list[list[dict[str, Any]]], end: bool = True, **kwargs: Any) -> PredictionWriter:
-    writer, trainer, module = PredictionWriter(), fake_trainer(folder, **kwargs), SimpleNamespace()
-    writer.on_predict_start(trainer, module)  # type: ignore[arg-type]
+def predict(
+    folder: Path, batches: list[list[dict[str, Any]]], end: bool = True, rank: int = 0, ranks: int = 1
+) -> PredictionWriter:
+    writer, trainer, module = PredictionWriter(), make_trainer(folder, strategy=RankOf(rank, ranks)), LightningModule()
+    writer.on_predict_start(trainer, module)
     for number, rows in enumerate(batches):
-        writer.on_predict_batch_end(trainer, module, rows, None, number)  # type: ignore[arg-type]
+        writer.on_predict_batch_end(trainer, module, rows, None, number)
     if end:
-        writer.on_predict_end(trainer, module)  # type: ignore[arg-type]
+        writer.on_predict_end(trainer, module)
     return writer
 
 
@@ -80,14 +76,14 @@ def test_two_runs_never_share_a_partial_file(resume: bool, tmp_path: Path) -> No
     """Both would append to it, and the first to end would remove what the other has read."""
     file = str(tmp_path / "read.jsonl")
     first, second = PredictionWriter(file, resume=True), PredictionWriter(file, resume=resume)
-    trainer, module = fake_trainer(tmp_path), SimpleNamespace()
-    first.on_predict_start(trainer, module)  # type: ignore[arg-type]
-    first.on_predict_batch_end(trainer, module, [row("a", "one")], None, 0)  # type: ignore[arg-type]
+    trainer, module = make_trainer(tmp_path), LightningModule()
+    first.on_predict_start(trainer, module)
+    first.on_predict_batch_end(trainer, module, [row("a", "one")], None, 0)
     with pytest.raises(UserError, match=rf"read\.jsonl\.partial: another run is writing it \(process {os.getpid()} on"):
-        second.on_predict_start(trainer, module)  # type: ignore[arg-type]
-    second.on_exception(trainer, module, UserError(""))  # type: ignore[arg-type]
-    first.on_predict_batch_end(trainer, module, [row("b", "two")], None, 1)  # type: ignore[arg-type]
-    first.on_predict_end(trainer, module)  # type: ignore[arg-type]
+        second.on_predict_start(trainer, module)
+    second.on_exception(trainer, module, UserError(""))
+    first.on_predict_batch_end(trainer, module, [row("b", "two")], None, 1)
+    first.on_predict_end(trainer, module)
     assert [one["id"] for one in read(tmp_path / "read.jsonl")] == ["a", "b"]
     assert [path.name for path in tmp_path.iterdir()] == ["read.jsonl"]
 
@@ -102,8 +98,8 @@ def test_a_full_disk_at_the_end_loses_nothing(tmp_path: Path, monkeypatch: pytes
     writer = predict(tmp_path, [[row("a", "now")]], end=False)
     monkeypatch.setattr(prediction_writer.os, "replace", fail)
     with pytest.raises(UserError, match=r"predictions.jsonl: the predictions cannot be written \(No space left"):
-        writer.on_predict_end(fake_trainer(tmp_path), SimpleNamespace())  # type: ignore[arg-type]
-    writer.on_exception(fake_trainer(tmp_path), SimpleNamespace(), UserError(""))  # type: ignore[arg-type]
+        writer.on_predict_end(make_trainer(tmp_path), LightningModule())
+    writer.on_exception(make_trainer(tmp_path), LightningModule(), UserError(""))
     kept = [read(path)[0]["prediction"] for path in tmp_path.iterdir()]
     assert "before" in kept
     assert "now" in kept
@@ -114,15 +110,15 @@ def test_ranks_are_dealt_back_into_the_order_of_the_source(tmp_path: Path) -> No
         [row("a", "0"), row("b", "2", 1), row("d", "4")],
         [row("b", "1", 0), row("c", "3")],
     ]
-    predict(tmp_path, [ranks[1]], world_size=2, global_rank=1, is_global_zero=False, end=False)
-    predict(tmp_path, [ranks[0]], world_size=2)
+    predict(tmp_path, [ranks[1]], rank=1, ranks=2, end=False)
+    predict(tmp_path, [ranks[0]], ranks=2)
     found = [(one["id"], one["prediction"]) for one in read(tmp_path / "predictions.jsonl")]
     assert found == [("a", "0"), ("b", "1\n2"), ("c", "3"), ("d", "4")]
 
 
 def test_another_ranks_file_that_is_elsewhere_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"rank1\.partial is not on this machine"):
-        predict(tmp_path, [[row("a", "0")]], world_size=2)
+        predict(tmp_path, [[row("a", "0")]], ranks=2)
 
 
 def test_a_run_reads_every_document(tmp_path: Path, jsonl: Path) -> None:
@@ -179,7 +175,7 @@ def test_resuming_with_other_data_is_refused(tmp_path: Path, jsonl: Path) -> Non
         run_predict(tmp_path, make_data(jsonl, batch_size=2), Interruption(3))
     other = tmp_path / "other.jsonl"
     other.write_text("".join(reversed(jsonl.read_text().splitlines(keepends=True))))
-    with pytest.raises(ValueError, match=r"has read the sample 'd0#0' where the data now has 'd7#0'"):
+    with pytest.raises(ValueError, match=r"has the sample 'd0#0' where the data now has 'd7#0'"):
         run_predict(tmp_path, make_data(other, batch_size=2), resume=True)
 
 

@@ -1,4 +1,4 @@
-"""The gallery: what differs, the page, its pictures, and the first reading that survives."""
+"""The gallery: what differs, the page, its pictures, and the first prediction that survives."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
@@ -22,7 +22,7 @@ from deepsynth.callbacks.gallery_page import GalleryEntry, Prediction, differenc
 from deepsynth.callbacks.sample_gallery import jpeg, pictures_of
 from deepsynth.errors import UserError
 from deepsynth.types import Batch
-from tests.helpers.training import make_data, make_module, make_trainer
+from tests.helpers.training import RankOf, make_data, make_module, make_trainer
 
 
 class Tags(HTMLParser):
@@ -84,16 +84,18 @@ def test_the_page_stands_alone_and_says_the_figures() -> None:
     assert "prefers-color-scheme: dark" in page
 
 
-def fake_module() -> Any:
-    images = SimpleNamespace(image_mean=[0.5] * 3, image_std=[0.5] * 3)
-    return SimpleNamespace(processor=SimpleNamespace(image_token_id=9, image_processor=images))
+@pytest.fixture(scope="module")
+def module() -> Any:
+    module = make_module()
+    module.configure_model()  # loads the processor too
+    return module
 
 
-def batch_of(image_tokens: list[int], views: int) -> Batch:
+def batch_of(module: Any, image_tokens: list[int], views: int) -> Batch:
     size = len(image_tokens)
     ids = torch.zeros(size, 20, dtype=torch.long)
     for position, count in enumerate(image_tokens):
-        ids[position, :count] = 9
+        ids[position, :count] = module.processor.image_token_id
     pixels = torch.stack([torch.full((3, 4, 4), view / 5 * 2 - 1) for view in range(views)])
     names, unknown = [f"d{i}" for i in range(size)], [None] * size
     return Batch(
@@ -119,8 +121,10 @@ def batch_of(image_tokens: list[int], views: int) -> Batch:
         ([4, 13, 8], 6, [[], [], []]),
     ],
 )
-def test_each_sample_gets_its_own_pages(image_tokens: list[int], views: int, shares: list[list[int]]) -> None:
-    pictures = pictures_of(batch_of(image_tokens, views), fake_module())
+def test_each_sample_gets_its_own_pages(
+    module: Any, image_tokens: list[int], views: int, shares: list[list[int]]
+) -> None:
+    pictures = pictures_of(batch_of(module, image_tokens, views), module)
     assert [[round(int(array[0, 0, 0]) / 51) for array in arrays] for arrays in pictures] == shares
 
 
@@ -128,51 +132,53 @@ def row(name: str, prediction: str) -> dict[str, Any]:
     return {"id": name, "prediction": prediction, "target": name}
 
 
-def validate(gallery: SampleGallery, trainer: Any, predictions: list[list[str]]) -> None:
-    gallery.on_validation_start(trainer, fake_module())
+def validate(gallery: SampleGallery, trainer: Trainer, module: LightningModule, predictions: list[list[str]]) -> None:
+    gallery.on_validation_start(trainer, module)
     for number, batch in enumerate(predictions):
         names = [f"d{number}{i}" for i in range(len(batch))]
         rows = [row(name, prediction) for name, prediction in zip(names, batch, strict=True)]
-        inputs = batch_of([4] * len(batch), len(batch))
-        gallery.on_validation_batch_end(trainer, fake_module(), {"rows": rows}, inputs, 0)
-    gallery.on_validation_end(trainer, fake_module())
+        inputs = batch_of(module, [4] * len(batch), len(batch))
+        gallery.on_validation_batch_end(trainer, module, {"rows": rows}, inputs, 0)
+    gallery.on_validation_end(trainer, module)
 
 
-def fake_trainer(folder: Path, step: int = 0, **kwargs: Any) -> Any:
-    return SimpleNamespace(
-        **{"is_global_zero": True, "default_root_dir": str(folder), "loggers": [], "global_step": step, **kwargs}
-    )
+def trainer_at(folder: Path, step: int = 0, rank: int = 0) -> Trainer:
+    """Return a trainer that has taken so many optimizer steps."""
+    trainer = make_trainer(folder, strategy=RankOf(rank, rank + 1))
+    trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = step
+    trainer.strategy.connect(LightningModule())  # Lightning counts no steps without a module
+    return trainer
 
 
-def test_the_first_samples_are_shown_with_the_first_and_the_latest_reading(tmp_path: Path) -> None:
+def test_the_first_samples_are_shown_with_the_first_and_the_latest_prediction(module: Any, tmp_path: Path) -> None:
     gallery = SampleGallery(samples=3)
-    validate(gallery, fake_trainer(tmp_path, 0), [["x", "y"], ["z", "too many"]])
-    validate(gallery, fake_trainer(tmp_path, 5), [["d00", "y"], ["middle", "q"]])
-    validate(gallery, fake_trainer(tmp_path, 9), [["d00", "d01"], ["d10", "q"]])
+    validate(gallery, trainer_at(tmp_path, 0), module, [["x", "y"], ["z", "too many"]])
+    validate(gallery, trainer_at(tmp_path, 5), module, [["d00", "y"], ["middle", "q"]])
+    validate(gallery, trainer_at(tmp_path, 9), module, [["d00", "d01"], ["d10", "q"]])
     text = Tags((tmp_path / "gallery.html").read_text()).text
     assert "3 samples, the same in every validation. CER 100.0% at step 0, 0.0% at step 9." in text
     assert "middle" not in text
     assert [path.name for path in tmp_path.iterdir()] == ["gallery.html"]
 
 
-def test_a_resumed_run_keeps_its_first_readings(tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_first_predictions(module: Any, tmp_path: Path) -> None:
     before = SampleGallery()
-    validate(before, fake_trainer(tmp_path, 0), [["x"]])
+    validate(before, trainer_at(tmp_path, 0), module, [["x"]])
     torch.save(before.state_dict(), tmp_path / "state")
     after = SampleGallery()
     after.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
-    validate(after, fake_trainer(tmp_path, 7), [["d00"]])
+    validate(after, trainer_at(tmp_path, 7), module, [["d00"]])
     assert "CER 100.0% at step 0, 0.0% at step 7." in Tags((tmp_path / "gallery.html").read_text()).text
 
 
-def test_a_page_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_written_is_named(module: Any, tmp_path: Path) -> None:
     (tmp_path / "gallery.html").mkdir()
     with pytest.raises(UserError, match=r"gallery.html: the gallery cannot be written"):
-        validate(SampleGallery(samples=1), fake_trainer(tmp_path), [["a"]])
+        validate(SampleGallery(samples=1), trainer_at(tmp_path), module, [["a"]])
 
 
-def test_other_ranks_write_nothing(tmp_path: Path) -> None:
-    validate(SampleGallery(), fake_trainer(tmp_path, is_global_zero=False), [["x"]])
+def test_other_ranks_write_nothing(module: Any, tmp_path: Path) -> None:
+    validate(SampleGallery(), trainer_at(tmp_path, rank=1), module, [["x"]])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from deepsynth.callbacks import Throughput, throughput
 from deepsynth.modules import training_engine
 from deepsynth.profiling.flops import TrainingFlops
 from tests.helpers.live_bytes import peak_bytes
-from tests.helpers.training import make_data, make_module, make_trainer
+from tests.helpers.training import LoggingModule, RankOf, make_data, make_module, make_trainer
 
 
 class Clock:
@@ -46,14 +45,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def fake_trainer(**kwargs: Any) -> Any:
-    strategy = SimpleNamespace(root_device=torch.device("cpu"))
-    return SimpleNamespace(**{"world_size": 1, "log_every_n_steps": 2, "strategy": strategy, **kwargs})
-
-
-def fake_module() -> Any:
-    logged: dict[str, float] = {}
-    return SimpleNamespace(log=lambda name, value, **_: logged.update({name: float(value)}), logged=logged)
+def parts(warmup_steps: int, ranks: int = 1) -> tuple[Throughput, Any, LoggingModule]:
+    trainer = make_trainer(Path("unused"), strategy=RankOf(0, ranks), log_every_n_steps=2)
+    return Throughput(warmup_steps=warmup_steps), trainer, LoggingModule()
 
 
 def train(callback: Throughput, clock: Clock, trainer: Any, module: Any, *, wait: float, step: float) -> None:
@@ -64,7 +58,7 @@ def train(callback: Throughput, clock: Clock, trainer: Any, module: Any, *, wait
 
 
 def test_rates_leave_out_warm_up_validation_and_checkpoints(clock: Clock) -> None:
-    callback, trainer, module = Throughput(warmup_steps=2), fake_trainer(world_size=2), fake_module()
+    callback, trainer, module = parts(warmup_steps=2, ranks=2)
     callback.on_train_start(trainer, module)
     callback.on_train_epoch_start(trainer, module)
     for _ in range(2):
@@ -86,7 +80,7 @@ def test_rates_leave_out_warm_up_validation_and_checkpoints(clock: Clock) -> Non
 
 @pytest.mark.parametrize("cause", ["validation", "checkpoint"])
 def test_each_cause_of_a_pause_is_left_out_by_itself(clock: Clock, cause: str) -> None:
-    callback, trainer, module = Throughput(warmup_steps=0), fake_trainer(), fake_module()
+    callback, trainer, module = parts(warmup_steps=0)
     callback.on_train_start(trainer, module)
     callback.on_train_epoch_start(trainer, module)
     train(callback, clock, trainer, module, wait=1, step=3)
@@ -102,7 +96,7 @@ def test_each_cause_of_a_pause_is_left_out_by_itself(clock: Clock, cause: str) -
 
 
 def test_without_a_pause_the_wait_for_every_batch_counts(clock: Clock) -> None:
-    callback, trainer, module = Throughput(warmup_steps=0), fake_trainer(), fake_module()
+    callback, trainer, module = parts(warmup_steps=0)
     callback.on_train_start(trainer, module)
     callback.on_train_epoch_start(trainer, module)
     for wait in (1, 9):
@@ -112,7 +106,7 @@ def test_without_a_pause_the_wait_for_every_batch_counts(clock: Clock) -> None:
 
 
 def test_without_a_known_peak_there_is_no_utilization(clock: Clock) -> None:
-    callback, trainer, module = Throughput(warmup_steps=1), fake_trainer(), fake_module()
+    callback, trainer, module = parts(warmup_steps=1)
     callback.on_train_start(trainer, module)
     for _ in range(4):
         train(callback, clock, trainer, module, wait=1, step=3)

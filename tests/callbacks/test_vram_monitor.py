@@ -5,18 +5,18 @@ from __future__ import annotations
 import csv
 import re
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from deepsynth.callbacks import VramMonitor, vram_monitor
 from deepsynth.callbacks.out_of_memory import remedies, shapes
 from deepsynth.profiling.memory import GIB, DeviceMemory, Memory, ProcessMemory, Usage, is_out_of_memory, memory_of
 from deepsynth.types import Batch
-from tests.helpers.training import make_data, make_module, make_trainer
+from tests.helpers.training import LoggingModule, RankOf, make_data, make_module, make_trainer
 
 
 class ScriptedMemory(Memory):
@@ -45,26 +45,11 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return printed
 
 
-def fake_trainer(**kwargs: Any) -> Any:
-    settings = {"root_device": torch.device("cuda", 0)}
-    return SimpleNamespace(
-        **{
-            "world_size": 1,
-            "global_rank": 0,
-            "global_step": 6,
-            "log_every_n_steps": 1,
-            "accumulate_grad_batches": 1,
-            "loggers": [],
-            "strategy": SimpleNamespace(**settings),
-            "datamodule": SimpleNamespace(batch_size=4, eval_batch_size=8),
-            **kwargs,
-        }
-    )
-
-
-def fake_module() -> Any:
-    logged: dict[str, float] = {}
-    return SimpleNamespace(log_dict=logged.update, logged=logged)
+def trainer_of(ranks: int = 1, batch_size: int = 4, eval_batch_size: int = 8) -> Any:
+    trainer = make_trainer(Path("unused"), strategy=RankOf(0, ranks), log_every_n_steps=1)
+    sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size}
+    trainer.datamodule = make_data(Path("unused.jsonl"), **sizes)  # type: ignore[attr-defined]  # as fit sets it
+    return trainer
 
 
 def fake_batch() -> Batch:
@@ -77,12 +62,12 @@ def fake_batch() -> Batch:
 def monitor_with(memory: Memory, trainer: Any, monkeypatch: pytest.MonkeyPatch) -> VramMonitor:
     monkeypatch.setattr(vram_monitor, "memory_of", lambda device: memory)
     monitor = VramMonitor()
-    monitor.setup(trainer, fake_module(), "fit")
+    monitor.setup(trainer, LoggingModule(), "fit")
     return monitor
 
 
 def test_each_phase_gets_its_own_peak(monkeypatch: pytest.MonkeyPatch, lines: list[str]) -> None:
-    memory, trainer, module, batch = ScriptedMemory(), fake_trainer(), fake_module(), fake_batch()
+    memory, trainer, module, batch = ScriptedMemory(), trainer_of(), LoggingModule(), fake_batch()
     monitor = monitor_with(memory, trainer, monkeypatch)
     memory.allocated, memory.peak = 6, 9
     monitor.on_validation_batch_start(trainer, module, batch, 0)
@@ -122,7 +107,7 @@ class RisingMemory(ScriptedMemory):
 
 
 def test_a_high_phase_leaves_nothing_to_the_phases_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory, trainer, module, batch = RisingMemory(), fake_trainer(), fake_module(), fake_batch()
+    memory, trainer, module, batch = RisingMemory(), trainer_of(), LoggingModule(), fake_batch()
     memory.allocated = memory.peak = 6
     memory.reach(70)  # before the run
     monitor = monitor_with(memory, trainer, monkeypatch)
@@ -148,7 +133,7 @@ def test_of_several_ranks_the_fullest_counts_and_each_is_named(
         into[:] = [own, {name: value + 1 for name, value in own.items()}]
 
     monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
-    memory, trainer, module = ScriptedMemory(), fake_trainer(world_size=2), fake_module()
+    memory, trainer, module = ScriptedMemory(), trainer_of(ranks=2), LoggingModule()
     memory.allocated = memory.peak = 10
     monitor = monitor_with(memory, trainer, monkeypatch)
     monitor.on_train_batch_end(trainer, module, None, fake_batch(), 0)
@@ -218,14 +203,14 @@ CUDA_MESSAGE = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a tota
 @pytest.mark.parametrize(
     ("phase", "expected"),
     [
-        ("load", "while loading the model on cuda:0; 70.0 GiB of 80.0 were in use and 2.00 GiB more were asked for; "
+        ("load", "while loading the model on cpu; 70.0 GiB of 80.0 were in use and 2.00 GiB more were asked for; "
                  "set model.quantization=nf4, or use a device with more memory"),
-        ("forward", "in the forward pass of step 7 on cuda:0, with 2 samples: input_ids (2, 7), pixel_values "
+        ("forward", "in the forward pass of step 1 on cpu, with 2 samples: input_ids (2, 7), pixel_values "
                     "(2, 3, 4, 4); 70.0 GiB of 80.0 were in use and 2.00 GiB more were asked for; set data.batch_size "
                     "to 2 (now 4) and trainer.accumulate_grad_batches to 2 (now 1), or set "
                     "model.engine.activation_memory=full, or set model.quantization=nf4, or use smaller pages "
                     "(data.mode)"),
-        ("generation", "while generating text on cuda:0, with 2 samples: input_ids (2, 7), pixel_values (2, 3, 4, 4); "
+        ("generation", "while generating text on cpu, with 2 samples: input_ids (2, 7), pixel_values (2, 3, 4, 4); "
                        "70.0 GiB of 80.0 were in use and 2.00 GiB more were asked for; set data.eval_batch_size to 4 "
                        "(now 8), or lower model.generation.max_new_tokens (now 512), or set model.quantization=nf4, "
                        "or use smaller pages (data.mode)"),
@@ -234,7 +219,7 @@ CUDA_MESSAGE = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a tota
 def test_out_of_memory_becomes_a_line_with_the_phase_the_shapes_and_a_way_out(
     phase: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory, trainer = ScriptedMemory(), fake_trainer()
+    memory, trainer = ScriptedMemory(), trainer_of()
     memory.allocated = 70
     module = make_module(activation_memory="none", max_new_tokens=512)
     monitor = monitor_with(memory, trainer, monkeypatch)
@@ -246,7 +231,7 @@ def test_out_of_memory_becomes_a_line_with_the_phase_the_shapes_and_a_way_out(
 
 
 def test_what_is_done_already_is_not_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = fake_trainer(datamodule=SimpleNamespace(batch_size=1, eval_batch_size=1))
+    trainer = trainer_of(batch_size=1, eval_batch_size=1)
     module = make_module(activation_memory="full", quantization="nf4")
     monitor = monitor_with(ScriptedMemory(), trainer, monkeypatch)
     monitor._enter("backward")
@@ -315,8 +300,8 @@ def test_a_real_run_ends_with_the_line_of_its_phase_and_its_own_error(phase: str
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_cost_of_a_step(benchmark: Any, device: str) -> None:
     """To be compared with the time of a training step."""
-    trainer = fake_trainer(strategy=SimpleNamespace(root_device=torch.device(device)), log_every_n_steps=10)
-    monitor, module, batch = VramMonitor(), fake_module(), fake_batch()
+    trainer = make_trainer(Path("unused"), strategy=SingleDeviceStrategy(torch.device(device)), log_every_n_steps=10)
+    monitor, module, batch = VramMonitor(), LoggingModule(), fake_batch()
     monitor.setup(trainer, module, "fit")
 
     def step() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from deepsynth import PeftModule, TextImageDataModule
 from deepsynth.data import JsonlSource, TextRenderer
@@ -51,3 +52,30 @@ def make_trainer(folder: Path, **kwargs: Any) -> Trainer:
         **kwargs,
     }
     return Trainer(**settings)
+
+
+class RankOf(SingleDeviceStrategy):
+    """A single process that takes itself for one of several ranks; nothing is communicated."""
+
+    def __init__(self, rank: int, ranks: int) -> None:
+        super().__init__(device=torch.device("cpu"))
+        self.global_rank, self.world_size = rank, ranks
+
+    @property
+    def is_global_zero(self) -> bool:
+        return self.global_rank == 0
+
+
+class LoggingModule(LightningModule):
+    """A module outside of a loop, where Lightning refuses to log: it keeps what callbacks log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logged: dict[str, float] = {}
+
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        self.logged[name] = float(value)
+
+    def log_dict(self, dictionary: Any, *args: Any, **kwargs: Any) -> None:
+        for name, value in dictionary.items():
+            self.log(name, value)

@@ -5,6 +5,7 @@ It shows that the module asks for the right things in the right order. What Unsl
 
 from __future__ import annotations
 
+import inspect
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -86,6 +87,29 @@ class FastVisionModel:
     def for_inference(cls, model: Any) -> Any:
         cls.calls.append(("for_inference", {}))
         return model.eval()
+
+
+def unknown_arguments(real: type) -> list[str]:
+    """Return what the stand-in takes and a class in its place does not, as ``method`` or ``method.argument``.
+
+    An argument is known by its name in the signature, in the code that takes it out of ``**kwargs``, or, where an
+    adapter's ``**kwargs`` are passed on, as one of peft's LoraConfig.
+    """
+    found = []
+    for name in ("from_pretrained", "get_peft_model", "for_training", "for_inference"):
+        method = getattr(real, name, None)
+        if method is None:
+            found.append(name)
+            continue
+        parameters = inspect.signature(method).parameters
+        known = set(parameters)
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            source = inspect.getsource(method)
+            own = inspect.signature(getattr(FastVisionModel, name)).parameters
+            known |= {argument for argument in own if f'"{argument}"' in source or f"'{argument}'" in source}
+            known |= set(inspect.signature(LoraConfig).parameters) if name == "get_peft_model" else set()
+        found += [f"{name}.{a}" for a in inspect.signature(getattr(FastVisionModel, name)).parameters if a not in known]
+    return found
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> type[FastVisionModel]:

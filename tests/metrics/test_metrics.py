@@ -341,8 +341,8 @@ def test_bootstrap() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"confidence": 95}, "confidence: a number between 0 and 1 is expected, found 95"),
-        ({"resamples": 0}, "resamples: at least 1 is expected, found 0"),
+        ({"confidence": 95}, "confidence is 95; it must be above 0 and below 1"),
+        ({"resamples": 0}, "resamples is 0; it must be at least 1"),
     ],
 )
 def test_bootstrap_mistakes(options: dict[str, Any], message: str) -> None:

@@ -71,6 +71,33 @@ def test_settings_become_unsloths_arguments(
     assert module.model.peft_config["default"].base_model_name_or_path == "deepsynth/tiny-random"
 
 
+@pytest.mark.gpu
+def test_the_stand_in_takes_no_argument_that_unsloth_does_not() -> None:
+    from deepsynth.modules.unsloth import import_unsloth
+
+    assert unsloth_stand_in.unknown_arguments(import_unsloth().FastVisionModel) == []
+
+
+def test_an_argument_that_unsloth_drops_is_found() -> None:
+    class Later:
+        @staticmethod
+        def from_pretrained(model_name: str, max_seq_length: int, dtype: Any = None, **kwargs: Any) -> None:
+            load_in_4bit = kwargs.pop("load_in_4bit", True)
+            assert load_in_4bit, 'no "load_in_8bit" = any more'
+
+        @staticmethod
+        def get_peft_model(model: Any, r: int, random_state: int, **kwargs: Any) -> None: ...
+
+        @staticmethod
+        def for_training(model: Any) -> None: ...
+
+    found = unsloth_stand_in.unknown_arguments(Later)
+    assert {"from_pretrained.auto_model", "from_pretrained.use_exact_model_name", "for_inference"} <= set(found)
+    assert not {"from_pretrained.load_in_4bit", "from_pretrained.dtype", "get_peft_model.use_dora"} & set(found)
+    assert "get_peft_model.finetune_vision_layers" in found
+    assert unsloth_stand_in.unknown_arguments(FastVisionModel) == []
+
+
 def test_automatic_targets_leave_the_choice_to_unsloth(unsloth: Any) -> None:
     make(lora_targets="auto", vision=True).configure_model()
     adapt = unsloth.calls[1][1]

@@ -1,4 +1,4 @@
-"""The adapter on the Hugging Face Hub, pushed beside the training and never in its way."""
+"""Pushes of the adapter to the Hugging Face Hub during training, without delaying it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 class HubCheckpoint(Callback):
     """Pushes the adapter with its model card to the Hub: after validations, and when the run ends in whatever way.
 
-    Each push is one commit. The state is first written into ``hub_spool`` in the run's folder; a process of its own
-    sends it, newest first, and tries again for as long as the run goes on. Nothing that the Hub does stops or slows the
-    training. What was not delivered stays in the spool, and ``deepsynth hub resume RUN`` sends it later. Log in with
+    Each push is one commit. The state is first written to ``hub_spool`` in the run's folder; a separate process uploads
+    it, newest first, and retries until the run ends. No failure of the Hub stops or slows the training. Undelivered
+    states stay in the spool, and ``deepsynth hub resume RUN`` sends them later. Log in with
     ``hf auth login`` or set HF_TOKEN; the token is never written anywhere.
 
     Example::
@@ -39,13 +39,14 @@ class HubCheckpoint(Callback):
             init_args: {repo_id: alice/ocr-fa, best_only: true}
 
     Args:
-        repo_id: ``owner/name``; made when it is missing.
-        revision: the branch; made when it is missing.
-        private: make the repository private. A public one is then refused.
-        every: push after so many optimizer steps; by default after each validation, and without one at the end only.
+        repo_id: ``owner/name``; created if it does not exist.
+        revision: branch; created if it does not exist.
+        private: create the repository as private, and refuse one that is public.
+        every: number of optimizer steps between two pushes; by default a push follows each validation, and without
+            validation the end of the run.
         best_only: push only when a validation was better than all before.
-        monitor: what is better, a log key.
-        mode: whether less (``min``) or more (``max``) of it is better.
+        monitor: log key that decides which state is the best.
+        mode: whether a lower (``min``) or a higher (``max``) value of it is better.
         tag: tag each commit, with ``{step}`` and ``{epoch}`` filled in; a tag that exists moves.
         optimizer_state: push the optimizer's state too, as optimizer.pt.
         license: of the adapter, for its card; by default that of the base model.
@@ -76,7 +77,7 @@ class HubCheckpoint(Callback):
         if every is not None and every < 1:
             raise UserError(f"HubCheckpoint.every is {every}; it must be at least 1 optimizer step")
         if every is not None and best_only:
-            raise UserError("HubCheckpoint.best_only looks at validations; leave out HubCheckpoint.every")
+            raise UserError(f"HubCheckpoint.every is {every}; it must be null with HubCheckpoint.best_only")
         if mode not in ("min", "max"):
             raise UserError(f"HubCheckpoint.mode is {mode!r}; it must be 'min' or 'max'")
         if deadline_s < 0:
@@ -131,7 +132,7 @@ class HubCheckpoint(Callback):
             self._push(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Push what was validated, if it is to be."""
+        """Push the validated state; with ``best_only`` only if it is the best so far."""
         if trainer.sanity_checking or self.every:
             return
         if not self.best_only or self._is_best(trainer):
@@ -143,14 +144,14 @@ class HubCheckpoint(Callback):
             self._push(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Keep the state of a run that was stopped from outside, and deliver what is there."""
+        """Push the state of a run that was stopped from outside, and deliver what is queued."""
         stopped = isinstance(exception, (KeyboardInterrupt, SIGTERMException))
         if stopped and not self.best_only:
             self._push(trainer, pl_module)
         self._close()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Deliver what is left, until the deadline."""
+        """Deliver what is queued, until the deadline."""
         self._close()
 
     def state_dict(self) -> dict[str, Any]:
@@ -176,7 +177,7 @@ class HubCheckpoint(Callback):
         return True
 
     def _push(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write a snapshot and hand it to the worker; whatever fails here, the training goes on."""
+        """Write a snapshot and hand it to the worker; a failure is logged and does not stop the training."""
         step = trainer.global_step
         if step == self._step:
             return
@@ -252,7 +253,7 @@ def check_tag(tag: str) -> None:
 
 
 def data_names(trainer: Trainer) -> list[str]:
-    """Return what the data's sources call themselves: a Hub dataset by its name, others by their kind."""
+    """Return the names of the data's sources: a Hub dataset by its repository, others by their class."""
     data = getattr(trainer, "datamodule", None)
     sources = [getattr(data, name, None) for name in ("source", "val_source")]
     return [str(getattr(source, "repo_id", type(source).__name__)) for source in sources if source is not None]

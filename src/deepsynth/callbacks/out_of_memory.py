@@ -1,4 +1,4 @@
-"""The line of an out-of-memory error: phase, shapes, memory held, and what to change."""
+"""One-line messages for out-of-memory errors: phase, shapes, memory in use, and what to change."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def shapes(batch: Any) -> str:
 
 
 def explain(message: str, phase: str | None, shapes: str, held: str, trainer: Trainer, savings: Sequence[str]) -> str:
-    """Return the line.
+    """Return the message of an out-of-memory error, one line.
 
     Args:
         message: of the error.
@@ -49,7 +49,7 @@ def explain(message: str, phase: str | None, shapes: str, held: str, trainer: Tr
 
 
 def remedies(phase: str | None, trainer: Trainer, savings: Sequence[str]) -> list[str]:
-    """Return what would take less memory in a phase and is not done yet, the cheapest first."""
+    """Return the changes that would save memory in a phase and are not made yet, the cheapest first."""
     data: Any = getattr(trainer, "datamodule", None)
     found = []
     if phase in ("validation", "generation"):

@@ -30,27 +30,27 @@ class PredictionWriter(Callback):
     """Writes ``{"id", "prediction", "target", "stop"}`` per document, pages joined, in the source's order.
 
     ``stop`` is why generation ended: ``eos``, else ``loop`` where a page ended so, or ``length``. Rows are appended to
-    ``<file>.partial`` as they come, a page a line with its tokens and its own ``stop``, so that an interrupted run
-    keeps what it read; at the end the joined documents are written to ``<file>``. An older file is kept as
+    ``<file>.partial`` as they come, one page a line with its tokens and its own ``stop``, so that an interrupted
+    run keeps its predictions; at the end the joined documents are written to ``<file>``. An older file is kept as
     ``<stem>-1``, ``<stem>-2``, …. No row stays in memory, and the metrics of known texts, which this callback prints,
     are taken from the file. The command line adds this callback by itself.
 
-    With ``resume`` the same command may be run until it comes to its end: each time it passes over the samples that
-    ``<file>.partial`` has, after a look at their ids.
+    With ``resume`` the same command can be repeated until it finishes: each time it compares the ids of the samples
+    in ``<file>.partial`` with the data, and skips those samples.
 
     Example::
 
         callbacks+:
           - class_path: PredictionWriter
-            init_args: {file: read.jsonl, resume: true}
+            init_args: {file: predictions.jsonl, resume: true}
 
     Args:
         file: by default ``predictions.jsonl`` in the trainer's root folder.
-        resume: go on with the partial file of an interrupted run, if there is one; the data must be in the same order,
+        resume: continue the partial file of an interrupted run, if there is one; the data must be in the same order,
             and on several processes as many as before.
 
     Raises:
-        UserError: for ``resume`` without ``file``: every run has a folder of its own; when the run begins, for a file
+        UserError: for ``resume`` without ``file``: every run has its own folder; when the run begins, for a file
             that another run is writing.
     """
 
@@ -77,7 +77,7 @@ class PredictionWriter(Callback):
         return path.with_name(path.name + suffix)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin a partial file, or go on with one; that of a run that is not resumed is kept.
+        """Create the partial file or continue it; that of a run that is not resumed is kept.
 
         Raises:
             UserError: when another run writes it, or it cannot be written.
@@ -103,7 +103,7 @@ class PredictionWriter(Callback):
             else:
                 kept = keep_older(partial)
                 rank_zero_info(
-                    f"what an interrupted run read is kept in {kept}; PredictionWriter.resume=true goes on with it"
+                    f"an interrupted run's predictions are kept in {kept}; PredictionWriter.resume=true continues them"
                 )
         with explain_write_errors(partial, "the predictions"):
             partial.touch()
@@ -111,17 +111,17 @@ class PredictionWriter(Callback):
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Compare the samples with those that an interrupted run read.
+        """Compare the samples with those of the interrupted run.
 
         Raises:
-            UserError: when they are others, with both ids.
+            UserError: when they differ, with both ids.
         """
         if not self.resume:
             return
         for own, earlier in zip(batch.ids, self._earlier_ids, strict=False):
             if own != earlier:
                 raise UserError(
-                    f"{self._partial(trainer)} has read the sample {earlier!r} where the data now has {own!r}; resume "
+                    f"{self._partial(trainer)} has the sample {earlier!r} where the data now has {own!r}; resume "
                     "with the same data, or set PredictionWriter.resume=false"
                 )
 
@@ -163,7 +163,7 @@ class PredictionWriter(Callback):
             UserError: on rank zero, when another rank's partial file is not on this machine, or the file cannot be
                 written; the partial files stay.
         """
-        trainer.strategy.barrier()  # all ranks have written all they read
+        trainer.strategy.barrier()  # all ranks have written all their rows
         if trainer.is_global_zero:
             partials = [self._partial(trainer, rank) for rank in range(trainer.world_size)]
             for partial in partials:
@@ -181,11 +181,11 @@ class PredictionWriter(Callback):
                         count += 1
                 keep_older(path)
             rank_zero_info(f"{count} predictions in {path} ({self._speed()})")
-        trainer.strategy.barrier()  # no rank forgets what it read before all of it is in the file
+        trainer.strategy.barrier()  # no rank removes its rows before all of them are in the file
         self._partial(trainer).unlink()
         self._release()
         if trainer.is_global_zero:
-            print_metrics(path)  # which takes minutes for many documents, and nobody waits for
+            print_metrics(path)  # minutes for many documents; no rank waits for it
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let another run go on with the partial file."""

@@ -1,4 +1,4 @@
-"""The same few validation samples, as they are read before, while and after training."""
+"""A page with a few validation samples and their predictions before, during and after training."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from deepsynth.types import Batch
 
 
 class SampleGallery(Callback):
-    """Shows the first samples of the validation data with what was read first and what was read last.
+    """Shows the first validation samples with their first and their latest predictions.
 
-    After every validation ``gallery.html`` is written anew, self-contained: the pages as the model sees them, the
-    target, and both readings with their CER, wrong and missing characters marked. TensorBoard gets the pages and, at
-    every validation, the texts. What is read before the first step (Lightning's sanity check does so) is the "before".
-    With several ranks it is rank zero's samples; a resumed run keeps its first readings.
+    Every validation rewrites ``gallery.html``, a self-contained page: the images as the model sees them, the target,
+    and both predictions with their CER, wrong and missing characters marked. TensorBoard gets the images and, at every
+    validation, the texts. Predictions of Lightning's sanity check, before the first step, are the "before". With
+    several ranks the samples are those of rank zero; a resumed run keeps its first predictions.
 
     Example::
 
@@ -36,7 +36,7 @@ class SampleGallery(Callback):
             init_args: {samples: 4}
 
     Args:
-        samples: number of samples; this process must read at least as many in validation
+        samples: number of samples; validation must generate text for at least as many in this process
             (``model.generation.samples`` over the number of processes).
         file: by default ``gallery.html`` in the trainer's root folder.
 
@@ -54,14 +54,14 @@ class SampleGallery(Callback):
         self._seen = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so when there will be nothing to show."""
+        """Warn when there will be nothing to show."""
         if isinstance(pl_module, DeepSynthModule) and pl_module.generation.samples == 0:
             rank_zero_warn(
-                "SampleGallery has nothing to show: validation reads nothing (model.generation.samples is 0)"
+                "SampleGallery has nothing to show: validation generates no text (model.generation.samples is 0)"
             )
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with the first sample."""
+        """Count the samples of this validation from zero."""
         self._seen = 0
 
     def on_validation_batch_end(
@@ -73,7 +73,7 @@ class SampleGallery(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep what was read, and the pages when they are seen for the first time."""
+        """Keep the predictions, and the images of samples that are new."""
         rows = outputs["rows"][: self.samples - self._seen] if trainer.is_global_zero else []
         self._seen += len(rows)
         if any(row["id"] not in self._entries for row in rows):
@@ -114,11 +114,11 @@ class SampleGallery(Callback):
         return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the first readings: a resumed run cannot read them again."""
+        """Return the first predictions, which a resumed run cannot make again."""
         return {"first": {name: [first.step, first.text] for name, first in self._first.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the first readings of the run that is resumed."""
+        """Restore the first predictions of the resumed run."""
         self._first = {name: Prediction(*first) for name, first in state_dict["first"].items()}
 
 
@@ -158,7 +158,7 @@ def _shows_lines(trainer: Trainer) -> bool:
 
 
 def _markdown(entry: GalleryEntry) -> str:
-    """Return target and latest reading for TensorBoard, as code so that nothing in them is taken for markup."""
+    """Return target and latest prediction for TensorBoard, as code so that nothing in them is taken for markup."""
     cer = corpus_cer([entry.latest], [entry.target])
     texts = {"target": entry.target, f"prediction (CER {cer:.1%})": entry.latest.text}
     code = {title: "\n".join(f"    {line}" for line in text.splitlines()) for title, text in texts.items()}

@@ -61,7 +61,7 @@ class Throughput(Callback):
         self._seconds = self._wait_s = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start afresh."""
+        """Reset the counters, and find the peak of the device."""
         self._seen, self._mark = 0, None
         self._peak = self._find_peak(trainer, pl_module)
         counted = self._peak is not None and isinstance(pl_module, DeepSynthModule)
@@ -83,15 +83,15 @@ class Throughput(Callback):
         return peak
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start waiting for the epoch's first batch."""
+        """Start measuring the wait for the epoch's first batch."""
         self._mark = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the time between these two batches out: validation, and what others write after it."""
+        """Exclude the time until the next batch: validation, and what other callbacks write after it."""
         self._mark = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Leave the time between these two batches out: the file is written after this hook."""
+        """Exclude the time until the next batch: the file is written after this hook."""
         self._mark = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -12,7 +12,7 @@ from deepsynth.callbacks.out_of_memory import explain, shapes
 from deepsynth.modules import DeepSynthModule
 from deepsynth.profiling.memory import GIB, Memory, is_out_of_memory, memory_of
 
-#: In the order of a run: weights, the three parts of a training step, and reading.
+#: In the order of a run: loading, the three parts of a training step, validation and text generation.
 PHASES = ("load", "forward", "backward", "step", "validation", "generation")
 
 
@@ -46,14 +46,14 @@ class VramMonitor(Callback):
     # ------------------------------------------------------------------ phases
 
     def _enter(self, phase: str | None) -> None:
-        """Book the peak of the phase that ends, and begin another; ``None`` is the time between them."""
+        """Record the peak of the current phase and start another; ``None`` is the time between phases."""
         if self._memory is None:
             return
-        self._book()
+        self._record_peak()
         self._memory.restart_peak()
         self._phase = phase
 
-    def _book(self) -> None:
+    def _record_peak(self) -> None:
         assert self._memory is not None
         peak = self._memory.usage().peak
         self._peak = max(self._peak, peak)
@@ -61,7 +61,7 @@ class VramMonitor(Callback):
             self._peaks[self._phase] = max(self._peaks.get(self._phase, 0), peak)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin with loading, which comes next."""
+        """Start measuring; the weights are loaded next."""
         self._memory = memory_of(trainer.strategy.root_device)
         self._phase, self._peaks, self._peak, self._batches, self._shapes = "load", {}, 0, 0, ""
         self._memory.restart_peak()
@@ -69,7 +69,7 @@ class VramMonitor(Callback):
             pl_module.add_phase_listener(self._on_generation)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Stop listening."""
+        """Stop listening to the module's generation."""
         if isinstance(pl_module, DeepSynthModule):
             pl_module.remove_phase_listener(self._on_generation)
 
@@ -80,7 +80,7 @@ class VramMonitor(Callback):
         self._enter(phase or self._around)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End the loading."""
+        """End the loading phase."""
         self._enter(None)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -117,7 +117,7 @@ class VramMonitor(Callback):
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Begin a batch that is only read."""
+        """Begin text generation, which is all that prediction does."""
         self._shapes = shapes(batch)
         self._enter("generation")
 
@@ -141,7 +141,7 @@ class VramMonitor(Callback):
     def figures(self) -> dict[str, float]:
         """Return this rank's figures in GiB, by their names without the first part."""
         assert self._memory is not None, "figures belong to a run"
-        self._book()
+        self._record_peak()
         usage, limit = self._memory.usage(), self._memory.limit()
         sizes = {"allocated": usage.allocated, "reserved": usage.reserved, "peak": self._peak}
         sizes |= {f"peak_{phase}": self._peaks[phase] for phase in PHASES if phase in self._peaks}
@@ -165,7 +165,7 @@ class VramMonitor(Callback):
         return logged, ranks
 
     def _report(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give every logger the final figures, and print them in a line a rank."""
+        """Send the final figures to every logger, and print one line for each rank."""
         assert self._memory is not None
         self._enter(None)
         logged, ranks = self._over_ranks(trainer)
@@ -190,7 +190,7 @@ class VramMonitor(Callback):
     # ------------------------------------------------------------------ out of memory
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Replace the text of an out-of-memory error by a line about this run; the error itself goes on."""
+        """Replace the text of an out-of-memory error by one line about this run; the error is raised as it was."""
         if self._memory is not None and is_out_of_memory(exception):
             held = f"{self._memory.usage().allocated / GIB:.1f} GiB of {self._memory.limit() / GIB:.1f} were in use"
             savings = pl_module.memory_savings(self._phase) if isinstance(pl_module, DeepSynthModule) else []

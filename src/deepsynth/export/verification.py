@@ -1,4 +1,4 @@
-"""What proves that a merged model is the unmerged one: hashes of weights, and a probe page."""
+"""Checks that a merged model equals the unmerged one: hashes of the weights, and a probe page."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def probe_inputs(processor: Any, device: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says of the probe page: logits (T, vocabulary), greedy tokens (n,), the logits at each of them."""
+    """A model's output for the probe page: logits (T, vocabulary), greedy tokens (n,), the logits at each of them."""
 
     logits: torch.Tensor
     tokens: torch.Tensor
@@ -81,7 +81,7 @@ class Answer:
 
 
 def answer_of(model: Any, inputs: dict[str, Any]) -> Answer:
-    """Run the probe page, and write greedily."""
+    """Return the model's logits for the probe page, and its greedy tokens."""
     import torch
 
     views = {n: t.to(model.dtype) if t.is_floating_point() else t for n, t in inputs.items()}
@@ -100,18 +100,22 @@ def answer_of(model: Any, inputs: dict[str, Any]) -> Answer:
 
 
 def check_weights(changed: set[str], expected: set[str], allowed: set[str]) -> None:
-    """Raise unless exactly the adapter's weights changed."""
+    """Check that exactly the adapter's weights changed.
+
+    Raises:
+        ValueError: when another weight changed, or one of the adapter's did not.
+    """
     if stray := changed - allowed:
         raise ValueError(f"the merge changed weights that the adapter does not have: {some_keys(stray)}")
     if missed := expected - changed:
-        raise ValueError(f"the merge left weights as they were that the adapter changes: {some_keys(missed)}")
+        raise ValueError(f"the merge did not change weights that the adapter changes: {some_keys(missed)}")
 
 
 def check_answers(unmerged: Answer, reloaded: Answer, dtype: str) -> tuple[float, float, int, int]:
     """Return the mean and largest difference of the logits, the equal tokens and all tokens.
 
     Raises:
-        ValueError: when they are more than rounding.
+        ValueError: when logits or tokens differ by more than rounding explains.
     """
     difference = (unmerged.logits - reloaded.logits).abs()
     mean, largest = difference.mean().item(), difference.max().item()

@@ -1,6 +1,6 @@
-"""How the rows at work get their next tokens: freely on a CPU, in fixed shapes and captured graphs on a GPU.
+"""Decoding steps for the active rows: dynamic shapes on a CPU, fixed shapes and CUDA graphs on a GPU.
 
-R  rows at work      k  tokens a row between two looks at the generated tokens
+R  active rows      k  tokens per row between two synchronizations with the host
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from deepsynth.models.engine.vision_chunks import COMPILE_OPTIONS
 
 log = logging.getLogger(__name__)
 
-#: Tokens that a GPU generates before the host looks at them. A row that ends has up to so many less one in vain.
+#: Tokens per row that a GPU generates before the host reads them. A row that ends wastes at most one fewer.
 LOOK_EVERY = 8
-#: Prompts of so many positions in all are prefilled by a captured graph: the fewer there are, the more of the time is
-#: launching, and a graph keeps the memory of what it computes.
+#: Prefills of at most this many positions in total use a captured graph. With few positions most of the time is kernel
+#: launches; with many, the graph would keep the memory of all its intermediate results.
 CAPTURED_TOKENS = 2048
 
 
 class Steps(Protocol):
-    """Writes the next tokens of the rows at work."""
+    """Generates the next tokens of the active rows."""
 
     def refresh(self) -> None:
-        """Look whether the model is still the one that was prepared for."""
+        """Discard what was prepared for other weights or another cache."""
 
     def prefill(self, prompts: list[Prompt], slots: list[int]) -> list[int]:
-        """Write prompts into these slots of the cache, and return the first token of each text."""
+        """Prefill these slots of the cache with prompts, and return the first token of each text."""
 
     def __call__(self, tokens: list[int], positions: list[int]) -> list[list[int]]:
         """Return the new tokens of each row, after its last one and that one's position."""
 
 
 class FreeSteps:
-    """One token a row at a time, of just the rows and the positions that there are: nothing is computed in vain."""
+    """One token per row at a time, for exactly the active rows and their positions: nothing is padded."""
 
     def __init__(self, runner: ModelRunner, cache: RowCache) -> None:
         self._runner, self._cache = runner, cache
@@ -49,7 +49,7 @@ class FreeSteps:
         """Do nothing: nothing was prepared."""
 
     def prefill(self, prompts: list[Prompt], slots: list[int]) -> list[int]:
-        """Write prompts into these slots of the cache, and return the first token of each text."""
+        """Prefill these slots of the cache with prompts, and return the first token of each text."""
         hidden, last = self._runner.embed(prompts)
         self._cache.reserve(hidden.shape[1] + 1)
         found: list[int] = self._runner.prefill(hidden, self._places(slots), last, self._cache).tolist()
@@ -71,10 +71,10 @@ class FreeSteps:
 
 
 class StaticSteps:
-    """``count`` tokens a row in one go: shapes from a small set, all state on the device, one look at the end.
+    """``count`` tokens per row in one call: shapes from a small set, all state on the device, read once at the end.
 
-    The number of rows is rounded up to a power of two (a row too many writes into a slot that is free), that of
-    positions to a multiple of ``GROWTH``. On a GPU each of these shapes is captured as a graph when it first comes up,
+    The number of rows is rounded up to a power of two (an extra row writes into a free slot), that of
+    positions to a multiple of ``GROWTH``. On a GPU each of these shapes is captured as a graph when it first occurs,
     and replayed from then on: launching the thousand kernels of a token costs more than running them.
 
     Args:
@@ -82,7 +82,7 @@ class StaticSteps:
         cache: of the rows.
         count: k.
         graphs: capture and replay; without it the same steps run one by one.
-        compiled: let torch.compile join what a step does into fewer kernels.
+        compiled: let torch.compile fuse the kernels of a step.
     """
 
     def __init__(
@@ -105,20 +105,20 @@ class StaticSteps:
             runner.captured = self._captured
 
     def refresh(self) -> None:
-        """Throw the graphs away when weights or cache have moved, or adapters were merged or switched."""
+        """Discard the graphs when weights or cache have moved, or adapters were merged or switched."""
         if self.graphs is not None and (found := (self._runner.fingerprint(), self._cache.moves)) != self._prepared_for:
             self.graphs.clear()
             self._prepared_for = found
 
     def _reserve(self, length: int) -> None:
-        """Make room in the cache; graphs that read it where it was are void."""
+        """Reserve room in the cache, and discard graphs that point to its old place."""
         self._cache.reserve(length)
         if self.graphs is not None and self._cache.moves != self._prepared_for[1]:
             self.graphs.clear()
             self._prepared_for = self._prepared_for[0], self._cache.moves
 
     def prefill(self, prompts: list[Prompt], slots: list[int]) -> list[int]:
-        """Write prompts into these slots of the cache, and return the first token of each text."""
+        """Prefill these slots of the cache with prompts, and return the first token of each text."""
         hidden, last = self._runner.embed(prompts)
         self._reserve(hidden.shape[1] + 1)
         run = partial(self._runner.prefill, cache=self._cache)
@@ -128,7 +128,7 @@ class StaticSteps:
         return found
 
     def _captured(self, name: str, run: Callable[..., torch.Tensor], inputs: list[torch.Tensor]) -> torch.Tensor:
-        """Return what ``run`` makes of the inputs, by a graph if it can be."""
+        """Return ``run(*inputs)``, replayed from a graph where possible."""
         if self.graphs is None:
             return run(*inputs)
 
@@ -148,7 +148,7 @@ class StaticSteps:
         log.warning("decoding runs without CUDA graphs, several times slower: %s", reason)
 
     def _autocast(self) -> torch.autocast:
-        """Return a context like the one around, which keeps no copies of weights for later: graphs outlive it."""
+        """Return a copy of the current autocast context that caches no weights, because graphs outlive it."""
         kind = self._tokens.device.type
         on = torch.is_autocast_enabled(kind)
         return torch.autocast(kind, torch.get_autocast_dtype(kind), on, cache_enabled=self.graphs is None)
@@ -170,7 +170,7 @@ class StaticSteps:
         return written
 
     def _advance(self, rows: int, seen: int) -> Callable[[], None]:
-        """Return what takes rows a token further; their tokens and positions are left as they are."""
+        """Return a function that advances the rows by one token; building it leaves them unchanged."""
         step = partial(self._step, rows, seen)
         if self.graphs is None:
             return step
@@ -202,12 +202,12 @@ class StaticSteps:
 
 
 def steps_for(runner: ModelRunner, cache: RowCache, *, compiled: bool = False) -> Steps:
-    """Return the steps that suit the device: static ones in graphs on a GPU that can capture the model's.
+    """Return the steps that suit the device: static ones on a GPU, in graphs if the model can be captured.
 
     Args:
         runner: the model.
         cache: of the rows.
-        compiled: of static ones.
+        compiled: compile the static steps.
     """
     if runner.device.type != "cuda":
         return FreeSteps(runner, cache)
@@ -217,8 +217,8 @@ def steps_for(runner: ModelRunner, cache: RowCache, *, compiled: bool = False) -
 def can_be_captured(runner: ModelRunner) -> bool:
     """Return whether no kernel of a step waits for the host.
 
-    Grouped products of experts wait in other types than bfloat16, and LLM.int8() looks for outliers. A capture that
-    fails is no harm, but a warning.
+    Grouped products of experts wait in dtypes other than bfloat16, and LLM.int8() searches for outliers. A failed
+    capture is harmless, but logs a warning.
     """
     for layer in runner.layers:
         for module in layer.modules():

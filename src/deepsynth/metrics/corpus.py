@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from torchmetrics import Metric
 
+from deepsynth.errors import UserError
 from deepsynth.metrics.normalization import normalize
 from deepsynth.metrics.scores import BLEU_ORDERS, SCORE_COLUMNS, ScoreTable, score_table
 
@@ -161,12 +162,12 @@ def bootstrap_intervals(
         The lower and the upper bound by metric; NaN for an empty table.
 
     Raises:
-        ValueError: for an argument out of its range.
+        UserError: for an argument out of range.
     """
     if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence: a number between 0 and 1 is expected, found {confidence}")
+        raise UserError(f"confidence is {confidence}; it must be above 0 and below 1")
     if resamples < 1:
-        raise ValueError(f"resamples: at least 1 is expected, found {resamples}")
+        raise UserError(f"resamples is {resamples}; it must be at least 1")
     if not len(table):
         return dict.fromkeys(METRICS, (float("nan"), float("nan")))
     rng = np.random.default_rng(seed)

@@ -1,7 +1,7 @@
 """Unsloth's backend: FastVisionModel loads, patches and adapts the model.
 
 Unsloth compiles and fuses classes of ``transformers.models``. DeepSeek-OCR-2 has its class there; DeepSeek-OCR is this
-package's own class around the same decoder, whose layers are compiled one by one and not fused.
+package's own class around the same decoder, whose layers Unsloth compiles one by one and does not fuse.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from deepsynth.modules.base import DeepSynthModule
 from deepsynth.types import Batch
 from deepsynth.unsloth_import import prepare_environment
 
-#: Settings of the engine that Unsloth replaces by its own: what they may be, and what it does instead.
+#: Engine settings that Unsloth replaces: the allowed values, and what Unsloth does instead.
 _OWN: dict[str, tuple[tuple[Any, ...], str]] = {
     "attn_implementation": (("sdpa",), "chooses attention itself"),
     "experts_implementation": ((None,), "chooses the experts' kernels itself"),
-    "kernels": (("auto",), "has kernels of its own"),
+    "kernels": (("auto",), "has its own kernels"),
     "loss": (("auto", "plain"), "fuses head and loss itself"),
     "activation_memory": (("auto", "none", "full", "offload"), "recomputes whole layers"),
     "memory_budget_gib": ((None,), "measures no steps"),
@@ -147,7 +147,7 @@ class UnslothModule(DeepSynthModule):
         return model
 
     def _check_quantized(self, base: Any) -> None:
-        """Refuse a model that Unsloth left in 16 bits, of which it only prints a line."""
+        """Refuse a model that Unsloth left in 16 bits; Unsloth itself only prints a line."""
         bits = 4 if self.quantization == "nf4" else 8
         if not getattr(base, f"is_loaded_in_{bits}bit", False):
             raise UserError(
@@ -156,7 +156,7 @@ class UnslothModule(DeepSynthModule):
             )
 
     def _adapter_arguments(self, base: Any) -> dict[str, Any]:
-        """Return what ``get_peft_model`` is asked for; our scopes are checked as PeftModule's are."""
+        """Return the arguments of ``get_peft_model``; LoRA scopes are checked as in PeftModule."""
         config = lora_config(base, self.lora, base_model_name=self.model_name)
         arguments = {
             "r": self.lora.rank,
@@ -169,7 +169,7 @@ class UnslothModule(DeepSynthModule):
         }
         if self.lora_targets == "auto":
             return {**arguments, "finetune_vision_layers": self.lora.vision}
-        # An empty list, not None: from None Unsloth concludes experts out of the names of other layers.
+        # An empty list, not None: with None Unsloth infers experts from the names of other layers.
         return {
             **arguments,
             "target_modules": config.target_modules if isinstance(config.target_modules, str) else [],
@@ -190,7 +190,7 @@ class UnslothModule(DeepSynthModule):
                 config = load_pretrained(AutoConfig, name)
                 model = AutoModelForImageTextToText.from_config(config, dtype=self.resolved_dtype)
             fill_with_random_weights(model, self.device)
-            # transformers lets the first of several processes write alone, but each has a folder of its own here.
+            # transformers lets the first of several processes write alone, but each has its own folder here.
             model.should_save_on_this_rank = bool
             model.save_pretrained(folder)
             load_pretrained(AutoProcessor, name).save_pretrained(folder)
@@ -203,7 +203,7 @@ class UnslothModule(DeepSynthModule):
     # ------------------------------------------------------------------ training and generation
 
     def build_training_forward(self, model: Any) -> TrainingForward:
-        """Return a forward pass that Unsloth computes, and whose layers it prepares; only the loss is used of it."""
+        """Return a training forward pass that leaves the layers to Unsloth and adds only the loss."""
         self.training_engine.leave_to_backend()
         return TrainingForward(model, loss="plain")
 
@@ -219,7 +219,7 @@ class UnslothModule(DeepSynthModule):
 
     @contextmanager
     def generation_context(self) -> Iterator[None]:
-        """Switch to Unsloth's inference mode, and back to the mode there was."""
+        """Switch to Unsloth's inference mode, and restore the previous mode afterwards."""
         unsloth = import_unsloth()
         training = self.model.training
         unsloth.FastVisionModel.for_inference(self.model)
