@@ -67,7 +67,11 @@ def test_the_passages_are_in_no_training_text_and_in_the_models_characters() -> 
 
 def test_the_makefile_measures_both_kinds_of_pages_before_and_after() -> None:
     fit, *reads = commands()
-    assert fit == ["fit", *QUICKSTART, "--config", "configs/data/inverse_video.yaml"]
+    folder = "--trainer.default_root_dir=runs/make-quickstart"
+    assert fit == ["fit", *QUICKSTART, "--config", "configs/data/inverse_video.yaml", folder]
+    assert all(folder in args for args in reads)
+    removed = re.findall(r"rm -rf (.*)", (ROOT / "Makefile").read_text())
+    assert removed[0] == "$(QUICK)", "what a user's own fit wrote, to runs/quickstart, stays"
     named = {option(args, "--run_name"): args for args in reads}
     assert sorted(named) == ["dark-after", "dark-before", "light-after", "light-before"]
     for name, args in named.items():
@@ -82,13 +86,13 @@ def test_the_shift_is_real_and_the_commands_run(checkout: Path) -> None:
     fit, *reads = commands()
     short = ["--trainer.max_steps=1", "--trainer.val_check_interval=1", "--model.generation.max_new_tokens=4"]
     assert main([*fit, *short, "--data.max_eval_documents=1", "--trainer.enable_progress_bar=false"]) == 0
-    assert "at step 1" in (checkout / "runs/quickstart/gallery.html").read_text()
+    assert "at step 1" in (checkout / "runs/make-quickstart/quickstart/gallery.html").read_text()
     for args in reads:
         before = "--ckpt_path" not in args
         assert main([*args, *([] if before else ["--model.generation.max_new_tokens=4"])]) == 0
-    assert cer(checkout / "runs/quickstart/dark-before/predictions.jsonl") >= 0.4
-    assert cer(checkout / "runs/quickstart/light-before/predictions.jsonl") <= 0.03
-    assert (checkout / "runs/quickstart/light-after/predictions.jsonl").is_file()
+    assert cer(checkout / "runs/make-quickstart/dark-before/predictions.jsonl") >= 0.4
+    assert cer(checkout / "runs/make-quickstart/light-before/predictions.jsonl") <= 0.03
+    assert (checkout / "runs/make-quickstart/light-after/predictions.jsonl").is_file()
 
 
 @pytest.mark.slow
@@ -96,5 +100,5 @@ def test_minutes_of_training_teach_it(checkout: Path) -> None:
     shutil.copy(ROOT / "configs/quickstart_unseen.jsonl", checkout / "configs")
     for args in commands()[:3]:
         assert main([*args, "--trainer.enable_progress_bar=false"]) == 0
-    assert cer(checkout / "runs/quickstart/dark-before/predictions.jsonl") >= 0.4
-    assert cer(checkout / "runs/quickstart/dark-after/predictions.jsonl") <= 0.05
+    assert cer(checkout / "runs/make-quickstart/dark-before/predictions.jsonl") >= 0.4
+    assert cer(checkout / "runs/make-quickstart/dark-after/predictions.jsonl") <= 0.05

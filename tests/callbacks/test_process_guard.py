@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from deepsynth.callbacks import ProcessGuard
+from deepsynth.callbacks import PredictionWriter, ProcessGuard
 from tests.helpers.training import make_data, make_module, make_trainer
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -80,10 +80,49 @@ def test_ctrl_c_before_the_first_step_ends_at_once(tmp_path: Path, jsonl: Path) 
     assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
 
 
-def test_prediction_has_nothing_to_save_and_ends_at_once(tmp_path: Path, jsonl: Path) -> None:
-    trainer = make_trainer(tmp_path, callbacks=[ProcessGuard(), Sends(signal.SIGUSR1, "on_predict_batch_start", 0)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_fit_that_has_not_begun_has_nothing_to_save_and_ends_at_once(
+    number: signal.Signals, tmp_path: Path, jsonl: Path
+) -> None:
+    begun: list[int] = []
+
+    class Begins(Callback):
+        def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+            begun.append(trainer.global_step)
+
     with pytest.raises(SIGTERMException):
-        trainer.predict(make_module(max_new_tokens=2), make_data(jsonl))
+        fit(tmp_path, jsonl, Sends(number, "on_fit_start", step=0), Begins())
+    assert begun == []
+    assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
+
+
+class Loses(Sends):
+    """Sends a signal where exceptions are dropped: in a destructor."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        class Dropped:
+            def __del__(self) -> None:
+                signal.raise_signal(number)
+
+        def lose(*args: Any) -> None:
+            Dropped()
+
+        self.on_predict_batch_end = lose  # type: ignore[assignment]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("lost", [False, True])
+def test_prediction_ends_at_once_and_keeps_what_it_has_done(
+    lost: bool, number: signal.Signals, tmp_path: Path, jsonl: Path
+) -> None:
+    sends = Loses(number) if lost else Sends(number, "on_predict_batch_end", 0)
+    writer = PredictionWriter(str(tmp_path / "read.jsonl"))
+    trainer = make_trainer(tmp_path, callbacks=[ProcessGuard(), writer, sends])
+    with pytest.raises(SIGTERMException):
+        trainer.predict(make_module(max_new_tokens=2), make_data(jsonl, batch_size=2), return_predictions=False)
+    done = (tmp_path / "read.jsonl.partial").read_text().count("\n")
+    assert 1 <= done < 8, "it ended in the midst of the documents"
 
 
 def one_of_two(folder: Path) -> Trainer:

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Callback
 
 from deepsynth.__main__ import SUBCOMMANDS, main
+from deepsynth.cli.run_folder import RunFolder
 
 TINY = """
 model:
@@ -51,7 +53,7 @@ def one_line_of(capsys: pytest.CaptureFixture[str]) -> str:
     return lines[0]
 
 
-def test_a_run_writes_its_folder_and_the_next_stages_add_to_it(config: str, tmp_path: Path) -> None:
+def test_a_run_writes_its_folder_and_the_next_stages_have_their_own(config: str, tmp_path: Path) -> None:
     assert main(["fit", "--config", config, "--trainer.max_steps=3"]) == 0
     run = tmp_path / "runs" / "tiny"
     last = run / "checkpoints" / "last.ckpt"
@@ -60,17 +62,22 @@ def test_a_run_writes_its_folder_and_the_next_stages_add_to_it(config: str, tmp_
         assert (run / path).exists(), path
     assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["default_root_dir"] == "runs"
 
-    assert main(["validate", "--config", config, "--ckpt_path", str(last)]) == 0
-    assert main(["test", "--config", config, "--ckpt_path", str(last)]) == 0
-    assert main(["predict", "--config", config, "--ckpt_path", str(last)]) == 0
-    with (run / "metrics.csv").open() as file:
-        columns = set(csv.DictReader(file).fieldnames or ())
+    before = sorted(run.rglob("*"))
+    columns: set[str] = set()
+    for stage in ("validate", "test", "predict"):
+        assert main([stage, "--config", config, "--ckpt_path", str(last)]) == 0
+    assert sorted(run.rglob("*")) == before, "nothing comes into the folder of another run"
+    for folder in (run, tmp_path / "runs/tiny-validate", tmp_path / "runs/tiny-test"):
+        with (folder / "metrics.csv").open() as file:
+            columns |= set(csv.DictReader(file).fieldnames or ())
     assert {"train/loss", "val/loss", "val/cer", "test/cer", "train/samples_per_s", "step"} <= columns
-    rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "runs/tiny-predict/predictions.jsonl").open()]
     assert [row["id"] for row in rows] == [f"d{i}" for i in range(8)]
     assert all(set(row) == {"id", "prediction", "target", "stop"} for row in rows)
-    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["tiny"]
-    assert not list(run.glob("*.partial"))
+    names = sorted(p.name for p in (tmp_path / "runs").iterdir())
+    assert names == ["tiny", "tiny-predict", "tiny-test", "tiny-validate"]
+    left = [p.name for p in (tmp_path / "runs").rglob("*") if p.name.endswith((".partial", ".lock", ".part"))]
+    assert left == []
 
 
 def test_the_adapter_loads_in_plain_peft_and_computes_the_same(config: str, tmp_path: Path) -> None:
@@ -208,7 +215,7 @@ def test_summaries_train_validate_and_predict(config: str, tmp_path: Path, summa
     assert main(["fit", "--config", config, *data, "--trainer.max_steps=1"]) == 0
     last = str(tmp_path / "runs/tiny/checkpoints/last.ckpt")
     assert main(["predict", "--config", config, *data, "--ckpt_path", last]) == 0
-    rows = [json.loads(line) for line in (tmp_path / "runs/tiny/predictions.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "runs/tiny-predict/predictions.jsonl").open()]
     assert rows[0]["target"] == "The"
 
 
@@ -307,6 +314,51 @@ def test_a_run_that_never_began_leaves_no_folder(config: str, tmp_path: Path) ->
     assert main([*arguments, "--run_name=tiny", "--data.source.path=missing.jsonl"]) == 1
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["tiny"]
     assert (tmp_path / "runs/tiny/checkpoints/last.ckpt").is_file()
+
+
+class Terminates(Callback):
+    """Sends SIGTERM to this process in a hook."""
+
+    def __init__(self, hook: str) -> None:
+        setattr(self, hook, lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize(
+    ("stage", "hook"),
+    [("fit", "setup"), ("fit", "on_fit_start"), ("fit", "on_validation_end"), ("predict", "on_predict_start")],
+)
+def test_sigterm_before_the_first_step_leaves_no_folder(stage: str, hook: str, config: str, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    callback = [f"--trainer.callbacks+={__name__}.Terminates", f"--trainer.callbacks.hook={hook}"]
+    arguments = ["--config", config, "--trainer.num_sanity_val_steps=1", *callback]
+    assert main([stage, *arguments]) == 143
+    assert list((tmp_path / "runs").iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_failed_resume_leaves_the_run_as_it_was(config: str, tmp_path: Path) -> None:
+    arguments = ["fit", "--config", config, "--trainer.limit_val_batches=0"]
+    assert main([*arguments, "--trainer.max_steps=1"]) == 0
+    run = tmp_path / "runs/tiny"
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    resume = ["--ckpt_path", str(run / "checkpoints/last.ckpt"), "--trainer.max_steps=2"]
+    assert main([*arguments, *resume, "--data.source.path=missing.jsonl"]) == 1
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
+    held = RunFolder.resume(run)
+    assert main([*arguments, *resume]) == 1
+    held.release()
+    assert main([*arguments, *resume]) == 0
+
+
+@pytest.mark.parametrize(("logger", "rows"), [("lightning.pytorch.loggers.CSVLogger", True), ("false", False)])
+def test_a_logger_of_the_user_does_not_replace_metrics_csv(
+    logger: str, rows: bool, config: str, tmp_path: Path
+) -> None:
+    options = [f"--trainer.logger={logger}", *(["--trainer.logger.save_dir=logs"] if rows else [])]
+    assert main(["fit", "--config", config, "--trainer.max_steps=1", "--trainer.limit_val_batches=0", *options]) == 0
+    assert (tmp_path / "runs/tiny/metrics.csv").exists() == rows
+    assert bool(list(tmp_path.glob("logs/**/metrics.csv"))) == rows
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

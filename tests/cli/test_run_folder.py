@@ -1,46 +1,102 @@
-"""The folder of a run and its metrics file."""
+"""The folder of a run: one run's alone, while that is alive."""
 
 from __future__ import annotations
 
-import csv
+import multiprocessing
+import os
+import signal
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
-from deepsynth.cli.run_folder import MetricsCsv, choose_run_folder, discard_start
+from deepsynth.cli.run_folder import LOCK_FILE, RunFolder, run_of
+from deepsynth.errors import UserError
 
 
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open(newline="") as lines:
-        return list(csv.DictReader(lines))
+def contents(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-def test_new_columns_come_with_their_metrics(tmp_path: Path) -> None:
-    logger = MetricsCsv(tmp_path / "run")
-    logger.log_metrics({"train/loss": 1.5}, 0)
-    logger.log_metrics({"val/loss": 2.0, "train/loss": 1.0}, 1)
-    logger.log_metrics({"train/loss": 0.5}, 2)
-    assert rows(tmp_path / "run") == [
-        {"step": "0", "train/loss": "1.5", "val/loss": ""},
-        {"step": "1", "train/loss": "1.0", "val/loss": "2.0"},
-        {"step": "2", "train/loss": "0.5", "val/loss": ""},
-    ]
+def claim_and_wait(root: Path, pipe: Connection) -> None:
+    pipe.recv()
+    folder = RunFolder.claim(root, "run")
+    pipe.send(folder.path.name)
+    pipe.recv()
 
 
-def test_a_resumed_run_appends(tmp_path: Path) -> None:
-    MetricsCsv(tmp_path).log_metrics({"a": 1.0}, 0)
-    resumed = MetricsCsv(tmp_path)
-    assert len(rows(tmp_path)) == 1, "nothing is deleted"
-    resumed.log_metrics({"a": 2.0}, 1)
-    resumed.log_metrics({"b": 3.0}, 1)
-    assert [(row["step"], row["a"], row["b"]) for row in rows(tmp_path)] == [
-        ("0", "1.0", ""),
-        ("1", "2.0", ""),
-        ("1", "", "3.0"),
-    ]
+def test_runs_of_one_name_that_start_together_get_a_folder_each(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    pipes = [context.Pipe() for _ in range(6)]
+    processes = [context.Process(target=claim_and_wait, args=(tmp_path / "runs", theirs)) for _, theirs in pipes]
+    for process in processes:
+        process.start()
+    for mine, _ in pipes:
+        mine.send("go")
+    names = sorted(mine.recv() for mine, _ in pipes)
+    for mine, _ in pipes:
+        mine.send("end")
+    for process in processes:
+        process.join()
+    assert names == ["run", "run-2", "run-3", "run-4", "run-5", "run-6"]
 
 
-STARTED = ("config.yaml", "hub_spool/x/lock", "logs/events.out.tfevents.123.machine.0")
+def test_a_folder_is_free_again_when_its_run_was_killed_before_it_wrote_anything(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    mine, theirs = context.Pipe()
+    process = context.Process(target=claim_and_wait, args=(tmp_path, theirs))
+    process.start()
+    mine.send("go")
+    assert mine.recv() == "run"
+    assert RunFolder.claim(tmp_path, "run").path == tmp_path / "run-2"
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert contents(tmp_path / "run") == [LOCK_FILE]
+    assert RunFolder.claim(tmp_path, "run").path == tmp_path / "run"
+
+
+def test_a_folder_with_files_is_another_run_s_and_an_empty_one_is_free(tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").write_text("weights")
+    (tmp_path / "run-2" / "empty").mkdir(parents=True)
+    (tmp_path / "run-3").write_text("a file")
+    first = RunFolder.claim(tmp_path, "run")
+    second = RunFolder.claim(tmp_path, "run")
+    assert [first.path.name, second.path.name] == ["run-2", "run-4"]
+    first.release()
+    second.release()
+    assert contents(tmp_path / "run-2") == ["empty"], "what was there stays"
+    assert not (tmp_path / "run-4").exists(), "what is empty goes"
+
+
+def test_a_run_that_is_alive_is_not_resumed(tmp_path: Path) -> None:
+    folder = RunFolder.claim(tmp_path, "run")
+    (folder.path / "config.yaml").write_text("")
+    with pytest.raises(UserError, match=rf"run: its run is still at work \(process {os.getpid()} on .*\); wait"):
+        RunFolder.resume(folder.path)
+    folder.release()
+    resumed = RunFolder.resume(folder.path)
+    with pytest.raises(UserError, match="still at work"):
+        RunFolder.resume(folder.path)
+    resumed.release()
+    assert contents(tmp_path) == ["run", "run/config.yaml"]
+
+
+STARTED = (
+    "config.yaml",
+    "hparams.yaml",
+    "gallery.html",
+    "tensorboard/hparams.yaml",
+    "hub_spool/x/lock",
+    "logs/events.out.tfevents.123.machine.0",
+)
+
+
+def write(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("something")
 
 
 @pytest.mark.parametrize(
@@ -54,30 +110,36 @@ STARTED = ("config.yaml", "hub_spool/x/lock", "logs/events.out.tfevents.123.mach
     ],
 )
 def test_a_run_that_did_nothing_leaves_no_folder(more: str | None, text: str, stays: bool, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    for name in STARTED:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("something")
+    run = RunFolder.claim(tmp_path, "run")
+    write(run.path, *STARTED)
     if more is not None:
-        (folder / more).parent.mkdir(exist_ok=True)
-        (folder / more).write_text(text)
-    before = sorted(folder.rglob("*"))
-    discard_start(folder)
-    assert sorted(folder.rglob("*")) == (before if stays else [])
-    assert folder.exists() == stays
+        (run.path / more).parent.mkdir(exist_ok=True)
+        (run.path / more).write_text(text)
+    before = contents(run.path)
+    run.discard_start()
+    run.release()
+    assert contents(tmp_path / "run") == ([name for name in before if name != LOCK_FILE] if stays else [])
+    assert run.path.exists() == stays
 
 
-def test_a_run_gets_a_folder_of_its_own_and_goes_on_in_that_of_its_checkpoint(tmp_path: Path) -> None:
-    assert choose_run_folder(tmp_path, "run", None) == tmp_path / "run"
-    (tmp_path / "run" / "empty").mkdir(parents=True)
-    assert choose_run_folder(tmp_path, "run", None) == tmp_path / "run", "nothing is in it"
-    for folder, following in (("run", "run-2"), ("run-2", "run-3")):
-        (tmp_path / folder / "checkpoints").mkdir(parents=True)
-        (tmp_path / folder / "checkpoints" / "last.ckpt").write_text("weights")
-        (tmp_path / folder / "config.yaml").write_text("")
-        assert choose_run_folder(tmp_path, "run", None) == tmp_path / following
-    assert choose_run_folder(tmp_path, "run", str(tmp_path / "run/checkpoints/last.ckpt")) == tmp_path / "run"
-    elsewhere = str(tmp_path / "run" / "last.ckpt")
-    assert choose_run_folder(tmp_path, "run", elsewhere) == tmp_path / "run-3"
-    (tmp_path / "run" / "config.yaml").unlink()
-    assert choose_run_folder(tmp_path, "run", str(tmp_path / "run/checkpoints/last.ckpt")) == tmp_path / "run-3"
+def test_a_failed_start_removes_only_what_it_made(tmp_path: Path) -> None:
+    (tmp_path / "run" / "mine").mkdir(parents=True)
+    fresh = RunFolder.claim(tmp_path, "run")
+    write(fresh.path, *STARTED, "mine/hparams.yaml")
+    fresh.discard_start()
+    assert contents(tmp_path) == ["run", "run/mine"]
+    write(tmp_path / "run", "config.yaml", "gallery.html", "checkpoints/last.ckpt")
+    before = contents(tmp_path)
+    resumed = RunFolder.resume(tmp_path / "run")
+    write(resumed.path, "config-2.yaml", "tensorboard/events.out.tfevents.2")
+    resumed.discard_start()
+    assert contents(tmp_path) == before
+
+
+def test_a_checkpoint_tells_its_run(tmp_path: Path) -> None:
+    write(tmp_path, "run/config.yaml", "run/checkpoints/last.ckpt", "run/elsewhere/last.ckpt", "other/checkpoints/a")
+    run = tmp_path / "run"
+    for name in ("checkpoints/last.ckpt", "checkpoints/best-adapter", "adapter"):
+        assert run_of(str(run / name)) == run
+    for path in (run / "elsewhere/last.ckpt", run / "config.yaml", tmp_path / "other/checkpoints/a", Path("last")):
+        assert run_of(str(path)) is None

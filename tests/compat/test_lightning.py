@@ -19,6 +19,7 @@ from deepsynth.compat.lightning import (
     gradients_wait,
     ignore_sigterm,
     is_last_predict_batch,
+    pending_metrics,
     restore_loader,
     set_batches_done,
     set_received_sigterm,
@@ -156,3 +157,37 @@ def test_the_number_of_batches_that_are_done_can_change(tmp_path: Path) -> None:
         tmp_path, callbacks=[skip], max_epochs=1, limit_train_batches=8, limit_val_batches=0
     ).fit(BoringModel())  # fmt: skip
     assert skip.batches == 1 + 3, "three of eight are left after five"
+
+
+def test_the_row_that_is_logged_next_is_known_at_the_end_of_a_batch(tmp_path: Path) -> None:
+    from lightning.pytorch.loggers import CSVLogger
+
+    class Logs(BoringModel):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log("loss", float(batch_idx))
+            return super().training_step(batch, batch_idx)
+
+    class Keeps(CSVLogger):
+        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+            logged.append((dict(metrics), step))
+
+    logged: list[Any] = []
+    due: list[Any] = []
+    hooks = ("on_train_batch_start", "on_train_batch_end", "on_validation_end")
+    trainer = make_trainer(
+        tmp_path,
+        callbacks=[
+            Act(hook, lambda trainer: due.append(pending_metrics(trainer)), batch=batch)
+            for hook in hooks
+            for batch in range(3)
+        ],
+        logger=Keeps(tmp_path),
+        max_epochs=1,
+        limit_train_batches=3,
+        limit_val_batches=1,
+        log_every_n_steps=2,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(Logs())
+    assert [row for row in due if row is not None] == [row for row in logged if "loss" in row[0]]
+    assert [step for _, step in logged if _.get("loss") is not None] == [1]

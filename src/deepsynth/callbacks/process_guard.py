@@ -13,6 +13,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from deepsynth.compat.lightning import ignore_sigterm, set_received_sigterm, set_root_folder
@@ -32,7 +33,8 @@ class ProcessGuard(Callback):
     """Ends all processes of a run together.
 
     SIGTERM, SIGUSR1 (the notice of a cluster) and Ctrl-C ask for an end: every process finishes its step, a validation
-    under way generates no more text, the checkpoint is saved, and the exit code is 143. A second Ctrl-C ends the run at
+    under way generates no more text, the checkpoint is saved, and the exit code is 143. Before the first step, and when
+    nothing is trained, the run ends at once; predictions that were written stay. A second Ctrl-C ends the run at
     once. Lightning's own handler sends messages between processes from within the signal handler, wherever a process
     happens to be, which can deadlock. Python's own answer to Ctrl-C, an exception at the line being run, can interrupt
     the optimizer's step that the checkpoint should hold, or get lost where exceptions are dropped, as in a destructor.
@@ -50,26 +52,27 @@ class ProcessGuard(Callback):
     def __init__(self) -> None:
         self._asked = False
         self._agreed = False
+        self._trains = False
         self._handlers: dict[int, Any] = {}
 
     # ------------------------------------------------------------------ signals
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Install the signal handlers."""
-        self._asked = self._agreed = False
+        self._asked = self._agreed = self._trains = False
         if trainer.world_size > 1:
             # Each process looked for a free folder by itself, and the first may have made its own by then.
             set_root_folder(trainer, trainer.strategy.broadcast(trainer.default_root_dir))
         if threading.current_thread() is not threading.main_thread() or os.name != "posix":
             return
-        numbers = [signal.SIGUSR1] if trainer.world_size == 1 else [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT]
+        numbers = [signal.SIGUSR1, signal.SIGTERM] + ([signal.SIGINT] if trainer.world_size > 1 else [])
         for number in numbers:
             self._install(number, trainer, stage)
-        if trainer.world_size > 1:
-            ignore_sigterm(trainer)
+        ignore_sigterm(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the handler of Ctrl-C in a run of one process: before its first step there is nothing to save."""
+        self._trains = True
         if self._handlers and trainer.world_size == 1:
             self._install(signal.SIGINT, trainer, "fit")
 
@@ -96,7 +99,8 @@ class ProcessGuard(Callback):
                 os._exit(130)
             if not self._asked and number != signal.SIGINT:  # a terminal sends Ctrl-C to all processes by itself
                 signal_started_processes(trainer, number)
-            if stage != "fit":
+            if stage != "fit" or (trainer.world_size == 1 and not self._trains):
+                self._asked = True
                 raise SIGTERMException  # nothing needs saving
             if not self._asked and trainer.is_global_zero:
                 name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
@@ -111,25 +115,37 @@ class ProcessGuard(Callback):
             self._agreed = self._asked
         elif trainer.strategy.reduce_boolean_decision(self._asked, all=False):
             self._agreed = True
-        self._set_stop_flag(trainer, self._agreed)
+        set_received_sigterm(trainer, self._agreed)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let validation run to its end: processes have different numbers of batches, and gather at its end."""
-        self._set_stop_flag(trainer, False)
+        if trainer.world_size > 1:
+            set_received_sigterm(trainer, False)
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Keep the rest of a validation short once the run was asked to end."""
         if (self._asked or self._agreed) and isinstance(pl_module, DeepSynthModule):
             pl_module.stop_generation()
 
+        if trainer.state.fn != TrainerFn.FITTING:
+            self._raise_again()
+
+    def on_test_batch_start(self, *args: Any) -> None:
+        """End a test whose signal was lost."""
+        self._raise_again()
+
+    def on_predict_batch_start(self, *args: Any) -> None:
+        """End a prediction whose signal was lost."""
+        self._raise_again()
+
+    def _raise_again(self) -> None:
+        """Raise what the handler has raised where exceptions are dropped, as in a destructor."""
+        if self._asked:
+            raise SIGTERMException
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the run after the validation if it was asked to end."""
-        self._set_stop_flag(trainer, self._agreed)
-
-    def _set_stop_flag(self, trainer: Trainer, end: bool) -> None:
-        """Raise or lower the flag at which Lightning ends the fit after a batch."""
-        if end or trainer.world_size > 1:  # with one process, Lightning's own handler of SIGTERM raises it too
-            set_received_sigterm(trainer, end)
+        set_received_sigterm(trainer, self._agreed)
 
     # ------------------------------------------------------------------ failures
 

@@ -11,7 +11,9 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from deepsynth.compat.jsonargparse import innermost_error, unknown_class, unknown_option, wrong_value
@@ -25,6 +27,14 @@ _FULL_BYTES = 64 * 1024
 
 class ParserError(Exception):
     """Arguments or a configuration that cannot be used."""
+
+
+class DeepSynthArgumentParser(LightningArgumentParser):
+    """Says what is wrong in one line, without the usage text."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise :class:`ParserError`, which :func:`run` turns into a line and exit code 2."""
+        raise ParserError(message) from ex
 
 
 def is_user_error(error: BaseException) -> bool:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -48,6 +52,32 @@ def _leaves(base: type) -> list[type]:
 def run(args: Sequence[str]) -> int:
     """Run a subcommand; see :func:`deepsynth.__main__.main` for the exit codes."""
     console.prepare(trains=args[0] == "fit")
+    with sigterm_as_exception():
+        return _run(args)
+
+
+@contextmanager
+def sigterm_as_exception() -> Iterator[None]:
+    """Have SIGTERM raise ``SIGTERMException`` within the block, so that what is half written is removed.
+
+    While a model trains, :class:`~deepsynth.callbacks.ProcessGuard` has a handler of its own.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SIGTERMException
+
+    chosen = signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    if chosen or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _run(args: Sequence[str]) -> int:
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     try:

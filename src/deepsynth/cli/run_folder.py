@@ -1,108 +1,155 @@
-"""Where a run keeps its files: ``<trainer.default_root_dir>/<run_name>/``."""
+"""Where a run keeps its files: ``<trainer.default_root_dir>/<run_name>/``, which belongs to one run at a time."""
 
 from __future__ import annotations
 
-import csv
-import shutil
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import SaveConfigCallback
 
-from deepsynth.io.files import atomic_file
+from deepsynth.errors import UserError
+from deepsynth.io.files import explain_write_errors
+from deepsynth.io.locks import FileLock
+
+#: The file in a run's folder that says that the run is alive.
+LOCK_FILE = "run.lock"
+
+#: What a run writes before its first step.
+_STARTED = ("config*.yaml", "hparams.yaml", "gallery.html", "events.out.tfevents.*", "lock", LOCK_FILE)
 
 
-def choose_run_folder(root: Path, name: str, ckpt_path: str | None) -> Path:
-    """Return the folder of a run.
+class RunFolder:
+    """A folder that one run has for itself, from :meth:`claim` to :meth:`release`.
 
-    A run that starts from a checkpoint of another run folder below ``root`` continues (fit) or adds to (validate,
-    test, predict) that folder. Any other run gets a folder of its own: ``name``, or ``name-2``, ``name-3``, … when
-    that exists.
-
-    Args:
-        root: the parent of all run folders.
-        name: what the run is called.
-        ckpt_path: the checkpoint that the run starts from.
+    Attributes:
+        path: the folder.
     """
-    if ckpt_path is not None:
-        parents = Path(ckpt_path).resolve().parents
-        if len(parents) > 1 and parents[0].name == "checkpoints" and (parents[1] / "config.yaml").is_file():
-            return parents[1] if parents[1].parent != root.resolve() else root / parents[1].name
-    folder = root / name
-    number = 2
-    while folder.exists() and not (folder.is_dir() and is_unused(folder)):
-        folder = root / f"{name}-{number}"
+
+    def __init__(self, path: Path, lock: FileLock, earlier: frozenset[Path]) -> None:
+        """Make the object; :meth:`claim` and :meth:`resume` are the ways to get one."""
+        self.path = path
+        self._lock = lock
+        self._earlier = earlier  # what was in the folder
+
+    @classmethod
+    def claim(cls, root: Path, name: str) -> RunFolder:
+        """Take a folder for a new run: ``name``, or ``name-2``, ``name-3``, … when that is another run's.
+
+        Of several processes that ask for one name at the same time, each gets another folder. A folder that holds no
+        file, or only the lock of a run that was killed, is free.
+
+        Args:
+            root: the parent of all run folders; made when it is missing.
+            name: what the run is called.
+
+        Raises:
+            UserError: when the folder cannot be made.
+        """
+        for path in free_names(root, name):
+            made = not path.exists()
+            with explain_write_errors(path, "the run's folder"):
+                path.mkdir(parents=True, exist_ok=True)
+                folder = cls._lock_folder(path, made=made)
+            if folder is not None and is_unused(path):
+                return folder
+            if folder is not None:  # another run has written here since it was looked at
+                folder.release()
+        raise AssertionError("there is always a free name")
+
+    @classmethod
+    def resume(cls, path: Path) -> RunFolder:
+        """Take the folder of an earlier run, to go on with it.
+
+        Raises:
+            UserError: when that run is still alive, or the folder cannot be written.
+        """
+        with explain_write_errors(path, "the run's folder"):
+            folder = cls._lock_folder(path, made=False)
+        if folder is None:
+            raise UserError(
+                f"{path}: its run is still at work ({FileLock(path / LOCK_FILE).holder()}); wait for its end, or copy "
+                "the checkpoint to a folder outside the run to start another one from it"
+            )
+        return folder
+
+    @classmethod
+    def _lock_folder(cls, path: Path, *, made: bool) -> RunFolder | None:
+        """Return the folder, or nothing when another process has it."""
+        earlier = frozenset(path.rglob("*")) | (frozenset() if made else {path})
+        lock = FileLock(path / LOCK_FILE)
+        try:
+            taken = lock.acquire()
+        except FileNotFoundError:  # its run has just removed it
+            return None
+        return cls(path, lock, earlier) if taken else None
+
+    def discard_start(self) -> None:
+        """Remove what this run has written if that is no more than a run writes before its first step.
+
+        Files that were there before stay, and so does everything when there is anything else that is new.
+        """
+        new = [path for path in self.path.rglob("*") if path not in self._earlier]
+        files = [path for path in new if path.is_symlink() or not path.is_dir()]
+        if not all(self._is_start(path) for path in files):
+            return
+        for path in files:
+            if path.name != LOCK_FILE:
+                path.unlink(missing_ok=True)
+        self._lock.release()
+        for path in sorted({*new, self.path} - self._earlier, key=lambda path: len(path.parts), reverse=True):
+            if path.is_dir():
+                with contextlib.suppress(OSError):  # something has come in since
+                    path.rmdir()
+
+    @staticmethod
+    def _is_start(path: Path) -> bool:
+        return any(path.match(pattern) for pattern in _STARTED) or not path.stat().st_size
+
+    def release(self) -> None:
+        """Let other runs have the folder; one that was made for this run and is empty goes."""
+        self._lock.release()
+        if self.path not in self._earlier:
+            with contextlib.suppress(OSError):  # it holds files
+                self.path.rmdir()
+
+
+class RunConfig(SaveConfigCallback):
+    """Keeps the merged configuration beside the run's checkpoints; an earlier one stays."""
+
+    def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Write ``config.yaml``, or ``config-2.yaml``, … for a resumed fit; other stages only where there is none."""
+        folder = Path(trainer.default_root_dir)
+        file, number = folder / "config.yaml", 2
+        if file.exists() and stage != "fit":
+            return
+        while file.exists():
+            file, number = folder / f"config-{number}.yaml", number + 1
+        folder.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, str(file), skip_none=False, overwrite=False, multifile=False)
+
+
+def run_of(checkpoint: str) -> Path | None:
+    """Return the folder of the run that a checkpoint or adapter belongs to, if it lies in one."""
+    path = Path(checkpoint).resolve()
+    for folder in (path.parent, path.parent.parent):
+        if (folder / "config.yaml").is_file() and path.relative_to(folder).parts[0] in ("checkpoints", "adapter"):
+            return folder
+    return None
+
+
+def free_names(root: Path, name: str) -> Iterator[Path]:
+    """Yield the folders that a run may have, ``name``, ``name-2``, …, those left out that hold files."""
+    number = 1
+    while True:
+        path = root / (name if number == 1 else f"{name}-{number}")
+        if not path.exists() or (path.is_dir() and is_unused(path)):
+            yield path
         number += 1
-    return folder
 
 
 def is_unused(folder: Path) -> bool:
-    """Whether a folder holds nothing yet: no file, however deep."""
-    return not any(path.is_file() for path in folder.rglob("*"))
-
-
-def discard_start(folder: Path) -> None:
-    """Remove what a run writes before it does anything; the folder stays if it holds more than that."""
-    for path in folder.rglob("*"):
-        started = path.name in ("config.yaml", "lock") or path.name.startswith("events.out.tfevents.")
-        if path.is_file() and not started and path.stat().st_size:
-            return
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-class MetricsCsv(Logger):
-    """The file ``metrics.csv`` in the run folder, appended to when a run is resumed or validated.
-
-    Lightning's own CSVLogger deletes what an earlier run left.
-
-    Args:
-        folder: the run folder.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.file = folder / "metrics.csv"
-        self._columns: list[str] = []
-
-    @property
-    def name(self) -> str:
-        """Return no name: the folder belongs to the run."""
-        return ""
-
-    @property
-    def version(self) -> str:
-        """Return no version: the folder belongs to the run."""
-        return ""
-
-    @property
-    def save_dir(self) -> str:
-        """Return the run folder."""
-        return str(self.file.parent)
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append a row; the file is rewritten when it needs new columns."""
-        row = {**{key: float(value) for key, value in metrics.items()}, "step": step}
-        if not self._columns and self.file.is_file():
-            with self.file.open(newline="") as lines:
-                self._columns = next(csv.reader(lines), [])
-        if new := set(row) - set(self._columns):
-            self._columns = sorted({*self._columns, *new})
-            self._rewrite()
-        with self.file.open("a", newline="") as lines:
-            csv.DictWriter(lines, self._columns).writerow(row)
-
-    def _rewrite(self) -> None:
-        rows: list[dict[str, str]] = []
-        if self.file.is_file():
-            with self.file.open(newline="") as lines:
-                rows = list(csv.DictReader(lines))
-        with atomic_file(self.file) as new, new.open("w", newline="") as lines:
-            writer = csv.DictWriter(lines, self._columns)
-            writer.writeheader()
-            writer.writerows(rows)
-
-    def log_hyperparams(self, params: Any = None, *args: Any, **kwargs: Any) -> None:
-        """Write nothing: ``config.yaml`` beside the metrics has all settings."""
+    """Return whether a folder holds nothing yet: no file, however deep, but a lock."""
+    return not any(path.is_file() and path.name != LOCK_FILE for path in folder.rglob("*"))

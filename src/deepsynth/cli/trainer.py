@@ -6,12 +6,12 @@ import inspect
 import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint, ProgressBar, TQDMProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
@@ -26,9 +26,11 @@ from deepsynth.callbacks import (
     VramMonitor,
 )
 from deepsynth.cli import console
-from deepsynth.cli.errors import ParserError, one_line, wrapped_user_error
-from deepsynth.cli.run_folder import MetricsCsv, choose_run_folder, discard_start, is_unused
+from deepsynth.cli.errors import DeepSynthArgumentParser, one_line, wrapped_user_error
+from deepsynth.cli.metrics_csv import MetricsCsv, RowsBeforeCheckpoints
+from deepsynth.cli.run_folder import RunConfig, RunFolder, free_names, run_of
 from deepsynth.data import TextImageDataModule
+from deepsynth.distributed.ranks import launched_rank
 from deepsynth.distributed.support import check_strategy_option
 from deepsynth.errors import UserError
 from deepsynth.hub.pull import is_reference, resolve_checkpoint
@@ -43,29 +45,6 @@ from deepsynth.modules.settings import ADAPTER_SHAPE, NOT_TAKEN_OVER, flat_setti
 import_all(deepsynth.data)
 
 
-class DeepSynthArgumentParser(LightningArgumentParser):
-    """Says what is wrong in one line, without the usage text."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise :class:`ParserError`, which :func:`run` turns into a line and exit code 2."""
-        raise ParserError(message) from ex
-
-
-class RunConfig(SaveConfigCallback):
-    """Keeps the merged configuration beside the run's checkpoints; an earlier one stays."""
-
-    def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Write ``config.yaml``, or ``config-2.yaml``, … for a resumed fit; other stages only where there is none."""
-        folder = Path(trainer.default_root_dir)
-        file, number = folder / "config.yaml", 2
-        if file.exists() and stage != "fit":
-            return
-        while file.exists():
-            file, number = folder / f"config-{number}.yaml", number + 1
-        folder.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, str(file), skip_none=False, overwrite=False, multifile=False)
-
-
 class DeepSynthCLI(LightningCLI):
     """``deepsynth fit | validate | test | predict``.
 
@@ -76,8 +55,8 @@ class DeepSynthCLI(LightningCLI):
         parser_kwargs: of the parser.
     """
 
-    #: The run's folder, if the run is the first in it.
-    _new_folder: Path | None = None
+    _run_folder: RunFolder | None = None
+    _first_step = 0  # the optimizer step that the run starts from
 
     def __init__(
         self, args: Sequence[str] | None = None, *, run: bool = True, parser_kwargs: dict[str, Any] | None = None
@@ -102,9 +81,12 @@ class DeepSynthCLI(LightningCLI):
         except BaseException:
             # A run that fails before its first step leaves no folder, so that the next one can have its name.
             trainer: Trainer | None = getattr(self, "trainer", None)
-            if self._new_folder and trainer and trainer.is_global_zero and trainer.global_step == 0:
-                discard_start(self._new_folder)
+            if self._run_folder and (trainer is None or trainer.global_step in (0, self._first_step)):
+                self._run_folder.discard_start()
             raise
+        finally:
+            if self._run_folder:
+                self._run_folder.release()
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -143,6 +125,7 @@ class DeepSynthCLI(LightningCLI):
         subcommand = self.config.get("subcommand")
         config = self.config[subcommand] if subcommand else self.config
         self._ckpt_path: str | None = config.get("ckpt_path")
+        self._asked_ckpt_path = self._ckpt_path
         if self._ckpt_path:
             config["ckpt_path"] = None
             self._merge_checkpoint(config, self._ckpt_path)
@@ -183,7 +166,8 @@ class DeepSynthCLI(LightningCLI):
             init["adapter"], self._ckpt_path = str(folder), None
             rank_zero_info(f"starting from the weights of {path} alone, at step 0")
         else:
-            stored = stored_settings(read_checkpoint(path)["hyper_parameters"])
+            checkpoint = read_checkpoint(path)
+            stored, self._first_step = stored_settings(checkpoint["hyper_parameters"]), checkpoint["global_step"]
         chosen: type[DeepSynthModule] = pkgutil.resolve_name(config.model.class_path)
         bases = [c for c in reversed(chosen.__mro__) if issubclass(c, DeepSynthModule)]
         signatures = {name: p.default for c in bases for name, p in inspect.signature(c).parameters.items()}
@@ -208,29 +192,47 @@ class DeepSynthCLI(LightningCLI):
         return config.get(str(self.subcommand), config).get(key)
 
     def run_name(self) -> str:
-        """Return ``--run_name``, or the stem of the first config, or the subcommand."""
+        """Return ``--run_name``, or the name of the run whose checkpoint is used, or the stem of the first config."""
         if (name := self.setting("run_name")) is not None:
             check_name("--run_name", name)
             return str(name)
+        if self.subcommand != "fit" and self._asked_ckpt_path and (run := run_of(self._asked_ckpt_path)):
+            return f"{run.name}-{self.subcommand}"
         files = self.setting("config") or []
         return Path(str(files[0])).stem if files else str(self.subcommand)
+
+    def choose_run_folder(self, root: Path) -> Path:
+        """Return the run's folder: that of the run to go on with, or one of its own.
+
+        Args:
+            root: the parent of all run folders.
+
+        Raises:
+            UserError: when the run to go on with is still alive.
+        """
+        checkpoint = self.setting("ckpt_path")
+        earlier = run_of(checkpoint) if checkpoint and self.subcommand == "fit" else None
+        if earlier is not None and earlier.parent == root.resolve():
+            earlier = root / earlier.name
+        if not self.subcommand or launched_rank():  # writes nothing; ProcessGuard tells the first process's folder
+            return earlier or next(free_names(root, self.run_name()))
+        self._run_folder = RunFolder.resume(earlier) if earlier else RunFolder.claim(root, self.run_name())
+        return self._run_folder.path
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer with its run folder, loggers and default callbacks, each unless the user gave one."""
         trainer = self.setting("trainer", instantiated=True)
         console.check_accelerator(trainer)
         check_strategy_option(trainer.get("strategy"))
-        folder = choose_run_folder(
-            Path(trainer["default_root_dir"]),
-            self.run_name(),
-            self.setting("ckpt_path"),
-        )
+        folder = self.choose_run_folder(Path(trainer["default_root_dir"]))
         kwargs["default_root_dir"] = str(folder)
-        self._new_folder = folder if self.subcommand and is_unused(folder) else None
         # A run of a few batches to try things out leaves nothing behind, as Lightning's users expect.
         trial = bool(trainer.get("fast_dev_run"))
-        if trainer.get("logger") in (None, True) and not trial:
-            kwargs["logger"] = [MetricsCsv(folder), TensorBoardLogger(folder, name="tensorboard", version="")]
+        loggers = trainer.get("logger")
+        if loggers is not False and not trial:
+            own = [TensorBoardLogger(folder, name="tensorboard", version="")] if loggers in (None, True) else loggers
+            # The first logger is the trainer's own, which a user's callbacks ask for: the user's, if there is one.
+            kwargs["logger"] = [*(own if isinstance(own, list) else [own]), MetricsCsv(folder)]
         if trainer.get("precision") is None and self._needs_loss_scaling():
             kwargs["precision"] = "16-mixed"
         given = trainer.get("callbacks") or []
@@ -256,7 +258,7 @@ class DeepSynthCLI(LightningCLI):
             return [ProcessGuard(), VramMonitor()]
         callbacks: list[Callback] = [ProcessGuard(), VramMonitor(), Throughput()]
         if self.setting("trainer", instantiated=True).get("logger") is not False:
-            callbacks.append(LearningRateMonitor("step"))
+            callbacks += [LearningRateMonitor("step"), RowsBeforeCheckpoints()]
         reads = bool(self.model.generation.samples) and self.datamodule.holds_out_validation
         if reads:
             callbacks.append(SampleGallery())

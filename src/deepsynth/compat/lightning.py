@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import FrameType
 from typing import Any
 
+from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
@@ -76,6 +77,26 @@ def gradients_wait(trainer: Trainer) -> bool:
     """
     progress = trainer.fit_loop.epoch_loop.batch_progress
     return not (progress.is_last_batch or progress.current.ready % trainer.accumulate_grad_batches == 0)
+
+
+def pending_metrics(trainer: Trainer) -> tuple[dict[str, float], int] | None:
+    """Return the values of a training step that Lightning is about to log, and the step it gives them, or ``None``.
+
+    Lightning saves checkpoints in the hooks of a batch and logs its values after them. No hook comes later, and whether
+    a step is logged, and under which number, is known to its private counters alone.
+    """
+    loop, connector = trainer.fit_loop.epoch_loop, trainer._logger_connector
+    current: Any = loop.batch_progress.current
+    if not (trainer.training and current.processed > current.completed):  # in no batch, or before its end
+        return None
+    if trainer.fit_loop._should_accumulate() or not (connector.should_update_logs and trainer.loggers):
+        return None
+    metrics: dict[str, float] = convert_tensors_to_scalars(connector.metrics["log"])
+    if not metrics:
+        return None
+    if (step := metrics.pop("step", None)) is not None:
+        return metrics, int(step)
+    return {"epoch": trainer.current_epoch, **metrics}, loop._batches_that_stepped
 
 
 def restore_loader(trainer: Trainer) -> None:

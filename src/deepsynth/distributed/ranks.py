@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import nn
 
 from deepsynth.errors import UserError
@@ -19,6 +20,12 @@ def world_size() -> int:
 def rank() -> int:
     """Return the number of this process, from 0."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def launched_rank() -> int:
+    """Return the number that what started this process gave it, which is known before the processes have met."""
+    number: int = getattr(rank_zero_only, "rank", 0)
+    return number
 
 
 def rank_prefix() -> str:
