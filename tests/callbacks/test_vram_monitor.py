@@ -45,8 +45,8 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return printed
 
 
-def trainer_of(ranks: int = 1, batch_size: int = 4, eval_batch_size: int = 8) -> Any:
-    trainer = make_trainer(Path("unused"), strategy=RankOf(0, ranks), log_every_n_steps=1)
+def trainer_of(ranks: int = 1, batch_size: int = 4, eval_batch_size: int = 8, **settings: Any) -> Any:
+    trainer = make_trainer(Path("unused"), strategy=RankOf(0, ranks), log_every_n_steps=1, **settings)
     sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size}
     trainer.datamodule = make_data(Path("unused.jsonl"), **sizes)  # type: ignore[attr-defined]  # as fit sets it
     return trainer
@@ -315,8 +315,7 @@ def test_cost_of_a_step(benchmark: Any, device: str) -> None:
 
 @pytest.mark.parametrize(("size", "accumulated"), [(2, 1), (3, 2), (5, 1), (6, 4), (8, 1)])
 def test_the_hint_keeps_the_samples_of_a_step(size: int, accumulated: int) -> None:
-    data = SimpleNamespace(batch_size=size)
-    line = remedies("forward", fake_trainer(datamodule=data, accumulate_grad_batches=accumulated), [])[0]
+    line = remedies("forward", trainer_of(batch_size=size, accumulate_grad_batches=accumulated), [])[0]
     found = re.search(r"batch_size to (\d+) .* trainer.accumulate_grad_batches to (\d+)", line)
     assert found is not None
     smaller, more = map(int, found.groups())

@@ -10,7 +10,8 @@ from deepsynth.data.augmentation.device import PhotocopyLines, ScannerEdges
 from deepsynth.data.augmentation.geometric import PageCurl, Rotation, Skew
 from deepsynth.data.augmentation.ink import BrokenStrokes, InkBleed
 from deepsynth.data.augmentation.light import Shadow, UnevenLight
-from deepsynth.data.augmentation.optics import DefocusBlur, GaussianBlur, MotionBlur
+from deepsynth.data.augmentation.optics import DefocusBlur, GaussianBlur, MotionBlur, ResolutionLoss
+from deepsynth.data.augmentation.paper import Stains
 
 SEEDS = range(30)
 SIDE = 200
@@ -161,3 +162,25 @@ def test_a_blur_spreads_an_edge_as_far_as_asked(degradation: Degradation, varian
             assert middle == pytest.approx(99, abs=0.1), "nothing is shifted"
             found += (spread * (places - middle) ** 2).sum()
         assert found == pytest.approx(variance, rel=0.12)  # kernels are of whole pixels and 256ths
+
+
+def test_coffee_takes_most_of_the_blue_and_least_of_the_red() -> None:
+    for seed in range(5):
+        page = degraded(Stains(count=(2, 2), size=(0.2, 0.2), depth=(0.3, 0.3)), seed)
+        red, green, blue = page.reshape(-1, 3).astype(float).T
+        assert (red >= green).all()
+        assert (green >= blue).all()
+        assert (red > green + 2).any()
+        assert (green > blue + 2).any()
+        assert (page == 255).all(axis=2).mean() > 0.3, "paper beside the stains stays"
+        assert blue.min() >= 255 * (1 - 0.3) ** 2 - 2, "two stains, one over the other"
+
+
+@pytest.mark.parametrize("scale", [0.25, 0.4, 0.9])
+def test_a_coarser_page_keeps_its_mean_and_loses_its_detail(scale: float) -> None:
+    """Stripes of a pixel become gray where a pixel of the lower resolution holds both."""
+    image = np.zeros((SIDE, SIDE), np.uint8)
+    image[::2] = 255
+    coarse, _ = ResolutionLoss(scale=(scale, scale))(image, np.zeros((1, 4)), np.random.default_rng(0))
+    assert coarse.mean() == pytest.approx(127.5, abs=2)
+    assert coarse.std() < (25 if scale < 0.5 else 110) < image.std()

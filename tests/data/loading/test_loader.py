@@ -61,6 +61,20 @@ def test_batches_of_alike_lengths_have_little_padding_on_every_rank(ranks: int) 
     assert len(set(flat)) == len(flat) == len(LENGTHS) // ranks * ranks
 
 
+@pytest.mark.parametrize("even", [True, False])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_ranks_share_the_samples_and_know_how_many_they_have(ranks: int, even: bool) -> None:
+    samplers = [
+        EpochSampler(Indices(), shuffle=False, seed=1, num_replicas=ranks, rank=rank, even=even)
+        for rank in range(ranks)
+    ]
+    own = [[index for _, index in sampler] for sampler in samplers]
+    assert [len(sampler) for sampler in samplers] == [len(indices) for indices in own]
+    assert len({len(indices) for indices in own}) == (1 if even or len(LENGTHS) % ranks == 0 else 2)
+    flat = sorted(index for indices in own for index in indices)
+    assert flat == list(range(len(LENGTHS) // ranks * ranks if even else len(LENGTHS)))
+
+
 def test_ranks_have_alike_lengths_at_the_same_step() -> None:
     first, second = orders(2, 8)
     ratios = [

@@ -1,0 +1,49 @@
+"""The samples of a split: which there are, in which order, and how long they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepsynth.data.loading.dataset import PageDataset
+from tests.helpers.training import make_data
+
+TEXTS = ["One.", "A text of many more words than the others have, in one line.", "Two.", "Three."]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Callable[..., PageDataset]:
+    def build(texts: list[str] = TEXTS, **kwargs: Any) -> PageDataset:
+        path = tmp_path / "texts.jsonl"
+        path.write_text("".join(json.dumps({"id": f"d{i}", "text": text}) + "\n" for i, text in enumerate(texts)))
+        data = make_data(path, seed=3, **kwargs)
+        data.setup("fit")
+        found = data.datasets["train"]
+        assert isinstance(found, PageDataset)
+        return found
+
+    return build
+
+
+def test_samples_beyond_the_budget_alone_are_dropped_and_counted(dataset: Callable[..., PageDataset]) -> None:
+    everything = dataset()
+    lengths = {everything[0, i].document_id: len(everything[0, i].input_ids) for i in range(len(everything))}
+    assert everything.dropped == 0
+    assert sorted(lengths) == ["d0", "d1", "d2", "d3"]
+    second = sorted(lengths.values())[-2]
+    assert second < lengths["d1"]
+    some = dataset(max_tokens=second, on_max_tokens="drop")
+    assert some.dropped == 1
+    assert {some[0, i].document_id for i in range(len(some))} == {"d0", "d2", "d3"}
+
+
+def test_the_fingerprint_changes_with_text_order_and_number(dataset: Callable[..., PageDataset]) -> None:
+    first = dataset().fingerprint
+    assert dataset().fingerprint == first
+    changed = [dataset([*TEXTS[:3], "Tree."]), dataset(TEXTS[:3]), dataset([TEXTS[1], TEXTS[0], *TEXTS[2:]])]
+    assert len({first, *(one.fingerprint for one in changed)}) == 4
+    assert [one.fingerprint[0] for one in changed] == [4, 3, 4]
