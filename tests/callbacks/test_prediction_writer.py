@@ -44,7 +44,7 @@ def test_pages_are_joined_and_documents_keep_their_order(tmp_path: Path) -> None
         {"id": "a", "prediction": "x", "target": "", "stop": "eos"},
         {"id": "c", "prediction": "y\nz", "target": "", "stop": "loop"},
     ]
-    assert [path.name for path in tmp_path.iterdir()] == ["predictions.jsonl"]
+    assert {path.name for path in tmp_path.iterdir()} == {"predictions.jsonl", "predictions.metrics.json"}
 
 
 @pytest.mark.parametrize(
@@ -89,14 +89,12 @@ def test_two_runs_never_share_a_partial_file(resume: bool, tmp_path: Path) -> No
 
 
 def test_a_full_disk_at_the_end_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from deepsynth.callbacks import prediction_writer
-
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     predict(tmp_path, [[row("a", "before")]])
     writer = predict(tmp_path, [[row("a", "now")]], end=False)
-    monkeypatch.setattr(prediction_writer.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(UserError, match=r"predictions.jsonl: the predictions cannot be written \(No space left"):
         writer.on_predict_end(make_trainer(tmp_path), LightningModule())
     writer.on_exception(make_trainer(tmp_path), LightningModule(), UserError(""))
@@ -199,3 +197,55 @@ def test_nothing_that_was_read_stays_in_memory(tmp_path: Path, jsonl: Path) -> N
         kept = [name for name, value in vars(part).items() if "jumps" in repr(value) or "jugs" in repr(value)]
         assert kept == []
     assert not module.text_generator.holds_memory
+
+
+def test_each_document_has_its_files_in_its_folder(tmp_path: Path) -> None:
+    rows = [
+        row("scans/old/a.png", "one", 0),
+        row("scans/old/a.png", "two\n", 1),
+        row("scans/old/a.jpg", "another"),
+        row("scans/old/A.png", "case"),
+        row("../../etc/pass:wd", "inside"),
+        row("v1.25", "a name with a point"),
+        row("é" * 200, "long"),
+    ]
+    writer = PredictionWriter(str(tmp_path / "out" / "predictions.jsonl"), formats=["txt", "md"])
+    trainer, module = make_trainer(tmp_path), LightningModule()
+    writer.on_predict_start(trainer, module)
+    writer.on_predict_batch_end(trainer, module, rows, None, 0)
+    writer.on_predict_end(trainer, module)
+    texts = {str(path.relative_to(tmp_path / "out")): path.read_text() for path in (tmp_path / "out").rglob("*.txt")}
+    (long,) = [name for name in texts if name.startswith("é")]
+    assert len(long.encode()) < 255
+    assert texts == {
+        "scans/old/a.txt": "one\ntwo\n",
+        "scans/old/a.jpg.txt": "another\n",
+        "scans/old/A.png.txt": "case\n",
+        "etc/pass_wd.txt": "inside\n",
+        "v1.25.txt": "a name with a point\n",
+        long: "long\n",
+    }
+    assert (tmp_path / "out/scans/old/a.md").read_text() == "one\n\ntwo\n"
+    assert len(read(tmp_path / "out/predictions.jsonl")) == 6
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_metrics_of_known_texts_stand_beside_the_predictions(tmp_path: Path) -> None:
+    predict(tmp_path, [[row("a", "abcd", target="abcx"), row("b", "unknown")]])
+    metrics = json.loads((tmp_path / "predictions.metrics.json").read_text())
+    assert (metrics["documents"], metrics["cer"]) == (1, 0.25)
+
+
+def test_formats_that_are_not_known_are_refused() -> None:
+    with pytest.raises(UserError, match="format is 'docx'; it must be one of jsonl, txt, md"):
+        PredictionWriter(formats=["docx"])  # type: ignore[list-item]
+    with pytest.raises(UserError, match="a prediction has no boxes of lines"):
+        PredictionWriter(formats=["alto"])  # type: ignore[list-item]
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    writer = predict(tmp_path, [[row("a", "read")]], end=False)
+    with caplog.at_level("INFO"):
+        writer.on_exception(make_trainer(tmp_path), LightningModule(), KeyboardInterrupt())
+    assert f"1 pages are kept in {tmp_path}/predictions.jsonl.partial" in caplog.text
+    assert f"--output {tmp_path} --resume goes on behind them" in caplog.text

@@ -233,6 +233,35 @@ def test_scans_are_read_without_the_renderer(config: str, tmp_path: Path, caplog
     rows = [json.loads(line) for line in (tmp_path / "runs/tiny/predictions.jsonl").read_text().splitlines()]
     assert [row["target"] for row in rows] == ["known text", "other text"]
     assert "2 documents with a known text: cer" in caplog.text
+    results = ["--output", str(tmp_path / "results"), "--format", "txt,md"]
+    assert main(["predict", "--config", config, *data, *results]) == 0
+    names = sorted(path.name for path in (tmp_path / "results").iterdir())
+    assert names == ["one.md", "one.txt", "predictions.jsonl", "predictions.metrics.json", "two.md", "two.txt"]
+    assert [row["id"] for row in map(json.loads, (tmp_path / "results/predictions.jsonl").open())] == [
+        "one.png",
+        "two.jpg",
+    ]
+    assert (tmp_path / "results/one.txt").read_text().strip("\n") == rows[0]["prediction"].strip("\n")
+
+
+def test_a_prediction_goes_on_in_its_folder(config: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    out = tmp_path / "results"
+    out.mkdir()
+    args = ["predict", "--config", config, "--output", str(out)]
+    assert main(args) == 0
+    rows = (out / "predictions.jsonl").read_text()
+    first = json.loads(rows.splitlines()[0])
+    page = {"id": first["id"], "document_id": first["id"], "page": 0, "tokens": 1, **first, "prediction": "kept"}
+    page["id"] = f"{first['id']}#0"
+    (out / "predictions.jsonl.partial").write_text(json.dumps(page) + "\n")
+    assert main([*args, "--resume"]) == 0
+    assert json.loads((out / "predictions.jsonl").read_text().splitlines()[0])["prediction"].startswith("kept")
+    assert (out / "predictions-1.jsonl").read_text() == rows
+
+
+def test_resuming_needs_the_folder(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "--config", config, "--resume"]) == 1
+    assert "--resume needs --output" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Iterator
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +12,27 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_info
 
+from deepsynth.callbacks.prediction_files import PredictionFiles, PredictionFormat, check_formats
+from deepsynth.callbacks.prediction_rows import (
+    Row,
+    by_document,
+    cut_broken_line,
+    document_row,
+    in_order,
+    keep_older,
+    round_robin,
+    rows_of,
+)
+from deepsynth.data.datamodule import TextImageDataModule
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_file, explain_write_errors
 from deepsynth.io.locks import FileLock
-from deepsynth.metrics.corpus import join_pages
 from deepsynth.metrics.documents import DocumentScores, figures
 from deepsynth.modules import DeepSynthModule
 from deepsynth.types import Batch
 
-Row = dict[str, Any]
+#: Name of the file unless another is given.
+NAME = "predictions.jsonl"
 
 
 class PredictionWriter(Callback):
@@ -33,7 +42,8 @@ class PredictionWriter(Callback):
     ``<file>.partial`` as they come, one page a line with its tokens and its own ``stop``, so that an interrupted
     run keeps its predictions; at the end the joined documents are written to ``<file>``. An older file is kept as
     ``<stem>-1``, ``<stem>-2``, …. No row stays in memory, and the metrics of known texts, which this callback prints,
-    are taken from the file. The command line adds this callback by itself.
+    are taken from the file and stand in ``<stem>.metrics.json`` beside it. The command line adds this callback by
+    itself, with ``deepsynth predict --output DIR --format txt,md --resume``.
 
     With ``resume`` the same command can be repeated until it finishes: each time it compares the ids of the samples
     in ``<file>.partial`` with the data, and skips those samples.
@@ -48,13 +58,17 @@ class PredictionWriter(Callback):
         file: by default ``predictions.jsonl`` in the trainer's root folder.
         resume: continue the partial file of an interrupted run, if there is one; the data must be in the same order,
             and on several processes as many as before.
+        formats: also write a file for each document beside ``file``: ``txt``, ``md``; see :class:`PredictionFiles`.
 
     Raises:
         UserError: for ``resume`` without ``file``: every run has its own folder; when the run begins, for a file
             that another run is writing.
     """
 
-    def __init__(self, file: str | None = None, resume: bool = False) -> None:
+    def __init__(
+        self, file: str | None = None, resume: bool = False, formats: Sequence[PredictionFormat] = ("jsonl",)
+    ) -> None:
+        check_formats(formats)
         if resume and file is None:
             raise UserError(
                 "PredictionWriter.resume is true, but PredictionWriter.file is not set; give the file whose .partial "
@@ -62,13 +76,15 @@ class PredictionWriter(Callback):
             )
         self.file = file
         self.resume = resume
+        self.formats = tuple(formats)
         self._earlier_ids: Iterator[str] = iter(())
         self._lock: FileLock | None = None
         self._begun = 0.0
-        self._pages = self._tokens = 0
+        self._pages = self._tokens = self._documents = 0
+        self._last_document: str | None = None
 
     def _path(self, trainer: Trainer) -> Path:
-        return Path(self.file or Path(trainer.default_root_dir) / "predictions.jsonl")
+        return Path(self.file or Path(trainer.default_root_dir) / NAME)
 
     def _partial(self, trainer: Trainer, rank: int | None = None) -> Path:
         path = self._path(trainer)
@@ -82,7 +98,8 @@ class PredictionWriter(Callback):
         Raises:
             UserError: when another run writes it, or it cannot be written.
         """
-        self._begun, self._pages, self._tokens = time.monotonic(), 0, 0
+        self._begun, self._pages, self._tokens, self._documents = time.monotonic(), 0, 0, 0
+        self._last_document = None
         self._earlier_ids = iter(())
         partial = self._partial(trainer)
         with explain_write_errors(partial, "the predictions"):
@@ -148,9 +165,14 @@ class PredictionWriter(Callback):
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in outputs)
         self._pages += len(outputs)
         self._tokens += sum(row.get("tokens", 0) for row in outputs)
+        for row in outputs:
+            self._documents += row["document_id"] != self._last_document
+            self._last_document = row["document_id"]
         bar = getattr(trainer, "progress_bar_callback", None)
         if isinstance(bar, TQDMProgressBar) and bar.is_enabled:
-            bar.predict_progress_bar.set_postfix_str(self._speed())
+            total = documents_to_predict(trainer)
+            share = f"{self._documents}/{total} documents, " if total else ""
+            bar.predict_progress_bar.set_postfix_str(share + self._speed())
 
     def _speed(self) -> str:
         seconds = max(time.monotonic() - self._begun, 1e-9)
@@ -173,104 +195,66 @@ class PredictionWriter(Callback):
                         "set PredictionWriter.file to a place that all machines share"
                     )
             path = self._path(trainer)
-            count = 0
+            files, count = PredictionFiles(path.parent, self.formats), 0
             with explain_write_errors(path, "the predictions"), atomic_file(path) as temporary:
                 with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
-                    for row in joined(round_robin(partials)):
+                    for pages in by_document(round_robin(partials)):
+                        row = document_row(pages)
                         file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                        files.write(row["id"], [page["prediction"] for page in in_order(pages)])
                         count += 1
                 keep_older(path)
-            rank_zero_info(f"{count} predictions in {path} ({self._speed()})")
+            beside = f" and as *{', *'.join(files.suffixes)} beside it" if files.suffixes else ""
+            rank_zero_info(f"{count} predictions in {path}{beside} ({self._speed()})")
         trainer.strategy.barrier()  # no rank removes its rows before all of them are in the file
         self._partial(trainer).unlink()
         self._release()
         if trainer.is_global_zero:
-            print_metrics(path)  # minutes for many documents; no rank waits for it
+            write_metrics(path)  # minutes for many documents; no rank waits for it
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let another run go on with the partial file."""
+        """Let another run go on with the partial file, and say how."""
         self._release()
+        partial = self._partial(trainer)
+        if self._pages and partial.exists():
+            folder = partial.parent
+            rank_zero_info(
+                f"{self._pages} pages are kept in {partial}; the same command with "
+                + (
+                    f"--output {folder} --resume"
+                    if self._path(trainer).name == NAME
+                    else "PredictionWriter.resume=true"
+                )
+                + " goes on behind them"
+            )
 
     def _release(self) -> None:
         if self._lock is not None:
             self._lock.release()
 
 
-def rows_of(partial: Path) -> Iterator[Row]:
-    """Yield the rows of a partial file."""
-    with partial.open(encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
+def write_metrics(path: Path) -> None:
+    """Write and print the metrics of the documents whose text is known; Lightning logs nothing while predicting.
 
-
-def cut_broken_line(partial: Path) -> None:
-    """Take off what follows the last line break: a run that was killed may leave half a line."""
-    with partial.open("rb+") as file:
-        end = file.seek(0, os.SEEK_END)
-        while end > 0:
-            start = max(end - 65536, 0)
-            file.seek(start)
-            found = file.read(end - start).rfind(b"\n")
-            if found >= 0:
-                file.truncate(start + found + 1)
-                return
-            end = start
-        file.truncate(0)
-
-
-def round_robin(partials: list[Path]) -> Iterator[Row]:
-    """Yield the rows of all ranks' files, a document of each in turn: they were dealt out in this way."""
-    by_document = [groupby(rows_of(partial), key=itemgetter("document_id")) for partial in partials]
-    while by_document:
-        for documents in list(by_document):
-            _, rows = next(documents, (None, None))
-            if rows is None:
-                by_document.remove(documents)
-            else:
-                yield from rows
-
-
-def print_metrics(path: Path) -> None:
-    """Print the metrics of the documents whose text is known; Lightning logs nothing while predicting."""
+    Raises:
+        UserError: when the file cannot be written.
+    """
     scores = DocumentScores()
     for row in rows_of(path):
         scores.add([{**row, "document_id": row["id"], "page": 0}])
     table = scores.table()
     metrics = figures(table)
     if metrics:
+        file = path.with_suffix(".metrics.json")
+        with explain_write_errors(file, "the metrics"), atomic_file(file) as temporary:
+            temporary.write_text(json.dumps({"documents": len(table), **metrics}, indent=2) + "\n", encoding="utf-8")
         names = ["cer", "wer", "cer_median", "loop_rate", *(["cut_rate"] if metrics["cut_rate"] else [])]
         shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in names)
-        rank_zero_info(f"predict: {len(table)} documents with a known text: {shown}")
+        rank_zero_info(f"predict: {len(table)} documents with a known text: {shown}; all metrics in {file.name}")
 
 
-def joined(rows: Iterator[Row]) -> Iterator[Row]:
-    """Yield a row per document; its pages follow one another."""
-    pages: list[Row] = []
-    for row in rows:
-        if pages and pages[0]["document_id"] != row["document_id"]:
-            yield _document(pages)
-            pages = []
-        pages.append(row)
-    if pages:
-        yield _document(pages)
-
-
-def _document(pages: list[Row]) -> Row:
-    """Return the row of the document that all these pages are of."""
-    ids, numbers = [row["document_id"] for row in pages], [row["page"] for row in pages]
-    texts = {key: join_pages(ids, numbers, [row[key] for row in pages])[ids[0]] for key in ("prediction", "target")}
-    if not any(row["target"] for row in pages):
-        texts["target"] = ""  # and not the breaks between pages of which nothing is known
-    stops = {row["stop"] for row in pages}
-    return {"id": ids[0], **texts, "stop": next(stop for stop in ("loop", "length", "eos") if stop in stops)}
-
-
-def keep_older(path: Path) -> Path:
-    """Rename an existing file to the first free ``<stem>-N<suffix>``, and return where it is."""
-    if not path.exists():
-        return path
-    number = 1
-    while (older := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
-        number += 1
-    os.rename(path, older)
-    return older
+def documents_to_predict(trainer: Trainer) -> int | None:
+    """Return how many documents this process predicts, ``None`` where they were not counted."""
+    data = getattr(trainer, "datamodule", None)
+    total = data.documents_to_predict if isinstance(data, TextImageDataModule) else None
+    return None if total is None else len(range(trainer.global_rank, total, trainer.world_size))

@@ -18,6 +18,7 @@ import deepsynth.callbacks
 from deepsynth.cli import console
 from deepsynth.cli.commands import COMMANDS
 from deepsynth.cli.errors import ParserError, explain, is_user_error, one_line, what_failed
+from deepsynth.cli.predict import PredictCLI
 from deepsynth.cli.trainer import DeepSynthCLI
 from deepsynth.data import Augmenter, Processor, Renderer, Source, TextImageDataModule
 from deepsynth.distributed.ranks import is_lost_connection, rank, rank_prefix
@@ -84,7 +85,7 @@ def _run(args: Sequence[str]) -> int:
         if args[0] in COMMANDS:
             COMMANDS[args[0]](args[1:])
         else:
-            DeepSynthCLI(args)
+            (PredictCLI if args[0] == "predict" else DeepSynthCLI)(args)
     except ParserError as error:
         if debug:
             traceback.print_exc()

@@ -146,6 +146,7 @@ class TextImageDataModule(LightningDataModule):
         self.text = text
         self.datasets: dict[str, PageDataset] = {}
         self.stream: PageStream | None = None  # the documents to predict
+        self.documents_to_predict: int | None = None  # of all processes, where they are counted in advance
         self._seen: Fingerprint | None = None  # of the documents that predict has read, once it is through
 
     def documents(self, split: Split) -> list[Document]:
@@ -200,6 +201,7 @@ class TextImageDataModule(LightningDataModule):
             if found[0] < ranks:
                 raise UserError(f"{self.source} has {found[0]} documents, fewer than processes")
             check_ranks_agree(self.trainer, self.source, "documents", found)
+            self.documents_to_predict = found[0]
             log.info("predict: %d documents", found[0])
         self.stream, self._seen = stream, None
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from deepsynth.callbacks import PredictionWriter
-from deepsynth.callbacks.prediction_writer import joined, round_robin
+from deepsynth.callbacks.prediction_rows import by_document, document_row, round_robin
 from deepsynth.data import Source, TextImageDataModule
 from deepsynth.data.loading.loader import Workers
 from deepsynth.data.loading.stream import Fingerprinted
@@ -76,7 +76,7 @@ def test_every_page_comes_once_and_the_file_is_in_the_sources_order(ranks: int, 
         several += sum(row["page"] > 0 for row in rows)
         files.append(tmp_path / f"rank{rank}")
         files[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = list(joined(round_robin(files)))
+    found = [document_row(pages) for pages in by_document(round_robin(files))]
     assert [row["id"] for row in found] == [f"d{number}" for number in range(11)]
     assert several, "some documents have several pages"
     assert all(row["prediction"].startswith(f"{row['id']}/0") for row in found)

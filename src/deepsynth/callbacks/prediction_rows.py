@@ -1,0 +1,82 @@
+"""The files of predictions line by line: partial files of pages, and the documents that they make."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from deepsynth.metrics.corpus import join_pages
+
+Row = dict[str, Any]
+
+
+def rows_of(partial: Path) -> Iterator[Row]:
+    """Yield the rows of a partial file."""
+    with partial.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+def cut_broken_line(partial: Path) -> None:
+    """Take off what follows the last line break: a run that was killed may leave half a line."""
+    with partial.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(end - 65536, 0)
+            file.seek(start)
+            found = file.read(end - start).rfind(b"\n")
+            if found >= 0:
+                file.truncate(start + found + 1)
+                return
+            end = start
+        file.truncate(0)
+
+
+def round_robin(partials: list[Path]) -> Iterator[Row]:
+    """Yield the rows of all ranks' files, a document of each in turn: they were dealt out in this way."""
+    waiting = [groupby(rows_of(partial), key=itemgetter("document_id")) for partial in partials]
+    while waiting:
+        for documents in list(waiting):
+            _, rows = next(documents, (None, None))
+            if rows is None:
+                waiting.remove(documents)
+            else:
+                yield from rows
+
+
+def by_document(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    """Yield the rows of each document; its pages follow one another."""
+    for _, pages in groupby(rows, key=itemgetter("document_id")):
+        yield list(pages)
+
+
+def in_order(pages: list[Row]) -> list[Row]:
+    """Return the rows of a document by page, each page once."""
+    first = {row["page"]: row for row in reversed(pages)}
+    return [first[number] for number in sorted(first)]
+
+
+def document_row(pages: list[Row]) -> Row:
+    """Return the row of the document that all these pages are of."""
+    ids, numbers = [row["document_id"] for row in pages], [row["page"] for row in pages]
+    texts = {key: join_pages(ids, numbers, [row[key] for row in pages])[ids[0]] for key in ("prediction", "target")}
+    if not any(row["target"] for row in pages):
+        texts["target"] = ""  # and not the breaks between pages of which nothing is known
+    stops = {row["stop"] for row in pages}
+    return {"id": ids[0], **texts, "stop": next(stop for stop in ("loop", "length", "eos") if stop in stops)}
+
+
+def keep_older(path: Path) -> Path:
+    """Rename an existing file to the first free ``<stem>-N<suffix>``, and return where it is."""
+    if not path.exists():
+        return path
+    number = 1
+    while (older := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
+        number += 1
+    os.rename(path, older)
+    return older
