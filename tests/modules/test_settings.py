@@ -55,10 +55,10 @@ def test_a_module_is_restored_from_its_checkpoint_with_its_settings(tmp_path: Pa
 
 def test_the_shape_of_an_adapter_is_read_from_before_there_were_groups() -> None:
     adapter = {"lora_rank": 4, "lora_alpha": None, "lora_attention": False, "lora_mlp": True, "lora_experts": "shared"}
-    adapter |= {"lora_vision": True, "lora_projector": True, "rslora": True, "dora": False}
+    adapter |= {"lora_vision": True, "lora_projector": True, "rslora": True, "dora": False, "lora_init": "gaussian"}
     before = {"model_name": "deepsynth/tiny", "lora_dropout": 0.5, "generation": "auto", "max_new_tokens": 9, **adapter}
     found = stored_settings(before)
-    expected = LoraSettings(4, None, 0.0, False, True, "shared", True, True, True, False)
+    expected = LoraSettings(4, None, 0.0, False, True, "shared", True, True, True, False, "gaussian")
     assert {name: found[name] for name in ADAPTER_SHAPE} == {
         name: value for name, value in flat_settings({"lora": expected}).items() if name in ADAPTER_SHAPE
     }

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForImageTextToText
 
 from deepsynth.data import JsonlSource
+from deepsynth.models.lora_init import adapted_layers, frozen_weight
+from deepsynth.models.quantization.quantize import Quantization, quantize
+from deepsynth.models.registry import load_pretrained
 from deepsynth.modules import UnslothModule
 from deepsynth.unsloth_import import prepare_environment
 from tests.helpers import unsloth_stand_in
-from tests.helpers.training import grouped, make_data, make_trainer
+from tests.helpers.training import grouped, make_data, make_module, make_trainer
 from tests.helpers.unsloth_stand_in import FastVisionModel
+
+needs_bitsandbytes = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (extra gpu)"
+)
 
 
 @pytest.fixture
@@ -119,10 +128,45 @@ def test_what_unsloth_replaces_is_refused(setting: dict[str, Any]) -> None:
         make(**setting)
 
 
-@pytest.mark.parametrize("init", ["loftq", "pissa"])
-def test_inits_that_change_the_base_are_refused(unsloth: Any, init: str) -> None:
-    with pytest.raises(ValueError, match=rf"model\.lora\.init is '{init}'.*default or gaussian"):
-        make(init=init).configure_model()
+@needs_bitsandbytes
+def test_loftq_begins_as_what_unsloths_four_bits_lost(
+    monkeypatch: pytest.MonkeyPatch, unsloth: type[FastVisionModel]
+) -> None:
+    load = unsloth.from_pretrained
+
+    def in_four_bits(**kwargs: Any) -> Any:
+        model, rest = load(**kwargs)
+        quantize(model, Quantization("nf4", True, torch.float32, vision=False), torch.device("cpu"))
+        return model, rest
+
+    monkeypatch.setattr(unsloth, "from_pretrained", in_four_bits)
+    ours, modules = make_module(quantization="nf4", init="loftq", mlp=True, vision=True), []
+    ours.quantize_vision = False
+    for module in (ours, make(quantization="nf4", init="loftq", mlp=True, vision=True)):
+        module.configure_model()
+        modules.append({name: p for name, p in module.model.named_parameters() if p.requires_grad})
+    assert unsloth.calls[1][1]["init_lora_weights"] is True  # Unsloth itself starts them in the plain way
+    first, second = modules
+    assert first.keys() == second.keys()
+    for name in (name for name in first if "language_model" in name):
+        assert torch.equal(first[name], second[name])
+        assert bool(first[name].any())
+    assert not any(bool(p.any()) for name, p in second.items() if "vision_tower" in name and "lora_B" in name)
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_inits_that_change_the_base_change_unsloths(unsloth: Any, init: str) -> None:
+    module = make(init=init)
+    module.configure_model()
+    base = load_pretrained(AutoModelForImageTextToText, "deepsynth/tiny-random", dtype=torch.float32)
+    weights = dict(base.named_parameters())
+    layers = dict(adapted_layers(module.model))
+    assert layers
+    for name, layer in layers.items():
+        assert not torch.allclose(frozen_weight(layer), weights[name], atol=1e-3)
+        torch.testing.assert_close(
+            frozen_weight(layer) + layer.get_delta_weight("default"), weights[name], rtol=1e-4, atol=1e-5
+        )
 
 
 def test_random_weights_are_loaded_from_a_folder_that_is_gone_afterwards(unsloth: Any) -> None:

@@ -122,6 +122,7 @@ def export_model(
     inputs = probe_inputs(processor, device)
     before = weight_digests(model)
     adapted = _with_adapter(model, adapter, base)
+    _quantize_for_loftq(adapted, adapter)
     expected, allowed = adapted_weights(adapted)
     written = str(model.dtype).removeprefix("torch.")
     unmerged = answer_of(adapted, inputs)
@@ -183,6 +184,32 @@ def _with_adapter(model: Any, adapter: Path, base: str) -> Any:
     if not any(bool(tensor.any()) for key, tensor in stored.items() if ".lora_B" in key or "lora_" not in key):
         raise UserError(f"{file} holds zeros alone: the adapter was not trained and would change nothing")
     return adapted
+
+
+def _quantize_for_loftq(adapted: Any, adapter: Path) -> None:
+    """Round the weights under an adapter that began as what nf4 loses of them: beside exact ones it counts twice.
+
+    Raises:
+        UserError: without bitsandbytes, with the way out.
+    """
+    import torch
+
+    from deepsynth.models.lora_init import adapted_layers, frozen_weight
+    from deepsynth.models.quantization.nf4_experts import Nf4Tensor
+    from deepsynth.models.quantization.quantize import require_bitsandbytes
+    from deepsynth.modules.adapter import json_object
+
+    file = adapter / "deepsynth.json"
+    record = json_object(file) if file.is_file() else {}
+    if (record.get("lora") or {}).get("init") != "loftq":
+        return
+    require_bitsandbytes("nf4")
+    double = record.get("double_quantization", True) is True  # Unsloth always does
+    with torch.no_grad():
+        for _, layer in adapted_layers(adapted):
+            weight = frozen_weight(layer)
+            whole = weight if weight.dim() == 3 else weight[None]
+            weight.copy_(Nf4Tensor(whole, double=double, compute_dtype=weight.dtype).dequantize().view(weight.shape))
 
 
 def _adapter_shapes(state: dict[str, torch.Tensor]) -> list[tuple[str, tuple[int, ...]]]:

@@ -7,9 +7,10 @@ peft's ``all-linear``, also match layers of v2's vision encoder; and the routed 
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -18,8 +19,11 @@ from deepsynth.errors import UserError
 
 Experts = Literal["none", "shared", "routed", "all"]
 
-#: peft's other ways (pissa, olora, loftq, …) change the frozen weights too, which the file of an adapter does not hold.
-_INITS: dict[str, bool | str] = {"default": True, "gaussian": "gaussian"}
+Init = Literal["default", "gaussian", "loftq", "pissa", "olora"]
+
+#: What peft does; the others are computed by ``deepsynth.models.lora_init`` after it, routed experts included.
+_PEFT_INITS: dict[Init, bool | str] = {"gaussian": "gaussian"}
+_CHANGES_BASE = ("pissa", "olora")
 
 _LAYER = r"model\.language_model\.layers\.\d+"
 _MLP = "(gate_proj|up_proj|down_proj)"
@@ -40,7 +44,9 @@ class LoraSettings:
         projector: adapt the linear layer between vision encoder and decoder.
         rslora: scale by alpha / sqrt(r) instead of alpha / r (https://arxiv.org/abs/2312.03732).
         dora: train weight-decomposed adapters (https://arxiv.org/abs/2402.09353).
-        init: how A matrices begin: ``default`` (uniform) or ``gaussian``; B matrices begin at zero.
+        init: how adapters begin. ``default``: A uniform, B zero; ``gaussian``: A normal, B zero; ``loftq``: as what nf4
+            lost of the weights; ``pissa``: as their largest singular values; ``olora``: as part of their QR
+            decomposition. The last two are stored as plain LoRA of twice the rank.
     """
 
     rank: int = 16
@@ -53,7 +59,7 @@ class LoraSettings:
     projector: bool = False
     rslora: bool = False
     dora: bool = False
-    init: str = "default"
+    init: Init = "default"
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be, and combinations that peft does not have.
@@ -65,10 +71,12 @@ class LoraSettings:
             raise UserError(f"model.lora.rank is {self.rank}; it must be at least 1")
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.lora.dropout is {self.dropout}; it must be at least 0 and below 1")
-        if self.init not in _INITS:
+        if self.init not in get_args(Init):
+            raise UserError(f"model.lora.init is {self.init!r}; it must be one of {', '.join(get_args(Init))}")
+        if self.dora and self.init not in ("default", "gaussian"):
             raise UserError(
-                f"model.lora.init is {self.init!r}; it must be {' or '.join(_INITS)}: others change the frozen "
-                "weights, and the adapter alone would not give the trained model"
+                f"model.lora.init is {self.init!r}, but model.lora.dora measures weights before that; set "
+                "model.lora.init=default or model.lora.dora=false"
             )
         routed = self.experts in ("routed", "all")
         if routed and self.dropout:
@@ -86,6 +94,51 @@ class LoraSettings:
     def scale(self) -> float:
         """The alpha of peft's configuration: as given, else twice the rank."""
         return self.alpha or 2 * self.rank
+
+    @property
+    def changes_base(self) -> bool:
+        """Whether adapters begin as a part of the frozen weights, which then lack it."""
+        return self.init in _CHANGES_BASE
+
+    def as_stored(self) -> LoraSettings:
+        """Return the settings of the adapter that is written: for weights that nothing was taken out of."""
+        if not self.changes_base:
+            return self
+        # Twice the rank at the same scale, which is alpha / sqrt(r) with rslora.
+        alpha = self.scale * (math.sqrt(2) if self.rslora else 2)
+        return replace(self, rank=2 * self.rank, alpha=alpha, init="default")
+
+    def check_base(self, *, quantization: str, weights: str, adapter: str | None) -> None:
+        """Refuse a start that the frozen weights do not allow.
+
+        Args:
+            quantization: of the frozen weights.
+            weights: ``pretrained`` or ``random``.
+            adapter: that training starts from, if any.
+
+        Raises:
+            UserError: with the key and the way out.
+        """
+        if self.init == "loftq" and quantization != "nf4":
+            raise UserError(
+                f"model.lora.init is 'loftq', but model.quantization is {quantization}; such adapters belong to "
+                "weights in 4 bits: set model.quantization=nf4, or model.lora.init=default for a new adapter"
+            )
+        if self.init == "loftq" and weights == "random" and not adapter:
+            raise UserError(
+                "model.lora.init is 'loftq', but model.weights is random, which nothing was lost of; set "
+                "model.lora.init=default"
+            )
+        if self.changes_base and quantization != "none":
+            raise UserError(
+                f"model.lora.init is {self.init!r}, which changes the frozen weights, and model.quantization is "
+                f"{quantization}; set model.lora.init=loftq for nf4, or model.quantization=none"
+            )
+        if self.changes_base and adapter:
+            raise UserError(
+                f"model.lora.init is {self.init!r}, but training starts from the adapter {adapter}; set "
+                "model.lora.init=default"
+            )
 
     def target_modules(self, model: nn.Module) -> str:
         """Return one regular expression for peft that matches whole module names of ``model``.
@@ -157,7 +210,7 @@ def lora_config(model: nn.Module, lora: LoraSettings, *, base_model_name: str) -
         target_parameters=parameters or None,
         use_rslora=lora.rslora,
         use_dora=lora.dora,
-        init_lora_weights=_INITS[lora.init],
+        init_lora_weights=_PEFT_INITS.get(lora.init, True),
         base_model_name_or_path=base_model_name,
     )
 

@@ -6,6 +6,7 @@ import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from deepsynth._version import __version__
 from deepsynth.distributed.sharding import is_sharded, scatter_after_evaluation, whole_on_rank_zero
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_folder
+from deepsynth.models.lora_init import plain_lora
 from deepsynth.modules.settings import ADAPTER_SHAPE, check_foreign_settings, stored_settings
 
 
@@ -118,6 +120,7 @@ def adapter_record(module: Any) -> str:
         "longest_target": module.text_generator.longest_target,
         "step": module.global_step,
         **dict(module.hparams),
+        "lora": asdict(module.lora.as_stored()),
     }
     return json.dumps(record, indent=2) + "\n"
 
@@ -172,18 +175,16 @@ def json_object(file: Path) -> dict[str, Any]:
     return found
 
 
-def write_adapter(model: Any, processor: Any, settings: str, folder: Path, trained: dict[str, torch.Tensor]) -> None:
+def write_adapter(module: Any, folder: Path, trained: dict[str, torch.Tensor]) -> None:
     """Write adapter_model.safetensors, adapter_config.json, the processor and ``deepsynth.json`` into ``folder``.
 
     peft's own ``save_pretrained`` asks the Hub for the base model's configuration; nothing here needs a network. The
     files are written into a new folder that takes the old one's place when it is complete.
 
     Args:
-        model: a peft model.
-        processor: a Hugging Face processor.
-        settings: JSON text for ``deepsynth.json``.
+        module: a :class:`~deepsynth.modules.base.DeepSynthModule` with a peft model.
         folder: is made, or replaced.
-        trained: what :func:`adapter_state` returned for the module that holds ``model``.
+        trained: what :func:`adapter_state` returned for ``module``.
 
     Raises:
         UserError: when the disk is full or the folder cannot be written; what was there still is.
@@ -192,17 +193,21 @@ def write_adapter(model: Any, processor: Any, settings: str, folder: Path, train
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    model, stored = module.model, module.lora.as_stored()
     named = {name.removeprefix("model."): tensor for name, tensor in trained.items()}
+    if module.lora_start:
+        named = plain_lora(named, module.lora_start, module.lora.rank)
     state = get_peft_model_state_dict(model, named, save_embedding_layers=False)
     tensors = {to_file_name(name): tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     config = copy.copy(model.peft_config["default"])
+    config.r, config.lora_alpha = stored.rank, stored.scale
     config.inference_mode = True  # as peft's own save_pretrained: whoever loads it does not train it by accident
     try:
         with atomic_folder(folder) as new:
             save_file(tensors, new / "adapter_model.safetensors", metadata={"format": "pt"})
             config.save_pretrained(str(new))
-            processor.save_pretrained(str(new))
-            (new / "deepsynth.json").write_text(settings, encoding="utf-8")
+            module.processor.save_pretrained(str(new))
+            (new / "deepsynth.json").write_text(adapter_record(module), encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"{folder}: the adapter cannot be written ({getattr(error, 'strerror', None) or error}); make room, or "

@@ -19,7 +19,8 @@ from deepsynth.generation import Generation
 from deepsynth.models.engine.finite_check import FiniteCheck, check_state
 from deepsynth.models.engine.training_forward import TrainingForward
 from deepsynth.models.lora import untrained_adapters
-from deepsynth.modules.adapter import PromptRecord, adapter_record, adapter_state, check_adapter_keys, write_adapter
+from deepsynth.models.lora_init import restore_start
+from deepsynth.modules.adapter import PromptRecord, adapter_state, check_adapter_keys, write_adapter
 from deepsynth.modules.checkpoint_io import write_atomically
 from deepsynth.modules.evaluation import Evaluator
 from deepsynth.modules.model_module import ModelModule
@@ -163,7 +164,7 @@ class DeepSynthModule(ModelModule):
         """
         state = adapter_state(self) if state is None else state
         check_state(state, str(folder))
-        write_adapter(self.model, self.processor, adapter_record(self), folder, state)
+        write_adapter(self, folder, state)
 
     # ------------------------------------------------------------------ optimization
 
@@ -263,7 +264,7 @@ class DeepSynthModule(ModelModule):
         checkpoint["state_dict"] = adapter_state(self)
         check_state(checkpoint["state_dict"], "the checkpoint")
         own: dict[str, Any] = {"version": __version__, "module": type(self).__name__, **self.prompt_record.state()}
-        own["longest_target"] = self.text_generator.longest_target
+        own |= {"longest_target": self.text_generator.longest_target, "lora_start": self.lora_start}
         own["skipped_steps"] = self.finite_check.skipped
         checkpoint["deepsynth"] = {**own, **self.resume_state.state()}
 
@@ -278,6 +279,7 @@ class DeepSynthModule(ModelModule):
             raise UserError("the checkpoint was not written by DeepSynth: it has no 'deepsynth' entry")
         self.configure_model()
         check_adapter_keys(self, checkpoint["state_dict"])
+        self.lora_start = restore_start(self.model, self.lora_start, own.get("lora_start", {}))
         self.prompt_record.load(own)
         self.text_generator.longest_target = own.get("longest_target", 0)
         self.finite_check.skipped = own.get("skipped_steps", 0)

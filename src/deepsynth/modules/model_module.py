@@ -19,6 +19,7 @@ from deepsynth.errors import UserError
 from deepsynth.generation import Generation, Implementation
 from deepsynth.models.engine.training_forward import TrainingForward
 from deepsynth.models.lora import LoraSettings
+from deepsynth.models.lora_init import Factors, start_adapters
 from deepsynth.models.quantization.quantize import Kind
 from deepsynth.models.quantization.weight_table import count_parameters
 from deepsynth.models.registry import load_pretrained
@@ -100,6 +101,8 @@ class ModelModule(LightningModule, ABC):
         )
         self.model: Any = None
         self.processor: Any = None
+        #: What adapters took out of the frozen weights at their start; empty for starts that leave these alone.
+        self.lora_start: Factors = {}
         #: Computes the loss of a batch; ``None`` until the model is loaded.
         self.training_forward: TrainingForward | None = None
         self._loaded_dtype: torch.dtype | None = None
@@ -162,6 +165,10 @@ class ModelModule(LightningModule, ABC):
         self._loaded_dtype = self.resolved_dtype  # a module that is moved later keeps the weights that it has
         if self.adapter:
             read_adapter(self.model, Path(self.adapter))
+        elif self.TRAINS_ADAPTERS:
+            self.lora_start = start_adapters(
+                self.model, self.lora, model_name=self.model_name, dtype=self.resolved_dtype
+            )
         trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         total = count_parameters(self.model)
         dtype = str(self.resolved_dtype).removeprefix("torch.")

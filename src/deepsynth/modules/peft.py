@@ -46,6 +46,7 @@ class PeftModule(DeepSynthModule):
         super().__init__(model_name, **kwargs)
         if quantization not in get_args(Kind):
             raise UserError(f"model.quantization is {quantization!r}; it must be {', '.join(get_args(Kind))}")
+        self.lora.check_base(quantization=quantization, weights=self.weights, adapter=self.adapter)
         self.quantization = quantization
         self.double_quantization = double_quantization
         self.compute_dtype = compute_dtype

@@ -177,7 +177,8 @@ def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, An
 
 #: The settings that an adapter's weights depend on: they must be the same wherever it is loaded.
 ADAPTER_SHAPE = tuple(
-    f"lora.{name}" for name in ("rank", "alpha", "attention", "mlp", "experts", "vision", "projector", "rslora", "dora")
+    f"lora.{name}"
+    for name in ("rank", "alpha", "attention", "mlp", "experts", "vision", "projector", "rslora", "dora", "init")
 )
 
 

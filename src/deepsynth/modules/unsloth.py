@@ -87,6 +87,7 @@ class UnslothModule(DeepSynthModule):
                     f"model.engine.{name} is {value!r}, but Unsloth {instead}; it must be "
                     f"{' or '.join(map(repr, allowed))}, or use model.class_path=PeftModule"
                 )
+        self.lora.check_base(quantization=quantization, weights=self.weights, adapter=self.adapter)
         self.quantization = quantization
         self.max_seq_length = max_seq_length
         self.lora_targets = lora_targets
