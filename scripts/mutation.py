@@ -64,7 +64,7 @@ def copy_tree(target: Path) -> None:
 
 
 def sample(files: Iterable[Path], count: int, seed: int) -> list[MutationSpec]:
-    """Return one mutation for each of ``count`` places, or of all if there are fewer, in the order of the source."""
+    """Return one mutation for each of ``count`` places, or of all if there are fewer, in the order of drawing."""
     database = WorkDB(":memory:", WorkDB.Mode.create)
     init(files, database, {})
     places: dict[tuple[str, tuple[int, int]], list[MutationSpec]] = {}

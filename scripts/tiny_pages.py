@@ -330,9 +330,9 @@ class PlaceProcessor(OcrProcessor):
         vocabulary = self.__dict__["vocabulary"]
         return [vocabulary[character] for character in target]
 
-    def __call__(self, document: Document, pages: Sequence[Page]) -> Sample | None:
+    def __call__(self, document: Document, pages: Sequence[Page], *, prompt_only: bool = False) -> Sample | None:
         """Return the sample with ``cells`` (1, n*n, SLOTS) and ``places`` (1, PLACES), -100 where nothing is taught."""
-        sample = super().__call__(document, pages)
+        sample = super().__call__(document, pages, prompt_only=prompt_only)
         if sample is None:
             return None
         side = self.layout.features(self.layout.base_size)
