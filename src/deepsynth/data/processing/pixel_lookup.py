@@ -69,8 +69,10 @@ class ViewTable:
 
 def gray_or_color(views: torch.Tensor) -> torch.Tensor:
     """Return views (V, 3, S, S) as (V, 1, S, S) when their channels are equal."""
-    first, *rest = views.numpy().swapaxes(0, 1)
-    return views[:, :1] if all(np.array_equal(first, other) for other in rest) else views
+    for red, green, blue in views.numpy():
+        if cv2.norm(red, green, cv2.NORM_INF) or cv2.norm(red, blue, cv2.NORM_INF):
+            return views
+    return views[:, :1]
 
 
 def view_table(image_processor: Any, layout: ImageLayout) -> ViewTable | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -159,6 +160,8 @@ class OcrProcessor(Processor):
         return outputs, None
 
     def _encode(self, text: str) -> list[int]:
+        if not text:
+            return []  # on both sides of most prompts
         ids = self.hf_processor.tokenizer.encode(text, add_special_tokens=False)
         return [int(i) for i in ids]
 
@@ -202,14 +205,18 @@ class OcrProcessor(Processor):
                 f"{len(target_ids)} of the target = {total}, but the budget is {self.token_budget}; raise "
                 "data.max_tokens, put less text on a page, or set data.on_max_tokens=drop"
             )
+        # From an array: torch takes a third of a millisecond for a list of a page's tokens.
+        input_ids = torch.from_numpy(np.array(prompt_ids + target_ids, np.int64))
+        labels = input_ids.clone()
+        labels[: len(prompt_ids)] = IGNORED_LABEL
         number = pages[0].number
         several = not document.is_whole and (document.image is None or isinstance(document.image, PagedFile))
         return Sample(
             id=f"{document.id}#{number}" if several else document.id,
             document_id=document.id,
             page=number,
-            input_ids=torch.tensor(prompt_ids + target_ids),
-            labels=torch.tensor([IGNORED_LABEL] * len(prompt_ids) + target_ids),
+            input_ids=input_ids,
+            labels=labels,
             prompt_length=len(prompt_ids),
             images={name: torch.as_tensor(value) for name, value in outputs.items()},
             target=target,
