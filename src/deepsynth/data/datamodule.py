@@ -276,6 +276,7 @@ class TextImageDataModule(LightningDataModule):
             sampler,
             self.workers,
             batch_size=batch_size,
+            endless=even,
             collate_fn=Collator(self.processor.pad_token_id, self.pad_to_multiple_of, packed=packed),
         )
 

@@ -243,6 +243,7 @@ def _loader_rate(num_pages: int, workers: int, cores: int, processor: OcrProcess
     loader = data.train_dataloader()
     for _ in loader:
         pass
+    loader.sampler.set_epoch(1)
     start = time.perf_counter()
     pages = sum(len(batch) for batch in loader)
     rate = pages / (time.perf_counter() - start)

@@ -7,6 +7,8 @@ import json
 import multiprocessing
 import pickle
 import random
+import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +132,6 @@ def test_an_epoch_ends_in_the_order_in_which_it_was_begun(later_batch_size: int)
 
 
 def test_lengths_of_a_data_set_follow_its_texts(jsonl: Any) -> None:
-    from tests.helpers.training import make_data
-
     data = make_data(jsonl, group_by_length=True)
     data.setup("fit")
     dataset = data.datasets["train"]
@@ -180,11 +180,124 @@ def test_a_full_disk_is_said_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_spawned_workers_give_what_there_is() -> None:
     workers = Workers(3, start_method="spawn")
     sampler = EpochSampler(DOCUMENTS, shuffle=False, seed=0)
-    loader = ResumableLoader(Documents(DOCUMENTS), sampler, workers, batch_size=8)
+    loader = ResumableLoader(Documents(DOCUMENTS), sampler, workers, batch_size=8, collate_fn=list)
     assert [text for batch in loader for text in batch] == DOCUMENTS
     assert len(multiprocessing.active_children()) >= 3
     workers.close()
     assert not multiprocessing.active_children()
+
+
+# ---------------------------------------------------------------------- one epoch after another
+
+
+class Asked(Dataset[tuple[int, int]]):
+    """Samples that are their keys, each noted in a file when it is made."""
+
+    def __init__(self, file: Path, size: int) -> None:
+        self.file, self.size = file, size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[int, int]:
+        with self.file.open("a") as file:
+            file.write(f"{key[0]} {key[1]}\n")
+        return key
+
+
+def asked_loader(folder: Path, count: int, *, endless: bool = True, size: int = 7, **kwargs: Any) -> ResumableLoader:
+    sampler = EpochSampler(range(size), shuffle=True, seed=3, even=True, **kwargs)
+    workers = Workers(count, start_method="fork" if count else None)
+    dataset = Asked(folder / "asked", size)
+    return ResumableLoader(dataset, sampler, workers, batch_size=2, endless=endless, collate_fn=list)
+
+
+def epochs_of(loader: ResumableLoader, *numbers: int) -> list[list[Any]]:
+    found = []
+    for number in numbers:
+        loader.sampler.set_epoch(number)
+        found.append(list(islice(loader, len(loader))))  # as Lightning, which does not ask for one more
+    return found
+
+
+def test_the_next_epoch_is_made_while_this_one_ends(tmp_path: Path) -> None:
+    loader = asked_loader(tmp_path, 1)
+    try:
+        (first,) = epochs_of(loader, 0)
+        assert sum(map(len, first)) == 7
+        end = time.monotonic() + 30
+        while not (asked := [line for line in (tmp_path / "asked").read_text().split("\n") if line[:2] == "1 "]):
+            assert time.monotonic() < end, "no sample of epoch 1 before it was asked for"
+            time.sleep(0.01)
+        (second,) = epochs_of(loader, 1)
+        assert asked[0] == f"1 {second[0][0][1]}"
+        made = (tmp_path / "asked").read_text().split("\n")
+        assert len(made) == len(set(made)), "a sample was made twice"
+    finally:
+        loader._workers.close()
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_epochs_are_the_same_with_and_without_prefetching(count: int, tmp_path: Path) -> None:
+    plain = epochs_of(asked_loader(tmp_path, 0, endless=False), 0, 1, 2, 5, 5)
+    loader = asked_loader(tmp_path, count)
+    try:
+        assert epochs_of(loader, 0, 1, 2, 5, 5) == plain  # epochs that do not follow each other too
+    finally:
+        loader._workers.close()
+    assert [sorted(index for batch in epoch for _, index in batch) for epoch in plain] == [list(range(7))] * 5
+    assert [epoch[0][0][0] for epoch in plain] == [0, 1, 2, 5, 5]
+    assert [len(batch) for batch in plain[0]] == [2, 2, 2, 1]
+
+
+@pytest.mark.parametrize("done", range(1, 5))
+def test_an_epoch_goes_on_where_it_was_although_the_next_was_prefetched(done: int, tmp_path: Path) -> None:
+    plain = epochs_of(asked_loader(tmp_path, 0, endless=False), 0, 1, 2)
+    first, later = asked_loader(tmp_path, 1), asked_loader(tmp_path, 1)
+    try:
+        epochs_of(first, 0)
+        first.sampler.set_epoch(1)
+        seen = list(islice(first, done))
+        later.load_state_dict(first.state_dict())
+        later.sampler.set_epoch(1)
+        assert seen + list(later) == plain[1]
+        assert epochs_of(later, 2) == plain[2:]
+    finally:
+        first._workers.close()
+        later._workers.close()
+
+
+def test_a_loader_whose_workers_were_ended_starts_new_ones(tmp_path: Path) -> None:
+    loader = asked_loader(tmp_path, 1)
+    try:
+        first = epochs_of(loader, 0, 1)
+        loader._workers.close()
+        assert epochs_of(loader, 2, 0, 1)[1:] == first
+    finally:
+        loader._workers.close()
+
+
+def test_an_epoch_left_early_is_begun_anew(tmp_path: Path) -> None:
+    loader = asked_loader(tmp_path, 0)
+    whole = epochs_of(asked_loader(tmp_path, 0), 0)[0]
+    assert list(islice(loader, 2)) == whole[:2]
+    assert list(loader) == whole
+
+
+def test_validation_sees_the_same_pages_in_every_epoch(jsonl: Path) -> None:
+    from deepsynth.data import PageAugmenter
+
+    data = make_data(jsonl, val_fraction=0.5, augmenter=PageAugmenter("hard"))
+    data.setup("fit")
+    loader = data.val_dataloader()
+    views = []
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)  # as Lightning does
+        views.append(next(iter(loader)).images["pixel_values"])
+    assert views[0].equal(views[1])
+
+
+# ---------------------------------------------------------------------- other data
 
 
 class Content(Indices):
@@ -207,7 +320,7 @@ def test_a_run_that_goes_on_with_other_data_says_so(
     size: int, content: int, seed: int, said: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     def loader_with(dataset: Content, seed: int) -> ResumableLoader:
-        return ResumableLoader(dataset, EpochSampler(dataset, shuffle=True, seed=seed), batch_size=2)
+        return ResumableLoader(dataset, EpochSampler(dataset, shuffle=True, seed=seed), batch_size=2, collate_fn=list)
 
     state = loader_with(Content(10, 1), 0).state_dict()
     loader_with(Content(size, content), seed).load_state_dict(state)

@@ -10,7 +10,7 @@ import mmap
 import os
 import pickle
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import reduction
 from typing import IO, Any
 from weakref import WeakSet
@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from deepsynth.compat.torch import shut_down_workers
-from deepsynth.data.loading.sampler import EpochSampler
+from deepsynth.data.loading.sampler import EpochBatches, EpochSampler, Place
 from deepsynth.errors import UserError
 from deepsynth.types import Batch
 
@@ -49,6 +49,8 @@ class Workers:
         self._seed = seed
         self._start_method = start_method or ("spawn" if torch.cuda.is_available() else None)
         self._loaders: WeakSet[DataLoader[Any]] = WeakSet()
+        #: How often the processes were ended.
+        self.times_closed = 0
 
     def loader(self, dataset: Dataset[Any], **kwargs: Any) -> DataLoader[Any]:
         """Return a DataLoader with these workers; ``kwargs`` are torch's."""
@@ -72,6 +74,7 @@ class Workers:
         for loader in list(self._loaders):
             shut_down_workers(loader)
         self._loaders.clear()
+        self.times_closed += 1
 
 
 def initialize_worker(worker_id: int) -> None:
@@ -154,21 +157,42 @@ class ResumableLoader:
     It holds a DataLoader and is not a subclass: Lightning replaces the samplers of DataLoaders, for prediction and for
     several ranks, by its own, which do not yield (epoch, index).
 
+    Without an end the DataLoader goes on into the next epoch by itself, so that its workers never run dry; an iteration
+    takes the batches of one epoch from it. It starts anew where that is not the epoch that comes next: after a
+    resumption, or an epoch that was not taken to its end.
+
     Args:
         dataset: maps (epoch, index) to a sample.
-        sampler: yields the (epoch, index) of this rank.
+        sampler: knows the (epoch, index) of this rank.
         workers: make the samples; by default the main process does.
-        kwargs: for torch's DataLoader: ``batch_size`` and ``collate_fn``.
+        batch_size: samples of a batch.
+        endless: whether the next epoch is prefetched while one ends.
+        collate_fn: joins samples into a batch.
     """
 
     #: Lightning looks for it wherever there is a sampler.
     batch_sampler: None = None
 
-    def __init__(self, dataset: Any, sampler: EpochSampler, workers: Workers | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        dataset: Any,
+        sampler: EpochSampler,
+        workers: Workers | None = None,
+        *,
+        batch_size: int,
+        endless: bool = False,
+        collate_fn: Callable[[Any], Any],
+    ) -> None:
         self.sampler = sampler
         found: tuple[int, int] = getattr(dataset, "fingerprint", (len(dataset), 0))
         self._samples, self._content = found
-        self._batches = (workers or Workers()).loader(dataset, sampler=sampler, **kwargs)
+        self._plan = EpochBatches(sampler, batch_size, endless=endless)
+        self._workers = workers or Workers()
+        self._batches = self._workers.loader(dataset, batch_sampler=self._plan, collate_fn=collate_fn)
+        self._running: Iterator[Batch] = iter(())
+        #: The place whose batches the running DataLoader gives next, and ``Workers.times_closed`` at that time;
+        #: ``None`` in the middle of an epoch.
+        self._ready: tuple[Place, int] | None = None
         self._samples_done = 0
         self._restored: dict[str, int] | None = None
         self._group = sampler.group  # of the current epoch
@@ -177,26 +201,37 @@ class ResumableLoader:
 
     def __len__(self) -> int:
         """Return the number of batches of a whole epoch."""
-        return len(self._batches)
+        return len(self._plan)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of an epoch; after ``load_state_dict``, first the rest of the interrupted one."""
-        self._samples_done = 0
+        self._samples_done, self._group = 0, self.sampler.group
         if self._restored is not None:
             position, self._restored = self._restored, None
             if self.sampler.size - position["samples"] >= self.sampler.num_replicas:
                 # A run that reached max_steps within an epoch counts as past it; the rest of that epoch comes first.
                 self.sampler.set_epoch(position["epoch"])
                 self._samples_done = position["samples"]
-                self.sampler.restored_group = position.get("group")
+                self._group = position.get("group", self._group)
             elif position["epoch"] == self.sampler.epoch:  # fewer samples are left than there are processes now
                 self._samples_done = position["samples"]
                 self._group = position.get("group", self._group)  # fewer processes may take what is left later
                 return
-        self._group = self.sampler.restored_group or self.sampler.group
-        self.sampler.start = self._samples_done
-        for batch in self._batches:
+        yield from self._take(Place(self.sampler.epoch, self._samples_done, self._group))
+
+    def _take(self, place: Place) -> Iterator[Batch]:
+        """Yield the batches from a place to the end of its epoch."""
+        if self._ready != (place, self._workers.times_closed):
+            self._plan.place = place
+            self._running = iter(self._batches)
+        running, self._ready = self._running, None
+        count = self._plan.left(place)
+        for number in range(count):
+            batch = next(running)
             self._samples_done += len(batch) * self.sampler.num_replicas
+            if number == count - 1 and self._plan.endless:
+                # Here, as who knows the number of batches does not ask for one more.
+                self._ready = (self._plan.after(place), self._workers.times_closed)
             yield batch
 
     def state_dict(self) -> dict[str, int]:

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Sized
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch.utils.data import Sampler
 from torch.utils.data.distributed import DistributedSampler
+
+
+class Place(NamedTuple):
+    """A place in the data.
+
+    Attributes:
+        epoch: its number, from 0.
+        samples: number of its samples that are done, over all ranks.
+        group: number of samples of a batch over all ranks, with which the epoch began.
+    """
+
+    epoch: int
+    samples: int
+    group: int
 
 
 class EpochSampler(DistributedSampler[Any]):
@@ -42,14 +57,11 @@ class EpochSampler(DistributedSampler[Any]):
         repeat: bool = False,
     ) -> None:
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
-        #: Number of samples, over all ranks, that the next iteration leaves out because they were done before.
-        self.start = 0
         self.even = even
         self.lengths = lengths
         self.repeat = repeat
-        #: Number of samples of a batch over all ranks. A restored epoch keeps that with which it began.
+        #: Number of samples of a batch over all ranks.
         self.group = batch_size * num_replicas
-        self.restored_group: int | None = None
         self.size = size = len(dataset)
         if even and num_replicas > 1:
             self.total_size = size // num_replicas * num_replicas
@@ -59,23 +71,36 @@ class EpochSampler(DistributedSampler[Any]):
             self.num_samples = len(range(rank, size, num_replicas))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """Yield this rank's (epoch, index) from ``start`` on, once; the next epoch starts at 0."""
-        size, epoch = self.size, 0 if self.repeat else self.epoch
+        """Yield this rank's (epoch, index) of the present epoch."""
+        return (key for batch in self.batches(Place(self.epoch, 0, self.group), 1) for key in batch)
+
+    def batches(self, place: Place, batch_size: int) -> Iterator[list[tuple[int, int]]]:
+        """Yield the (epoch, index) of this rank's batches from a place on, to the end of its epoch.
+
+        Without shuffling the epoch is always 0: validation looks at the same pages every time.
+        """
+        size, epoch = self.size, place.epoch if self.shuffle and not self.repeat else 0
+        order: Sequence[int] | torch.Tensor = range(size)
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            order = torch.randperm(size, generator=generator).tolist()
+            order = torch.randperm(size, generator=generator)
             if self.lengths is not None:
-                order = self._group_by_length(order, self.lengths, generator)
-        else:
-            order = list(range(size))
-        rest = order[self.start :]
-        if self.even:
-            rest = rest[: len(rest) // self.num_replicas * self.num_replicas]
-        self.start = 0
-        return iter([(epoch, index) for index in rest[self.rank :: self.num_replicas]])
+                order = self._group_by_length(order.tolist(), self.lengths, place.group, generator)
+        own = order[place.samples + self.rank :: self.num_replicas][: self.samples_left(place)]
+        for first in range(0, len(own), batch_size):
+            batch = own[first : first + batch_size]
+            yield [(epoch, int(index)) for index in batch]
 
-    def _group_by_length(self, order: list[int], lengths: Sequence[float], generator: torch.Generator) -> list[int]:
-        group, self.restored_group = self.restored_group or self.group, None
+    def samples_left(self, place: Place) -> int:
+        """Return the number of this rank's samples from a place to the end of its epoch."""
+        if self.even:
+            return (self.size - place.samples) // self.num_replicas
+        return len(range(place.samples + self.rank, self.size, self.num_replicas))
+
+    @staticmethod
+    def _group_by_length(
+        order: list[int], lengths: Sequence[float], group: int, generator: torch.Generator
+    ) -> list[int]:
         arranged: list[int] = []
         for start in range(0, len(order), 50 * group):
             window = sorted(order[start : start + 50 * group], key=lambda index: lengths[index])
@@ -88,3 +113,43 @@ class EpochSampler(DistributedSampler[Any]):
     def __len__(self) -> int:
         """Return the number of this rank's samples in a whole epoch."""
         return self.num_samples
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index) from a place on, to the end of its epoch or without an end.
+
+    Without an end, workers make the first batches of an epoch while training ends the one before; an epoch of few
+    batches would otherwise wait for its first one every time.
+
+    Args:
+        sampler: knows the order of each epoch.
+        batch_size: samples of a batch.
+        endless: whether the next epoch follows.
+    """
+
+    def __init__(self, sampler: EpochSampler, batch_size: int, *, endless: bool) -> None:
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.endless = endless
+        #: Where the next iteration begins.
+        self.place = Place(0, 0, sampler.group)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield the keys of one batch after the other."""
+        place = self.place
+        yield from self.sampler.batches(place, self.batch_size)
+        while self.endless and len(self.sampler):
+            place = self.after(place)
+            yield from self.sampler.batches(place, self.batch_size)
+
+    def after(self, place: Place) -> Place:
+        """Return the beginning of the next epoch."""
+        return Place(place.epoch + 1, 0, self.sampler.group)
+
+    def left(self, place: Place) -> int:
+        """Return the number of batches from a place to the end of its epoch."""
+        return -(-self.sampler.samples_left(place) // self.batch_size)
+
+    def __len__(self) -> int:
+        """Return the number of batches of a whole epoch."""
+        return -(-len(self.sampler) // self.batch_size)
