@@ -13,7 +13,7 @@ from deepsynth.__main__ import main
 from deepsynth.cli.commands import split_values
 from deepsynth.cli.measurement_worker import MeasurementServer
 from deepsynth.errors import UserError
-from deepsynth.measurement.benchmark import GenerateBenchmark, TrainBenchmark
+from deepsynth.measurement.benchmark import FitBenchmark, GenerateBenchmark, TrainBenchmark
 from deepsynth.measurement.cells import Result
 from deepsynth.measurement.checklist import Line, checklist
 from deepsynth.measurement.compare import CompareBackends, loaded
@@ -146,6 +146,22 @@ def test_the_benchmarks_measure_ours_and_what_others_give(tmp_path: Path, in_thi
     assert not [name for name, result in {**trained, **read}.items() if "not_measured" in result]
     assert [line.split()[0] for line in lines] == ["cell", *trained, "cell", *read]
     assert json.loads((tmp_path / "t.json").read_text())["cells"] == trained
+
+
+def test_a_real_run_is_measured_beside_batches_of_its_lengths(tmp_path: Path, in_this_process: list[str]) -> None:
+    documents = tmp_path / "docs.jsonl"
+    texts = ["one", "two words", "three words here", "and four of them", "five"]
+    documents.write_text("".join(json.dumps({"id": f"d{i}", "text": text}) + "\n" for i, text in enumerate(texts)))
+    lines: list[str] = []
+    found = FitBenchmark(
+        documents=documents, preset="scan", batch_sizes=[2], steps=2, warmup_steps=1, repeats=2, only=["deepsynth"],
+    ).run(lines.append)  # fmt: skip
+    assert list(found) == ["fit/batch=2/deepsynth"] == [line.split()[0] for line in lines[1:]]
+    result = found["fit/batch=2/deepsynth"]
+    assert "not_measured" not in result
+    assert result["share"] == pytest.approx(result["samples_per_s"] / result["replayed_samples_per_s"])
+    assert 0 < result["data_wait"] < 1
+    assert result["steps"] == 4  # more than an epoch has
 
 
 # ---------------------------------------------------------------------- the report, on made-up results

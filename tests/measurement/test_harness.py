@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from deepsynth.measurement import generation as generation_module
+from deepsynth.measurement import real_run, training
 from deepsynth.measurement.generation import measure_generation, measure_quality, measure_source
 from deepsynth.measurement.harness import Harness, NotMeasured
 from deepsynth.measurement.phases import PHASES, measure_phases
-from deepsynth.measurement.synthetic import Pages
+from deepsynth.measurement.synthetic import Pages, SyntheticBatches
 from deepsynth.measurement.training import largest, measure_largest_batch, measure_training
 from deepsynth.modules.settings import GenerationSettings
 from tests.helpers.training import make_data, make_module
@@ -26,6 +27,37 @@ def harness(jsonl: Path) -> Harness:
 
 
 # ---------------------------------------------------------------------- work
+
+
+def test_the_lengths_of_a_real_run_are_replayed(jsonl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replays: list[SyntheticBatches] = []
+
+    def keep(harness: Harness, clock: Any, work: SyntheticBatches, steps: int) -> None:
+        replays.append(work)
+        training.fit(harness, clock, work, steps)
+
+    monkeypatch.setattr(real_run, "fit", keep)
+    harness = Harness(make_module(samples=2), make_data(jsonl, pad_to_multiple_of=16))
+    found = real_run.measure_fit(harness, batch_size=3, steps=2, warmup_steps=1, repeats=2)
+    assert found["steps"] == 4
+    assert found["replayed_samples_per_s_low"] <= found["replayed_samples_per_s"]
+    expected = []
+    harness.data.batch_size = 3
+    loader = harness.data.train_dataloader()
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        expected += [(batch.tokens["attention_mask"], batch.tokens["labels"]) for batch in loader]
+    assert [len(mask) for mask, _ in expected] == [3, 3, 2, 3, 3, 2]
+    for index, (mask, labels) in enumerate(expected[:5]):
+        batch = replays[0][index]
+        assert torch.equal(batch.tokens["attention_mask"], mask)
+        assert torch.equal(batch.tokens["labels"] == -100, labels == -100)
+
+
+def test_runs_that_cannot_be_replayed_are_not_measured(jsonl: Path) -> None:
+    packed = Harness(make_module(samples=2), make_data(jsonl, packing=True))
+    with pytest.raises(NotMeasured, match=r"data\.packing"):
+        real_run.measure_fit(packed, batch_size=2, steps=1, warmup_steps=0, repeats=1)
 
 
 def test_synthetic_batches_are_what_the_model_takes(harness: Harness) -> None:

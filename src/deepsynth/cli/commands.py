@@ -219,10 +219,15 @@ def export(args: list[str]) -> None:
 
 def benchmark(args: list[str]) -> None:
     """Run ``deepsynth benchmark data | train | generate``."""
-    from deepsynth.measurement.benchmark import GenerateBenchmark, TrainBenchmark
+    from deepsynth.measurement.benchmark import FitBenchmark, GenerateBenchmark, TrainBenchmark
     from deepsynth.measurement.pages import DataBenchmark
 
-    components: Components = {"data": DataBenchmark, "train": TrainBenchmark, "generate": GenerateBenchmark}
+    components: Components = {
+        "data": DataBenchmark,
+        "train": TrainBenchmark,
+        "fit": FitBenchmark,
+        "generate": GenerateBenchmark,
+    }
     call("benchmark", components, args).run(print_line)
 
 

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
 def measurements() -> dict[str, Callable[..., dict[str, float | int | str]]]:
     """Return what can be measured, by name; each takes the harness, and options as keywords."""
-    from deepsynth.measurement import generation, phases, training
+    from deepsynth.measurement import generation, phases, real_run, training
     from deepsynth.measurement.harness import Harness
 
     return {
         "load": Harness.load,
         "train": training.measure_training,
+        "fit": real_run.measure_fit,
         "phases": phases.measure_phases,
         "generate": generation.measure_generation,
         "source": generation.measure_source,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -156,6 +156,63 @@ class TrainBenchmark(Benchmark):
             for size in self.batch_sizes
             for pages in self.pages
         ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitBenchmark(Benchmark):
+    """Measure samples/s of training on documents through the loader, and on synthetic batches of the same lengths.
+
+    The first figure has all that a user's run has: rendering, augmentation and the loader's processes. The second
+    replays the lengths that the first recorded on batches that cost nothing; the quotient is the share of the engine's
+    speed that reaches the user. Neither validates or writes checkpoints.
+
+    Attributes:
+        backends: fit configurations of one backend each; by default DeepSynth, and Unsloth where it is installed.
+        documents: JSON lines with ``id`` and ``text``; by default Python's own documentation.
+        preset: of the augmenter.
+        num_workers: processes of the loader; by default as ``data.num_workers``.
+        batch_sizes: samples a step.
+        steps: of a repeat.
+        warmup_steps: before the first repeat; they should meet all lengths, for which kernels are planned.
+    """
+
+    documents: Path | None = None
+    preset: Literal["none", "scan", "photo", "fax", "hard"] = "none"
+    num_workers: int | None = None
+    batch_sizes: Sequence[int] = (8,)
+    steps: int = 20
+    warmup_steps: int = 20
+    repeats: int = 5
+
+    BUILT_IN: ClassVar[dict[str, tuple[str, ...]]] = {
+        "deepsynth": ("--model=PeftModule",),
+        "unsloth": ("--model=UnslothModule",),
+    }
+    COLUMNS = (
+        ("samples/s", "samples_per_s", 11, 2, 1),
+        ("replayed", "replayed_samples_per_s", 10, 2, 1),
+        ("share %", "share", 9, 1, 100),
+        ("wait %", "data_wait", 8, 1, 100),
+        ("peak GiB", "peak_gib", 10, 2, 1),
+        ("MFU %", "mfu", 8, 1, 100),
+    )
+    SETTINGS = ("preset", "num_workers", "steps", "warmup_steps", "repeats")
+
+    def chosen_backends(self) -> list[Backend]:
+        """Return the backends, with the documents and the augmenter; no document is held out."""
+        args: tuple[str, ...] = ("--data.val_fraction=0", "--data.test_fraction=0")
+        if self.documents is not None:
+            args += ("--data.source=JsonlSource", f"--data.source.path={self.documents}")
+        if self.preset != "none":
+            args += ("--data.augmenter=PageAugmenter", f"--data.augmenter.preset={self.preset}")
+        if self.num_workers is not None:
+            args += (f"--data.num_workers={self.num_workers}",)
+        return [replace(backend, args=(*backend.args, *args)) for backend in super().chosen_backends()]
+
+    def measurements(self) -> list[Measurement]:
+        """Return training with each batch size."""
+        options = {name: getattr(self, name) for name in ("steps", "warmup_steps", "repeats")}
+        return [Measurement(f"fit/batch={size}", "fit", {"batch_size": size, **options}) for size in self.batch_sizes]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -32,6 +32,8 @@ class SyntheticBatches:
         device: where the batches are made.
         seed: of ids and shades.
         pages: ``new`` ones in every batch, or the same ``repeated``, as in a later epoch.
+        replayed: numbers of text tokens of the samples of one batch after the other, in place of ``text_tokens``.
+        pad_to_multiple_of: as the collator's.
     """
 
     sample: Sample
@@ -43,19 +45,23 @@ class SyntheticBatches:
     device: torch.device
     seed: int = 0
     pages: Pages = "new"
+    replayed: Sequence[Sequence[int]] = ()
+    pad_to_multiple_of: int = 1
 
     def __getitem__(self, index: int) -> Batch:
         """Return a batch; the same index gives the same one."""
         index = 0 if self.pages == "repeated" else index
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
-        batch = Collator(self.pad_token_id)([self._one(generator) for _ in range(self.batch_size)])
-        shades = torch.rand(self.batch_size, generator=generator).to(self.device)
+        lengths = self.replayed[index] if self.replayed else [self.text_tokens] * self.batch_size
+        samples = [self._one(generator, tokens) for tokens in lengths]
+        batch = Collator(self.pad_token_id, self.pad_to_multiple_of)(samples)
+        shades = torch.rand(len(samples), generator=generator).to(self.device)
         images = {}
         for name, image in self.images.items():
-            images[name] = image.repeat(self.batch_size, *[1] * (image.dim() - 1))
+            images[name] = image.repeat(len(samples), *[1] * (image.dim() - 1))
             if image.is_floating_point():  # pixels: views of one sample after those of another
                 images[name] -= shades.repeat_interleave(len(image)).view(-1, 1, 1, 1)
-        names = [f"{index}-{row}" for row in range(self.batch_size)]
+        names = [f"{index}-{row}" for row in range(len(samples))]
         return replace(
             batch.map_tensors(lambda tensor: tensor.to(self.device)),
             images=images,
@@ -63,8 +69,8 @@ class SyntheticBatches:
             document_ids=names,
         )
 
-    def _one(self, generator: torch.Generator) -> Sample:
-        places = torch.randint(len(self.vocabulary), (self.text_tokens - 1,), generator=generator)
+    def _one(self, generator: torch.Generator, text_tokens: int) -> Sample:
+        places = torch.randint(len(self.vocabulary), (text_tokens - 1,), generator=generator)
         text = torch.cat([self.vocabulary[places], self.sample.input_ids[-1:]])
         prompt = self.sample.input_ids[: self.sample.prompt_length]
         return replace(

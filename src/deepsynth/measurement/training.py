@@ -51,7 +51,7 @@ class StepClock(Callback):
     ) -> None:
         """End a block when its last step is done."""
         self.losses.append(outputs["loss"].detach())
-        done = batch_idx + 1 - self.warmup_steps
+        done = len(self.losses) - self.warmup_steps
         if done < 0 or done % self.steps:
             return
         self.harness.synchronize()
