@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
+from deepsynth import PeftModule
 from deepsynth.callbacks import VramMonitor, vram_monitor
-from deepsynth.callbacks.out_of_memory import remedies, shapes
+from deepsynth.callbacks.out_of_memory import remedies
 from deepsynth.profiling.memory import GIB, DeviceMemory, Memory, ProcessMemory, Usage, is_out_of_memory, memory_of
 from deepsynth.types import Batch
 from tests.helpers.training import LoggingModule, RankOf, make_data, make_module, make_trainer
@@ -59,22 +61,40 @@ def fake_batch() -> Batch:
     return Batch(tokens, {}, images, ["", ""], names, names, [0, 0], [*none], [*none], ["<image>"] * 2)
 
 
-def monitor_with(memory: Memory, trainer: Any, monkeypatch: pytest.MonkeyPatch) -> VramMonitor:
+class PhasedModule(PeftModule):
+    """A module that says what the test has it say to its listeners."""
+
+    def __init__(self) -> None:
+        super().__init__(optimizer=lambda params: torch.optim.SGD(params, lr=0.1))
+        self.listeners: list[Any] = []
+
+    def add_phase_listener(self, listener: Any) -> None:
+        self.listeners.append(listener)
+
+    def announce(self, phase: str | None) -> None:
+        for listener in self.listeners:
+            listener(phase)
+
+
+def monitor_with(
+    memory: Memory, trainer: Any, monkeypatch: pytest.MonkeyPatch, module: LightningModule | None = None
+) -> VramMonitor:
     monkeypatch.setattr(vram_monitor, "memory_of", lambda device: memory)
     monitor = VramMonitor()
-    monitor.setup(trainer, LoggingModule(), "fit")
+    monitor.setup(trainer, module or LoggingModule(), "fit")
     return monitor
 
 
 def test_each_phase_gets_its_own_peak(monkeypatch: pytest.MonkeyPatch, lines: list[str]) -> None:
     memory, trainer, module, batch = ScriptedMemory(), trainer_of(), LoggingModule(), fake_batch()
-    monitor = monitor_with(memory, trainer, monkeypatch)
+    generating = PhasedModule()
+    monitor = monitor_with(memory, trainer, monkeypatch, generating)
     memory.allocated, memory.peak = 6, 9
     monitor.on_validation_batch_start(trainer, module, batch, 0)
     memory.peak = 10
-    monitor._on_generation("generation")
+    generating.announce("generation")
     memory.peak = 30
-    monitor._on_generation(None)
+    generating.announce(None)
     memory.peak = 11
     monitor.on_validation_batch_end(trainer, module, None, batch, 0)
     monitor.on_train_start(trainer, module)
@@ -223,8 +243,10 @@ def test_out_of_memory_becomes_a_line_with_the_phase_the_shapes_and_a_way_out(
     memory.allocated = 70
     module = make_module(activation_memory="none", max_new_tokens=512)
     monitor = monitor_with(memory, trainer, monkeypatch)
-    monitor._shapes = shapes(fake_batch())
-    monitor._enter(phase)
+    if phase == "forward":
+        monitor.on_train_batch_start(trainer, module, fake_batch(), 0)
+    elif phase == "generation":
+        monitor.on_predict_batch_start(trainer, module, fake_batch(), 0)
     error = torch.OutOfMemoryError(CUDA_MESSAGE)
     monitor.on_exception(trainer, module, error)
     assert str(error) == f"out of memory {expected}"
@@ -234,7 +256,7 @@ def test_what_is_done_already_is_not_proposed(monkeypatch: pytest.MonkeyPatch) -
     trainer = trainer_of(batch_size=1, eval_batch_size=1)
     module = make_module(activation_memory="full", quantization="nf4")
     monitor = monitor_with(ScriptedMemory(), trainer, monkeypatch)
-    monitor._enter("backward")
+    monitor.on_before_backward(trainer, module, torch.zeros(()))
     error = torch.OutOfMemoryError(CUDA_MESSAGE)
     monitor.on_exception(trainer, module, error)
     assert str(error).endswith("asked for; use smaller pages (data.mode)")

@@ -222,7 +222,10 @@ def test_a_wrong_merge_is_noticed(base: Path, tmp_path: Path, monkeypatch: pytes
 
     for change, message in (
         (touch, r"does not have: 1 keys \(lm_head.weight\)"),
-        (forget, r"did not change weights that the adapter changes: 1 keys \(model.language_model.layers.2.self_attn.v_proj"),
+        (
+            forget,
+            r"did not change weights that the adapter changes: 1 keys \(model.language_model.layers.2.self_attn.v_proj",
+        ),
         (scale, r"is not the unmerged one: logits differ"),
     ):
         monkeypatch.setattr(PeftModel, "merge_and_unload", broken(change), raising=False)
