@@ -6,8 +6,8 @@ The carried weights, on 2 NVIDIA H200 and 32 CPU cores (2,300 pages/s, about 10 
     python scripts/pretrain_tiny.py --out runs/tiny --devices 2 --workers 14 --compile --lr 1.5e-3 --warmup 200 \
         --steps 4480 --decay 1140 --lengths 0:100,400:200,1500:350,4000:480
 
-A run goes on from ``--ckpt runs/tiny/last.ckpt``. It begins a new epoch of other texts, so give the lengths that it
-has reached (``--lengths 0:480``); ``--max-time`` counts all pieces together.
+Resume a run with ``--ckpt runs/tiny/last.ckpt``. It begins a new epoch of other texts, so give the lengths that it
+has reached (``--lengths 0:480``); ``--max-time`` counts all parts together.
 
 What makes a small model learn to read within minutes are two auxiliary losses, whose heads are thrown away: every
 vision feature must name the characters that stand in its cell, and the decoder's second layer must say in which cell

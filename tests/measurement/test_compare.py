@@ -122,7 +122,7 @@ def test_mistakes_are_one_line(configs: Path, capsys: pytest.CaptureFixture[str]
         assert main([*command(configs, "eager", "grouped"), *extra]) == 1
         assert message in capsys.readouterr().err
     assert main(command(configs, "eager", "eager")) == 1
-    assert "each file needs a name of its own" in capsys.readouterr().err
+    assert "each file needs a different name" in capsys.readouterr().err
     assert main(command(configs, "missing")) == 2
     assert f"there is no file '{configs / 'missing.yaml'}'" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"missing\.yaml cannot be read"):

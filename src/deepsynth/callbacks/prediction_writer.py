@@ -213,7 +213,7 @@ class PredictionWriter(Callback):
             write_metrics(path)  # minutes for many documents; no rank waits for it
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let another run go on with the partial file, and say how."""
+        """Let another run continue the partial file, and say how."""
         self._release()
         partial = self._partial(trainer)
         if self._pages and partial.exists():
@@ -225,7 +225,7 @@ class PredictionWriter(Callback):
                     if self._path(trainer).name == NAME
                     else "PredictionWriter.resume=true"
                 )
-                + " goes on behind them"
+                + " continues after them"
             )
 
     def _release(self) -> None:

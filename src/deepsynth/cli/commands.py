@@ -50,7 +50,7 @@ def call(command: str, components: Components | Callable[..., Any], args: Sequen
     parsed = parser.instantiate_classes(parser.parse_args(split_values(components, args)))
     if isinstance(components, dict):
         components, parsed = components[parsed.subcommand], parsed[parsed.subcommand]
-    names = inspect.signature(components).parameters  # the parser has options of its own
+    names = inspect.signature(components).parameters  # the parser has its own options
     return components(**{name: value for name, value in parsed.items() if name in names})
 
 

@@ -61,7 +61,7 @@ def run(args: Sequence[str]) -> int:
 def sigterm_as_exception() -> Iterator[None]:
     """Have SIGTERM raise ``SIGTERMException`` within the block, so that what is half written is removed.
 
-    While a model trains, :class:`~deepsynth.callbacks.ProcessGuard` has a handler of its own.
+    While a model trains, :class:`~deepsynth.callbacks.ProcessGuard` has its own handler.
     """
 
     def end(number: int, frame: FrameType | None) -> None:

@@ -32,7 +32,7 @@ class RowCache:
         self.moves = 0
         self._states: torch.Tensor | None = None
         self._filled: torch.Tensor | None = None
-        self._slots = torch.arange(slots, device=device)  # made once: a captured graph goes on reading it
+        self._slots = torch.arange(slots, device=device)  # made once: a captured graph keeps reading it
         self._rows = 0
         self._positions: torch.Tensor | int = 0
         self._seen = 0

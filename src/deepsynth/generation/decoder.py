@@ -24,7 +24,7 @@ Compile = Literal["none", "vision", "all"]
 
 #: Tokens of prompts that are prefilled at once, by type of device.
 PREFILL_TOKENS = {"cuda": 16384, "cpu": 2048}
-#: A text that goes on and on holds back the ones behind it: at most so many times S texts wait for their turn.
+#: A very long text holds back the ones behind it: at most so many times S finished texts wait for their turn.
 HELD_BACK = 8
 
 

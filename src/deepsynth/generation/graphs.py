@@ -89,7 +89,7 @@ class StepGraphs:
                     restore()
             torch.cuda.current_stream().wait_stream(self._stream)
             graph: Any = torch.cuda.CUDAGraph()
-            # Other threads go on: a loader's pins memory, which would end a capture that minds them.
+            # Other threads keep running: a loader's pins memory, which would end a stricter capture.
             how = {"pool": self._pool, "stream": self._stream, "capture_error_mode": "thread_local"}
             with no_garbage_collection(), torch.cuda.graph(graph, **how):
                 step()

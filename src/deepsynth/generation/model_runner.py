@@ -254,7 +254,7 @@ class ModelRunner:
             tokens: the last token of each row.
             positions: their places.
             cache: of the rows; it gets their keys and values.
-            seen: positions that attention looks at, more than any of ``positions``.
+            seen: number of positions that attention covers, more than any of ``positions``.
         """
         cache.extend(len(tokens), positions, seen)
         mask = (torch.arange(seen, device=tokens.device) <= positions[:, None])[:, None, None]

@@ -68,7 +68,7 @@ class GenerationState:
         limit: most tokens.
         repetition: ends a text that repeats itself; ``None`` lets it run.
         ids: generated tokens, EOS among them.
-        stop: why the text ended; ``None`` while it goes on.
+        stop: why the text ended; ``None`` while it is being generated.
     """
 
     eos: int
@@ -129,5 +129,5 @@ class Generation:
 
 def to_generation(state: GenerationState, tokenizer: Any) -> Generation:
     """Return the generation of a text that has ended."""
-    assert state.stop is not None, "the text goes on"
+    assert state.stop is not None, "the text has ended"
     return Generation(text_codec(tokenizer).decode(state.text_ids), len(state.ids), state.stop)

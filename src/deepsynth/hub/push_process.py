@@ -1,4 +1,4 @@
-"""One push attempt in a process of its own, which can be stopped at any moment.
+"""One push attempt in a separate process, which can be stopped at any moment.
 
 Nothing else can be stopped: a request of huggingface_hub or a thread of hf_xet that hangs holds up any thread that
 waits for it, and the interpreter's exit. The access token is found as everywhere (environment or login file), never
@@ -27,7 +27,7 @@ _LONGEST_OVERHEAD_S = 300.0
 def run_attempt(
     snapshot: Snapshot, *, request_timeout_s: float, use_xet: bool = True, canceled: Callable[[], bool] | None = None
 ) -> Outcome:
-    """Push a snapshot once, in a process of its own, and wait for the outcome.
+    """Push a snapshot once, in a separate process, and wait for the outcome.
 
     Args:
         snapshot: what to push.

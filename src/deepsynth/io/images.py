@@ -113,7 +113,7 @@ def to_rgb(image: Image.Image, frame: int | None = None, max_pixels: int = MAX_P
     with _decoding(name):
         pages = page_count(image)
         if frame is None and pages > 1:
-            raise UserError(f"{name}: has {pages} frames; give each page as an image of its own")
+            raise UserError(f"{name}: has {pages} frames; give each page as a separate image")
         if pages > 1:
             image.seek(frame or 0)
         _check_size(name, image.size, max_pixels)

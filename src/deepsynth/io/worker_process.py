@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-#: Seconds between two looks at whether a request was canceled.
+#: Seconds between two checks whether a request was canceled.
 _CANCEL_POLL_S = 0.5
 #: The child finds what its parent finds. The paths are appended: a user's file must not hide the standard library.
 _PROGRAM = "import sys; sys.path += {path!r}; from {module} import main; main()"

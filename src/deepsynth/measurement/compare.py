@@ -20,8 +20,8 @@ from deepsynth.measurement.tables import Comparison
 class CompareBackends:
     """Measure fit configurations side by side and write results.json, report.md and report.html.
 
-    Every backend runs in processes of its own. What cannot be measured (no GPU, a package that is missing, memory that
-    runs out) is recorded with its reason, and the rest goes on.
+    Every backend runs in separate processes. What cannot be measured (no GPU, a package that is missing, memory that
+    runs out) is recorded with its reason, and the rest continues.
 
     Attributes:
         config: fit configurations of model and data, the same for all; later ones win.

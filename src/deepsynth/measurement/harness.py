@@ -29,7 +29,7 @@ from deepsynth.types import Document, Page
 
 
 class NotMeasured(Exception):
-    """The reason why a cell has no figure. It is recorded, and the other cells go on."""
+    """The reason why a cell has no figure. It is recorded, and the other cells are measured."""
 
 
 class KeepOnDeviceStrategy(SingleDeviceStrategy):

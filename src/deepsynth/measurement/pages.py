@@ -46,7 +46,7 @@ class DataBenchmark:
         num_pages: for each figure.
         max_workers: most processes of the loader; by default as many as there are cores.
         model_name: whose tokenizer and image processor to use, at the model's mode ``base`` (1024 x 1024).
-        texts: UTF-8 text files in any script, each for cells of its own, as ``render/1024/arabic`` for ``arabic.txt``.
+        texts: UTF-8 text files in any script, each with its own cells, as ``render/1024/arabic`` for ``arabic.txt``.
         only: select cells by a part of their names: ``render``, ``preset/scan``, ``processor``, ``loader``, …
         resume: continue with the results in ``output``.
         output: JSON file for the results, written after each cell.

@@ -1,4 +1,4 @@
-"""Measure backends, each in a process of its own."""
+"""Measure backends, each in a separate process."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def named_backends(config: Sequence[str], files: Sequence[Path], overrides: Sequ
     """
     names = [file.stem for file in files]
     if len(set(names)) < len(names):
-        raise UserError(f"backends is {', '.join(names)}; each file needs a name of its own")
+        raise UserError(f"backends is {', '.join(names)}; each file needs a different name")
     return [
         Backend(name, (*config, "--config", str(file), *overrides)) for name, file in zip(names, files, strict=True)
     ]

@@ -20,7 +20,7 @@ class SyntheticBatches:
     """Batches of one page and N text tokens a sample, made in place, so that no loading is in the figure.
 
     A page is the size of the model's mode. Its ids are random words of the model's whole vocabulary, so that routers
-    have something to route; its pixels are white with a shade of its own, so that no page is like another.
+    have something to route; its pixels are white with a unique shade, so that no two pages are equal.
 
     Attributes:
         sample: what the processor makes of an empty white page, without its images.

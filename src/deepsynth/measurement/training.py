@@ -122,7 +122,7 @@ def measure_training(
 
 
 def fit(harness: Harness, callback: Callback, work: SyntheticBatches, steps: int) -> None:
-    """Train for some steps on synthetic batches, the peak of memory started anew.
+    """Train for some steps on synthetic batches, with the memory peak reset first.
 
     Args:
         harness: whose module trains.

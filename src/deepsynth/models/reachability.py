@@ -53,7 +53,7 @@ def hub_options(model_name: str) -> dict[str, Any]:
 
 
 def why_unreachable(model_name: str) -> str | None:
-    """Return why the Hub cannot be reached, or ``None`` when it answers, with an error of its own too.
+    """Return why the Hub cannot be reached, or ``None`` when it answers, even with an error.
 
     Args:
         model_name: repository that is asked for.

@@ -59,7 +59,7 @@ def load_pretrained(auto_class: Any, model_name: str, **kwargs: Any) -> Any:
         kwargs: for ``from_pretrained``.
 
     Raises:
-        UserError: when the files are missing or cannot be downloaded, or when only code of its own could load it.
+        UserError: when the files are missing or cannot be downloaded, or when only its own remote code could load it.
     """
     from deepsynth.compat.transformers import unify_dtype
     from deepsynth.models.deepseek_ocr.registration import register
@@ -87,7 +87,7 @@ def load_pretrained(auto_class: Any, model_name: str, **kwargs: Any) -> Any:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"model_name {model_name!r} cannot be loaded: config.json: {reason}") from error
         raise UserError(
-            f"model_name is {model_name!r}, a model with code of its own, which DeepSynth never runs; it must be one "
+            f"model_name is {model_name!r}, a model with remote code, which DeepSynth never runs; it must be one "
             f"of {_supported()}, or one fine-tuned from them"
         ) from None
     except OSError as error:

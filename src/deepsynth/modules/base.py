@@ -205,7 +205,7 @@ class DeepSynthModule(ModelModule):
         write_atomically(self.trainer)
 
     def on_fit_start(self) -> None:
-        """Measure activations anew: the batches of another run may have been smaller."""
+        """Measure activations again: the batches of another run may have been smaller."""
         self.training_engine.start_fit()
 
     def on_train_start(self) -> None:

@@ -122,7 +122,7 @@ class DiskCache(FeatureCache):
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError, KeyError) as error:
-            log.warning("%s is damaged (%s); its page is encoded anew", path, error)
+            log.warning("%s is damaged (%s); its page is encoded again", path, error)
             return None
 
     def _write(self, key: str, features: torch.Tensor) -> None:

@@ -28,7 +28,7 @@ class FiniteCheck:
     """
 
     def __init__(self) -> None:
-        #: Number of steps that were skipped because the run may skip some; a resumed run goes on counting.
+        #: Number of steps that were skipped because the run may skip some; a resumed run continues the count.
         self.skipped = 0
         self._overflows = 0
         self._step = ""

@@ -29,7 +29,7 @@ ENCODED_AT_ONCE = 8
 #: Takes a name, a function of tensors and these tensors, and returns what the function returns.
 GraphRunner = Callable[[str, Callable[..., torch.Tensor], list[torch.Tensor]], torch.Tensor]
 
-#: For ``torch.compile``: each size of images has a graph of its own, and no graph is for sizes that are not known.
+#: For ``torch.compile``: each image size has its own graph, and no graph has dynamic sizes.
 COMPILE_OPTIONS: dict[str, Any] = {"dynamic": False}
 #: torch stops to compile what has 8 graphs. Two encoders with windows and without, pages and tiles, one and several of
 #: them: these are 12.
@@ -114,7 +114,7 @@ class CompiledLayers:
 
 
 def _apart(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function of code of its own: torch counts graphs by code, and training compiles the layer's."""
+    """Return a function with its own code object: torch counts graphs by code, and training compiles the layer's."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         return forward(*args, **kwargs)

@@ -15,7 +15,7 @@ def add_product(
 ):  # fmt: skip
     """Add ``x @ left.T @ right.T`` to ``base`` in place.
 
-    One program: OUTPUTS columns of ROWS rows. Each computes the narrow product anew: less than a kernel more.
+    One program: OUTPUTS columns of ROWS rows. Each recomputes the narrow product, which costs less than another kernel.
     """
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     there = row < rows
