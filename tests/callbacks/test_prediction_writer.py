@@ -248,4 +248,4 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, caplog: pytest.Log
     with caplog.at_level("INFO"):
         writer.on_exception(make_trainer(tmp_path), LightningModule(), KeyboardInterrupt())
     assert f"1 pages are kept in {tmp_path}/predictions.jsonl.partial" in caplog.text
-    assert f"--output {tmp_path} --resume goes on behind them" in caplog.text
+    assert f"--output {tmp_path} --resume continues after them" in caplog.text
