@@ -476,7 +476,7 @@ def test_the_table_of_subcommands_is_the_real_one() -> None:
     from deepsynth.cli.commands import COMMANDS
     from deepsynth.cli.trainer import DeepSynthCLI
 
-    assert set(SUBCOMMANDS) == set(DeepSynthCLI.subcommands()) | set(COMMANDS) | {"configs"}
+    assert set(SUBCOMMANDS) == set(DeepSynthCLI.subcommands()) | set(COMMANDS) | {"configs", "data"}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")

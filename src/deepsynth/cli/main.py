@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 import deepsynth.callbacks
 from deepsynth.cli import console
 from deepsynth.cli.commands import COMMANDS
+from deepsynth.cli.data_commands import data
 from deepsynth.cli.errors import ParserError, explain, is_user_error, one_line, what_failed
 from deepsynth.cli.predict import PredictCLI
 from deepsynth.cli.trainer import DeepSynthCLI
@@ -82,7 +83,9 @@ def _run(args: Sequence[str]) -> int:
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     try:
-        if args[0] in COMMANDS:
+        if args[0] == "data":
+            data(args[1:])
+        elif args[0] in COMMANDS:
             COMMANDS[args[0]](args[1:])
         else:
             (PredictCLI if args[0] == "predict" else DeepSynthCLI)(args)

@@ -12,10 +12,11 @@ from lightning.pytorch import LightningDataModule
 
 from deepsynth.data.augmentation.augmenter import Augmenter
 from deepsynth.data.loading.agreement import check_ranks_agree
-from deepsynth.data.loading.dataset import PageDataset
+from deepsynth.data.loading.dataset import OnError, PageDataset
 from deepsynth.data.loading.loader import ResumableLoader, Workers, default_workers
 from deepsynth.data.loading.sampler import EpochSampler
 from deepsynth.data.loading.stream import Fingerprint, PageStream, StreamLoader
+from deepsynth.data.loading.usable import Check, check_samples, report_dataset
 from deepsynth.data.pipeline import Pipeline
 from deepsynth.data.processing.collator import Collator
 from deepsynth.data.processing.processor import OcrProcessor, Processor
@@ -68,6 +69,9 @@ class TextImageDataModule(LightningDataModule):
         group_by_length: make training batches of samples of similar lengths, which need less padding.
         packing: put the samples of a training batch into one row without padding; the loss is the same.
         text: how texts become labels: line breaks, Unicode form, what draws nothing.
+        on_error: what to do with documents that give no sample (unreadable, too long): raise when their turn comes, or
+            make all samples once in advance and skip those; ``skipped_<split>.csv`` in the run folder lists them.
+        check: samples to make before the first step of training: a few, all or none; see ``deepsynth data check``.
         augment_variants: number of ways in which a page is degraded; epochs repeat them in turn. By default every epoch
             is different. With it ``model.vision_cache`` finds degraded pages again.
 
@@ -104,6 +108,8 @@ class TextImageDataModule(LightningDataModule):
         packing: bool = False,
         augment_variants: int | None = None,
         text: TextCleaning = TextCleaning(),  # noqa: B008  it is frozen, and --help shows its fields
+        on_error: OnError = "raise",
+        check: Check = "quick",
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -144,6 +150,8 @@ class TextImageDataModule(LightningDataModule):
         self.packing = packing
         self.augment_variants = augment_variants
         self.text = text
+        self.on_error: OnError = on_error
+        self.check: Check = check
         self.datasets: dict[str, PageDataset] = {}
         self.stream: PageStream | None = None  # the documents to predict
         self.documents_to_predict: int | None = None  # of all processes, where they are counted in advance
@@ -179,17 +187,11 @@ class TextImageDataModule(LightningDataModule):
         for split in splits[stage]:
             if split in self.datasets or (split == "val" and not self.holds_out_validation):
                 continue
-            dataset = PageDataset(self.documents(split), self.pipeline())
-            if not len(dataset):
-                raise UserError(
-                    f"every sample of the {split} split exceeds data.max_tokens; raise it or put less text on a page"
-                )
+            dataset = PageDataset(self.documents(split), self.pipeline(), self.on_error)
+            report_dataset(dataset, split, self.text, self.trainer)
             check_ranks_agree(self.trainer, self.source, f"{split} samples", dataset.fingerprint)
+            check_samples(dataset, self.check if split == "train" and self.on_error == "raise" else "none")
             self.datasets[split] = dataset
-            dropped = f", {dataset.dropped} dropped as longer than data.max_tokens" if dataset.dropped else ""
-            log.info("%s: %d documents, %d samples%s", split, len(dataset.documents), len(dataset), dropped)
-            if changes := self.text.count_changes(dataset.documents):
-                log.info("%s: %s", split, changes)
 
     def _set_up_stream(self) -> None:
         trainer = self.trainer

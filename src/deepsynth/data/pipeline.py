@@ -7,6 +7,7 @@ change where a page ends. The augmenter's generator is seeded by (seed, epoch, d
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -101,6 +102,12 @@ class Pipeline:
 
     def sample(self, document: Document, number: int | None, epoch: int) -> Sample | None:
         """Return the sample of one page, or of a whole document (``number`` is ``None``)."""
+        return self.sample_of(document, self.pages(document, number, epoch))
+
+    def sample_of(self, document: Document, pages: Sequence[Page]) -> Sample | None:
+        """Return the sample of pages that :meth:`pages` gave."""
         if document.target is not None:
             document = replace(document, target=self.text.label(document.target))
-        return self.processor(document, self.pages(document, number, epoch), prompt_only=self.prompt_only)
+        elif document.one_sample:  # a rendered document's label is that of its pages
+            document = replace(document, text=self.text.scan(document.text) if document.image is not None else "")
+        return self.processor(document, pages, prompt_only=self.prompt_only)

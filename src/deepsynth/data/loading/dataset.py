@@ -6,11 +6,15 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Literal
 
 from torch.utils.data import Dataset
 
 from deepsynth.data.pipeline import Pipeline
+from deepsynth.errors import UserError
 from deepsynth.types import Document, Sample
+
+OnError = Literal["raise", "skip"]
 
 
 class PageDataset(Dataset[Sample]):
@@ -19,29 +23,51 @@ class PageDataset(Dataset[Sample]):
     Args:
         documents: documents of one task.
         pipeline: makes samples of a document.
+        on_error: what to do with documents and pages that give no sample: raise when their turn comes, or make every
+            sample once in advance and leave those out.
+
+    Attributes:
+        dropped: number of samples beyond the token budget that were left out.
+        skipped: ids of documents and samples that were left out by ``on_error``, and why.
     """
 
-    def __init__(self, documents: Sequence[Document], pipeline: Pipeline) -> None:
+    def __init__(self, documents: Sequence[Document], pipeline: Pipeline, on_error: OnError = "raise") -> None:
         self.documents = documents
         self.pipeline = pipeline
         self.entries: list[tuple[int, int | None]] = []
+        self.skipped: list[tuple[str, str]] = []
         for position, document in enumerate(documents):
             if document.is_whole:
                 self.entries.append((position, None))
             else:
-                self.entries.extend((position, number) for number in range(pipeline.count_pages(document)))
+                self.entries.extend((position, number) for number in range(self._count_pages(document, on_error)))
         self.dropped = 0
-        if pipeline.processor.drops:
-            self._drop_long_samples()
+        if pipeline.processor.drops or on_error == "skip":
+            self._keep_usable(on_error)
 
-    def _drop_long_samples(self) -> None:
-        """Leave out samples beyond the token budget, which takes a pass over all pages before the first step."""
-        kept = [
-            (position, number)
-            for position, number in self.entries
-            if self.pipeline.sample(self.documents[position], number, 0) is not None
-        ]
-        self.dropped = len(self.entries) - len(kept)
+    def _count_pages(self, document: Document, on_error: OnError) -> int:
+        try:
+            return self.pipeline.count_pages(document)
+        except UserError as error:
+            if on_error == "raise":
+                raise
+            self.skipped.append((document.id, str(error)))
+            return 0
+
+    def _keep_usable(self, on_error: OnError) -> None:
+        """Leave out samples beyond the token budget, or all that cannot be made: a pass over all pages in advance."""
+        kept = []
+        for position, number in self.entries:
+            document = self.documents[position]
+            try:
+                if self.pipeline.sample(document, number, 0) is None:
+                    self.dropped += 1
+                else:
+                    kept.append((position, number))
+            except UserError as error:
+                if on_error == "raise":
+                    raise
+                self.skipped.append((document.id if number is None else f"{document.id}#{number}", str(error)))
         self.entries = kept
 
     @property

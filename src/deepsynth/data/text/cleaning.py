@@ -22,7 +22,7 @@ from typing import Literal
 
 from deepsynth.errors import UserError
 from deepsynth.metrics.visible_text import join_paragraphs, remove_invisible
-from deepsynth.types import Document, Line
+from deepsynth.types import PAGE_BREAK, Document, Line
 
 LineBreaks = Literal["page", "source", "paragraphs"]
 
@@ -156,7 +156,7 @@ class TextCleaning:
         for document in documents:
             total += 1
             before = changes.total()
-            self.label(document.text if document.target is None else document.target, changes)
+            self.label(document.text.replace(PAGE_BREAK, "\n") if document.target is None else document.target, changes)
             changed += changes.total() > before
         shown = ", ".join(f"{count} {kind}" for kind, count in changes.items() if count)
         return f"{changed} of {total} texts cleaned for their labels: {shown}" if shown else ""

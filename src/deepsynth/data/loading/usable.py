@@ -1,0 +1,76 @@
+"""Samples that cannot be made: found before the first step, and what was skipped is listed."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from deepsynth.errors import UserError
+from deepsynth.io.files import atomic_file, explain_write_errors
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+    from deepsynth.data.loading.dataset import PageDataset
+    from deepsynth.data.text.cleaning import TextCleaning
+
+log = logging.getLogger(__name__)
+
+Check = Literal["quick", "full", "none"]
+
+#: Samples that a quick check makes.
+_QUICK_SAMPLES = 8
+
+
+def check_samples(dataset: PageDataset, check: Check) -> None:
+    """Make samples before the first step: all of them, or a few that are spread over the data.
+
+    Raises:
+        UserError: for the first that cannot be made, as in training.
+    """
+    count = len(dataset)
+    most = {"quick": min(_QUICK_SAMPLES, count), "full": count, "none": 0}[check]
+    for number in range(most):
+        dataset[0, number * count // most]
+
+
+def report_dataset(dataset: PageDataset, split: str, text: TextCleaning, trainer: Trainer | None) -> None:
+    """Log what a split has, what was left out of it, and what was changed in its texts.
+
+    Raises:
+        UserError: when nothing is left.
+    """
+    report_skipped(trainer, split, dataset.skipped)
+    if not len(dataset):
+        raise UserError(
+            f"every sample of the {split} split exceeds data.max_tokens or was skipped; raise it or put less text on a "
+            "page"
+        )
+    dropped = f", {dataset.dropped} dropped as longer than data.max_tokens" if dataset.dropped else ""
+    log.info("%s: %d documents, %d samples%s", split, len(dataset.documents), len(dataset), dropped)
+    if changes := text.count_changes(dataset.documents):
+        log.info("%s: %s", split, changes)
+
+
+def report_skipped(trainer: Trainer | None, split: str, skipped: Sequence[tuple[str, str]]) -> None:
+    """Log how many documents were skipped, and list them in ``skipped_<split>.csv`` of the run folder.
+
+    Raises:
+        UserError: when the list cannot be written.
+    """
+    if not skipped:
+        return
+    where = ""
+    if trainer is not None and trainer.is_global_zero:
+        file = Path(trainer.default_root_dir) / f"skipped_{split}.csv"
+        with (
+            explain_write_errors(file, "the list of skipped documents"),
+            atomic_file(file) as temporary,
+            temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as lines,
+        ):
+            csv.writer(lines).writerows([("document", "reason"), *skipped])
+        where = f"; {file} lists them"
+    log.warning("%s: %d skipped (data.on_error=skip), the first: %s%s", split, len(skipped), skipped[0][1], where)

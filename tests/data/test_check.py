@@ -1,0 +1,125 @@
+"""The look at data before training: every kind of trouble is found and named."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from deepsynth.__main__ import main
+from deepsynth.data import OcrProcessor, Source, TextImageDataModule, TextRenderer
+from deepsynth.data.check import DataReport, check_data
+from deepsynth.data.pipeline import Pipeline
+from deepsynth.errors import UserError
+from deepsynth.types import Document
+from tests.helpers.training import PAGE, make_trainer
+
+SCAN = Image.new("L", (60, 40), 200)
+
+
+@dataclass(frozen=True)
+class Listed(Source):
+    documents: tuple[Document, ...]
+    end: str = ""
+
+    def __iter__(self) -> Iterator[Document]:
+        yield from self.documents
+        if self.end:
+            raise UserError(self.end)
+
+
+def check(*documents: Document, end: str = "", **options: Any) -> DataReport:
+    processor = OcrProcessor("deepsynth/tiny-random", **options)
+    return check_data([Listed(documents, end)], Pipeline(TextRenderer(**PAGE), None, processor))
+
+
+def test_good_data_has_no_errors_and_its_lengths_are_those_of_training() -> None:
+    documents = [Document("a", "some words", language="en"), Document("b", "слова", language="ru")]
+    report = check(*documents)
+    processor = OcrProcessor("deepsynth/tiny-random")
+    pipeline = Pipeline(TextRenderer(**PAGE), None, processor)
+    samples = [pipeline.sample(document, 0, 0) for document in documents]
+    assert report.lengths == [len(sample.input_ids) for sample in samples if sample is not None]
+    assert (report.errors, report.warnings, report.budget) == ([], {}, processor.token_budget)
+    assert report.scripts == {"latin": 9, "cyrillic": 5}
+    assert report.languages == {"en": 1, "ru": 1}
+    assert len(report.pages) == 2
+    lines = "\n".join(report.lines())
+    assert "2 documents, 2 samples, 0 errors" in lines
+    assert f"budget {processor.token_budget}: 0 samples are over it" in lines
+
+
+def test_all_troubles_are_named_and_none_ends_the_walk() -> None:
+    report = check(
+        Document("broken", "known", image=b"no image"),
+        Document("one", "scan", image=SCAN),
+        Document("two", "scan", image=SCAN.copy()),
+        Document("blank", "", image=Image.new("L", (50, 50), 255), blank=True),
+        Document("invisible", "\u200b\u200b", image=Image.new("L", (50, 60), 255)),
+        end="rows.jsonl, line 6: not JSON",
+    )
+    assert len(report.errors) == 2
+    assert report.errors[0][0] == "broken"
+    assert "line 6: not JSON; its rows end here" in report.errors[1][1]
+    assert report.warnings == {"the same page as an earlier one": ["two (= one)"], "empty": ["invisible"]}
+    assert report.documents == 5
+
+
+@pytest.mark.parametrize(("policy", "errors"), [("error", 1), ("drop", 0)])
+def test_samples_over_the_budget_are_errors_unless_they_are_dropped(policy: str, errors: int) -> None:
+    length = check(Document("a", "few words")).lengths[0]
+    text = "many more words than that"
+    report = check(Document("a", "few words"), Document("b", text), max_tokens=length, on_max_tokens=policy)
+    assert len(report.errors) == errors
+    assert ("b#0" in report.warnings.get("over the budget, dropped", [])) == (policy == "drop")
+    assert report.lengths[1] > length == report.budget
+
+
+def test_characters_without_a_token_of_their_own_are_listed() -> None:
+    report = check(Document("a", "a ☃☃ b"))
+    assert report.bytes_split == {"☃": 2}
+    assert "☃ (U+2603) 2" in "\n".join(report.lines())
+
+
+def test_what_gives_no_sample_is_skipped_and_listed_or_ends_the_run(tmp_path: Path) -> None:
+    documents = [Document(f"d{number}", "text", image=SCAN) for number in range(6)]
+    documents[2] = Document("broken", "text", image=b"no image")
+    options: dict[str, Any] = {"val_fraction": 0.0, "test_fraction": 0.0, "model_name": "deepsynth/tiny-random"}
+    for full in ("quick", "full"):
+        with pytest.raises(UserError, match="document 'broken': "):
+            TextImageDataModule(Listed(tuple(documents)), check=full, **options).setup("fit")
+    TextImageDataModule(Listed(tuple(documents)), check="none", **options).setup("fit")
+    data = TextImageDataModule(Listed(tuple(documents)), on_error="skip", **options)
+    data.trainer = make_trainer(tmp_path)
+    data.setup("fit")
+    ids = [data.datasets["train"][0, number].document_id for number in range(len(data.datasets["train"]))]
+    assert sorted(ids) == ["d0", "d1", "d3", "d4", "d5"]
+    with (tmp_path / "skipped_train.csv").open() as lines:
+        (head, row) = csv.reader(lines)
+    assert head == ["document", "reason"]
+    assert row[0] == "broken#0"
+    assert "broken" in row[1]
+
+
+def test_the_command_names_what_is_broken_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    SCAN.save(folder / "good.png")
+    (folder / "good.txt").write_text("good")
+    args = ["data", "check", "--data.source=ImageSource", f"--data.source.path={folder}", "--output", str(tmp_path)]
+    assert main(args) == 0
+    assert "1 documents, 1 samples, 0 errors" in capsys.readouterr().out
+    (folder / "bad.png").write_bytes((folder / "good.png").read_bytes()[:60])
+    (folder / "bad.txt").write_text("bad")
+    assert main(args) == 1
+    shown = capsys.readouterr()
+    assert "error: bad.png: " in shown.out
+    assert "1 errors in 2 documents" in shown.err
+    assert json.loads((tmp_path / "check.json").read_text())["errors"][0][0] == "bad.png"
+    assert (tmp_path / "contact.png").is_file()
