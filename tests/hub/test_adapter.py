@@ -204,6 +204,7 @@ def test_errors_of_either_http_library_are_understood():
     assert classify(ConnectionError("HTTP status server error (503 Service Unavailable)")).status == "retry"
     assert classify(json.JSONDecodeError("x", "", 0), last_status=401).status == "refused"
     assert classify(json.JSONDecodeError("x", "", 0)).status == "retry"
+    assert classify(json.JSONDecodeError("x", "", 0), last_status=200).status == "retry"
 
 
 def test_importing_the_hub_package_is_cheap():

@@ -45,6 +45,7 @@ FAULTS: list[dict[str, Any]] = [
     {"status": 503, "retry_after": 7200},
     *({"status": s, "when": "before", **HTML} for s in (401, 429, 503)),
     {"status": 503, "when": "after", **HTML},
+    *({"status": 200, "when": w, **HTML} for w in ("before", "after")),
     {"status": 429, "ratelimit_reset": 1},
     {"status": 500, "drain": False},
     *({"action": "drop", "when": w} for w in ("before", "mid_request", "mid_response", "after")),

@@ -105,3 +105,60 @@ def test_only_a_reference_is_downloaded(tmp_path):
         assert resolve_checkpoint(path) == Path(path)
     with pytest.raises(UserError, match="the reference is 'hf://alice'; it must be hf://owner/repo"):
         resolve_checkpoint("hf://alice")
+
+
+def test_a_page_of_a_network_in_between_passes(hub):
+    shutil.rmtree(hub.home / "hub", ignore_errors=True)
+    hub.fault(path="/revision/", status=200, body="<html>log in to this network</html>", times=2)
+    assert pulled(hub, "hf://alice/ocr@main") == [f"weights of step 2 | {ALL}"]
+    hub.fault(path="/revision/", status=200, body="<html>log in to this network</html>", times=-1)
+    (missing,) = pulled(hub, "hf://alice/ocr@step-1", HF_HOME=str(hub.home / "empty"))
+    assert missing.endswith("the Hub cannot be reached (the reply is not JSON)")
+
+
+HOSTILE = ("optimizer.pt", "model.bin", "evil.py", "sub/adapter_config.json", "a" * 200, "x\x1b[31m.json", "-rf")
+
+
+def test_nothing_but_the_files_of_an_adapter_is_downloaded(hub, tmp_path):
+    target = Target("alice/hostile")
+    spool = Spool.of_run(tmp_path, target)
+    staged = spool.stage()
+    for name in (*HOSTILE, "adapter_config.json", "adapter_model.safetensors"):
+        (staged / name).parent.mkdir(exist_ok=True)
+        (staged / name).write_bytes(b"{}")
+    spool.seal(staged, target, "hostile")
+    run_python(hub, PUSH, tmp_path)
+    assert set(HOSTILE) < set(hub.repo("alice/hostile").files())
+    folder = tmp_path / "pulled"
+    pulled(hub, f"hf://alice/hostile {folder}")
+    assert sorted(path.name for path in folder.rglob("*")) == ["adapter_config.json", "adapter_model.safetensors"]
+    cached = hub.home / "hub/models--alice--hostile/snapshots"
+    assert sorted(path.name for path in cached.rglob("*") if path.is_file()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"path": "/revision/"},
+        {"method": "HEAD", "path": "/resolve/"},
+        {"method": "GET", "path": "/resolve/"},
+    ],
+    ids=["description", "question before a file", "file"],
+)
+def test_a_hub_that_hangs_ends_in_one_line(hub, fault):
+    hub.fault(action="hang", seconds=3600, times=-1, **fault)
+    (said,) = pulled(hub, "hf://alice/ocr", HF_HOME=str(hub.home / "empty"))
+    assert said.startswith("HubUnreachableError: hf://alice/ocr: the Hub cannot be reached (")
+
+
+def test_the_folder_may_stand_after_the_reference(hub, tmp_path):
+    code = "import sys; from deepsynth.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    for words in (["pulled"], ["--output", "named"], ["--output=equal"]):
+        folder = tmp_path / words[-1].rpartition("=")[2]
+        words[-1] = words[-1].replace(folder.name, str(folder))
+        run_python(hub, code, "hub", "pull", "hf://alice/ocr", *words)
+        assert sorted(path.name for path in folder.iterdir()) == ALL.split()

@@ -207,6 +207,8 @@ def hub(args: list[str]) -> None:
     if args[:1] == ["push-data"]:
         push_data(args[1:])
     else:
+        if args[:1] == ["pull"] and len(args) > 2 and not any(arg.startswith("-") for arg in args[1:3]):
+            args = [*args[:2], f"--output={args[2]}", *args[3:]]  # the folder may stand after the reference
         call("hub", components, args)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,8 +21,8 @@ REQUEST_TIMEOUT_S = 60.0
 #: Longest wait between the client's own retries of one request, in seconds.
 _LONGEST_INNER_WAIT_S = 5.0
 
-#: Statuses of the last failed replies, newest last; see :func:`classify`.
-failed_statuses: list[int] = []
+#: Status of the last reply; see :func:`classify`.
+last_statuses: deque[int] = deque(maxlen=1)
 
 #: Client errors that may pass: time-out, conflict, a commit in between, too early, rate limit.
 RETRIED_STATUSES = frozenset({408, 409, 412, 425, 429})
@@ -71,7 +72,8 @@ def classify(error: BaseException, last_status: int | None = None) -> Outcome:
 
     Args:
         error: exception of the client.
-        last_status: HTTP status of the last failed reply, for errors that hide it (a reply that should have been JSON).
+        last_status: HTTP status of the last reply, for errors that hide it (a reply that should have been JSON). With
+            200 it was somebody else's page, such as a proxy's, and passes.
     """
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
@@ -83,7 +85,7 @@ def classify(error: BaseException, last_status: int | None = None) -> Outcome:
             return _of_status(status, _first_line(cause), cause.response.headers)
         if isinstance(cause, json.JSONDecodeError):
             line = "the reply is not JSON"
-            return _of_status(last_status, line, {}) if last_status else Outcome("retry", line)
+            return _of_status(last_status, line, {}) if last_status and last_status >= 400 else Outcome("retry", line)
         if isinstance(cause, HFValidationError):
             return Outcome("refused", _first_line(cause))
         if isinstance(cause, ValueError) and "metadata in README.md" in str(cause):
@@ -156,9 +158,9 @@ def use_timeouts(timeout_s: float = REQUEST_TIMEOUT_S) -> None:
         request.extensions["timeout"] = {phase: min(asked.get(phase) or timeout_s, timeout_s) for phase in phases}
 
     def note(response: Any) -> None:
+        last_statuses.append(response.status_code)
         if response.status_code < 400:
             return
-        failed_statuses.append(response.status_code)
         # In its own retries huggingface_hub sleeps as long as the Hub asks, where no time-out reaches it. Those sleeps
         # are kept short; the worker, which can be interrupted, waits for the rest.
         asked = asked_wait_s(response.headers)

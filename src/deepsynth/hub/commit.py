@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from deepsynth.hub.client import Outcome, classify, client_errors, failed_statuses
+from deepsynth.hub.client import Outcome, classify, client_errors, last_statuses
 from deepsynth.hub.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def push_once(snapshot: Snapshot) -> Outcome:
     try:
         return _push(snapshot, attempted)
     except errors as error:
-        return classify(error, failed_statuses[-1] if failed_statuses else None)
+        return classify(error, last_statuses[-1] if last_statuses else None)
 
 
 def _push(snapshot: Snapshot, attempted: bool) -> Outcome:

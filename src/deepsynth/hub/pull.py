@@ -26,7 +26,11 @@ _SCHEME = "hf://"
 _REFERENCE = re.compile(r"hf://(?P<repo_id>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[^\s@]+))?")
 _NEEDED = ("adapter_config.json", "adapter_model.safetensors")
 _REQUEST_TIMEOUT_S = 20.0
+#: Of the questions before a file, which huggingface_hub repeats five times by itself.
+_ETAG_TIMEOUT_S = 8.0
 _ATTEMPTS = 5
+#: Time after which a call that has failed is not repeated, in seconds.
+_PATIENCE_S = 60.0
 
 T = TypeVar("T")
 
@@ -125,7 +129,7 @@ def _download(api: HfApi, wanted: Reference) -> Path:
     asked = [(name, str(info.sha)) for name in ADAPTER_FILES if name in names] + [(_NEEDED[0], wanted.revision)]
 
     def download(name: str, revision: str | None) -> str:
-        return str(api.hf_hub_download(wanted.repo_id, name, revision=revision, etag_timeout=_REQUEST_TIMEOUT_S))
+        return str(api.hf_hub_download(wanted.repo_id, name, revision=revision, etag_timeout=_ETAG_TIMEOUT_S))
 
     files = [with_retries(wanted, partial(download, *one)) for one in asked]
     log.info("%s is at commit %s", wanted, info.sha)
@@ -147,7 +151,7 @@ def _from_cache(api: HfApi, wanted: Reference) -> Path | None:
 
 
 def with_retries(wanted: object, call: Callable[[], T]) -> T:
-    """Call the Hub, and retry a few times where that can help.
+    """Call the Hub, and retry a few times where that can help, and not for long.
 
     Args:
         wanted: repository or reference, for error messages.
@@ -158,7 +162,7 @@ def with_retries(wanted: object, call: Callable[[], T]) -> T:
         HubUnreachableError: when the last attempt failed too.
     """
     errors = client_errors()
-    attempt = 0
+    attempt, start = 0, time.monotonic()
     while True:
         attempt += 1
         try:
@@ -168,6 +172,6 @@ def with_retries(wanted: object, call: Callable[[], T]) -> T:
             offline = "HF_HUB_OFFLINE" in outcome.message
             if outcome.status == "refused" and not offline:
                 raise UserError(f"{wanted}: it cannot be read ({outcome.message})") from error
-            if attempt == _ATTEMPTS or offline:
+            if attempt == _ATTEMPTS or offline or time.monotonic() - start > _PATIENCE_S:
                 raise HubUnreachableError(f"{wanted}: the Hub cannot be reached ({outcome.message})") from error
             time.sleep(min(outcome.retry_after_s or 2.0 ** (attempt - 1), 30.0))
