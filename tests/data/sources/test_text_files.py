@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from jsonargparse import ArgumentParser
 
+from deepsynth.data.sources import row_files
 from deepsynth.data.sources.base import Source, has_printable, text_id
 from deepsynth.data.sources.rows import RowSource
 from deepsynth.data.sources.text_files import CsvSource, JsonlSource, ParquetSource, TextFolderSource
@@ -172,6 +173,28 @@ def test_a_number_of_too_many_digits_names_file_and_line(tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"docs.jsonl, line 1: not usable JSON: .*digits") as caught:
         list(JsonlSource(path))
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("name", ["docs.jsonl", "docs.csv", "texts/a.txt"])
+def test_a_line_that_is_no_document_is_not_read_whole(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_files, "MAX_LINE_BYTES", 1000)
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    os.truncate(path, 10**12)  # a hole, which takes no room on the disk
+    kinds = {".jsonl": JsonlSource(path), ".csv": CsvSource(path), ".txt": TextFolderSource(path.parent)}
+    with pytest.raises(ValueError, match=rf"{path.name}.*: (longer|more) than 1,000 bytes.*split it into documents"):
+        list(kinds[path.suffix])
+
+
+def test_a_quote_that_never_ends_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_files, "MAX_LINE_BYTES", 1000)
+    path = tmp_path / "docs.csv"
+    path.write_text('text\n"' + "some words\n" * 200)
+    with pytest.raises(ValueError, match=r"docs.csv, line 9\d: not CSV: field larger than field limit \(1000\)"):
+        list(CsvSource(path))
 
 
 def test_bytes_that_are_not_utf8(tmp_path: Path) -> None:

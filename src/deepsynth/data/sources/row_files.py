@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from deepsynth.errors import UserError
 from deepsynth.io.paths import check_regular_file
+
+#: Longest line of a file, and longest text, in bytes: hundreds of books. A longer one would take all the memory.
+MAX_LINE_BYTES = 256_000_000
 
 
 def jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -61,7 +63,7 @@ def csv_rows(file: Path, delimiter: str = ",") -> Iterator[tuple[str, dict[str, 
         UserError: for a file that cannot be read, or a row that does not fit its first line.
     """
     # Python's own limit of 131,072 characters a field is below a book; the setting is the csv module's, not ours.
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    csv.field_size_limit(MAX_LINE_BYTES)
     reader = csv.reader((line for _, line in decoded_lines(file)), delimiter=delimiter, strict=True)
     header: list[str] = []
     try:
@@ -104,18 +106,35 @@ def list_files(path: Path | Iterable[Path], suffix: str) -> list[Path]:
     return [path]
 
 
+def read_text(path: Path) -> str:
+    """Return the text of a UTF-8 file.
+
+    Raises:
+        UserError: as :func:`decoded_lines`, and for a file that is longer than a line may be.
+    """
+    if path.stat().st_size > MAX_LINE_BYTES:
+        raise UserError(f"{path}: more than {MAX_LINE_BYTES:,} bytes; split it into documents")
+    return "".join(line for _, line in decoded_lines(path))
+
+
 def decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
     r"""Yield ``(number, line)`` of a UTF-8 file, numbers from 1, each line with its ``\n``; a leading BOM is dropped.
 
     Lines end at ``\n`` alone: Unicode's other line ends may stand inside a text.
 
     Raises:
-        UserError: when the file cannot be read or a line is not UTF-8, with line and byte offset.
+        UserError: when the file cannot be read, a line is not UTF-8, with line and byte offset, or it is longer than
+            :data:`MAX_LINE_BYTES`.
     """
     offset = 0
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
+                if len(line) > MAX_LINE_BYTES:
+                    raise UserError(
+                        f"{path}, line {number}: longer than {MAX_LINE_BYTES:,} bytes, which is no document; is it a "
+                        "file of lines? split it into documents"
+                    )
                 try:
                     yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deepsynth.data.sources.base import Source, has_printable, unix_line_ends
 from deepsynth.data.sources.columns import AUTO
-from deepsynth.data.sources.row_files import csv_rows, decoded_lines, jsonl_rows, list_files
+from deepsynth.data.sources.row_files import csv_rows, jsonl_rows, list_files, read_text
 from deepsynth.data.sources.rows import HEAD_ROWS, BlankPages, Row, RowSource
 from deepsynth.errors import UserError
 from deepsynth.io.paths import file_below
@@ -214,7 +214,7 @@ class TextFolderSource(Source):
             raise UserError(f"{folder}: no file matches {self.pattern!r} in this folder")
         for name in sorted(files):
             file_below(folder, name, outside=self.outside_paths)
-            text = unix_line_ends("".join(line for _, line in decoded_lines(files[name])))
+            text = unix_line_ends(read_text(files[name]))
             if not has_printable(text):
                 raise UserError(f"{files[name]}: no printable character in this file; remove it")
             yield Document(id=name, text=text, language=self.language)

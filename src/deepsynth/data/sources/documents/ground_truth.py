@@ -10,7 +10,7 @@ from typing import Literal
 from deepsynth.data.formats.alto import read_alto
 from deepsynth.data.formats.layout import sniff_layout
 from deepsynth.data.formats.page_xml import read_page_xml
-from deepsynth.data.sources.row_files import decoded_lines
+from deepsynth.data.sources.row_files import read_text
 from deepsynth.errors import UserError
 from deepsynth.types import PAGE_BREAK
 
@@ -86,7 +86,7 @@ def read_truth(path: Path) -> str:
         return read_page_xml(path).text
     if kind == "alto":
         return PAGE_BREAK.join(page.text for page in read_alto(path))
-    return "".join(line for _, line in decoded_lines(path)).strip(" \t\r\n")
+    return read_text(path).strip(" \t\r\n")
 
 
 def _kind_of(path: Path) -> tuple[str | None, str]:
