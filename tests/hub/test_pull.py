@@ -153,8 +153,8 @@ def test_nothing_but_the_files_of_an_adapter_is_downloaded(hub, tmp_path):
 def test_a_hub_that_hangs_ends_in_one_line(hub, fault):
     shutil.rmtree(hub.home / "hub", ignore_errors=True)
     hub.fault(action="hang", seconds=3600, times=-1, **fault)
-    (said,) = pulled(hub, "hf://alice/ocr")
-    assert said.startswith("HubUnreachableError: hf://alice/ocr: the Hub cannot be reached (")
+    (said,) = pulled(hub, "hf://alice/ocr@main")
+    assert said.startswith("HubUnreachableError: hf://alice/ocr@main: the Hub cannot be reached (")
 
 
 def test_the_folder_may_stand_after_the_reference(hub, tmp_path):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from deepsynth.data.processing.collator import Collator
+from deepsynth.errors import UserError
 from deepsynth.types import Sample
 
 
@@ -37,6 +40,20 @@ def test_a_sample_whose_first_token_is_a_label_is_not_predicted_by_the_one_befor
     batch = Collator(packed=True)([first, second])
     assert batch.inputs["labels"][0, 4] == -100
     assert second.labels[0] == 201  # the sample itself stays as it was
+
+
+def no_room_for_shared_memory(worker: int) -> None:
+    """Let no file of this process grow: shared memory is a file."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+def test_shared_memory_without_room_is_one_line_where_torch_waits_for_ever() -> None:
+    samples = [sample(number, 4000) for number in range(2)]
+    loader = DataLoader(
+        samples, 2, num_workers=1, collate_fn=Collator(), worker_init_fn=no_room_for_shared_memory, timeout=20
+    )
+    with pytest.raises(UserError, match=r"shared memory has no room for a batch .*; enlarge /dev/shm .*num_workers=0"):
+        next(iter(loader))
 
 
 def test_pinning_reaches_every_tensor_and_shared_pixels_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.utils.data import get_worker_info
 
 from deepsynth.data.processing.processor import IGNORED_LABEL
 from deepsynth.errors import UserError
@@ -50,7 +51,7 @@ class Collator:
             prompt = sample.prompt_length
             prompt_ids[row, prompt_length - prompt :] = sample.input_ids[:prompt]
             prompt_mask[row, prompt_length - prompt :] = 1
-        return Batch(
+        batch = Batch(
             tokens=self._pack(samples) if self.packed else self._pad(samples),
             prompt_tokens={"input_ids": prompt_ids, "attention_mask": prompt_mask},
             images=self._join_images(samples),
@@ -63,6 +64,7 @@ class Collator:
             prompt_texts=[sample.prompt for sample in samples],
             pixel_table=samples[0].pixel_table,
         )
+        return batch if get_worker_info() is None else in_shared_memory(batch)
 
     def _round_up(self, length: int) -> int:
         return -(-length // self.pad_to_multiple_of) * self.pad_to_multiple_of
@@ -108,3 +110,20 @@ class Collator:
                 parts = [part.expand(-1, 3, -1, -1) for part in parts]
             joined[name] = torch.cat(parts)
         return joined
+
+
+def in_shared_memory(batch: Batch) -> Batch:
+    """Put a batch of a worker where the main process reads it.
+
+    torch would do it, in a thread of the worker: where there is no room, that thread dies and the run waits for ever.
+
+    Raises:
+        UserError: when there is no room.
+    """
+    try:
+        return batch.map_tensors(lambda tensor: tensor.share_memory_())
+    except RuntimeError as error:
+        raise UserError(
+            f"the shared memory has no room for a batch of a worker ({str(error).splitlines()[0]}); enlarge /dev/shm "
+            "(docker run --shm-size), or set data.num_workers=0 or a smaller data.batch_size"
+        ) from error
