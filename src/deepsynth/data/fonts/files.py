@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import re
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +14,7 @@ from pathlib import Path
 from PIL import ImageFont
 
 from deepsynth.errors import UserError
+from deepsynth.io.paths import check_regular_file
 
 log = logging.getLogger(__name__)
 
@@ -88,13 +90,26 @@ class Coverage:
 
 @cache
 def coverage(path: str, index: int) -> Coverage:
-    """Return the code points that a face has a drawable glyph for."""
-    from fontTools.ttLib import TTFont
+    """Return the code points that a face has a drawable glyph for.
 
-    with TTFont(path, fontNumber=index, lazy=True) as font:
-        if any(table in font for table in _COLOR_TABLES):
-            return Coverage(())
-        return Coverage(font.getBestCmap() or ())
+    Raises:
+        UserError: when the file is damaged.
+    """
+    from fontTools.ttLib import TTFont, TTLibError
+
+    try:
+        with TTFont(path, fontNumber=index, lazy=True) as font:
+            if any(table in font for table in _COLOR_TABLES):
+                return Coverage(())
+            return Coverage(font.getBestCmap() or ())
+    except (TTLibError, OSError, struct.error, AssertionError, ValueError, LookupError) as error:
+        raise damaged(path, error) from error
+
+
+def damaged(path: str, error: BaseException) -> UserError:
+    """Return what to say of a font that cannot be used after all: its parts are read when they are needed."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return UserError(f"{path}: the font is damaged ({reason}); replace or remove it")
 
 
 def bundled_folder() -> Path:
@@ -132,6 +147,7 @@ def read_faces(path: Path) -> list[FontFile]:
         UserError: when the file is no font, or one that cannot be scaled.
     """
     faces: list[FontFile] = []
+    check_regular_file(path)
     while True:
         try:
             family, style = ImageFont.truetype(str(path), 16, index=len(faces)).getname()

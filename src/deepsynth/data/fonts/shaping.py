@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from PIL import ImageFont, features
 
-from deepsynth.data.fonts.files import FontFile, is_ignorable
+from deepsynth.data.fonts.files import FontFile, damaged, is_ignorable
 from deepsynth.data.fonts.glyphs import Direction, FontStyle, GlyphBitmap, ShapedRun
 from deepsynth.data.fonts.library import FontLibrary
 from deepsynth.data.text.unicode_scripts import font_package
@@ -100,21 +100,30 @@ class Shaper:
         pen = 0.0
         # The glyphs of a right-to-left word start at its end.
         for run, face in runs if direction == "ltr" else runs[::-1]:
-            if direction == "ltr" and not _NEEDS_SHAPING.search(run):
-                pen = self._set_glyphs(run, face, style.size_px, pen, bitmaps)
-            else:
-                font, drawn = self._shaped(run, face, style, direction)
-                mask, (dx, dy) = font.getmask2(drawn, "L", anchor="ls", direction=direction)
-                width, height = mask.size
-                if width and height:
-                    bitmaps.append(GlyphBitmap(mask, round(pen) + dx, dy))
-                # The mask ends where the ink does or the advance. An empty last column says that it is the advance, and
-                # shaping a second time, only to measure, would take half as long again.
-                ink = mask.getbbox()
-                pen += dx + width if ink and ink[2] < width else font.getlength(drawn, direction=direction)
+            try:
+                if direction == "ltr" and not _NEEDS_SHAPING.search(run):
+                    pen = self._set_glyphs(run, face, style.size_px, pen, bitmaps)
+                else:
+                    pen += self._add_shaped(run, face, style, direction, pen, bitmaps)
+            except OSError as error:
+                raise damaged(face.path, error) from error
         shown = text if not replaced else "".join([run for run, _ in runs])
         fonts = tuple(dict.fromkeys([face.name for _, face in runs]))
         return ShapedRun(shown, style, pen, tuple(bitmaps), fonts, replaced=replaced)
+
+    def _add_shaped(
+        self, run: str, face: FontFile, style: FontStyle, direction: Direction, pen: float, bitmaps: list[GlyphBitmap]
+    ) -> float:
+        """Add the glyphs of a run that needs shaping, and return its advance."""
+        font, drawn = self._shaped(run, face, style, direction)
+        mask, (dx, dy) = font.getmask2(drawn, "L", anchor="ls", direction=direction)
+        width, height = mask.size
+        if width and height:
+            bitmaps.append(GlyphBitmap(mask, round(pen) + dx, dy))
+        # The mask ends where the ink does or the advance. An empty last column says that it is the advance, and shaping
+        # a second time, only to measure, would take half as long again.
+        ink = mask.getbbox()
+        return dx + width if ink and ink[2] < width else float(font.getlength(drawn, direction=direction))
 
     def _set_glyphs(self, run: str, face: FontFile, size_px: float, pen: float, bitmaps: list[GlyphBitmap]) -> float:
         """Add the glyphs of a run that needs no shaping, and return where the pen is then.
@@ -149,11 +158,14 @@ class Shaper:
         """Return the advance of a word, pixels, without drawing or remembering it."""
         total = 0.0
         for run, face in self._runs(text, style)[0]:
-            if direction == "ltr" and not _NEEDS_SHAPING.search(run):
-                total = self._set_glyphs(run, face, style.size_px, total, [])
-            else:
-                font, drawn = self._shaped(run, face, style, direction)
-                total += font.getlength(drawn, direction=direction)
+            try:
+                if direction == "ltr" and not _NEEDS_SHAPING.search(run):
+                    total = self._set_glyphs(run, face, style.size_px, total, [])
+                else:
+                    font, drawn = self._shaped(run, face, style, direction)
+                    total += font.getlength(drawn, direction=direction)
+            except OSError as error:
+                raise damaged(face.path, error) from error
         return total
 
     def _runs(self, text: str, style: FontStyle) -> tuple[list[tuple[str, FontFile]], int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch.utils.data import get_worker_info
@@ -121,7 +122,7 @@ def in_shared_memory(batch: Batch) -> Batch:
         UserError: when there is no room.
     """
     try:
-        return batch.map_tensors(lambda tensor: tensor.share_memory_())
+        return batch.map_tensors(lambda tensor: cast(Any, tensor).share_memory_())
     except RuntimeError as error:
         raise UserError(
             f"the shared memory has no room for a batch of a worker ({str(error).splitlines()[0]}); enlarge /dev/shm "

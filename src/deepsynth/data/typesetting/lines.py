@@ -14,6 +14,7 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Literal
 
+from deepsynth.data.fonts.files import damaged
 from deepsynth.data.fonts.glyphs import FontStyle, ShapedRun
 from deepsynth.data.fonts.shaping import Shaper
 from deepsynth.data.text.bidi import embedding_levels
@@ -279,5 +280,8 @@ def _font_metrics(shaper: Shaper, style: FontStyle) -> tuple[int, int, float]:
     """Return ascent, descent and width of the space of a style's own font, pixels."""
     faces = shaper.library.family(style.family)
     face = faces.get((style.bold, style.italic), faces[False, False])
-    font = shaper.font(face, style.size_px, shaped=False)
-    return *font.getmetrics(), font.getlength(" ")
+    try:
+        font = shaper.font(face, style.size_px, shaped=False)
+        return *font.getmetrics(), font.getlength(" ")
+    except OSError as error:
+        raise damaged(face.path, error) from error
