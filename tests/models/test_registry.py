@@ -102,9 +102,7 @@ def test_the_code_of_a_model_is_never_run_and_nobody_is_asked(
     monkeypatch.setattr("builtins.input", lambda prompt="": answer)
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
     for auto_class in (AutoConfig, AutoProcessor, AutoModelForImageTextToText):
-        with pytest.raises(
-            UserError, match=r"a model with remote code, which DeepSynth never runs; it must be"
-        ):
+        with pytest.raises(UserError, match=r"a model with remote code, which DeepSynth never runs; it must be"):
             load_pretrained(auto_class, str(tmp_path))
     assert not (tmp_path / "ran").exists()
 

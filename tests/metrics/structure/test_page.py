@@ -129,6 +129,12 @@ def test_the_order_of_paragraphs_counts_apart_from_their_text() -> None:
     assert structure_scores(one, one) == {"text_distance": 0.0}
 
 
+def test_of_two_equal_paragraphs_the_nearer_is_the_partner() -> None:
+    head, two, three = "a running head", "a second one here", "and the last of all"
+    lost = structure_scores("\n\n".join([two, three, head]), "\n\n".join([head, two, three, head]))
+    assert lost["order_distance"] == 0.0
+
+
 def test_the_best_alignment_is_the_best_of_all() -> None:
     draw = random.Random(1)
     for _ in range(50):

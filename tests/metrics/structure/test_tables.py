@@ -113,6 +113,28 @@ def test_a_table_within_a_cell_belongs_to_the_cell() -> None:
     assert "y" in row.children[0].content
 
 
+def test_what_follows_the_table_is_not_its_own() -> None:
+    whole = parse_table(PLAIN)
+    for more in ("tail", "<b>tail</b>", "<br/>tail<br>", "<tr><td>x</td></tr>", PLAIN):
+        assert parse_table(PLAIN + more) == whole
+    assert parse_table("head <b>of</b><br/>" + PLAIN) == whole
+
+
+def test_a_tag_that_closes_itself_is_the_tag_in_its_cell() -> None:
+    broken = parse_table("<table><tr><td>a<br>b</td></tr></table>")
+    assert broken is not None
+    assert parse_table("<table><tr><td>a<br/>b</td></tr></table>") == broken
+    assert parse_table("<table><tr><td>ab</td></tr></table>") != broken
+
+
+@pytest.mark.parametrize(("given", "spans"), [("2", 2), ("1000", 1000), ("1001", 1), ("0", 1), ("-2", 1), ("", 1)])
+def test_spans_are_those_that_html_allows(given: str, spans: int) -> None:
+    found = parse_table(f'<table><tr><td colspan="{given}" rowspan="3">a</td></tr></table>')
+    assert found is not None
+    cell = found[0].children[0].children[0]
+    assert (cell.colspan, cell.rowspan) == (spans, 3)
+
+
 def test_tables_are_found_in_html_and_in_pipes() -> None:
     text = f"before\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\nbetween a | b without a rule\n\n{PLAIN}\n"
     pipes, html = tables_of(text)
