@@ -88,7 +88,8 @@ def test_peft_alone_reads_what_was_pushed(hub, tmp_path, jsonl):
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 
-    pushed, _ = fit(tmp_path, jsonl, HubCheckpoint("alice/ocr"))
+    pushed, _ = fit(tmp_path, jsonl, HubCheckpoint("alice/ocr"), steps=1)
+    assert titles(hub) == ["Step 1"]
     base = AutoModelForImageTextToText.from_pretrained(resolve_model_name("deepsynth/tiny-random"))
     loaded = PeftModel.from_pretrained(base, hub.repo("alice/ocr").checkout(tmp_path / "checkout"))
     ours = {name: p for name, p in pushed.model.named_parameters() if "lora_" in name}
