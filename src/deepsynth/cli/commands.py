@@ -240,10 +240,18 @@ def compare(args: list[str]) -> None:
     call("compare", CompareBackends, args).run(print_line)
 
 
+def evaluate(args: list[str]) -> None:
+    """Run ``deepsynth evaluate PREDICTIONS [--against OTHER] [--output DIR]``."""
+    from deepsynth.measurement.evaluation.command import Evaluate
+
+    call("evaluate", Evaluate, args).run(print_line)
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "render": render,
     "export": export,
     "benchmark": benchmark,
     "compare": compare,
+    "evaluate": evaluate,
     "hub": hub,
 }

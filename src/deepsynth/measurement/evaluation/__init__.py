@@ -1,0 +1,1 @@
+"""Evaluation of predictions against their targets, and of two systems against each other."""
