@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -60,6 +62,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if args is None:
         args = sys.argv[1:]
         make_folder_importable()
+        atexit.register(gc.freeze)  # the process ends: a search for garbage among all modules takes seconds
     args = list(args)
     if not args or args[0] in ("-h", "--help"):
         sys.stdout.write(overview())

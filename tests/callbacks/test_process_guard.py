@@ -74,15 +74,17 @@ def test_a_validation_under_way_ends_without_more_text(tmp_path: Path, jsonl: Pa
     assert (tmp_path / "checkpoints" / "last.ckpt").exists()
 
 
-def test_ctrl_c_before_the_first_step_ends_at_once(tmp_path: Path, jsonl: Path) -> None:
+@pytest.mark.parametrize("hook", ["on_fit_start", "on_train_start", "on_train_epoch_start"])
+def test_ctrl_c_before_the_first_step_ends_at_once(hook: str, tmp_path: Path, jsonl: Path) -> None:
     with pytest.raises(SystemExit):  # Lightning's answer to KeyboardInterrupt
-        fit(tmp_path, jsonl, Sends(signal.SIGINT, "on_fit_start", step=0))
+        fit(tmp_path, jsonl, Sends(signal.SIGINT, hook, step=0))
     assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("hook", ["on_fit_start", "on_train_start", "on_train_epoch_start"])
 def test_a_fit_that_has_not_begun_has_nothing_to_save_and_ends_at_once(
-    number: signal.Signals, tmp_path: Path, jsonl: Path
+    hook: str, number: signal.Signals, tmp_path: Path, jsonl: Path
 ) -> None:
     begun: list[int] = []
 
@@ -91,7 +93,7 @@ def test_a_fit_that_has_not_begun_has_nothing_to_save_and_ends_at_once(
             begun.append(trainer.global_step)
 
     with pytest.raises(SIGTERMException):
-        fit(tmp_path, jsonl, Sends(number, "on_fit_start", step=0), Begins())
+        fit(tmp_path, jsonl, Sends(number, hook, step=0), Begins())
     assert begun == []
     assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
 
@@ -154,7 +156,7 @@ def test_a_run_that_was_started_to_ignore_ctrl_c_does(processes: int, tmp_path: 
     trainer: Any = make_trainer(tmp_path) if processes == 1 else one_of_two(tmp_path)
     guard, module = ProcessGuard(), make_module()
     guard.setup(trainer, module, "fit")
-    guard.on_train_start(trainer, module)
+    guard.on_train_batch_start(trainer, None, 0)
     signal.raise_signal(signal.SIGINT)
     guard.on_train_batch_end(trainer)
     assert not trainer.received_sigterm

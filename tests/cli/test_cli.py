@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from lightning.pytorch import Callback
 
 from deepsynth.__main__ import SUBCOMMANDS, main
 from deepsynth.cli.run_folder import RunFolder
+from deepsynth.errors import UserError
 
 TINY = """
 model:
@@ -364,6 +367,43 @@ def test_sigterm_before_the_first_step_leaves_no_folder(stage: str, hook: str, c
     assert main([stage, *arguments]) == 143
     assert list((tmp_path / "runs").iterdir()) == []
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+class Fails(Callback):
+    """Ends the run by an error in its first step, and keeps the workers that there are."""
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        WORKERS[:] = multiprocessing.active_children()
+        raise UserError("it fails")
+
+
+#: What :class:`Fails` has found.
+WORKERS: list[Any] = []
+
+
+def test_a_run_that_fails_leaves_no_worker(config: str) -> None:
+    """Lightning calls no teardown then, and at the interpreter's end torch waits for each."""
+    before = multiprocessing.active_children()
+    options = ["--data.num_workers=2", "--trainer.limit_val_batches=0", f"--trainer.callbacks+={__name__}.Fails"]
+    assert main(["fit", "--config", config, *options]) == 1
+    assert len(set(WORKERS) - set(before)) == 2
+    assert set(multiprocessing.active_children()) <= set(before)
+
+
+class KillsWorker(Callback):
+    """Kills a worker, as Linux does when memory runs out."""
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        os.kill(multiprocessing.active_children()[-1].pid or 0, signal.SIGKILL)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_worker_that_is_killed_is_one_line(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--data.num_workers=1", "--trainer.limit_val_batches=0", f"--trainer.callbacks+={__name__}.KillsWorker"]
+    assert main(["fit", "--config", config, *options, "--trainer.max_steps=50"]) == 1
+    line = one_line_of(capsys)
+    assert "a worker of the data loader was killed (" in line
+    assert "set data.num_workers lower" in line
 
 
 def test_a_failed_resume_leaves_the_run_as_it_was(config: str, tmp_path: Path) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import time
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,9 @@ from torch.utils.data import DataLoader
 from deepsynth.compat.torch import (
     attention_operations,
     copy_all,
+    end_processes,
     is_persistent,
+    killed_worker,
     leave_out_of_ddp,
     leave_scaling_to_scaler,
     own_parameters,
@@ -31,11 +37,80 @@ def test_persistent_workers_end_when_they_are_told() -> None:
     before = set(multiprocessing.active_children())
     assert [int(value) for value in loader] == [0, 1, 2, 3]
     (worker,) = set(multiprocessing.active_children()) - before
-    shut_down_workers(loader)
+    shut_down_workers([loader])
     assert not worker.is_alive()
-    shut_down_workers(loader)
+    shut_down_workers([loader])
     assert [int(value) for value in loader] == [0, 1, 2, 3], "the loader starts workers again"
-    shut_down_workers(loader)
+    shut_down_workers([loader])
+
+
+def hang(worker: int) -> None:
+    """Hear nothing, as a worker that still imports."""
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    while True:
+        time.sleep(60)
+
+
+def test_workers_that_hear_nothing_yet_are_ended_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch asks each and waits 5 s for it; here all have got the signal before the first is waited for."""
+    events: list[str] = []
+    terminate, join = BaseProcess.terminate, BaseProcess.join
+    before = set(multiprocessing.active_children())
+    loaders = [
+        DataLoader(range(4), num_workers=3, persistent_workers=True, worker_init_fn=hang)  # type: ignore[arg-type]
+        for _ in range(2)
+    ]
+    for loader in loaders:
+        iter(loader)
+    workers = set(multiprocessing.active_children()) - before
+    assert len(workers) == 6
+    monkeypatch.setattr(BaseProcess, "terminate", lambda self: (events.append("told"), terminate(self)))
+    monkeypatch.setattr(BaseProcess, "join", lambda self, timeout=None: (events.append("waited"), join(self, timeout)))
+    shut_down_workers(loaders)
+    assert events[:6] == ["told"] * 6
+    assert "told" not in events[6:], "none had to be told again"
+    assert not any(worker.is_alive() for worker in workers)
+    assert {worker.exitcode for worker in workers} <= {0, -signal.SIGTERM}
+
+
+def end_at_once(worker: int) -> None:
+    os._exit(7)
+
+
+def be_killed(worker: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+UNKNOWN = "an end without a word"
+
+
+# Whether torch hears the signal first, or misses the worker, is a matter of luck.
+@pytest.mark.parametrize(("end", "causes"), [(be_killed, {"Killed", UNKNOWN}), (end_at_once, {UNKNOWN})])
+def test_what_killed_a_worker_is_known(end: Any, causes: set[str]) -> None:
+    loader = DataLoader(range(4), num_workers=1, worker_init_fn=end)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError) as caught:
+        list(loader)
+    assert killed_worker(caught.value) in causes
+    assert killed_worker(RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. ")) == "Killed"
+    assert killed_worker(RuntimeError("another one")) is None
+
+
+def ignore_all(pipe: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    pipe.send("deaf")
+    time.sleep(600)
+
+
+def test_a_process_that_ignores_the_signal_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deepsynth.compat.torch._PATIENCE_S", 0.1)
+    context = multiprocessing.get_context("fork")
+    mine, theirs = context.Pipe()
+    process = context.Process(target=ignore_all, args=(theirs,), daemon=True)
+    process.start()
+    assert mine.recv() == "deaf"
+    end_processes([process])
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
 
 
 def test_ddp_leaves_out_what_it_is_told(gloo: None) -> None:

@@ -70,11 +70,14 @@ class ProcessGuard(Callback):
             self._install(number, trainer, stage)
         ignore_sigterm(trainer)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Install the handler of Ctrl-C in a run of one process: before its first step there is nothing to save."""
-        self._trains = True
-        if self._handlers and trainer.world_size == 1:
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        """Install the handler of Ctrl-C in a run of one process: before its first step there is nothing to save.
+
+        The first batch is there: what waited for the workers to start could be ended at once.
+        """
+        if not self._trains and self._handlers and trainer.world_size == 1:
             self._install(signal.SIGINT, trainer, "fit")
+        self._trains = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the handler of Ctrl-C: work after the last step may be interrupted."""

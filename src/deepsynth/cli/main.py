@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import multiprocessing
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ from deepsynth.cli.data_commands import data
 from deepsynth.cli.errors import ParserError, explain, is_user_error, one_line, what_failed
 from deepsynth.cli.predict import PredictCLI
 from deepsynth.cli.trainer import DeepSynthCLI
+from deepsynth.compat.torch import end_processes, killed_worker
 from deepsynth.data import Augmenter, Processor, Renderer, Source, TextImageDataModule
 from deepsynth.distributed.ranks import is_lost_connection, rank, rank_prefix
 from deepsynth.models.lora import LoraSettings
@@ -54,8 +56,21 @@ def _leaves(base: type) -> list[type]:
 def run(args: Sequence[str]) -> int:
     """Run a subcommand; see :func:`deepsynth.__main__.main` for the exit codes."""
     console.prepare(trains=args[0] == "fit")
-    with sigterm_as_exception():
+    with sigterm_as_exception(), no_child_left():
         return _run(args)
+
+
+@contextmanager
+def no_child_left() -> Iterator[None]:
+    """End the processes that the block has started when it ends.
+
+    A loader that is interrupted while it starts its workers is known to nobody, and would wait for each of them.
+    """
+    before = multiprocessing.active_children()
+    try:
+        yield
+    finally:
+        end_processes([child for child in multiprocessing.active_children() if child not in before])
 
 
 @contextmanager
@@ -97,6 +112,12 @@ def _run(args: Sequence[str]) -> int:
     except Exception as error:
         if is_lost_connection(error):
             sys.stderr.write(f"deepsynth: {rank_prefix()}another process has ended; it says why itself\n")
+            return 1
+        if cause := killed_worker(error):
+            sys.stderr.write(
+                f"deepsynth: {rank_prefix()}a worker of the data loader was killed ({cause}), most often because "
+                "memory ran out; set data.num_workers lower, and go on from the last checkpoint\n"
+            )
             return 1
         if not is_user_error(error) and not is_out_of_memory(error):
             raise

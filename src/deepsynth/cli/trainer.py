@@ -79,12 +79,13 @@ class DeepSynthCLI(LightningCLI):
                 parser_kwargs=parser_kwargs,
             )
         except BaseException:
-            # A run that fails before its first step leaves no folder, so that the next one can have its name.
             trainer: Trainer | None = getattr(self, "trainer", None)
             if self._run_folder and (trainer is None or trainer.global_step in (0, self._first_step)):
-                self._run_folder.discard_start()
+                self._run_folder.discard_start()  # so that the next run can have its name
             raise
         finally:
+            if data := getattr(self, "datamodule", None):  # after an error, Lightning calls no teardown of the data
+                data.workers.close()
             if self._run_folder:
                 self._run_folder.release()
 
@@ -210,8 +211,7 @@ class DeepSynthCLI(LightningCLI):
         Raises:
             UserError: when the run to go on with is still alive.
         """
-        checkpoint = self.setting("ckpt_path")
-        earlier = run_of(checkpoint) if checkpoint and self.subcommand == "fit" else None
+        earlier = run_of(self.setting("ckpt_path") or "") if self.subcommand == "fit" else None
         if earlier is not None and earlier.parent == root.resolve():
             earlier = root / earlier.name
         if not self.subcommand or launched_rank():  # writes nothing; ProcessGuard tells the first process's folder

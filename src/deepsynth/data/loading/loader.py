@@ -70,9 +70,8 @@ class Workers:
         return loader
 
     def close(self) -> None:
-        """End the processes of all loaders that are still referenced."""
-        for loader in list(self._loaders):
-            shut_down_workers(loader)
+        """End the processes of all loaders that are still referenced, together."""
+        shut_down_workers(list(self._loaders))
         self._loaders.clear()
         self.times_closed += 1
 
