@@ -113,6 +113,22 @@ def test_a_checkpoint_holds_the_adapter_alone(config: str, tmp_path: Path) -> No
     assert checkpoint["deepsynth"]["prompt"] == "<image>\nFree OCR."
 
 
+def test_a_run_goes_on_from_its_last_checkpoint_and_is_tested_with_its_best(
+    config: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit = ["fit", "--config", config, "--ckpt_path", "last", "--trainer.val_check_interval=1"]
+    assert main([*fit, "--trainer.max_steps=1"]) == 0
+    assert main([*fit, "--trainer.max_steps=2"]) == 0
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["tiny"]
+    checkpoints = tmp_path / "runs" / "tiny" / "checkpoints"
+    assert torch.load(checkpoints / "last.ckpt", weights_only=True)["global_step"] == 2
+    assert "so this one begins anew" in caplog.text
+    assert main(["test", "--config", config, "--ckpt_path", "best"]) == 0
+    assert f"--ckpt_path best: {Path('runs/tiny/checkpoints/best.ckpt')}" in caplog.text
+    assert main([*fit, "--trainer.max_steps=3", "--data.max_train_documents=3"]) == 0
+    assert "resumed with other data: 3 training samples, where the interrupted run had" in caplog.text
+
+
 def test_another_run_of_the_same_name_gets_its_own_folder(config: str, tmp_path: Path) -> None:
     for _ in range(2):
         assert main(["fit", "--config", config, "--trainer.max_steps=1", "--trainer.limit_val_batches=0"]) == 0

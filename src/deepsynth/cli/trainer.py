@@ -28,6 +28,7 @@ from deepsynth.callbacks import (
 from deepsynth.cli import console
 from deepsynth.cli.errors import DeepSynthArgumentParser, one_line, wrapped_user_error
 from deepsynth.cli.metrics_csv import MetricsCsv, RowsBeforeCheckpoints
+from deepsynth.cli.named_checkpoint import take_checkpoint
 from deepsynth.cli.run_folder import RunConfig, RunFolder, free_names, run_of
 from deepsynth.data import TextImageDataModule
 from deepsynth.distributed.ranks import launched_rank
@@ -56,6 +57,7 @@ class DeepSynthCLI(LightningCLI):
     """
 
     _run_folder: RunFolder | None = None
+    _asked_ckpt_path: str | None = None
     _first_step = 0  # the optimizer step that the run starts from
 
     def __init__(
@@ -118,17 +120,15 @@ class DeepSynthCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse ``args``, and merge the settings of a checkpoint into them.
 
-        Lightning's own warns whenever ``args`` are passed from Python. It also merges the settings of a checkpoint over
-        those of the command; it does so when it finds ``ckpt_path`` set after this, so that waits for
-        :meth:`before_instantiate_classes`.
+        Lightning's own warns whenever ``args`` are passed from Python, and merges a checkpoint's settings over those of
+        the command where it finds ``ckpt_path``; so that waits for :meth:`before_instantiate_classes`.
         """
         self.config = parser.parse_args(args)
-        subcommand = self.config.get("subcommand")
-        config = self.config[subcommand] if subcommand else self.config
-        self._ckpt_path: str | None = config.get("ckpt_path")
+        self.subcommand = self.config.get("subcommand")
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        self._ckpt_path = take_checkpoint(config, self.run_name(), new=self.subcommand == "fit")
         self._asked_ckpt_path = self._ckpt_path
         if self._ckpt_path:
-            config["ckpt_path"] = None
             self._merge_checkpoint(config, self._ckpt_path)
             try:
                 parser.validate(self.config)
