@@ -99,7 +99,7 @@ def test_resuming_equals_no_interruption(tmp_path: Path, jsonl: Path, step: int)
     trainer = make_trainer(tmp_path / "rest", callbacks=[rest], max_steps=7)
     trainer.fit(make_module(seed=99, **settings), make_data(jsonl), ckpt_path=str(saved), weights_only=True)
     assert rest.ids == whole.ids[2 * step :]
-    assert rest.losses == pytest.approx(whole.losses[step:], abs=1e-6)
+    assert rest.losses == whole.losses[step:], "bit by bit"
 
 
 @pytest.mark.parametrize("name", ["AdamW8bit", "PagedAdamW8bit"])
