@@ -20,7 +20,7 @@ SUBCOMMANDS: dict[str, str] = {
     "test": "loss and metrics on the test documents",
     "predict": "generate a text for every document of the source and write predictions.jsonl",
     "render": "write the pages that training would see, to check them first",
-    "data": "look at the data before training: data check",
+    "data": "look at the data, or write it in other formats: data check, data convert",
     "export": "merge an adapter into its model and verify the result",
     "benchmark": "measure speed: benchmark data, benchmark train, benchmark generate",
     "compare": "measure backends side by side on the same work and write a report",

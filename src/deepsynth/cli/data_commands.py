@@ -1,10 +1,12 @@
-"""``deepsynth data``: a look at the data before training."""
+"""``deepsynth data``: a look at the data before training, and the data in other formats."""
 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import fields
 from pathlib import Path
+from typing import Literal
 
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.cli import LightningArgumentParser
@@ -55,11 +57,49 @@ def check(args: list[str]) -> None:
         raise UserError(f"{len(report.errors)} errors in {report.documents} documents; the lines above name them")
 
 
+class ConvertDataCLI(PagesCLI):
+    """Write the samples that training would see as JSON lines and images, Parquet, PAGE XML or ALTO."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the folder, the format and the part of the work."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--output", type=Path, required=True, help="Folder for the files.")
+        parser.add_argument(
+            "--format", type=Literal["jsonl", "parquet", "page", "alto"], default="jsonl", help="Format of the files."
+        )
+        parser.add_argument(
+            "--shard",
+            type=str | None,
+            default=None,
+            help="Part I of N of the documents as I/N, I from 0; by default torchrun's rank, or all.",
+        )
+
+
+def convert(args: list[str]) -> None:
+    """Run ``deepsynth data convert --config … --output DIR --format page``."""
+    from deepsynth.data.convert import Shard
+    from deepsynth.data.convert import convert as convert_documents
+    from deepsynth.data.sources.base import checked_documents
+
+    cli = ConvertDataCLI(args, "data convert")
+    ranks = f"{os.environ.get('RANK', '0')}/{os.environ.get('WORLD_SIZE', '1')}"
+    lines = convert_documents(
+        checked_documents(cli.datamodule.source, need_text=True),
+        cli.datamodule.pipeline(),
+        Path(cli.config["output"]),
+        cli.config["format"],
+        Shard.parse(cli.config["shard"] or ranks),
+    )
+    for line in lines:
+        print_line(line)
+
+
 def data(args: list[str]) -> None:
-    """Run ``deepsynth data check``."""
-    # It takes the options of a fit, and stands here for the help alone.
-    components: Components = {"check": CheckDataCLI}
-    if args[:1] == ["check"]:
-        check(args[1:])
+    """Run ``deepsynth data check | convert``."""
+    # They take the options of a fit, and stand here for the help alone.
+    components: Components = {"check": CheckDataCLI, "convert": ConvertDataCLI}
+    commands = {"check": check, "convert": convert}
+    if args and args[0] in commands:
+        commands[args[0]](args[1:])
     else:
         call("data", components, args)

@@ -1,0 +1,213 @@
+"""Any source as files that others read, and that sources of this package read back: the same samples and pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from deepsynth.data.formats.writing import write_alto, write_page_xml
+from deepsynth.data.pipeline import Pipeline
+from deepsynth.errors import UserError
+from deepsynth.io.files import atomic_file, explain_write_errors
+from deepsynth.types import Document, Page, Sample
+
+Format = Literal["jsonl", "parquet", "page", "alto"]
+
+_FORMATS = ("jsonl", "parquet", "page", "alto")
+_UNSAFE = re.compile(r"[^\w.-]+")
+_TEXTS = ("id", "text", "target", "prompt", "language", "source")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A part of the work: document k belongs to the shard k modulo ``count``.
+
+    Attributes:
+        index: from 0.
+        count: number of shards.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Return the shard that ``I/N`` names.
+
+        Raises:
+            UserError: for anything but a number from 0 and a larger one.
+        """
+        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        if found is None or int(found[1]) >= int(found[2]):
+            raise UserError(f"shard is {text!r}; it must be I/N with I from 0 to N - 1, such as 0/4")
+        return cls(int(found[1]), int(found[2]))
+
+
+def convert(
+    documents: Iterable[Document],
+    pipeline: Pipeline,
+    folder: Path,
+    form: Format,
+    shard: Shard | None = None,
+    documents_per_file: int = 500,
+) -> Iterator[str]:
+    """Write the samples that training would see (those of epoch 0), and yield a line for each file or part.
+
+    ``jsonl`` and ``parquet`` have a row for each sample: ``id``, ``image`` (a list where a sample has several pages),
+    ``text``, ``target``, ``prompt``, ``language``, ``source``. ``page`` and ``alto`` put an XML file beside each image.
+    What an interrupted call has finished is not done again.
+
+    Args:
+        documents: documents, in the same order at each call.
+        pipeline: stages of the data module.
+        folder: folder for the files.
+        form: format of the files.
+        shard: part of the documents to write; several calls may write into one folder.
+        documents_per_file: number of documents in a file of rows.
+
+    Raises:
+        UserError: for a document that cannot be made or written, a full disk, or a folder of another conversion.
+    """
+    if form not in _FORMATS:
+        raise UserError(f"format is {form!r}; it must be one of {', '.join(_FORMATS)}")
+    shard = shard or Shard()
+    _check_recipe(folder, pipeline, form, shard, documents_per_file)
+    own = (document for number, document in enumerate(documents) if number % shard.count == shard.index)
+    if form in ("page", "alto"):
+        yield from _write_layouts(own, pipeline, folder, write_alto if form == "alto" else write_page_xml)
+        return
+    batches = iter(lambda: list(islice(own, documents_per_file)), [])
+    for number, batch in enumerate(batches):
+        file = folder / f"data-{shard.index:04d}-{number:05d}.{form}"
+        if file.exists():
+            yield f"{file}: is there already"
+            continue
+        if form == "jsonl":
+            count = _write_jsonl(_rows(batch, pipeline), file)
+        else:
+            count = _write_parquet(_rows(batch, pipeline), file, lists=batch[0].is_whole)
+        yield f"{file}: {count} samples"
+
+
+def _check_recipe(folder: Path, pipeline: Pipeline, form: str, shard: Shard, size: int) -> None:
+    """Keep what the files depend on in ``convert.json``, and refuse a folder that was begun with something else."""
+    stages = {name: repr(getattr(pipeline, name)) for name in ("renderer", "augmenter", "processor", "text", "seed")}
+    recipe = {"format": form, "shards": shard.count, "documents_per_file": size, **stages}
+    file = folder / "convert.json"
+    with explain_write_errors(file, "the conversion"):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            with atomic_file(file) as temporary:
+                temporary.write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
+            return
+    earlier = json.loads(file.read_text(encoding="utf-8"))
+    for name, value in recipe.items():
+        if earlier.get(name) != value:
+            raise UserError(
+                f"{folder} holds a conversion with another {name}: {earlier.get(name)}, and now {value}; give another "
+                "folder, or the same settings to go on"
+            )
+
+
+def _samples(document: Document, pipeline: Pipeline) -> Iterator[tuple[Sample, list[Page]]]:
+    """Yield each sample of a document with its pages; those that the processor drops as too long are left out."""
+    numbers: Sequence[int | None] = (None,) if document.is_whole else range(pipeline.count_pages(document))
+    for number in numbers:
+        pages = pipeline.pages(document, number, 0)
+        sample = pipeline.sample_of(document, pages)
+        if sample is not None:
+            yield sample, pages
+
+
+def _rows(documents: Sequence[Document], pipeline: Pipeline) -> Iterator[tuple[dict[str, Any], list[Image.Image]]]:
+    """Yield the row of each sample without its images, and the images."""
+    for document in documents:
+        for sample, pages in _samples(document, pipeline):
+            whole = document.target is not None
+            row = {
+                "id": sample.id,
+                "text": "\n".join(page.text for page in pages) if whole else sample.target,
+                "target": sample.target if whole else None,
+                "prompt": sample.prompt,
+                "language": document.language,
+                "source": document.source,
+            }
+            yield row, [page.image for page in pages]
+
+
+def _write_jsonl(rows: Iterable[tuple[dict[str, Any], list[Image.Image]]], file: Path) -> int:
+    lines = []
+    for row, images in rows:
+        names = []
+        for number, image in enumerate(images):
+            name = f"images/{_file_name(row['id'])}{f'_{number}' if len(images) > 1 else ''}.png"
+            _save(image, file.parent / name)
+            names.append(name)
+        lines.append(json.dumps({**row, "image": names if len(names) > 1 else names[0]}, ensure_ascii=False) + "\n")
+    with explain_write_errors(file, "the rows"), atomic_file(file) as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
+    return len(lines)
+
+
+def _write_parquet(rows: Iterable[tuple[dict[str, Any], list[Image.Image]]], file: Path, *, lists: bool) -> int:
+    import pyarrow.parquet
+    from datasets import Dataset, Features, Value
+    from datasets import Image as ImageFeature
+    from datasets import List as ListFeature
+
+    table: list[dict[str, Any]] = []
+    for row, images in rows:
+        encoded = [{"bytes": _png(image), "path": None} for image in images]
+        if len(encoded) > 1 and not lists:
+            raise UserError(f"{row['id']!r} has {len(encoded)} pages, and samples before it one; take the format jsonl")
+        table.append({**row, "image": encoded if lists else encoded[0]})
+    column = ListFeature(ImageFeature()) if lists else ImageFeature()
+    features = Features({**{name: Value("string") for name in _TEXTS}, "image": column})
+    with explain_write_errors(file, "the rows"), atomic_file(file) as temporary:
+        # The schema tells the datasets library which column holds images.
+        data = Dataset.from_list(table, features=features).data.table
+        pyarrow.parquet.write_table(data, temporary, row_group_size=100)
+    return len(table)
+
+
+def _write_layouts(
+    documents: Iterable[Document], pipeline: Pipeline, folder: Path, write: Callable[[Page, str, Path], None]
+) -> Iterator[str]:
+    count = 0
+    for document in documents:
+        for sample, pages in _samples(document, pipeline):
+            for page in pages:
+                name = _file_name(sample.id if len(pages) == 1 else f"{sample.id}#{page.number}")
+                path = folder / f"{name}.xml"
+                count += 1
+                if path.exists():  # written behind its image
+                    continue
+                _save(page.image, folder / f"{name}.png")
+                write(page, f"{name}.png", path)
+    yield f"{folder}: {count} pages"
+
+
+def _file_name(identity: str) -> str:
+    """Return a name for the files of a sample; no two ids have the same."""
+    name = _UNSAFE.sub("_", identity)[:60].strip(".") or "_"
+    return name if name == identity else f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    with explain_write_errors(path, "the page"), atomic_file(path) as temporary:
+        temporary.write_bytes(_png(image))
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
