@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -66,6 +67,44 @@ def test_a_folder_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     assert names(tmp_path) == ["adapter"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a system that exchanges names")
+def test_there_is_no_moment_without_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "adapter"
+    with atomic_folder(path) as new:
+        (new / "weights").write_text("one")
+
+    def fail(*paths: object) -> None:
+        raise AssertionError(f"a rename leaves a gap: {paths}")
+
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, fail)
+    with atomic_folder(path) as new:
+        (new / "weights").write_text("two")
+        assert (path / "weights").read_text() == "one"
+    assert (path / "weights").read_text() == "two"
+    assert names(tmp_path) == ["adapter"]
+
+
+def test_a_file_system_that_cannot_exchange_names_renames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deepsynth.io.files._exchange", lambda *_: False)
+    for content in ("one", "two"):
+        with atomic_folder(tmp_path / "adapter") as new:
+            (new / content).write_text(content)
+    assert names(tmp_path / "adapter") == ["two"]
+    assert names(tmp_path) == ["adapter"]
+
+
+def test_a_folder_and_its_files_have_the_permissions_of_their_neighbors(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        with atomic_folder(tmp_path / "adapter") as new:
+            (new / "weights").write_text("one")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "adapter").stat().st_mode & 0o777 == 0o750
+    assert (tmp_path / "adapter" / "weights").stat().st_mode & 0o777 == 0o640
+
+
 def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "adapter"
     path.mkdir()
@@ -112,6 +151,7 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(
             raise PermissionError("no")
         rename(source, target)
 
+    monkeypatch.setattr("deepsynth.io.files._exchange", lambda *_: False)
     monkeypatch.setattr(os, "rename", fail_into_place)
     with pytest.raises(PermissionError), atomic_folder(path) as new:
         (new / "two").write_text("two")

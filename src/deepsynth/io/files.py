@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import glob
 import os
 import shutil
@@ -17,9 +18,12 @@ from deepsynth.errors import UserError
 #: Age in seconds at which an unfinished folder counts as left by a process that was killed.
 _ABANDONED_S = 86_400.0
 
+#: Constants of the operating systems: AT_FDCWD and RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS.
+_CURRENT_FOLDER, _LINUX_EXCHANGE, _MACOS_SWAP = -100, 2, 2
+
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` once the block ends without an error.
 
     The temporary file is new, has an unpredictable name and the permissions that the umask gives. Missing parent
@@ -27,6 +31,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
     Args:
         path: file to write or replace.
+        durable: whether to wait until it is on the disk; a cache need not.
 
     Raises:
         OSError: when the disk is full or the folder cannot be written.
@@ -35,7 +40,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     with _folder_beside(path) as folder:
         temporary = folder / path.name
         yield temporary
-        _sync(temporary)
+        if durable:
+            _sync(temporary)
         os.replace(temporary, path)
 
 
@@ -44,6 +50,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a new, empty folder beside ``path``; put it in the place of ``path`` once the block ends without an error.
 
     Its files are on the disk before it gets its name. After an error the new folder is gone and ``path`` is as it was.
+    Where the file system can exchange two names, as on Linux and macOS, there is always a folder at ``path``.
 
     Args:
         path: folder to make or replace.
@@ -60,15 +67,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         for inner in (*new.rglob("*"), new):
             if not inner.is_symlink():
                 _sync(inner)
-        old = folder / f"{path.name}.old"
-        if path.exists():
-            os.rename(path, old)
-        try:
-            os.rename(new, path)
-        except OSError:
-            if old.exists():
-                os.rename(old, path)
-            raise
+        if not (os.path.lexists(path) and _exchange(new, path)):
+            _replace_folder(new, path, old=folder / f"{path.name}.old")
         _sync(path.parent)
 
 
@@ -89,6 +89,33 @@ def explain_write_errors(path: Path, what: str) -> Iterator[None]:
         raise UserError(
             f"{path}: {what} cannot be written ({error.strerror or error}); make room, or choose another place"
         ) from error
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange the names of two files or folders in one step; return whether the system and the file system can."""
+    if os.name != "posix":
+        return False
+    library = ctypes.CDLL(None)
+    names = os.fsencode(first), os.fsencode(second)
+    if hasattr(library, "renameat2"):
+        failed = library.renameat2(_CURRENT_FOLDER, names[0], _CURRENT_FOLDER, names[1], _LINUX_EXCHANGE)
+    elif hasattr(library, "renamex_np"):
+        failed = library.renamex_np(*names, _MACOS_SWAP)
+    else:
+        return False
+    return not failed
+
+
+def _replace_folder(new: Path, path: Path, old: Path) -> None:
+    """Rename a folder to ``path``, and what is there to ``old``, which comes back if that fails."""
+    if os.path.lexists(path):
+        os.rename(path, old)
+    try:
+        os.rename(new, path)
+    except OSError:
+        if os.path.lexists(old):
+            os.rename(old, path)
+        raise
 
 
 def _prefix(path: Path) -> str:

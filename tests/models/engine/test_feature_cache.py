@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,13 @@ def test_the_context_follows_weights_and_settings() -> None:
     assert changed != context
     model[1].running_mean += 1
     assert context_of(model, names, "none") != changed
+
+
+def test_files_have_the_permissions_of_their_neighbors(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        make("disk", tmp_path / "cache").put("aa1", FEATURES)
+    finally:
+        os.umask(old)
+    (file,) = [path for path in (tmp_path / "cache").rglob("*aa1*") if path.is_file()]
+    assert file.stat().st_mode & 0o777 == 0o640

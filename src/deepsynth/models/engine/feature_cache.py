@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import tempfile
 from abc import ABC, abstractmethod
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from deepsynth.errors import UserError
+from deepsynth.io.files import atomic_file
 
 log = logging.getLogger(__name__)
 
@@ -130,14 +129,8 @@ class DiskCache(FeatureCache):
 
         path = self._path(key)
         try:
-            path.parent.mkdir(exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-                try:
-                    file.write(save({"features": features.cpu().contiguous()}))
-                except OSError:
-                    os.unlink(file.name)
-                    raise
-            os.replace(file.name, path)
+            with atomic_file(path, durable=False) as temporary:
+                temporary.write_bytes(save({"features": features.cpu().contiguous()}))
         except OSError as error:
             log.warning("%s is not kept: %s", path, error)
 
