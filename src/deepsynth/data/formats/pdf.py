@@ -84,7 +84,8 @@ class PdfPages(PagedFile):
                     f"{self.path}, page {self.numbers[number] + 1}: {width * scale:,.0f} x {height * scale:,.0f} "
                     f"pixels, more than {max_pixels:,}; lower dpi, or raise data.max_image_pixels if you trust the file"
                 )
-            return page.render(scale=scale, rev_byteorder=True).to_pil().convert("RGB")  # type: ignore[no-any-return]
+            image: Image.Image = page.render(scale=scale, rev_byteorder=True).to_pil()
+            return image if image.mode == "RGB" else image.convert("RGB")
         finally:
             page.close()
 
