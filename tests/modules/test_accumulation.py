@@ -11,7 +11,8 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from deepsynth import FullModule
+from deepsynth import FullModule, UnslothModule
+from tests.helpers import unsloth_stand_in
 from tests.helpers.processes import launch
 from tests.helpers.training import grouped, make_data, make_module, make_trainer, seed_everything
 
@@ -86,6 +87,21 @@ def test_accumulated_batches_are_one_large_batch(
     assert len(large.gradients) == 2
     assert max(small.label_tokens) > 4 * min(small.label_tokens)
     assert_equal(small, large)
+
+
+def test_unsloths_module_accumulates_alike(tmp_path: Path, documents: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unsloth_stand_in.install(monkeypatch)
+
+    def run(batch_size: int, accumulate: int) -> Gradients:
+        seed_everything(0)
+        settings = grouped(max_new_tokens=8, schedule="constant", activation_memory="none")
+        module = UnslothModule(optimizer=lambda p: torch.optim.SGD(p, lr=0.0), **settings)
+        seen = Gradients()
+        trainer = make_trainer(tmp_path, max_epochs=1, accumulate_grad_batches=accumulate, callbacks=[seen])
+        trainer.fit(module, make_data(documents, batch_size=batch_size))
+        return seen
+
+    assert_equal(run(1, 4), run(4, 1))
 
 
 def test_the_last_window_of_an_epoch_is_whole_with_fewer_batches(tmp_path: Path, documents: Path) -> None:
