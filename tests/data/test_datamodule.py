@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -62,3 +63,21 @@ def test_pages_travel_as_bytes_and_become_the_models_input(stage: str, mode: str
             count = len(tiles)
             assert torch.equal(moved.images["pixel_values_local"][row * count : (row + 1) * count], tiles)
     assert moved.pixel_table is None
+
+
+def test_a_source_is_read_once_for_all_splits(jsonl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+    data = make_data(jsonl, val_fraction=0.4)
+    read = type(data.source).__iter__
+
+    def counted(source: Any) -> Any:
+        for document in read(source):
+            given.append(document.id)
+            yield document
+
+    monkeypatch.setattr(type(data.source), "__iter__", counted)
+    data.setup("fit")
+    assert len(data.datasets["train"].documents) + len(data.datasets["val"].documents) == 8
+    assert sorted(given) == [f"d{number}" for number in range(8)]
+    data.documents("val")
+    assert len(given) == 16

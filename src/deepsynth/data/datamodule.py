@@ -157,14 +157,15 @@ class TextImageDataModule(LightningDataModule):
         self.documents_to_predict: int | None = None  # of all processes, where they are counted in advance
         self._seen: Fingerprint | None = None  # of the documents that predict has read, once it is through
 
-    def documents(self, split: Split) -> list[Document]:
-        """Return the documents of a split.
+    def documents(self, split: Split, found: list[Document] | None = None) -> list[Document]:
+        """Return the documents of a split; ``found`` are those of ``source``, if they have been read.
 
         Raises:
             UserError: when the split is empty, with the size of the source and the key to change.
         """
         own = {"val": self.val_source, "test": self.test_source}.get(split)
-        found = read_documents(own or self.source, need_text=True)
+        if own or found is None:
+            found = read_documents(own or self.source, need_text=True)
         documents = self.splitter.limit(found if own else self.splitter.select(found, split), split)
         if not documents:
             key = "data.val_fraction and data.test_fraction" if split == "train" else f"data.{split}_fraction"
@@ -175,7 +176,7 @@ class TextImageDataModule(LightningDataModule):
         return documents
 
     def setup(self, stage: str) -> None:
-        """Read the documents of a stage (fit, validate, test) and lay out their pages.
+        """Read the documents of a stage (fit, validate, test), once for all of its splits, and lay out their pages.
 
         For ``predict`` the documents are only checked; they are read again one by one. A source that streams is not
         checked in advance.
@@ -184,10 +185,11 @@ class TextImageDataModule(LightningDataModule):
             self._set_up_stream()
             return
         splits: dict[str, Sequence[Split]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+        found = read_documents(self.source, need_text=True) if stage == "fit" and not self.datasets else None
         for split in splits[stage]:
             if split in self.datasets or (split == "val" and not self.holds_out_validation):
                 continue
-            dataset = PageDataset(self.documents(split), self.pipeline(), self.on_error)
+            dataset = PageDataset(self.documents(split, found), self.pipeline(), self.on_error)
             report_dataset(dataset, split, self.text, self.trainer)
             check_ranks_agree(self.trainer, self.source, f"{split} samples", dataset.fingerprint)
             check_samples(dataset, self.check if split == "train" and self.on_error == "raise" else "none")
