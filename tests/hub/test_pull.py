@@ -145,10 +145,9 @@ def test_nothing_but_the_files_of_an_adapter_is_downloaded(hub, tmp_path):
     "fault",
     [
         {"path": "/revision/"},
-        {"method": "HEAD", "path": "/resolve/"},
         {"method": "GET", "path": "/resolve/"},
     ],
-    ids=["description", "question before a file", "file"],
+    ids=["description", "file"],
 )
 def test_a_hub_that_hangs_ends_in_one_line(hub, fault):
     shutil.rmtree(hub.home / "hub", ignore_errors=True)
