@@ -81,6 +81,24 @@ def test_processes_may_write_the_same_features_at_the_same_time(tmp_path: Path) 
     assert not list(tmp_path.rglob("*.part"))
 
 
+def test_users_may_share_a_folder(tmp_path: Path) -> None:
+    """Files have the permissions that the umask gives, and nothing that another user puts there stops a run."""
+    before = os.umask(0o002)
+    try:
+        cache = DiskCache(tmp_path, "context", 2**30)
+        cache.put("key", FEATURES)
+    finally:
+        os.umask(before)
+    (file,) = tmp_path.rglob("*.safetensors")
+    assert file.stat().st_mode & 0o777 == 0o664
+    file.unlink()
+    os.mkfifo(file)
+    assert DiskCache(tmp_path, "context", 2**30).get("key") is None
+    file.unlink()
+    file.symlink_to("/etc/hostname")
+    assert DiskCache(tmp_path, "context", 2**30).get("key") is None
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"model\.engine\.vision_cache: the folder .* cannot be used"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import stat
 from abc import ABC, abstractmethod
 from functools import lru_cache
 from pathlib import Path
@@ -116,6 +117,8 @@ class DiskCache(FeatureCache):
 
         path = self._path(key)
         try:
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise OSError("it is not a regular file")  # opening a pipe would wait for ever
             features: torch.Tensor = load_file(path)["features"]
             return features
         except FileNotFoundError:
