@@ -213,11 +213,12 @@ def test_a_tile_has_the_limit_too(tmp_path: Path) -> None:
         to_rgb(open_image(path))
 
 
-def test_a_file_that_is_read_whole_has_a_limit_of_its_length(tmp_path: Path) -> None:
-    path = tmp_path / "padded.webp"
+@pytest.mark.parametrize("kind", ["webp", "avif"])
+def test_a_file_that_is_read_whole_has_a_limit_of_its_length(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"padded.{kind}"
     Image.new("RGB", (8, 8)).save(path)
     os.truncate(path, 5_000)  # a hole, not data
-    with pytest.raises(UserError, match=r"padded.webp: 5,000 bytes, more than 4 for each of 1,000 pixels"):
+    with pytest.raises(UserError, match=rf"padded.{kind}: 5,000 bytes, more than 4 for each of 1,000 pixels"):
         open_image(path, 1_000)
 
 

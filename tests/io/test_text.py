@@ -40,3 +40,9 @@ def test_other_cells_stay() -> None:
 def test_long_texts_keep_both_ends() -> None:
     assert shortened("a" * 60 + "b" * 60) == "a" * 60 + "b" * 60
     assert shortened("a" * 100 + "b" * 100) == "a" * 59 + "…" + "b" * 59
+
+
+def test_a_shortened_text_keeps_as_much_of_both_ends_as_fits() -> None:
+    assert shortened("0123456789abcdef", 11) == "01234…bcdef"
+    assert shortened("0123456789abcdef", 10) == "0123…cdef"
+    assert shortened("0123456789", 10) == "0123456789"
