@@ -33,9 +33,7 @@ def test_a_file_below_its_folder_is_found_and_one_elsewhere_is_not(tmp_path: Pat
     for name in ("pages/a.png", "pages/../pages/a.png", "inside.png", str(folder / "pages" / "a.png")):
         assert file_below(folder, name).samefile(folder / "pages" / "a.png")
     for name in ("../secret.png", "link.png", str(tmp_path / "secret.png")):
-        with pytest.raises(
-            UserError, match=r"secret\.png|link\.png.* lies outside .*; move it there, or set outside_paths"
-        ):
+        with pytest.raises(UserError, match=r"(secret|link)\.png lies outside .*; move it there, or set outside_paths"):
             file_below(folder, name)
         assert file_below(folder, name, outside=True).samefile(tmp_path / "secret.png")
 
@@ -46,5 +44,5 @@ def test_what_is_no_regular_file_is_refused(outside: bool, tmp_path: Path) -> No
     with pytest.raises(UserError, match="pipe is not a regular file"):
         file_below(tmp_path, "pipe", outside=outside)
     for name in ("none.png", "null\0byte", "x" * 300):
-        with pytest.raises(UserError, match="^no file "):
+        with pytest.raises(UserError, match=r"^no file "):
             file_below(tmp_path, name, outside=outside)
