@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from deepsynth.data.sources.columns import AUTO, Columns, listed
 from deepsynth.data.sources.conversations import IMAGE_FIELDS, MESSAGE_FIELDS, exchanges_of
-from deepsynth.data.sources.hub import HubSource, open_dataset, with_encoded_images
+from deepsynth.data.sources.hub import HubSource, encoded_rows, open_dataset
 from deepsynth.data.sources.image_values import ImagePlace
 from deepsynth.data.sources.row_files import jsonl_rows, list_files
 from deepsynth.data.sources.rows import BlankPages, Row, RowSource, say_once
@@ -116,7 +116,7 @@ class ConversationSource(RowSource):
                         yield Row(f"{place}, row {number}", fields, place.parent)
                 return
             table = open_dataset(str(self.path), name=None, split=self.split, revision=None, streaming=self.streaming)
-            for number, fields in enumerate(with_encoded_images(table), 1):
+            for number, fields in enumerate(encoded_rows(table), 1):
                 where = f"{self.path} ({self.split}), row {number}"
                 yield Row(where, fields, place if place.is_dir() else None)
         except (pa.ArrowException, DatasetsError, HfHubHTTPError, OSError) as error:
