@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule
+from safetensors.torch import load_file
 
 from deepsynth.callbacks.hub_checkpoint import HubCheckpoint
 from deepsynth.errors import UserError
@@ -266,3 +267,20 @@ def test_whole_runs_through_faults(hub, tmp_path, jsonl, monkeypatch, fault):
     ours = {n.replace(".default", ""): p for n, p in module.model.named_parameters() if "lora_" in n}
     assert same(stored, {name: ours[name].detach() for name in stored})
     assert len(stored) == len(ours)
+
+
+def test_what_is_not_finite_is_never_pushed(hub, tmp_path, jsonl):
+    class Spoil(Callback):
+        """Makes the weights what an overflow leaves, in the third step."""
+
+        def on_before_zero_grad(self, trainer: Any, module: Any, optimizer: Any) -> None:
+            if trainer.global_step == 2:
+                next(p for p in module.parameters() if p.requires_grad).data.fill_(float("nan"))
+
+    with pytest.raises(UserError, match="is not finite, so training stops"):
+        fit(tmp_path, jsonl, Spoil(), HubCheckpoint("alice/ocr", every=1), steps=5)
+    assert titles(hub)
+    assert set(titles(hub)) <= {"Step 1", "Step 2"}
+    folder = hub.repo("alice/ocr").checkout(tmp_path / "checkout", "main")
+    pushed = load_file(folder / "adapter_model.safetensors")
+    assert all(bool(tensor.isfinite().all()) for tensor in pushed.values())
