@@ -61,10 +61,10 @@ def steady_generation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let measured generation take 100 ms and 10 ms a token: the real times of a tiny model are noise."""
     from deepsynth.measurement import generation
 
-    generate = generation._generate
+    generate = generation.timed_generation
 
     def steady(harness: Any, work: Any, index: int, new_tokens: int) -> tuple[float, Any]:
         _, generations = generate(harness, work, index, new_tokens)
         return 0.1 + 0.01 * new_tokens, generations
 
-    monkeypatch.setattr(generation, "_generate", steady)
+    monkeypatch.setattr(generation, "timed_generation", steady)

@@ -96,7 +96,7 @@ def test_the_option_is_automatic_on_a_gpu(
     module = make_module(generation=GenerationSettings(compile=chosen))
     module.configure_model()
     monkeypatch.setattr(type(module), "device", torch.device(device))
-    assert (module.text_generator.make_decoder(1)._runner._compiled_vision is not None) == compiled
+    assert module.text_generator.make_decoder(1).compiles_vision == compiled
 
 
 @pytest.mark.parametrize(("rest", "runs"), [("together", [2, 2, 1]), ("filled", [2, 2, 2]), ("single", [2, 2, 1])])

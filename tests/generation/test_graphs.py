@@ -19,7 +19,7 @@ from deepsynth.generation import cache as cache_module
 from deepsynth.generation import steps as steps_module
 from deepsynth.generation.cache import RowCache
 from deepsynth.generation.graphs import MOST_CALLS, NotCaptured, StepGraphs
-from deepsynth.generation.model_runner import ModelRunner
+from deepsynth.generation.model_runner import ModelRunner, Prompt
 from deepsynth.generation.steps import StaticSteps, can_be_captured
 from tests.generation.test_equality import adapted
 from tests.helpers.generation import batch_of, load, read, samples, stream, tokenizer_of
@@ -191,12 +191,19 @@ def test_adapters_of_vision_that_are_switched_off_are_seen(graphs: list[Recorded
     config = LoraConfig(r=4, target_modules=r".*vision_tower.*\.(qkv|q_proj)", init_lora_weights=False)
     model = get_peft_model(load(NAME), config).eval()
     batch = batch_of(NAME, samples(NAME, 1, longest=6))  # a single page is encoded by a graph
-    decoder = Decoder(model, tokenizer_of(NAME), slots=1, steps=captured)
+    seen: list[torch.Tensor | None] = []
+
+    class Watching(StaticSteps):
+        def prefill(self, prompts: list[Prompt], slots: list[int]) -> list[int]:
+            seen.extend(prompt.features for prompt in prompts)
+            return super().prefill(prompts, slots)
+
+    decoder = Decoder(model, tokenizer_of(NAME), slots=1, steps=partial(Watching, count=4, graphs=True))
 
     def features() -> torch.Tensor:
         decoder.submit(batch, 2)
-        (found,) = (row.prompt.features for row in decoder._waiting)
         decoder.advance(drain=True)
+        found = seen.pop()
         assert found is not None
         return found
 

@@ -171,8 +171,8 @@ def test_generation_is_measured_and_settings_are_put_back(harness: Harness) -> N
 
 
 def test_a_latency_below_its_noise_is_no_measurement(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    generate = generation_module._generate
-    monkeypatch.setattr(generation_module, "_generate", lambda *args: (0.1, generate(*args)[1]))
+    generate = generation_module.timed_generation
+    monkeypatch.setattr(generation_module, "timed_generation", lambda *args: (0.1, generate(*args)[1]))
     with pytest.raises(NotMeasured, match="noise: the first token took as long as all 3"):
         measure_generation(harness, batch_size=1, text_tokens=1, new_tokens=3, repeats=1)
 

@@ -76,20 +76,22 @@ class PredictionFiles:
         return candidates[0]
 
 
-def check_formats(formats: Sequence[str]) -> None:
-    """Refuse formats that are not known.
+def check_formats(formats: Sequence[str]) -> list[PredictionFormat]:
+    """Return formats by their names.
 
     Raises:
-        UserError: with those that are.
+        UserError: for an unknown name, with those that are known.
     """
+    known: dict[str, PredictionFormat] = {name: name for name in FORMATS}
     for name in formats:
         if name in ("alto", "page"):
             raise UserError(
                 f"format is {name!r}, but a prediction has no boxes of lines; choose from {', '.join(FORMATS)} "
                 "(deepsynth data convert writes PAGE XML and ALTO of rendered pages)"
             )
-        if name not in FORMATS:
+        if name not in known:
             raise UserError(f"format is {name!r}; it must be one of {', '.join(FORMATS)}")
+    return [known[name] for name in formats]
 
 
 def _safe(part: str) -> str:

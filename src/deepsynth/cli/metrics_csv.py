@@ -128,7 +128,7 @@ class MetricsCsv(Logger):
 class RowsBeforeCheckpoints(Callback):
     """Has the row of a step on the disk before its checkpoint: Lightning logs a step after it has saved it.
 
-    A run that is killed in between would never log that step, as it goes on with the next.
+    A run that is killed in between would never log that step, as it continues with the next.
     """
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -53,8 +53,8 @@ class PredictCLI(DeepSynthCLI):
             UserError: for an unknown format, ``--resume`` without ``--output``, or a second writer.
         """
         output, resume = self.setting("output"), bool(self.setting("resume"))
-        formats = [name.strip() for name in str(self.setting("format")).split(",") if name.strip()]
-        check_formats(formats)
+        names = [name.strip() for name in str(self.setting("format")).split(",")]
+        formats = check_formats([name for name in names if name])
         given = self.setting("trainer", instantiated=True).get("callbacks") or []
         given = given if isinstance(given, list) else [given]
         if any(isinstance(own, PredictionWriter) for own in given) and (output, resume, formats) != (
@@ -69,6 +69,6 @@ class PredictCLI(DeepSynthCLI):
         if resume and output is None:
             raise UserError("--resume needs --output: the folder where the interrupted run kept its predictions")
         file = None if output is None else str(Path(output) / NAME)
-        writer = PredictionWriter(file, resume, formats)  # type: ignore[arg-type]
+        writer = PredictionWriter(file, resume, formats)
         others = super().default_callbacks(folder, checkpoints=checkpoints)
         return [*(c for c in others if not isinstance(c, PredictionWriter)), writer]

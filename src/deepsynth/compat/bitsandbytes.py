@@ -17,7 +17,7 @@ def silence_casts() -> None:
 def keep_packed_on_cpu(layer: Any) -> None:
     """Keep a layer of 4 bits from repacking its weights in evaluation.
 
-    On CPUs with AVX512-BF16 it would, for a kernel without gradients, and training goes on with what evaluation left.
+    On CPUs with AVX512-BF16 it would, for a kernel without gradients, and training continues with what evaluation left.
     No argument says so.
     """
     layer.support_avx512bf16_for_cpu = False

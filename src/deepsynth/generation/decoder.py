@@ -86,6 +86,11 @@ class Decoder:
         self._done: dict[int, Generation] = {}
         self._submitted = self._handed_out = 0
 
+    @property
+    def compiles_vision(self) -> bool:
+        """Whether the layers of the vision encoder run compiled."""
+        return self._runner.compiles_vision
+
     def __len__(self) -> int:
         """Return the number of samples that were submitted and not handed out yet."""
         return self._submitted - self._handed_out

@@ -105,6 +105,11 @@ class ModelRunner:
         device: torch.device = self.text.embed_tokens.weight.device
         return device
 
+    @property
+    def compiles_vision(self) -> bool:
+        """Whether the layers of the vision encoder run compiled."""
+        return self._compiled_vision is not None
+
     def fingerprint(self) -> int:
         """Return a number that changes with all that a captured step has fixed.
 

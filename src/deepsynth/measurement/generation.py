@@ -52,8 +52,8 @@ def measure_generation(harness: Harness, *, batch_size: int, text_tokens: int, n
     try:
         harness.restart_peak()
         for repeat in range(-1, repeats):
-            first_s, _ = _generate(harness, work, 2 * repeat + 2, 1)
-            whole_s, generations = _generate(harness, work, 2 * repeat + 3, new_tokens)
+            first_s, _ = timed_generation(harness, work, 2 * repeat + 2, 1)
+            whole_s, generations = timed_generation(harness, work, 2 * repeat + 3, new_tokens)
             longest = max(generation.tokens for generation in generations)
             if longest < 2:
                 raise NotMeasured(f"every page ended after its first token (new_tokens={new_tokens})")
@@ -82,7 +82,10 @@ def measure_generation(harness: Harness, *, batch_size: int, text_tokens: int, n
     return result
 
 
-def _generate(harness: Harness, work: SyntheticBatches, index: int, new_tokens: int) -> tuple[float, list[Generation]]:
+def timed_generation(
+    harness: Harness, work: SyntheticBatches, index: int, new_tokens: int
+) -> tuple[float, list[Generation]]:
+    """Return the seconds that the generation of a batch took, and the texts."""
     harness.module.generation = replace(harness.module.generation, max_new_tokens=new_tokens)
     batch: Batch = work[index]
     harness.synchronize()

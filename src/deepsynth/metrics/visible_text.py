@@ -40,7 +40,7 @@ _SUSPECT = regex.compile(
 )
 
 _BLANK_LINES = regex.compile(r"\n(?:[^\S\n]*\n)+")
-#: A hyphen at the end of a line before a letter that is no capital: the word goes on.
+#: A hyphen at the end of a line before a letter that is no capital: the word continues.
 _DIVIDED = regex.compile("(?<=\\p{L}\\p{M}*)[-\u00ad\u2010\u00ac\u2e17]$", regex.V1)
 _GOES_ON = regex.compile(r"\p{Ll}|\p{Lo}")
 #: Scripts that put no spaces between words.

@@ -1,6 +1,6 @@
 """The settings of a module in groups, as the command line has them: ``model.engine`` and ``model.generation``.
 
-``model.lora`` stands with the adapters, in ``deepsynth.models.lora``.
+``model.lora`` is defined with the adapters, in ``deepsynth.models.lora``.
 """
 
 from __future__ import annotations

@@ -156,9 +156,9 @@ class ResumableLoader:
     It holds a DataLoader and is not a subclass: Lightning replaces the samplers of DataLoaders, for prediction and for
     several ranks, by its own, which do not yield (epoch, index).
 
-    Without an end the DataLoader goes on into the next epoch by itself, so that its workers never run dry; an iteration
-    takes the batches of one epoch from it. It starts anew where that is not the epoch that comes next: after a
-    resumption, or an epoch that was not taken to its end.
+    Without an end the DataLoader continues into the next epoch by itself, so that its workers never run dry; an
+    iteration takes the batches of one epoch from it. It starts anew where that is not the epoch that comes next: after
+    a resumption, or an epoch that was not taken to its end.
 
     Args:
         dataset: maps (epoch, index) to a sample.

@@ -1,6 +1,6 @@
 """Where a word may be divided at the end of a line, by the patterns that LibreOffice and TeX use (pyphen has them).
 
-The hyphen is drawn and is no part of the page's text: the word goes on in the next line, and the text has it whole.
+The hyphen is drawn and is no part of the page's text: the word continues in the next line, and the text has it whole.
 """
 
 from __future__ import annotations
