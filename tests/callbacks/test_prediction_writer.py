@@ -11,6 +11,7 @@ import pytest
 from lightning.pytorch import Callback, LightningModule
 
 from deepsynth.callbacks import PredictionWriter
+from deepsynth.callbacks.prediction_rows import document_row
 from deepsynth.errors import UserError
 from tests.helpers.training import RankOf, make_data, make_module, make_trainer
 
@@ -124,7 +125,7 @@ def test_a_run_reads_every_document(tmp_path: Path, jsonl: Path) -> None:
     trainer.predict(make_module(max_new_tokens=2), make_data(jsonl, batch_size=4))
     found = read(tmp_path / "out" / "read.jsonl")
     assert [one["id"] for one in found] == [f"d{i}" for i in range(8)]
-    assert all(set(one) == {"id", "prediction", "target", "stop"} for one in found)
+    assert all(set(one) == {"id", "prediction", "target", "stop", "prompt"} for one in found)
 
 
 class Interruption(Callback):
@@ -249,3 +250,11 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, caplog: pytest.Log
         writer.on_exception(make_trainer(tmp_path), LightningModule(), KeyboardInterrupt())
     assert f"1 pages are kept in {tmp_path}/predictions.jsonl.partial" in caplog.text
     assert f"--output {tmp_path} --resume continues after them" in caplog.text
+
+
+def test_a_document_says_its_language_source_and_prompt_where_they_are_known() -> None:
+    pages = [row("a", "one", 0, "one"), row("a", "two", 1, "two")]
+    assert set(document_row(pages)) == {"id", "prediction", "target", "stop"}
+    known = {"language": "fa", "source": "books", "prompt": "<image>\nFree OCR."}
+    assert document_row([{**page, **known} for page in pages]) == {**document_row(pages), **known}
+    assert "language" not in document_row([{**page, "language": None} for page in pages])

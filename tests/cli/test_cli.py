@@ -76,7 +76,7 @@ def test_a_run_writes_its_folder_and_the_next_stages_have_their_own(config: str,
     assert {"train/loss", "val/loss", "val/cer", "test/cer", "train/samples_per_s", "step"} <= columns
     rows = [json.loads(line) for line in (tmp_path / "runs/tiny-predict/predictions.jsonl").open()]
     assert [row["id"] for row in rows] == [f"d{i}" for i in range(8)]
-    assert all(set(row) == {"id", "prediction", "target", "stop"} for row in rows)
+    assert all(set(row) == {"id", "prediction", "target", "stop", "prompt"} for row in rows)
     names = sorted(p.name for p in (tmp_path / "runs").iterdir())
     assert names == ["tiny", "tiny-predict", "tiny-test", "tiny-validate"]
     left = [p.name for p in (tmp_path / "runs").rglob("*") if p.name.endswith((".partial", ".lock", ".part"))]

@@ -95,6 +95,26 @@ def test_what_killed_a_worker_is_known(end: Any, causes: set[str]) -> None:
     assert killed_worker(RuntimeError("another one")) is None
 
 
+def send_a_tensor(queue: Any) -> None:
+    queue.put(torch.ones(1000))
+    time.sleep(60)
+
+
+def test_a_batch_whose_worker_was_killed_before_it_was_fetched_says_so() -> None:
+    context = torch.multiprocessing.get_context("fork")
+    queue = context.Queue()
+    worker = context.Process(target=send_a_tensor, args=(queue,), daemon=True)
+    worker.start()
+    while queue.empty():
+        time.sleep(0.01)
+    worker.kill()
+    worker.join()
+    with pytest.raises(OSError) as caught:
+        queue.get(timeout=10)
+    assert killed_worker(caught.value) == UNKNOWN
+    assert killed_worker(ConnectionResetError("of the Hub")) is None
+
+
 def ignore_all(pipe: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     pipe.send("deaf")

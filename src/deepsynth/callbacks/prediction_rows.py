@@ -68,7 +68,8 @@ def document_row(pages: list[Row]) -> Row:
     if not any(row["target"] for row in pages):
         texts["target"] = ""  # and not the breaks between pages of which nothing is known
     stops = {row["stop"] for row in pages}
-    return {"id": ids[0], **texts, "stop": next(stop for stop in ("loop", "length", "eos") if stop in stops)}
+    known = {key: pages[0][key] for key in ("language", "source", "prompt") if pages[0].get(key) is not None}
+    return {"id": ids[0], **texts, "stop": next(stop for stop in ("loop", "length", "eos") if stop in stops), **known}
 
 
 def keep_older(path: Path) -> Path:

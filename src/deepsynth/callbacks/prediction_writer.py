@@ -36,9 +36,10 @@ NAME = "predictions.jsonl"
 
 
 class PredictionWriter(Callback):
-    """Writes ``{"id", "prediction", "target", "stop"}`` per document, pages joined, in the source's order.
+    """Writes ``{"id", "prediction", "target", "stop", "prompt"}`` per document, pages joined, in the source's order.
 
-    ``stop`` is why generation ended: ``eos``, else ``loop`` where a page ended so, or ``length``. Rows are appended to
+    ``stop`` is why generation ended: ``eos``, else ``loop`` where a page ended so, or ``length``; ``language`` and
+    ``source`` are there where they are known. Rows are appended to
     ``<file>.partial`` as they come, one page a line with its tokens and its own ``stop``, so that an interrupted
     run keeps its predictions; at the end the joined documents are written to ``<file>``. An older file is kept as
     ``<stem>-1``, ``<stem>-2``, …. No row stays in memory, and the metrics of known texts, which this callback prints,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import traceback
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from multiprocessing.process import BaseProcess
@@ -16,6 +17,8 @@ from torch.utils.data import DataLoader
 
 #: Seconds that a process or thread has to end.
 _PATIENCE_S = 2.0
+#: What is known of a worker's end when torch says no more.
+_WITHOUT_A_WORD = "an end without a word"
 
 
 def leave_out_of_ddp(module: nn.Module, names: list[str]) -> None:
@@ -65,14 +68,19 @@ def shut_down_workers(loaders: Iterable[DataLoader[Any]]) -> None:
 def killed_worker(error: BaseException) -> str | None:
     """Return what killed a loader's worker, such as ``Killed``, if an error says that something has.
 
-    torch raises a plain ``RuntimeError``, in the middle of whatever the process is doing.
+    torch raises a plain ``RuntimeError``, in the middle of whatever the process is doing. When the worker dies between
+    a batch that it has announced and the fetching of its memory, the error is one of the connection to it.
     """
+    if isinstance(error, ConnectionError | FileNotFoundError | EOFError):
+        files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+        fetched = any(file.endswith("resource_sharer.py") for file in files)
+        return _WITHOUT_A_WORD if fetched else None
     if not isinstance(error, RuntimeError):
         return None
     if found := re.search(r"DataLoader worker \(pid.*\) is killed by signal: ([^.]*)\.", str(error)):
         return found[1]
     if re.search(r"DataLoader worker \(pid.*\) exited unexpectedly", str(error)):
-        return "an end without a word"
+        return _WITHOUT_A_WORD
     return None
 
 
