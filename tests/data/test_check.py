@@ -66,7 +66,7 @@ def test_all_troubles_are_named_and_none_ends_the_walk() -> None:
     )
     assert len(report.errors) == 2
     assert report.errors[0][0] == "broken"
-    assert "line 6: not JSON; its rows end here" in report.errors[1][1]
+    assert "line 6: not JSON; nothing behind it was checked" in report.errors[1][1]
     assert report.warnings == {"the same page as an earlier one": ["two (= one)"], "empty": ["invisible"]}
     assert report.documents == 5
 
@@ -120,6 +120,6 @@ def test_the_command_names_what_is_broken_and_fails(tmp_path: Path, capsys: pyte
     assert main(args) == 1
     shown = capsys.readouterr()
     assert "error: bad.png: " in shown.out
-    assert "1 errors in 2 documents" in shown.err
+    assert "the data have errors (1); the lines above name them" in shown.err
     assert json.loads((tmp_path / "check.json").read_text())["errors"][0][0] == "bad.png"
     assert (tmp_path / "contact.png").is_file()

@@ -52,9 +52,9 @@ def check(args: list[str]) -> None:
             found = {one.name: getattr(report, one.name) for one in fields(report) if one.name != "pages"}
             with atomic_file(folder / "check.json") as temporary:
                 temporary.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        print_line(f"contact.png and check.json in {folder}")
+        print_line(f"{'contact.png and ' if report.pages else ''}check.json in {folder}")
     if report.errors:
-        raise UserError(f"{len(report.errors)} errors in {report.documents} documents; the lines above name them")
+        raise UserError(f"the data have errors ({len(report.errors)}); the lines above name them")
 
 
 class ConvertDataCLI(PagesCLI):

@@ -119,7 +119,9 @@ class _Check:
                 for document in checked_documents(source, need_text=True):
                     self._document(document)
             except UserError as error:  # a source cannot go on behind a row that is none
-                self.report.errors.append((str(getattr(source, "path", source)), f"{error}; its rows end here"))
+                self.report.errors.append(
+                    (str(getattr(source, "path", source)), f"{error}; nothing behind it was checked")
+                )
         return self.report
 
     def _document(self, document: Document) -> None:

@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser
 
 from deepsynth.data.sources import row_files
 from deepsynth.data.sources.base import Source, has_printable, text_id
+from deepsynth.data.sources.python_docs import PythonDocsSource
 from deepsynth.data.sources.rows import RowSource
 from deepsynth.data.sources.text_files import CsvSource, JsonlSource, ParquetSource, TextFolderSource
 from deepsynth.types import Document
@@ -323,3 +324,9 @@ def test_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.txt").write_text("text")
     assert len(list(JsonlSource(Path("~/rows.jsonl")))) == 2
     assert len(list(TextFolderSource(Path("~")))) == 1
+
+
+def test_messages_call_a_source_by_its_class_and_what_it_reads(tmp_path: Path) -> None:
+    path = tmp_path / "docs.jsonl"
+    assert str(JsonlSource(path)) == f"JsonlSource {path}"
+    assert str(PythonDocsSource()) == "PythonDocsSource"

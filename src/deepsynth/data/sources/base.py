@@ -17,6 +17,11 @@ class Source(ABC):
     A source reads nothing when it is made: errors in its content are raised while iterating.
     """
 
+    def __str__(self) -> str:
+        """Return what messages call the source: its class, and the file, folder or repository that it reads."""
+        read = getattr(self, "path", getattr(self, "repo_id", None))
+        return type(self).__name__ if read is None else f"{type(self).__name__} {read}"
+
     @abstractmethod
     def __iter__(self) -> Iterator[Document]:
         """Yield every document, ids unique.
