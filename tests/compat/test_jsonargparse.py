@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import pytest
 from jsonargparse import ArgumentParser
@@ -57,3 +57,21 @@ def test_the_subtype_that_was_meant() -> None:
     key, reason = wrong_value(text) or ("", "")
     assert key == "limit"
     assert "int" in reason
+
+
+@pytest.mark.parametrize(
+    ("kind", "allowed"),
+    [
+        (int | None, "it must be a whole number or null"),
+        (float | None, "it must be a number or null"),
+        (bool | Literal["auto"], "it must be true, false or auto"),
+        (Literal["none", "all"] | Literal["auto"] | None, "it must be none, all, auto or null"),
+    ],
+    ids=str,
+)
+def test_a_value_of_several_types_is_explained_by_what_is_allowed(kind: Any, allowed: str) -> None:
+    parser = Raising()
+    parser.add_argument("--own.value", type=kind)
+    with pytest.raises(RuntimeError) as error:
+        parser.parse_args(["--own.value=what"])
+    assert wrong_value(" ".join(str(error.value).split())) == ("own.value", allowed)

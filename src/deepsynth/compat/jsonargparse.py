@@ -40,4 +40,19 @@ def wrong_value(text: str) -> tuple[str, str] | None:
     key, reason = found.groups()
     while nested := re.match(r'Parser key "([^"]+)": (.*)', reason):
         key, reason = f"{key}.{nested.group(1)}", nested.group(2)
-    return key, re.sub(r"<class '([^']+)'>", r"\1", reason)
+    reason = re.sub(r"<class '([^']+)'>", r"\1", reason)
+    return key, _one_of_a_union(reason) or reason
+
+
+def _one_of_a_union(reason: str) -> str | None:
+    """Return what a value must be, if a reason lists the plain subtypes of a Union, none of which it is."""
+    found = re.match(r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors:", reason)
+    if not found:
+        return None
+    names = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true, false", "NoneType": "null"}
+    kinds = re.findall(r"typing\.Literal\[([^\]]*)\]|([^,\s][^,]*)", found.group(1))
+    if any(plain not in names for _, plain in kinds if plain):
+        return None
+    words = [literal.replace("'", "") if literal else names[plain] for literal, plain in kinds]
+    *first, last = ", ".join(words).split(", ")
+    return f"it must be {', '.join(first)} or {last}"

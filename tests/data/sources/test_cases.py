@@ -19,8 +19,8 @@ from deepsynth.data.sources.documents.source import DocumentSource
 from deepsynth.data.sources.hub import HubSource
 from deepsynth.data.sources.rows import RowSource
 from deepsynth.data.sources.text_files import CsvSource, JsonlSource, ParquetSource
-from deepsynth.errors import UserError
 from deepsynth.types import Document
+from tests.helpers.sources import error_of
 
 datasets = pytest.importorskip("datasets")
 
@@ -62,13 +62,6 @@ def check(source: Any) -> list[Document]:
     assert [load_image(document).getpixel((5, 5))[0] for document in documents] == [n * 50 for n in range(COUNT)]
     assert len({document.id for document in documents}) == COUNT
     return documents
-
-
-def error_of(source: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        list(source)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def data_url(content: bytes) -> str:

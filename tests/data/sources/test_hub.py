@@ -12,6 +12,7 @@ from PIL import Image
 
 from deepsynth.data.scans import load_image
 from deepsynth.data.sources.hub import HubSource
+from tests.helpers.sources import error_of
 
 datasets = pytest.importorskip("datasets")
 
@@ -20,14 +21,6 @@ datasets = pytest.importorskip("datasets")
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep what ``datasets`` caches out of the home folder."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-def error_of(source: Any) -> str:
-    """Return the message of the error that walking the source raises; it must be one line."""
-    with pytest.raises(ValueError) as caught:
-        list(source)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def folder_of(tmp_path: Path, columns: dict[str, list[Any]], saved: bool, images: bool = False) -> str:

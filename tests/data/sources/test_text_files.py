@@ -19,6 +19,7 @@ from deepsynth.data.sources.python_docs import PythonDocsSource
 from deepsynth.data.sources.rows import RowSource
 from deepsynth.data.sources.text_files import CsvSource, JsonlSource, ParquetSource, TextFolderSource
 from deepsynth.types import Document
+from tests.helpers.sources import error_of
 
 Row = dict[str, Any]
 ROWS: list[Row] = [
@@ -53,15 +54,6 @@ FORMATS: list[tuple[type[RowSource], str, Callable[[Path, list[Row]], Path]]] = 
     (ParquetSource, "rows.parquet", write_parquet),
 ]
 each_format = pytest.mark.parametrize(("source", "name", "write"), FORMATS, ids=["jsonl", "csv", "parquet"])
-
-
-def error_of(source: Any) -> str:
-    """Return the message of the error that walking the source raises; it must be one line."""
-    with pytest.raises(ValueError) as caught:
-        list(source)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 @each_format

@@ -29,6 +29,7 @@ from deepsynth.data.sources.rows import Row
 from deepsynth.errors import UserError
 from deepsynth.types import Document
 from tests.data.formats.test_page_xml import NAMESPACE, OCR_D, TRANSKRIBUS
+from tests.helpers.sources import error_of
 from tests.helpers.training import PAGE
 
 PLAIN_PDF = """%PDF-1.4
@@ -63,13 +64,6 @@ def write_pdf(path: Path, *texts: str, width: int = 200, height: int = 100) -> P
         )
     path.write_bytes((body + "trailer<</Root 1 0 R>>\n%%EOF").encode())
     return path
-
-
-def error_of(source: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        list(source)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def texts_of(source: Any) -> dict[str, str]:

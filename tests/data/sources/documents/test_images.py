@@ -6,7 +6,6 @@ import io
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from deepsynth.data.scans import load_image
 from deepsynth.data.sources.documents.source import ImageSource
 from deepsynth.errors import UserError
 from deepsynth.types import Document
+from tests.helpers.sources import error_of
 
 SCANS = Path(__file__).parents[4] / ".." / "shared" / "data" / "ocr_real"
 
@@ -31,14 +31,6 @@ def scans(tmp_path: Path) -> Path:
     path = tmp_path / "scans.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
-
-
-def error_of(source: Any) -> str:
-    """Return the message of the error that walking the source raises; it must be one line."""
-    with pytest.raises(ValueError) as caught:
-        list(source)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_rows_with_images(scans: Path) -> None:
