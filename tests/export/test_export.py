@@ -17,6 +17,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from deepsynth.__main__ import main
 from deepsynth.errors import UserError
 from deepsynth.export.merge import export_model
+from deepsynth.export.verification import Answer, check_answers
 from deepsynth.models import register
 from deepsynth.models.lora import LoraSettings, lora_config
 from deepsynth.models.registry import resolve_model_name
@@ -117,6 +118,31 @@ def test_sixteen_bits(dtype: Any, base: Path, tmp_path: Path) -> None:
     assert report.dtype == dtype
     assert {t.dtype for t in load_file(tmp_path / "out/model.safetensors").values()} == {getattr(torch, dtype)}
     assert json.loads((tmp_path / "out/config.json").read_text())["torch_dtype"] == dtype
+
+
+def answer(*tokens: int, noise: float = 0.0, wrong: float = 0.0) -> Answer:
+    """Return logits of 40 prompt tokens and of these, with noise everywhere, and more at the last of these."""
+    prompt = 2 * torch.randn(40, 50, generator=torch.Generator().manual_seed(0))
+    steps = 4 * torch.nn.functional.one_hot(torch.tensor(tokens), 50).float() + noise
+    steps[-1] += wrong
+    return Answer(prompt + noise, torch.tensor(tokens), steps)
+
+
+def test_a_router_that_decides_otherwise_at_one_token_is_rounding_in_sixteen_bits() -> None:
+    """The logits of that token differ by more than any of the prompt's; the mean tells a wrong merge."""
+    other = answer(3, 4, 6, noise=0.01, wrong=0.5)
+    assert check_answers(answer(3, 4, 5), other, "float16")[2:] == (2, 3)
+    with pytest.raises(ValueError, match=r"logits differ by 1.0e-01 on average"):
+        check_answers(answer(3, 4, 5), answer(3, 4, 5, noise=0.1), "float16")
+    with pytest.raises(ValueError, match=r"logits differ by .* on average and 9.9e\+01 at most"):
+        check_answers(answer(3, 4, 5), answer(3, 4, 5, wrong=99.0), "float16")
+
+
+def test_in_thirty_two_bits_every_token_is_the_same() -> None:
+    assert check_answers(answer(3, 4, 5), answer(3, 4, 5), "float32") == (0.0, 0.0, 3, 3)
+    near = replace(answer(3, 4, 5), tokens=torch.tensor([3, 4, 6]))
+    with pytest.raises(ValueError, match=r"writes \[3, 4, 6\] where the unmerged one writes \[3, 4, 5\]"):
+        check_answers(answer(3, 4, 5), near, "float32")
 
 
 def test_second_version_through_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
