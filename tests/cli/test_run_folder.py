@@ -122,6 +122,25 @@ def test_a_run_that_did_nothing_leaves_no_folder(more: str | None, text: str, st
     assert run.path.exists() == stays
 
 
+@pytest.mark.parametrize("fails", [True, False])
+def test_parents_that_were_made_for_a_run_that_did_nothing_go_too(fails: bool, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    first = RunFolder.claim(tmp_path / "mine/deep/runs", "run")
+    second = RunFolder.claim(tmp_path / "mine/deep/runs", "run")
+    for run, left in ((second, ["deep", "deep/runs", "deep/runs/run"]), (first, [])):
+        write(run.path, *(STARTED if fails else ()))
+        if fails:
+            run.discard_start()
+        run.release()
+        assert [name for name in contents(tmp_path / "mine") if not name.startswith("deep/runs/run/")] == left
+    assert contents(tmp_path) == ["mine"]
+
+
+def test_a_folder_that_cannot_be_is_one_line() -> None:
+    with pytest.raises(UserError, match="the run's folder cannot be written"):
+        RunFolder.claim(Path("/proc/nowhere"), "run")
+
+
 def test_a_failed_start_removes_only_what_it_made(tmp_path: Path) -> None:
     (tmp_path / "run" / "mine").mkdir(parents=True)
     fresh = RunFolder.claim(tmp_path, "run")

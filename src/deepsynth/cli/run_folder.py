@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ LOCK_FILE = "run.lock"
 #: What a run writes before its first step.
 _STARTED = ("config*.yaml", "hparams.yaml", "gallery.html", "events.out.tfevents.*", "lock", LOCK_FILE)
 
+#: How often a folder is made whose parents other runs remove.
+_ATTEMPTS = 10
+
 
 class RunFolder:
     """A folder that one run has for itself, from :meth:`claim` to :meth:`release`.
@@ -28,11 +32,12 @@ class RunFolder:
         path: the folder.
     """
 
-    def __init__(self, path: Path, lock: FileLock, earlier: frozenset[Path]) -> None:
+    def __init__(self, path: Path, lock: FileLock, earlier: frozenset[Path], made: Sequence[Path] = ()) -> None:
         """Make the object; :meth:`claim` and :meth:`resume` are the ways to get one."""
         self.path = path
         self._lock = lock
         self._earlier = earlier  # what was in the folder
+        self._made = made  # the folder and its parents, innermost first, as far as they were missing
 
     @classmethod
     def claim(cls, root: Path, name: str) -> RunFolder:
@@ -49,10 +54,9 @@ class RunFolder:
             UserError: when the folder cannot be made.
         """
         for path in free_names(root, name):
-            made = not path.exists()
             with explain_write_errors(path, "the run's folder"):
-                path.mkdir(parents=True, exist_ok=True)
-                folder = cls._lock_folder(path, made=made)
+                made = _make_folders(path)
+                folder = cls._lock_folder(path, made)
             if folder is not None and is_unused(path):
                 return folder
             if folder is not None:  # another run has written here since it was looked at
@@ -67,7 +71,7 @@ class RunFolder:
             UserError: when that run is still alive, or the folder cannot be written.
         """
         with explain_write_errors(path, "the run's folder"):
-            folder = cls._lock_folder(path, made=False)
+            folder = cls._lock_folder(path)
         if folder is None:
             raise UserError(
                 f"{path}: its run is still at work ({FileLock(path / LOCK_FILE).holder()}); wait for its end, or copy "
@@ -76,15 +80,15 @@ class RunFolder:
         return folder
 
     @classmethod
-    def _lock_folder(cls, path: Path, *, made: bool) -> RunFolder | None:
+    def _lock_folder(cls, path: Path, made: Sequence[Path] = ()) -> RunFolder | None:
         """Return the folder, or nothing when another process has it."""
-        earlier = frozenset(path.rglob("*")) | (frozenset() if made else {path})
+        earlier = frozenset(path.rglob("*"))
         lock = FileLock(path / LOCK_FILE)
         try:
             taken = lock.acquire()
         except FileNotFoundError:  # its run has just removed it
             return None
-        return cls(path, lock, earlier) if taken else None
+        return cls(path, lock, earlier, made) if taken else None
 
     def discard_start(self) -> None:
         """Remove what this run has written if that is no more than a run writes before its first step.
@@ -99,21 +103,37 @@ class RunFolder:
             if path.name != LOCK_FILE:
                 path.unlink(missing_ok=True)
         self._lock.release()
-        for path in sorted({*new, self.path} - self._earlier, key=lambda path: len(path.parts), reverse=True):
-            if path.is_dir():
-                with contextlib.suppress(OSError):  # something has come in since
-                    path.rmdir()
+        _remove_empty([*sorted(new, key=lambda path: len(path.parts), reverse=True), *self._made])
 
     @staticmethod
     def _is_start(path: Path) -> bool:
         return any(path.match(pattern) for pattern in _STARTED) or not path.stat().st_size
 
     def release(self) -> None:
-        """Let other runs have the folder; one that was made for this run and is empty goes."""
+        """Let other runs have the folder; what was made for this run and is empty goes, its parents too."""
         self._lock.release()
-        if self.path not in self._earlier:
+        _remove_empty(self._made)
+
+
+def _make_folders(path: Path) -> list[Path]:
+    """Make a folder with its parents, and return those that were missing, innermost first."""
+    for attempt in count(1):
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError:  # another run that did nothing has just removed the parent that it had made
+            if attempt == _ATTEMPTS:
+                raise
+        else:
+            break
+    return missing
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        if folder.is_dir():
             with contextlib.suppress(OSError):  # it holds files
-                self.path.rmdir()
+                folder.rmdir()
 
 
 class RunConfig(SaveConfigCallback):
