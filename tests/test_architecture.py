@@ -222,6 +222,38 @@ def test_private_names_of_other_objects_are_used_in_compat_alone() -> None:
     assert found == []
 
 
+def private_names(tree: ast.AST) -> set[str]:
+    """Return the names with one underscore that a file defines."""
+    found = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found.add(node.id if isinstance(node, ast.Name) else node.attr)
+    return {name for name in found if re.fullmatch(r"_[a-zA-Z]\w*", name)}
+
+
+def test_tests_go_by_the_public_names_of_the_package() -> None:
+    """A test that reads a private name holds a way of writing the code, not a behavior; ``compat`` tests its own."""
+    files = [path for path in FILES if part(path) != "compat"]  # whose names are other libraries'
+    ours = set().union(*(private_names(ast.parse(path.read_text())) for path in files))
+    ours -= {"_attn_implementation", "_experts_implementation"}  # of transformers, which the package writes, too
+    tests = Path(__file__).parent
+    found = []
+    for path in sorted({*tests.rglob("*.py")} - {*(tests / "compat").rglob("*.py"), Path(__file__)}):
+        tree = ast.parse(path.read_text())
+        theirs = ours - private_names(tree)  # what a test's own classes have
+        for node in ast.walk(tree):
+            names: list[str] = []
+            if isinstance(node, ast.Attribute):
+                names = [node.attr]
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("deepsynth"):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("setattr"):
+                texts = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+                names = [name for text in texts if isinstance(text, str) for name in text.split(".")]
+            found += [f"{path.relative_to(tests)}:{node.lineno} {name}" for name in {*names} & theirs]
+    assert found == []
+
+
 def test_the_table_of_private_parts_is_complete() -> None:
     table = (PACKAGE.parents[1] / "docs" / "private_parts.md").read_text()
     listed = set(re.findall(r"^\| (\w+) \| `(\w+)` \|", table, re.MULTILINE))

@@ -293,7 +293,7 @@ def fails_in(phase: str, module: Any, error: BaseException) -> None:
     elif phase == "step":
         module.on_before_optimizer_step = fail
     else:
-        module.text_generator._generate = fail
+        module.text_generator.make_decoder = fail
 
 
 @pytest.mark.parametrize("phase", vram_monitor.PHASES)

@@ -96,7 +96,7 @@ def test_pages_in_tiles_write_the_reference_tokens(patches: int, monkeypatch: py
     sam = model.model.vision_tower.sam_encoder
     hook = sam.patch_embed.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     with torch.inference_mode():
-        features = reader._features(images)
+        features = reader.image_features(images)
         hook.remove()
         tiles = len(images["pixel_values_local"])
         assert seen == ([1] * (2 + tiles) if patches == 1 else [2, tiles])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -85,8 +87,16 @@ def test_there_is_no_moment_without_the_folder(tmp_path: Path, monkeypatch: pyte
     assert names(tmp_path) == ["adapter"]
 
 
-def test_a_file_system_that_cannot_exchange_names_renames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deepsynth.io.files._exchange", lambda *_: False)
+@pytest.fixture(
+    params=[{}, {"renameat2": lambda *_: -1}, {"renamex_np": lambda *_: -1}], ids=["none", "Linux", "macOS"]
+)
+def no_exchange(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a system that cannot exchange two names, or a file system for which the call fails."""
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(**request.param))
+
+
+@pytest.mark.usefixtures("no_exchange")
+def test_a_file_system_that_cannot_exchange_names_renames(tmp_path: Path) -> None:
     for content in ("one", "two"):
         with atomic_folder(tmp_path / "adapter") as new:
             (new / content).write_text(content)
@@ -138,6 +148,7 @@ def test_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypa
     assert events == ["fsync"] * 3 + ["rename", "fsync"]
 
 
+@pytest.mark.usefixtures("no_exchange")
 def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,7 +162,6 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(
             raise PermissionError("no")
         rename(source, target)
 
-    monkeypatch.setattr("deepsynth.io.files._exchange", lambda *_: False)
     monkeypatch.setattr(os, "rename", fail_into_place)
     with pytest.raises(PermissionError), atomic_folder(path) as new:
         (new / "two").write_text("two")

@@ -53,8 +53,7 @@ def test_a_worker_that_was_forked_meanwhile_does_not_hold_it(tmp_path: Path) -> 
     worker = context.Process(target=wait, args=(theirs,), daemon=True)
     worker.start()
     assert mine.recv() == "forked"
-    assert lock._file is not None
-    lock._file.close()  # as when this process is killed
+    lock.forget()  # as when this process is killed
     assert FileLock(tmp_path / "lock").acquire()
     mine.send("end")
     worker.join()

@@ -1,8 +1,8 @@
 import json
+import platform
 
 import pytest
 
-from deepsynth.measurement import cells as cells_module
 from deepsynth.measurement.cells import Cell, run_cells
 from deepsynth.measurement.pages import DataBenchmark, Excerpts
 
@@ -52,8 +52,8 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path):
 def test_results_of_another_environment_are_not_mixed_in(tmp_path, monkeypatch):
     output = tmp_path / "data.json"
     run_cells(cells([]), output=output)
-    monkeypatch.setattr(cells_module, "_processor", lambda: "another")
-    with pytest.raises(ValueError, match=r"was measured differently: processor was .*, is another"):
+    monkeypatch.setattr(platform, "python_version", lambda: "another")
+    with pytest.raises(ValueError, match=r"was measured differently: python was .*, is another"):
         run_cells(cells([]), output=output, resume=True)
 
 

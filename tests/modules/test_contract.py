@@ -160,7 +160,7 @@ def test_an_adapter_loads_in_the_other_and_in_plain_peft(
     batch = data.transfer_batch_to_device(next(iter(data.val_dataloader())), torch.device(device), 0)
     losses = {}
     other = make(second, experts="all", adapter=str(tmp_path / "adapter"))
-    other._device = torch.device(device)
+    other.to(device)
     other.configure_model()
     for name, each in ((first, module), (second, other)):
         each.to(device).eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ def row(document: str, page: int, prediction: str, target: str, stop: str = "eos
     return {"document_id": document, "page": page, "prediction": prediction, "target": target, "stop": stop}
 
 
+class WatchedRow(dict[str, Any]):
+    """A row that can be watched: plain dictionaries have no weak references."""
+
+
 ROWS = [
     row("a", 0, "one", "one"),
     row("a", 1, "twoo", "two"),
@@ -35,11 +40,15 @@ ROWS = [
 
 def test_scores_come_document_by_document_and_are_those_of_all_texts_at_once() -> None:
     scores = DocumentScores()
+    held: list[weakref.ref[WatchedRow]] = []
     for one in ROWS:
-        scores.add([one])
-        assert len(scores._open) <= 2  # the pages of one document
+        taken = WatchedRow(one)
+        held.append(weakref.ref(taken))
+        scores.add([taken])
+        del taken
+        assert sum(row() is not None for row in held) <= 2  # the pages of one document
     table = scores.table()
-    assert scores._open == []
+    assert not any(row() for row in held)
     metrics = CorpusMetrics(sync_on_compute=False)
     metrics.update(["one\ntwoo", "frist\nsecond", "la la la"], ["one\ntwo", "first\nsecond", "la la la, she sang"])
     expected = {name: value.item() for name, value in metrics.compute().items()}
@@ -105,16 +114,22 @@ def test_as_many_texts_are_generated_as_asked_for(samples: int, sizes: list[int]
     assert [name.split("#")[0] for ids in rows.ids for name in ids] == [f"d{number}" for number in range(samples)]
 
 
-def test_the_decoder_is_kept_between_calls_and_forgotten_after_an_epoch(tmp_path: Path, jsonl: Path) -> None:
+def test_the_decoder_is_kept_between_calls_and_forgotten_after_an_epoch(
+    tmp_path: Path, jsonl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module, data = make_module(max_new_tokens=3, samples=8), make_data(jsonl, val_fraction=0.5)
     make_trainer(tmp_path).validate(module, data, verbose=False)
-    assert module.text_generator._decoder is None
+    assert not module.text_generator.holds_memory
+    made: list[int] = []
+    make_decoder = module.text_generator.make_decoder
+    monkeypatch.setattr(
+        module.text_generator, "make_decoder", lambda slots: (made.append(slots), make_decoder(slots))[1]
+    )
     batch = next(iter(data.val_dataloader()))
     first = module.generate(batch)
-    kept = module.text_generator._decoder
-    assert kept is not None
     assert module.generate(batch) == first
-    assert module.text_generator._decoder is kept
+    assert made == [len(batch)]
+    assert module.text_generator.holds_memory
 
 
 def texts_of(tmp_path: Path, *words: int) -> Path:

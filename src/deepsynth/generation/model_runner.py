@@ -176,7 +176,7 @@ class ModelRunner:
             if sum(counts):
                 raise ValueError(f"the prompts hold {sum(counts)} image tokens but there is no page")
             return [Prompt(row, None) for row in rows]
-        features = torch.cat(self._features(inputs))
+        features = torch.cat(self.image_features(inputs))
         if len(features) != sum(counts):
             raise ValueError(
                 f"the prompts hold {sum(counts)} image tokens (id {self.image_token_id}) but the pages make "
@@ -185,7 +185,7 @@ class ModelRunner:
         parts = torch.split(features, counts)
         return [Prompt(row, part if len(part) else None) for row, part in zip(rows, parts, strict=True)]
 
-    def _features(self, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    def image_features(self, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         """Return the features (image tokens, H) of each page."""
         images = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
         if not len(images.get("pixel_values_local", ())):

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from deepsynth.distributed.sharding import is_sharded
 from deepsynth.distributed.strategy import attached_trainer
-from deepsynth.models.engine.compilation import Compilation, choose_compilation
+from deepsynth.models.engine.compilation import Compilation, choose_compilation, missing_compiler
 from deepsynth.models.engine.fast_paths import TrainingPaths, describe, install_training_paths
 from deepsynth.models.engine.feature_cache import DEFAULT_FOLDER, GIB, DiskCache, FeatureCache, MemoryCache, context_of
 from deepsynth.models.engine.layer_runner import LEVELS, LayerRunner, Level, keep
@@ -126,7 +126,6 @@ class TrainingEngine:
     def _choose_compilation(self, batch: Batch) -> Compilation:
         module, forward = self._module, self._forward
         assert forward is not None, "build_forward was called"
-        against = ""
         if module.device.type != "cuda":
             against = f"the model is on {module.device.type}"
         elif module.engine.kernels == "plain" or module.engine.loss == "plain":
@@ -137,6 +136,8 @@ class TrainingEngine:
             against = f"weights are in {module.quantization}"
         elif "position_ids" in batch.inputs:
             against = "rows are packed"
+        else:
+            against = missing_compiler()
         trainer = module.trainer
         return choose_compilation(
             batches=trainer.estimated_stepping_batches * trainer.accumulate_grad_batches,

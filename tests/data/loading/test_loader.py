@@ -205,9 +205,10 @@ class Asked(Dataset[tuple[int, int]]):
         return key
 
 
-def asked_loader(folder: Path, count: int, *, endless: bool = True, size: int = 7, **kwargs: Any) -> ResumableLoader:
+def asked_loader(
+    folder: Path, workers: Workers | None = None, *, endless: bool = True, size: int = 7, **kwargs: Any
+) -> ResumableLoader:
     sampler = EpochSampler(range(size), shuffle=True, seed=3, even=True, **kwargs)
-    workers = Workers(count, start_method="fork" if count else None)
     dataset = Asked(folder / "asked", size)
     return ResumableLoader(dataset, sampler, workers, batch_size=2, endless=endless, collate_fn=list)
 
@@ -221,7 +222,8 @@ def epochs_of(loader: ResumableLoader, *numbers: int) -> list[list[Any]]:
 
 
 def test_the_next_epoch_is_made_while_this_one_ends(tmp_path: Path) -> None:
-    loader = asked_loader(tmp_path, 1)
+    workers = Workers(1, start_method="fork")
+    loader = asked_loader(tmp_path, workers)
     try:
         (first,) = epochs_of(loader, 0)
         assert sum(map(len, first)) == 7
@@ -234,17 +236,18 @@ def test_the_next_epoch_is_made_while_this_one_ends(tmp_path: Path) -> None:
         made = (tmp_path / "asked").read_text().split("\n")
         assert len(made) == len(set(made)), "a sample was made twice"
     finally:
-        loader._workers.close()
+        workers.close()
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_epochs_are_the_same_with_and_without_prefetching(count: int, tmp_path: Path) -> None:
-    plain = epochs_of(asked_loader(tmp_path, 0, endless=False), 0, 1, 2, 5, 5)
-    loader = asked_loader(tmp_path, count)
+    plain = epochs_of(asked_loader(tmp_path, endless=False), 0, 1, 2, 5, 5)
+    workers = Workers(count, start_method="fork" if count else None)
+    loader = asked_loader(tmp_path, workers)
     try:
         assert epochs_of(loader, 0, 1, 2, 5, 5) == plain  # epochs that do not follow each other too
     finally:
-        loader._workers.close()
+        workers.close()
     assert [sorted(index for batch in epoch for _, index in batch) for epoch in plain] == [list(range(7))] * 5
     assert [epoch[0][0][0] for epoch in plain] == [0, 1, 2, 5, 5]
     assert [len(batch) for batch in plain[0]] == [2, 2, 2, 1]
@@ -252,8 +255,9 @@ def test_epochs_are_the_same_with_and_without_prefetching(count: int, tmp_path: 
 
 @pytest.mark.parametrize("done", range(1, 5))
 def test_an_epoch_goes_on_where_it_was_although_the_next_was_prefetched(done: int, tmp_path: Path) -> None:
-    plain = epochs_of(asked_loader(tmp_path, 0, endless=False), 0, 1, 2)
-    first, later = asked_loader(tmp_path, 1), asked_loader(tmp_path, 1)
+    plain = epochs_of(asked_loader(tmp_path, endless=False), 0, 1, 2)
+    workers = Workers(1, start_method="fork")
+    first, later = asked_loader(tmp_path, workers), asked_loader(tmp_path, workers)
     try:
         epochs_of(first, 0)
         first.sampler.set_epoch(1)
@@ -263,23 +267,23 @@ def test_an_epoch_goes_on_where_it_was_although_the_next_was_prefetched(done: in
         assert seen + list(later) == plain[1]
         assert epochs_of(later, 2) == plain[2:]
     finally:
-        first._workers.close()
-        later._workers.close()
+        workers.close()
 
 
 def test_a_loader_whose_workers_were_ended_starts_new_ones(tmp_path: Path) -> None:
-    loader = asked_loader(tmp_path, 1)
+    workers = Workers(1, start_method="fork")
+    loader = asked_loader(tmp_path, workers)
     try:
         first = epochs_of(loader, 0, 1)
-        loader._workers.close()
+        workers.close()
         assert epochs_of(loader, 2, 0, 1)[1:] == first
     finally:
-        loader._workers.close()
+        workers.close()
 
 
 def test_an_epoch_left_early_is_begun_anew(tmp_path: Path) -> None:
-    loader = asked_loader(tmp_path, 0)
-    whole = epochs_of(asked_loader(tmp_path, 0), 0)[0]
+    loader = asked_loader(tmp_path)
+    whole = epochs_of(asked_loader(tmp_path), 0)[0]
     assert list(islice(loader, 2)) == whole[:2]
     assert list(loader) == whole
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -151,9 +150,15 @@ def test_a_processor_that_takes_no_bytes_has_no_table() -> None:
     assert view_table(computing, layout()) is None
 
 
-def test_samples_of_a_processor_without_a_table_have_values() -> None:
-    processor = replace(processor_of("deepsynth/tiny-random", "base"))
-    processor.__dict__["_view_table"] = None
+def test_samples_of_a_processor_without_a_table_have_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    processor = OcrProcessor("deepsynth/tiny-random", "base", max_tokens=10**6)
+    image_processor = processor.hf_processor.image_processor
+
+    class Computing(type(image_processor)):  # type: ignore[misc]
+        def __call__(self, *args: Any, **options: Any) -> Any:
+            return super().__call__(*args, **{**options, "do_rescale": True, "do_normalize": True})
+
+    monkeypatch.setattr(processor.hf_processor, "image_processor", Computing.from_dict(image_processor.to_dict()))
     page = noise(1024, 1024)
     batch = Collator()([sample_of(processor, page)])
     assert batch.pixel_table is None

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deepsynth.models.engine import compilation
-from deepsynth.models.engine.compilation import Compilation, choose_compilation
+from deepsynth.models.engine.compilation import Compilation, choose_compilation, missing_compiler
 from tests.helpers.training import make_data, make_module, make_trainer
-
-
-@pytest.fixture(autouse=True)
-def compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have what torch.compile needs on a GPU, which this machine may lack."""
-    monkeypatch.setattr(compilation, "_missing_compiler", lambda: "")
 
 
 def choose(**facts: Any) -> Compilation:
@@ -58,9 +52,23 @@ def test_the_reason_says_what_would_change_it() -> None:
     assert "data.pad_to_multiple_of" in choose(length=1217).reason
 
 
-def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compilation, "_missing_compiler", lambda: "there is no C compiler")
-    assert choose() == Compilation("none", False, "there is no C compiler")
+def test_a_reason_against_it_is_given_as_it_is() -> None:
+    assert choose(against="there is no C compiler") == Compilation("none", False, "there is no C compiler")
+
+
+@pytest.mark.parametrize("program", ["cc", "gcc", "clang", "CC"])
+def test_what_torch_compile_lacks(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    assert "no C compiler" in missing_compiler()
+    if program == "CC":
+        monkeypatch.setenv("CC", "/opt/compiler")
+    else:
+        (tmp_path / program).touch(mode=0o755)
+    assert missing_compiler() == ""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "triton" else name)
+    assert missing_compiler() == "triton is not installed"
 
 
 def test_a_run_on_the_cpu_says_that_it_compiles_nothing(

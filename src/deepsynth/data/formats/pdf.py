@@ -18,8 +18,8 @@ from deepsynth.types import PagedFile
 
 #: Documents that a process keeps open, and pages after which one is opened anew: PDFium keeps the fonts and images of
 #: every page that it has drawn.
-_OPEN_DOCUMENTS = 4
-_PAGES_UNTIL_REOPENED = 64
+OPEN_DOCUMENTS = 4
+PAGES_UNTIL_REOPENED = 64
 #: Dots an inch of a PDF's unit.
 _POINTS = 72.0
 
@@ -127,14 +127,14 @@ def _document(path: Path) -> Any:
             raise UserError(f"{path}: not a regular file")
         key = (os.getpid(), path, status.st_mtime_ns, status.st_size)
         entry = _documents.get(key)
-        if entry is not None and entry[1] >= _PAGES_UNTIL_REOPENED:
+        if entry is not None and entry[1] >= PAGES_UNTIL_REOPENED:
             _documents.pop(key)[0].close()
             entry = None
         if entry is None:
             if not _documents:
                 atexit.unregister(_close_all)
                 atexit.register(_close_all)  # after pypdfium2's own, which would complain of open documents
-            while len(_documents) >= _OPEN_DOCUMENTS:
+            while len(_documents) >= OPEN_DOCUMENTS:
                 oldest, (document, _) = _documents.popitem(last=False)
                 if oldest[0] == os.getpid():
                     document.close()

@@ -77,7 +77,7 @@ class PythonDocsSource(Source):
             UserError: when this Python has no documentation, or none within the limits.
         """
         seen: set[str] = set()
-        for name, title, body in _descriptions():
+        for name, title, body in _descriptions(_library()):
             target: str | None = None
             if self.task == "summarize":
                 first, _, text = (part.strip("\n") for part in _partition(body))
@@ -100,16 +100,16 @@ class PythonDocsSource(Source):
 
 
 @cache
-def _descriptions() -> tuple[tuple[str, str, str], ...]:
+def _descriptions(library: Path) -> tuple[tuple[str, str, str], ...]:
     """Return ``(id, title, body)`` of every section of the topics and every docstring, in the order of the ids.
 
-    Read once a process. The garbage collector is off meanwhile: syntax trees hold no cycles, but are so many objects
-    that it would walk all live ones, torch's included, many times (7.4 s instead of 1.5 s).
+    Read once a process and library. The garbage collector is off meanwhile: syntax trees hold no cycles, but are so
+    many objects that it would walk all live ones, torch's included, many times (7.4 s instead of 1.5 s).
     """
     collects = gc.isenabled()
     gc.disable()
     try:
-        found = {name: (title, body) for name, title, body in (*_topic_sections(), *_docstrings())}
+        found = {name: (title, body) for name, title, body in (*_topic_sections(), *_docstrings(library))}
     finally:
         if collects:
             gc.enable()
@@ -131,8 +131,7 @@ def _topic_sections() -> Iterator[tuple[str, str, str]]:
             yield f"topics/{topic}" + (f"-{number}" if number else ""), heading[1], _clean(body)
 
 
-def _docstrings() -> Iterator[tuple[str, str, str]]:
-    library = _library()
+def _docstrings(library: Path) -> Iterator[tuple[str, str, str]]:
     for path in _modules(library):
         parts = path.relative_to(library).with_suffix("").parts
         with warnings.catch_warnings():

@@ -25,7 +25,8 @@ HEAD_ROWS = 20
 #: Names that a line about what was left out lists.
 _NAMES_SHOWN = 5
 
-_said: set[str] = set()
+#: Lines that are not logged again in this process.
+said_lines: set[str] = set()
 
 
 class Row(NamedTuple):
@@ -225,8 +226,8 @@ class _RowReader:
 
 def say_once(line: str) -> None:
     """Log a line, unless this process has: training and validation read the same source."""
-    if line not in _said:
-        _said.add(line)
+    if line not in said_lines:
+        said_lines.add(line)
         log.info("%s", line)
 
 

@@ -58,9 +58,8 @@ def choose_compilation(
         keeps_activations: whether layers keep all of their activations for the backward pass.
         frozen_vision: whether the vision encoder stays frozen.
         cached_vision: whether its features are kept, so that it hardly runs.
-        against: a reason against compilation that the caller knows.
+        against: a reason against compilation that the caller knows, such as :func:`missing_compiler`.
     """
-    against = against or _missing_compiler()
     if not against and batches < PAYS_FROM_BATCHES:
         against = f"the run has {batches:g} batches, and compilation pays from {PAYS_FROM_BATCHES:,} on"
     vision = frozen_vision and not cached_vision
@@ -76,7 +75,7 @@ def choose_compilation(
     return Compilation(parts, graphs, reason)
 
 
-def _missing_compiler() -> str:
+def missing_compiler() -> str:
     """Return what ``torch.compile`` lacks on this machine, if it lacks anything."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"

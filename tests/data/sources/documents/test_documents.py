@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import string
 import sys
 from pathlib import Path
@@ -17,15 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from deepsynth.data.formats import pdf
+from deepsynth.data.formats.pdf import OPEN_DOCUMENTS, PAGES_UNTIL_REOPENED
 from deepsynth.data.pipeline import Pipeline
 from deepsynth.data.processing.processor import OcrProcessor
 from deepsynth.data.rendering.renderer import TextRenderer
 from deepsynth.data.scans import count_scan_pages, load_scan_pages
 from deepsynth.data.sources import rows
-from deepsynth.data.sources.documents.listing import list_place
 from deepsynth.data.sources.documents.source import DocumentSource, ImageSource
-from deepsynth.data.sources.rows import Row
 from deepsynth.errors import UserError
 from deepsynth.types import Document
 from tests.data.formats.test_page_xml import NAMESPACE, OCR_D, TRANSKRIBUS
@@ -72,7 +71,7 @@ def texts_of(source: Any) -> dict[str, str]:
 
 def summary_of(source: Any, caplog: pytest.LogCaptureFixture) -> str:
     caplog.clear()
-    rows._said.clear()
+    rows.said_lines.clear()
     with caplog.at_level(logging.INFO, "deepsynth"):
         list(source)
     (line,) = [record.getMessage() for record in caplog.records if " files: " in record.getMessage()]
@@ -169,17 +168,22 @@ def test_pages_are_rasterized_one_by_one_and_few_files_are_open(
 ) -> None:
     """A page is drawn when it is asked for, and what PDFium keeps of drawn pages is given back now and then."""
     opened: list[Path] = []
+    closed: list[Any] = []
 
     class Counting(pypdfium2.PdfDocument):
         def __init__(self, path: Path) -> None:
             opened.append(path)
             super().__init__(path)
 
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
     monkeypatch.setattr(pypdfium2, "PdfDocument", Counting)
     drawn: list[int] = []
     render = pypdfium2.PdfPage.render
     monkeypatch.setattr(pypdfium2.PdfPage, "render", lambda self, **kw: (drawn.append(1), render(self, **kw))[1])
-    count = pdf._PAGES_UNTIL_REOPENED * 2
+    count = PAGES_UNTIL_REOPENED * 2
     write_pdf(tmp_path / "a.pdf", *(f"page {number}" for number in range(count)))
     (document,) = DocumentSource(tmp_path)
     assert (len(drawn), len(opened)) == (0, 1)
@@ -191,7 +195,7 @@ def test_pages_are_rasterized_one_by_one_and_few_files_are_open(
     for number in range(10):
         write_pdf(tmp_path / f"more{number}.pdf", "x")
     assert len(list(DocumentSource(tmp_path))) == 11
-    assert len(pdf._documents) == pdf._OPEN_DOCUMENTS
+    assert len(opened) - len(closed) == OPEN_DOCUMENTS
 
 
 def test_samples_of_a_pdf(tmp_path: Path) -> None:
@@ -377,7 +381,11 @@ def content_of(kind: str, folder: Path) -> bytes:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(files=FILES, recursive=st.booleans(), broken=st.booleans())
 def test_every_file_of_a_folder_is_counted_once(
-    files: list[tuple[str, str, str]], recursive: bool, broken: bool, tmp_path_factory: pytest.TempPathFactory
+    files: list[tuple[str, str, str]],
+    recursive: bool,
+    broken: bool,
+    tmp_path_factory: pytest.TempPathFactory,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     folder = tmp_path_factory.mktemp("files")
     for place, name, kind in files:
@@ -386,21 +394,25 @@ def test_every_file_of_a_folder_is_counted_once(
         path.write_bytes(b"broken" if broken and kind == "pdf" else content_of(kind, folder))
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     source = DocumentSource(folder, recursive=recursive)
-    listing = list_place(folder, recursive=recursive)
-    found: list[Row] = []
-    refusal = ""
+    documents: list[str] = []
+    caplog.set_level(logging.INFO, "deepsynth")
     try:
-        found += source._image_rows(listing)
+        documents += [row.fields["name"] for row in source.rows()]
+        line = caplog.messages[-1]
     except UserError as error:
-        refusal = str(error)
-    assert bool(refusal) == (not listing.images)
-    assert not refusal or f"{len(there)} files: 0 documents" in refusal  # the line says why
-    assert listing.count == len(there)
-    used = {path.relative_to(folder).as_posix() for path in listing.used}
-    unused = [name for names in listing.unused.values() for name in names]
-    documents = [image.name for image in listing.images]
-    assert sorted([*documents, *used, *unused]) == sorted(there)
-    assert sorted(row.fields["name"] for row in found) == sorted(documents)
+        line = str(error)
+        assert "0 documents" in line
+    assert len(documents) == len(set(documents)) == count_in(line, r"files: (\d+) documents")
+    assert documents or "0 documents" in line
+    assert set(documents) <= there
+    used, unused = count_in(line, r"(\d+) with texts"), line.partition("not used: ")[2]
+    assert count_in(line, r"(\d+) files: ") == len(there)
+    assert len(documents) + used + sum(map(int, re.findall(r"(?:^|; )(\d+) ", unused))) == len(there)
+
+
+def count_in(line: str, pattern: str) -> int:
+    found = re.search(pattern, line)
+    return int(found[1]) if found else 0
 
 
 def test_the_text_of_a_drawn_page_fits_its_pixels(tmp_path: Path) -> None:
