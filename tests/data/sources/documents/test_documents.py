@@ -397,7 +397,7 @@ def test_every_file_of_a_folder_is_counted_once(
     documents: list[str] = []
     caplog.set_level(logging.INFO, "deepsynth")
     try:
-        documents += [row.fields["name"] for row in source.rows()]
+        documents += [row.fields["name"] for row in source.rows() if "name" in row.fields]  # no rows of tables
         line = caplog.messages[-1]
     except UserError as error:
         line = str(error)
