@@ -125,7 +125,8 @@ def test_a_run_reads_every_document(tmp_path: Path, jsonl: Path) -> None:
     trainer.predict(make_module(max_new_tokens=2), make_data(jsonl, batch_size=4))
     found = read(tmp_path / "out" / "read.jsonl")
     assert [one["id"] for one in found] == [f"d{i}" for i in range(8)]
-    assert all(set(one) == {"id", "prediction", "target", "stop", "prompt"} for one in found)
+    names = {"id", "prediction", "target", "stop", "mean_logprob", "page_mean_logprobs", "prompt"}
+    assert all(set(one) == names for one in found)
 
 
 class Interruption(Callback):
@@ -164,7 +165,13 @@ def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(
     caplog.clear()
     # Another size of batches, and an end in the middle of one, are allowed.
     _, parts = run_predict(tmp_path / "parts", make_data(jsonl, batch_size=3), resume=True)
-    assert parts.read_text() == whole.read_text()
+    without = [
+        [{key: value for key, value in one.items() if "logprob" not in key} for one in read(file)]
+        for file in (parts, whole)
+    ]
+    assert without[0] == without[1]
+    for one, other in zip(read(parts), read(whole), strict=True):
+        assert one["mean_logprob"] == pytest.approx(other["mean_logprob"], abs=2e-4)  # batches of other sizes
     assert not partial.exists()
     assert [record.getMessage() for record in caplog.records if "known text" in record.getMessage()] == told
 
@@ -250,6 +257,33 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, caplog: pytest.Log
         writer.on_exception(make_trainer(tmp_path), LightningModule(), KeyboardInterrupt())
     assert f"1 pages are kept in {tmp_path}/predictions.jsonl.partial" in caplog.text
     assert f"--output {tmp_path} --resume continues after them" in caplog.text
+
+
+@pytest.mark.parametrize("generation", ["deepsynth", "transformers"])
+def test_every_page_says_how_sure_the_model_was_and_every_token_on_request(
+    generation: str, tmp_path: Path, jsonl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepsynth.modules.DeepSynthModule.AUTO_GENERATION", generation)
+    _, file = run_predict(tmp_path, make_data(jsonl, batch_size=3), token_logprobs=True)
+    found = read(file)
+    for one in found:
+        (page,) = one["token_logprobs"]
+        ended = one["stop"] == "eos"
+        assert "".join(text for text, _ in (page[:-1] if ended else page)) == one["prediction"]
+        mean = sum(logprob for _, logprob in page) / len(page)
+        assert one["page_mean_logprobs"] == [one["mean_logprob"]] == [pytest.approx(mean, abs=2e-4)]
+        assert one["mean_logprob"] < 0
+    assert len({one["mean_logprob"] for one in found}) > 1
+    _, file = run_predict(tmp_path, make_data(jsonl, batch_size=3))
+    assert all("token_logprobs" not in one for one in read(file))
+
+
+def test_the_confidence_of_a_document_is_that_of_all_its_tokens() -> None:
+    pages = [{**row("a", "x", n), "mean_logprob": m, "tokens": t} for n, m, t in ((1, -2.0, 1), (0, -0.5, 3))]
+    found = document_row(pages)
+    assert (found["mean_logprob"], found["page_mean_logprobs"]) == (-0.875, [-0.5, -2.0])
+    found = document_row([*pages, {**row("a", "y", 2), "mean_logprob": None, "tokens": 2}])
+    assert (found["mean_logprob"], found["page_mean_logprobs"]) == (None, [-0.5, -2.0, None])
 
 
 def test_a_document_says_its_language_source_and_prompt_where_they_are_known() -> None:

@@ -62,8 +62,8 @@ def test_nothing_deprecated_is_used(name: str, monkeypatch: pytest.MonkeyPatch) 
         with reader.at_work():
             hidden, last = reader.embed([Prompt(ids[0], None)])
             token = reader.prefill(hidden, torch.tensor([0]), last, cache)
-            reader.step(token, torch.tensor([5]), cache, 6)
-    assert token.item() == whole.logits[0, -1].argmax().item()
+            reader.step(token[:, 0].long(), torch.tensor([5]), cache, 6)
+    assert token[0, 0].item() == whole.logits[0, -1].argmax().item()
     assert not said
 
 

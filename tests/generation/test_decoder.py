@@ -12,7 +12,7 @@ from deepsynth.generation import Decoder, RepetitionCriterion, generate
 from deepsynth.generation import cache as cache_module
 from deepsynth.generation.cache import RowCache
 from deepsynth.generation.model_runner import ModelRunner, Prompt
-from deepsynth.generation.steps import FreeSteps, StaticSteps
+from deepsynth.generation.steps import Choice, FreeSteps, StaticSteps
 from tests.helpers.generation import batch_of, load, read, samples, stream, tokenizer_of
 
 NAME = "deepsynth/tiny-random"
@@ -133,11 +133,11 @@ def test_a_long_text_holds_back_a_bounded_number_of_others(model: Any, monkeypat
     held: list[int] = []
 
     class Watching(FreeSteps):
-        def prefill(self, prompts: list[Prompt], slots: list[int]) -> list[int]:
+        def prefill(self, prompts: list[Prompt], slots: list[int]) -> list[Choice]:
             admitted.extend(prompts)
             return super().prefill(prompts, slots)
 
-        def __call__(self, tokens: list[int], positions: list[int]) -> list[list[int]]:
+        def __call__(self, tokens: list[int], positions: list[int]) -> list[list[Choice]]:
             held.append(len(admitted) - len(tokens))
             return super().__call__(tokens, positions)
 

@@ -107,10 +107,11 @@ def test_pages_in_tiles_write_the_reference_tokens(patches: int, monkeypatch: py
         cache.reserve(2000)
         hidden, last = reader.embed([Prompt(expected["input_ids"][0], features[0])])
         token = reader.prefill(hidden, torch.tensor([0]), last, cache)
-        tokens = [int(token)]
+        tokens = [int(token[0, 0])]
         for place in range(len(expected["new_tokens"]) - 1):
-            token = reader.aligned_step(token, expected["input_ids"].shape[1] + place, cache)
-            tokens.append(int(token))
+            last_token = torch.tensor(tokens[-1:])
+            token = reader.aligned_step(last_token, expected["input_ids"].shape[1] + place, cache)
+            tokens.append(int(token[0, 0]))
     assert tokens == expected["new_tokens"].tolist()
 
 

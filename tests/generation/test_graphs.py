@@ -20,7 +20,7 @@ from deepsynth.generation import steps as steps_module
 from deepsynth.generation.cache import RowCache
 from deepsynth.generation.graphs import MOST_CALLS, NotCaptured, StepGraphs
 from deepsynth.generation.model_runner import ModelRunner, Prompt
-from deepsynth.generation.steps import StaticSteps, can_be_captured
+from deepsynth.generation.steps import Choice, StaticSteps, can_be_captured
 from tests.generation.test_equality import adapted
 from tests.helpers.generation import batch_of, load, read, samples, stream, tokenizer_of
 from tests.helpers.recorded_graph import RecordedGraph, stand_in
@@ -194,7 +194,7 @@ def test_adapters_of_vision_that_are_switched_off_are_seen(graphs: list[Recorded
     seen: list[torch.Tensor | None] = []
 
     class Watching(StaticSteps):
-        def prefill(self, prompts: list[Prompt], slots: list[int]) -> list[int]:
+        def prefill(self, prompts: list[Prompt], slots: list[int]) -> list[Choice]:
             seen.extend(prompt.features for prompt in prompts)
             return super().prefill(prompts, slots)
 

@@ -8,6 +8,7 @@ is gone and a capture during which another graph goes.
 
 from __future__ import annotations
 
+import importlib
 import linecache
 import re
 import sys
@@ -21,6 +22,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+importlib.import_module("transformers.integrations.moe")  # registers the operation that is named below
 _ATEN = torch.ops.aten
 #: What makes the host wait for the device.
 WAITS = {
@@ -36,7 +38,7 @@ WAITS = {
     _ATEN.repeat_interleave,
     _ATEN.lift_fresh,  # torch.tensor() of numbers: a copy from the host
     _ATEN.bincount,
-    torch.ops.transformers.grouped_mm_fallback if hasattr(torch.ops, "transformers") else None,
+    getattr(torch.ops.transformers, "grouped_mm_fallback", None),
 }
 
 

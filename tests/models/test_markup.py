@@ -85,7 +85,7 @@ def test_labels_and_generated_text_agree() -> None:
     assert processor.hf_processor.image_token_id not in labels
     state = GenerationState(eos=tokenizer.eos_token_id, limit=999, repetition=None)
     assert state.add_all(labels) == "eos"
-    assert to_generation(state, tokenizer).text == page.text
+    assert to_generation(state, tokenizer, [0.0] * len(state.ids)).text == page.text
 
 
 def test_the_repetition_rule_exempts_the_cells_of_these_tokens() -> None:

@@ -68,8 +68,24 @@ def document_row(pages: list[Row]) -> Row:
     if not any(row["target"] for row in pages):
         texts["target"] = ""  # and not the breaks between pages of which nothing is known
     stops = {row["stop"] for row in pages}
+    stop = next(stop for stop in ("loop", "length", "eos") if stop in stops)
     known = {key: pages[0][key] for key in ("language", "source", "prompt") if pages[0].get(key) is not None}
-    return {"id": ids[0], **texts, "stop": next(stop for stop in ("loop", "length", "eos") if stop in stops), **known}
+    return {"id": ids[0], **texts, "stop": stop, **_scores(pages), **known}
+
+
+def _scores(pages: list[Row]) -> Row:
+    """Return how sure the model was of a document, of its pages and, on request, of its tokens."""
+    pages = in_order(pages)
+    if any("mean_logprob" not in row for row in pages):  # rows of an earlier version
+        return {}
+    means = [row["mean_logprob"] for row in pages]
+    sure = [(row["mean_logprob"], row["tokens"]) for row in pages if row["mean_logprob"] is not None]
+    total = sum(count for _, count in sure)
+    whole = round(sum(mean * count for mean, count in sure) / total, 4) if len(sure) == len(pages) else None
+    scores: Row = {"mean_logprob": whole, "page_mean_logprobs": means}
+    if all("token_logprobs" in row for row in pages):
+        scores["token_logprobs"] = [row["token_logprobs"] for row in pages]
+    return scores
 
 
 def keep_older(path: Path) -> Path:

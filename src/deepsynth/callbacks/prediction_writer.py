@@ -39,7 +39,8 @@ class PredictionWriter(Callback):
     """Writes ``{"id", "prediction", "target", "stop", "prompt"}`` per document, pages joined, in the source's order.
 
     ``stop`` is why generation ended: ``eos``, else ``loop`` where a page ended so, or ``length``; ``language`` and
-    ``source`` are there where they are known. Rows are appended to
+    ``source`` are there where they are known. ``mean_logprob`` is the mean log-probability of the tokens, and
+    ``page_mean_logprobs`` has that of each page: the nearer to 0, the surer the model was. Rows are appended to
     ``<file>.partial`` as they come, one page a line with its tokens and its own ``stop``, so that an interrupted
     run keeps its predictions; at the end the joined documents are written to ``<file>``. An older file is kept as
     ``<stem>-1``, ``<stem>-2``, …. No row stays in memory, and the metrics of known texts, which this callback prints,
@@ -60,6 +61,7 @@ class PredictionWriter(Callback):
         resume: continue the partial file of an interrupted run, if there is one; the data must be in the same order,
             and on several processes as many as before.
         formats: also write a file for each document beside ``file``: ``txt``, ``md``; see :class:`PredictionFiles`.
+        token_logprobs: also write ``token_logprobs``: for each page, ``[text, log-probability]`` of its tokens.
 
     Raises:
         UserError: for ``resume`` without ``file``: every run has its own folder; when the run begins, for a file
@@ -67,7 +69,11 @@ class PredictionWriter(Callback):
     """
 
     def __init__(
-        self, file: str | None = None, resume: bool = False, formats: Sequence[PredictionFormat] = ("jsonl",)
+        self,
+        file: str | None = None,
+        resume: bool = False,
+        formats: Sequence[PredictionFormat] = ("jsonl",),
+        token_logprobs: bool = False,
     ) -> None:
         check_formats(formats)
         if resume and file is None:
@@ -78,6 +84,7 @@ class PredictionWriter(Callback):
         self.file = file
         self.resume = resume
         self.formats = tuple(formats)
+        self.token_logprobs = token_logprobs
         self._earlier_ids: Iterator[str] = iter(())
         self._lock: FileLock | None = None
         self._begun = 0.0
@@ -112,17 +119,19 @@ class PredictionWriter(Callback):
                 f"{partial}: another run is writing it ({lock.holder()}); wait for its end, or set "
                 "PredictionWriter.file to another place"
             )
+        earlier = 0
         if partial.exists() and partial.stat().st_size:
             if self.resume:
                 cut_broken_line(partial)
                 self._earlier_ids = (row["id"] for row in rows_of(partial))
-                assert isinstance(pl_module, DeepSynthModule)
-                pl_module.skip_predictions(sum(1 for _ in rows_of(partial)))
+                earlier = sum(1 for _ in rows_of(partial))
             else:
                 kept = keep_older(partial)
                 rank_zero_info(
                     f"an interrupted run's predictions are kept in {kept}; PredictionWriter.resume=true continues them"
                 )
+        if isinstance(pl_module, DeepSynthModule):
+            pl_module.prepare_predictions(skip=earlier, token_logprobs=self.token_logprobs)
         with explain_write_errors(partial, "the predictions"):
             partial.touch()
 

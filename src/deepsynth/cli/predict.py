@@ -38,6 +38,14 @@ class PredictCLI(DeepSynthCLI):
             help="Formats with commas between: jsonl (always written), and a file for each document as txt or md.",
         )
         parser.add_argument(
+            "--token_logprobs",
+            type=bool,
+            nargs="?",
+            const=True,
+            default=False,
+            help=f"Also write the log-probability of every token to {NAME}; those of pages are always there.",
+        )
+        parser.add_argument(
             "--resume",
             type=bool,
             nargs="?",
@@ -57,18 +65,16 @@ class PredictCLI(DeepSynthCLI):
         formats = check_formats([name for name in names if name])
         given = self.setting("trainer", instantiated=True).get("callbacks") or []
         given = given if isinstance(given, list) else [given]
-        if any(isinstance(own, PredictionWriter) for own in given) and (output, resume, formats) != (
-            None,
-            False,
-            ["jsonl"],
-        ):
+        tokens = bool(self.setting("token_logprobs"))
+        options = (output, resume, formats, tokens)
+        if any(isinstance(own, PredictionWriter) for own in given) and options != (None, False, ["jsonl"], False):
             raise UserError(
-                "--output, --format or --resume is given, and trainer.callbacks has a PredictionWriter too, which has "
-                "options of its own; leave out the one or the other"
+                "--output, --format, --resume or --token_logprobs is given, and trainer.callbacks has a "
+                "PredictionWriter too, which has options of its own; leave out the one or the other"
             )
         if resume and output is None:
             raise UserError("--resume needs --output: the folder where the interrupted run kept its predictions")
         file = None if output is None else str(Path(output) / NAME)
-        writer = PredictionWriter(file, resume, formats)
+        writer = PredictionWriter(file, resume, formats, tokens)
         others = super().default_callbacks(folder, checkpoints=checkpoints)
         return [*(c for c in others if not isinstance(c, PredictionWriter)), writer]

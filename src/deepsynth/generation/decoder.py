@@ -6,8 +6,8 @@ S  slots: rows that are generated at the same time
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ import torch
 
 from deepsynth.generation.cache import RowCache
 from deepsynth.generation.model_runner import ModelRunner, Prompt
-from deepsynth.generation.steps import Steps, steps_for
+from deepsynth.generation.steps import Choice, Steps, steps_for
 from deepsynth.generation.texts import Generation, GenerationState, RepetitionCriterion, to_generation
 from deepsynth.types import Batch
 
@@ -36,6 +36,12 @@ class _Row:
     prompt: Prompt
     expected: int
     state: GenerationState
+    logprobs: list[float] = field(default_factory=list)
+
+    def add(self, choices: Sequence[Choice]) -> None:
+        """Append the next tokens; what comes after the end of the text is ignored."""
+        self.state.add_all([token for token, _ in choices])
+        self.logprobs += [logprob for _, logprob in choices]
 
     @property
     def position(self) -> int:
@@ -158,17 +164,17 @@ class Decoder:
     def _prefill(self, rows: list[_Row]) -> None:
         """Write prompts into the next free slots, and the first token of each text."""
         slots = list(range(len(self._rows), len(self._rows) + len(rows)))
-        tokens = self._steps.prefill([row.prompt for row in rows], slots)
-        for row, token in zip(rows, tokens, strict=True):
+        first = self._steps.prefill([row.prompt for row in rows], slots)
+        for row, choice in zip(rows, first, strict=True):
             row.prompt.features = None
-            row.state.add(token)
+            row.add([choice])
         self._rows += rows
 
     def _write(self) -> None:
         """Give every row its next tokens."""
         new = self._steps([row.state.ids[-1] for row in self._rows], [row.position for row in self._rows])
-        for row, tokens in zip(self._rows, new, strict=True):
-            row.state.add_all(tokens)
+        for row, choices in zip(self._rows, new, strict=True):
+            row.add(choices)
         self._retire()
 
     def _retire(self) -> None:
@@ -177,7 +183,7 @@ class Decoder:
             row = self._rows[slot]
             if row.state.stop is None:
                 continue
-            self._done[row.number] = to_generation(row.state, self._tokenizer)
+            self._done[row.number] = to_generation(row.state, self._tokenizer, row.logprobs)
             last = self._rows.pop()
             if last is not row:
                 self._cache.move(len(self._rows), slot, last.position)

@@ -68,10 +68,18 @@ def _generate_by_transformers(
     deadline: float | None = None,
 ) -> list[Generation] | None:
     """Generate the text of every sample of a batch, greedily; arguments and result as for :func:`generate`."""
-    from transformers import StoppingCriteriaList
+    from transformers import LogitsProcessorList, StoppingCriteriaList
 
     prompt_length = batch.prompt_tokens["input_ids"].shape[1]
     states = [GenerationState(tokenizer.eos_token_id, max_new_tokens, repetition) for _ in range(len(batch))]
+
+    logprobs: list[torch.Tensor] = []  # of every step (B,)
+
+    def note(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Keep the log-probability of the token that is chosen next; all logits of a text would not fit."""
+        logits = scores.float()
+        logprobs.append(logits.amax(-1) - logits.logsumexp(-1))
+        return scores
 
     def ended(input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         for state, row in zip(states, input_ids[:, prompt_length:].tolist(), strict=True):
@@ -87,9 +95,11 @@ def _generate_by_transformers(
         use_cache=True,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
+        logits_processor=LogitsProcessorList([note]),
         stopping_criteria=StoppingCriteriaList([ended]),
         **limits,
     )
     if any(state.stop is None for state in states):
         return None
-    return [to_generation(state, tokenizer) for state in states]
+    by_row = torch.stack(logprobs, 1).tolist()
+    return [to_generation(state, tokenizer, row) for state, row in zip(states, by_row, strict=True)]

@@ -238,7 +238,7 @@ class ModelRunner:
         return hidden, torch.tensor([len(prompt) - 1 for prompt in prompts], device=hidden.device)
 
     def prefill(self, hidden: torch.Tensor, slots: torch.Tensor, last: torch.Tensor, cache: RowCache) -> torch.Tensor:
-        """Write prompts into slots of the cache and return the first token (N,) of each text.
+        """Write prompts into slots of the cache and return the first token of each text, (N, 2) as :meth:`step`.
 
         Args:
             hidden: (N, T, H), see :meth:`embed`.
@@ -253,11 +253,11 @@ class ModelRunner:
         return self._next(hidden[torch.arange(len(last), device=hidden.device), last])
 
     def step(self, tokens: torch.Tensor, positions: torch.Tensor, cache: RowCache, seen: int) -> torch.Tensor:
-        """Return the token (R,) after ``tokens`` (R,), which stand at ``positions`` (R,); shapes and places are fixed.
+        """Return the next token of each row and its log-probability, (R, 2); shapes and places are fixed.
 
         Args:
-            tokens: the last token of each row.
-            positions: their places.
+            tokens: (R,) the last token of each row.
+            positions: (R,) their places.
             cache: of the rows; it gets their keys and values.
             seen: number of positions that attention covers, more than any of ``positions``.
         """
@@ -289,9 +289,10 @@ class ModelRunner:
         return hidden
 
     def _next(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the likeliest token (N,) after hidden states (N, H)."""
-        chosen: torch.Tensor = self.head(self.text.norm(hidden)).argmax(-1)
-        return chosen
+        """Return the likeliest token after hidden states (N, H) and its log-probability, (N, 2)."""
+        chosen = (logits := self.head(self.text.norm(hidden)).float()).argmax(-1, keepdim=True)
+        # One tensor, as the host waits once; float32 is exact for ids below 2^24.
+        return torch.cat((chosen, logits.gather(-1, chosen) - logits.logsumexp(-1, keepdim=True)), -1)
 
 
 def _base(model: Any) -> Any:

@@ -26,16 +26,20 @@ LOOK_EVERY = 8
 CAPTURED_TOKENS = 2048
 
 
+#: A generated token and its log-probability.
+Choice = tuple[int, float]
+
+
 class Steps(Protocol):
     """Generates the next tokens of the active rows."""
 
     def refresh(self) -> None:
         """Discard what was prepared for other weights or another cache."""
 
-    def prefill(self, prompts: list[Prompt], slots: list[int]) -> list[int]:
+    def prefill(self, prompts: list[Prompt], slots: list[int]) -> list[Choice]:
         """Prefill these slots of the cache with prompts, and return the first token of each text."""
 
-    def __call__(self, tokens: list[int], positions: list[int]) -> list[list[int]]:
+    def __call__(self, tokens: list[int], positions: list[int]) -> list[list[Choice]]:
         """Return the new tokens of each row, after its last one and that one's position."""
 
 
@@ -48,17 +52,16 @@ class FreeSteps:
     def refresh(self) -> None:
         """Do nothing: nothing was prepared."""
 
-    def prefill(self, prompts: list[Prompt], slots: list[int]) -> list[int]:
+    def prefill(self, prompts: list[Prompt], slots: list[int]) -> list[Choice]:
         """Prefill these slots of the cache with prompts, and return the first token of each text."""
         hidden, last = self._runner.embed(prompts)
         self._cache.reserve(hidden.shape[1] + 1)
-        found: list[int] = self._runner.prefill(hidden, self._places(slots), last, self._cache).tolist()
-        return found
+        return _choices(self._runner.prefill(hidden, self._places(slots), last, self._cache))
 
     def _places(self, slots: list[int]) -> torch.Tensor:
         return torch.tensor(slots, device=self._runner.device)
 
-    def __call__(self, tokens: list[int], positions: list[int]) -> list[list[int]]:
+    def __call__(self, tokens: list[int], positions: list[int]) -> list[list[Choice]]:
         """Return one new token for each row."""
         device, place = self._runner.device, max(positions)
         self._cache.reserve(place + 1)
@@ -67,7 +70,7 @@ class FreeSteps:
             new = self._runner.aligned_step(last, place, self._cache)
         else:
             new = self._runner.step(last, torch.tensor(positions, device=device), self._cache, place + 1)
-        return [[token] for token in new.tolist()]
+        return [[choice] for choice in _choices(new)]
 
 
 class StaticSteps:
@@ -97,7 +100,8 @@ class StaticSteps:
         self._runner, self._cache, self.count = runner, cache, count
         self._tokens = torch.zeros(cache.slots, dtype=torch.long, device=runner.device)
         self._positions = torch.zeros_like(self._tokens)
-        self._written = torch.zeros(cache.slots, count, dtype=torch.long, device=runner.device)
+        self._chosen = torch.zeros(cache.slots, 2, device=runner.device)
+        self._written = torch.zeros(cache.slots, count, 2, device=runner.device)
         self._next = torch.compile(runner.step, **COMPILE_OPTIONS) if compiled else runner.step
         self.graphs = StepGraphs(runner.device) if graphs else None
         self._prepared_for = (0, 0)
@@ -117,15 +121,14 @@ class StaticSteps:
             self.graphs.clear()
             self._prepared_for = self._prepared_for[0], self._cache.moves
 
-    def prefill(self, prompts: list[Prompt], slots: list[int]) -> list[int]:
+    def prefill(self, prompts: list[Prompt], slots: list[int]) -> list[Choice]:
         """Prefill these slots of the cache with prompts, and return the first token of each text."""
         hidden, last = self._runner.embed(prompts)
         self._reserve(hidden.shape[1] + 1)
         run = partial(self._runner.prefill, cache=self._cache)
         inputs = [hidden, torch.tensor(slots, device=hidden.device), last]
         few = hidden.shape[0] * hidden.shape[1] <= CAPTURED_TOKENS
-        found: list[int] = (self._captured("prefill", run, inputs) if few else run(*inputs)).tolist()
-        return found
+        return _choices(self._captured("prefill", run, inputs) if few else run(*inputs))
 
     def _captured(self, name: str, run: Callable[..., torch.Tensor], inputs: list[torch.Tensor]) -> torch.Tensor:
         """Return ``run(*inputs)``, replayed from a graph where possible."""
@@ -153,7 +156,7 @@ class StaticSteps:
         on = torch.is_autocast_enabled(kind)
         return torch.autocast(kind, torch.get_autocast_dtype(kind), on, cache_enabled=self.graphs is None)
 
-    def __call__(self, tokens: list[int], positions: list[int]) -> list[list[int]]:
+    def __call__(self, tokens: list[int], positions: list[int]) -> list[list[Choice]]:
         """Return k new tokens for each row; those after a text's end are for the caller to drop."""
         needed = max(positions) + self.count
         self._reserve(needed)
@@ -165,9 +168,9 @@ class StaticSteps:
         advance = self._advance(rows, seen)
         for step in range(self.count):
             advance()
-            self._written[:rows, step] = self._tokens[:rows]
-        written: list[list[int]] = self._written[: len(tokens)].tolist()
-        return written
+            self._written[:rows, step] = self._chosen[:rows]
+        written = _choices(self._written[: len(tokens)].flatten(0, 1))
+        return [written[first : first + self.count] for first in range(0, len(written), self.count)]
 
     def _advance(self, rows: int, seen: int) -> Callable[[], None]:
         """Return a function that advances the rows by one token; building it leaves them unchanged."""
@@ -197,8 +200,14 @@ class StaticSteps:
     def _step(self, rows: int, seen: int) -> None:
         tokens, positions = self._tokens[:rows], self._positions[:rows]
         with self._autocast():
-            tokens.copy_(self._next(tokens, positions, self._cache, seen))
+            chosen = self._chosen[:rows].copy_(self._next(tokens, positions, self._cache, seen))
+        tokens.copy_(chosen[:, 0])
         positions.add_(1)
+
+
+def _choices(chosen: torch.Tensor) -> list[Choice]:
+    """Return tokens with their log-probabilities (N, 2) as numbers; the host waits for them here."""
+    return [(int(token), logprob) for token, logprob in chosen.tolist()]
 
 
 def steps_for(runner: ModelRunner, cache: RowCache, *, compiled: bool = False) -> Steps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -120,14 +121,25 @@ class Generation:
         text: decoded, without special tokens but for the model's markup.
         tokens: number of new tokens; the final EOS, or the token that completed a repetition, among them.
         stop: why the text ended: ``eos``; ``length``, at ``max_new_tokens``; ``loop``, when it repeated itself.
+        ids: the new tokens.
+        logprobs: natural logarithm of the probability that the model gave each of them.
     """
 
     text: str
     tokens: int
     stop: Stop
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...] = field(compare=False)  # which the size of a batch changes a little
+
+    @property
+    def mean_logprob(self) -> float:
+        """Mean of the log-probabilities: the nearer to 0, the surer the model was."""
+        return math.fsum(self.logprobs) / len(self.logprobs)
 
 
-def to_generation(state: GenerationState, tokenizer: Any) -> Generation:
-    """Return the generation of a text that has ended."""
+def to_generation(state: GenerationState, tokenizer: Any, logprobs: Sequence[float]) -> Generation:
+    """Return the generation of a text that has ended; log-probabilities behind its end are left out."""
     assert state.stop is not None, "the text has ended"
-    return Generation(text_codec(tokenizer).decode(state.text_ids), len(state.ids), state.stop)
+    ids = tuple(state.ids)
+    text = text_codec(tokenizer).decode(state.text_ids)
+    return Generation(text, len(ids), state.stop, ids, tuple(logprobs[: len(ids)]))

@@ -110,7 +110,7 @@ class DeepSynthModule(ModelModule):
         return self.evaluator.step(batch, samples=None)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
-        """Return rows in the source's order: document id, page, prediction, target, tokens, why generation stopped.
+        """Return rows in the source's order: document id, page, prediction, target, tokens, confidence, why it stopped.
 
         The rows of the last samples come with a later batch: pages of several batches are generated at the same time,
         so that one long text does not hold up the others. The last batch brings all that are missing.
@@ -148,9 +148,14 @@ class DeepSynthModule(ModelModule):
         """Generate no more text in the validation that is under way; the next one generates again."""
         self.evaluator.stop_generation()
 
-    def skip_predictions(self, samples: int) -> None:
-        """Have the next prediction pass over its first samples, which an interrupted run has predicted."""
-        self.text_generator.skip(samples)
+    def prepare_predictions(self, *, skip: int = 0, token_logprobs: bool = False) -> None:
+        """Say how the next prediction goes.
+
+        Args:
+            skip: first samples to pass over, which an interrupted run has predicted.
+            token_logprobs: whether rows have ``token_logprobs``, the text and the log-probability of each token.
+        """
+        self.text_generator.prepare_predictions(skip=skip, token_logprobs=token_logprobs)
 
     def save_adapter(self, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
         """Write the adapter as a plain peft folder, with the processor and DeepSynth's own settings beside it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,7 @@ class TextGenerator:
         self._stream: Decoder | None = None
         self._pending: deque[Row | None] = deque()
         self._to_skip = self._skipping = 0
+        self._token_logprobs = False
         self._warned = False
         #: Tokens of the longest target that is known, from this run or that of the checkpoint; 0 if none is.
         self.longest_target = 0
@@ -151,9 +153,9 @@ class TextGenerator:
 
     # ------------------------------------------------------------------ a stream of batches
 
-    def skip(self, samples: int) -> None:
-        """Have the next prediction pass over its first samples."""
-        self._to_skip = samples
+    def prepare_predictions(self, *, skip: int, token_logprobs: bool) -> None:
+        """Say how the next prediction goes; see :meth:`DeepSynthModule.prepare_predictions`."""
+        self._to_skip, self._token_logprobs = skip, token_logprobs
 
     def start_prediction(self) -> None:
         """Begin a stream of batches, behind the samples that are to be skipped."""
@@ -172,7 +174,15 @@ class TextGenerator:
             generations = self._advance(batch if skipped < len(batch) else None, last)
         self._announce(None)
         rows = [(self._pending.popleft(), generation) for generation in generations]
-        return [with_prediction(row, generation) for row, generation in rows if row is not None]
+        return [self._predicted(row, generation) for row, generation in rows if row is not None]
+
+    def _predicted(self, row: Row, generation: Generation) -> Row:
+        row = with_prediction(row, generation)
+        if self._token_logprobs:
+            tokenizer = self._module.processor.tokenizer
+            texts = [tokenizer.decode([token]) for token in generation.ids]
+            row["token_logprobs"] = [list(pair) for pair in zip(texts, map(_rounded, generation.logprobs), strict=True)]
+        return row
 
     def _advance(self, batch: Batch | None, last: bool) -> list[Generation]:
         """Begin with a batch, and return the texts whose turn has come; with the last batch, all."""
@@ -208,5 +218,16 @@ def blank_rows(batch: Batch) -> list[Row]:
 
 
 def with_prediction(row: Row, generation: Generation) -> Row:
-    """Return the row of a sample with its generated text."""
-    return {**row, "prediction": generation.text, "tokens": generation.tokens, "stop": generation.stop}
+    """Return the row of a sample with its generated text; ``mean_logprob`` is that of its tokens and their end."""
+    return {
+        **row,
+        "prediction": generation.text,
+        "tokens": generation.tokens,
+        "stop": generation.stop,
+        "mean_logprob": _rounded(generation.mean_logprob),
+    }
+
+
+def _rounded(logprob: float) -> float | None:
+    """Return a log-probability as JSON holds it: not with digits that a batch of another size changes, and no NaN."""
+    return round(logprob, 4) if math.isfinite(logprob) else None
