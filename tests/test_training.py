@@ -194,3 +194,19 @@ def test_overfitting_repeats_its_batches_pixel_by_pixel(tmp_path: Path, jsonl: P
     for (ids, inputs), (first_ids, first_inputs) in zip(seen.batches[2:], seen.batches[:2] * 2, strict=True):
         assert ids == first_ids
         assert all(torch.equal(tensor, first_inputs[name]) for name, tensor in inputs.items())
+
+
+def test_the_bar_has_a_loss_of_the_host_that_is_new_at_logging_steps(tmp_path: Path, jsonl: Path) -> None:
+    """Lightning reads what the bar shows after every batch, and reading a GPU waits for all that it has to do."""
+    shown, losses = [], []
+
+    class Look(Callback):
+        def on_before_zero_grad(self, trainer: Any, *args: Any) -> None:
+            shown.append(dict(trainer.progress_bar_metrics))
+            losses.append(float(trainer.callback_metrics["train/loss"]))
+
+    trainer = make_trainer(tmp_path, callbacks=[Look()], max_steps=4, log_every_n_steps=2)
+    trainer.fit(make_module(), make_data(jsonl))
+    assert [list(values) for values in shown] == [["loss"]] * 4
+    assert [values["loss"] for values in shown] == [losses[0], losses[0], losses[2], losses[2]]
+    assert len(set(losses)) == 4

@@ -186,6 +186,10 @@ class Sample:
     pixel_table: torch.Tensor | None = None
 
 
+#: Image inputs that are counts of tiles, not pixels.
+READ_ON_HOST = ("num_local_patches", "patches_grid")
+
+
 @dataclass(slots=True)
 class Batch:
     """Samples collated for a step. Not frozen: Lightning moves it between devices in place.
@@ -244,6 +248,15 @@ class Batch:
         )
         table = None if self.pixel_table is None else function(self.pixel_table)
         return replace(self, tokens=tokens, prompt_tokens=prompt_tokens, images=images, pixel_table=table)
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device, copied without waiting where its memory is page-locked.
+
+        The numbers of tiles stay on the host, where the model reads them: reading a device waits for all it has to do.
+        """
+        moved = self.map_tensors(lambda tensor: tensor.to(device, non_blocking=True))
+        moved.images.update((name, self.images[name]) for name in READ_ON_HOST if name in self.images)
+        return moved
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory, from which copies to a GPU are asynchronous.

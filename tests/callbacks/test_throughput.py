@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -103,6 +104,25 @@ def test_without_a_pause_the_wait_for_every_batch_counts(clock: Clock) -> None:
         train(callback, clock, trainer, module, wait=wait, step=5)
     assert module.logged["train/samples_per_s"] == 2 * 2 / 20
     assert module.logged["train/data_wait"] == 10 / 20
+
+
+def test_of_the_time_between_steps_only_what_the_loader_took_is_waiting(clock: Clock) -> None:
+    """The rest is reading values for the progress bar, other callbacks, and what a GPU still has to do."""
+    callback, _, module = parts(warmup_steps=0)
+    loader = SimpleNamespace(waited_s=7.0)
+    trainer = SimpleNamespace(
+        log_every_n_steps=2,
+        world_size=1,
+        train_dataloader=loader,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+    )
+    callback.on_train_start(trainer, module)  # type: ignore[arg-type]
+    callback.on_train_epoch_start(trainer, module)  # type: ignore[arg-type]
+    for waited in (1, 2):
+        loader.waited_s += waited
+        train(callback, clock, trainer, module, wait=5, step=10)
+    assert module.logged["train/samples_per_s"] == pytest.approx(2 * 2 / 30)
+    assert module.logged["train/data_wait"] == pytest.approx(3 / 30)
 
 
 def test_without_a_known_peak_there_is_no_utilization(clock: Clock) -> None:

@@ -65,6 +65,19 @@ def test_pages_travel_as_bytes_and_become_the_models_input(stage: str, mode: str
     assert moved.pixel_table is None
 
 
+def test_numbers_of_tiles_stay_where_the_model_reads_them(jsonl: Path) -> None:
+    data = make_data(jsonl)
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
+    assert {name: value.device.type for name, value in moved.images.items()} == {
+        "pixel_values": "meta",
+        "num_local_patches": "cpu",
+    }
+    assert moved.images["num_local_patches"].tolist() == batch.images["num_local_patches"].tolist() == [0, 0]
+    assert {value.device.type for value in (*moved.tokens.values(), *moved.prompt_tokens.values())} == {"meta"}
+
+
 def test_a_source_is_read_once_for_all_splits(jsonl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[str] = []
     data = make_data(jsonl, val_fraction=0.4)

@@ -18,8 +18,8 @@ class Throughput(Callback):
     """Logs ``train/samples_per_s``, ``train/tokens_per_s``, ``train/data_wait`` and ``train/mfu`` at logging steps.
 
     Figures are over all ranks and the batches since the last logging step, validation and checkpoints left out; the
-    first ``warmup_steps`` batches are not counted. ``train/data_wait`` is the share of that time in which the step
-    waited for its batch. Tokens are those of text and image, padding left out. On a GPU the device is synchronized
+    first ``warmup_steps`` batches are not counted. ``train/data_wait`` is the share of that time in which the loop
+    waited for the loader. Tokens are those of text and image, padding left out. On a GPU the device is synchronized
     once per logging step.
 
     ``train/mfu`` is the model FLOPs utilization: operations per second that the steps need over the dense peak of the
@@ -51,6 +51,7 @@ class Throughput(Callback):
         self._peak: float | None = None
         self._flops: TrainingFlops | None = None
         self._seen = 0
+        self._loader_s: float | None = None  # seconds that the loader has been waited for
         self._mark: float | None = None
         self._clear()
 
@@ -63,6 +64,7 @@ class Throughput(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reset the counters, and find the peak of the device."""
         self._seen, self._mark = 0, None
+        self._loader_s = getattr(trainer.train_dataloader, "waited_s", None)
         self._peak = self._find_peak(trainer, pl_module)
         counted = self._peak is not None and isinstance(pl_module, DeepSynthModule)
         self._flops = TrainingFlops(pl_module.model) if counted else None
@@ -95,11 +97,16 @@ class Throughput(Callback):
         self._mark = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Count the time since the last batch as waiting."""
+        """Count the time since the last batch, and how much of it the loader took.
+
+        Other loaders than ours do not know their share: then all of it counts.
+        """
         now = time.perf_counter()
+        before, self._loader_s = self._loader_s, getattr(trainer.train_dataloader, "waited_s", None)
         if self._mark is not None:
-            self._wait_s += now - self._mark
-            self._seconds += now - self._mark
+            between = now - self._mark
+            self._wait_s += between if self._loader_s is None else self._loader_s - (before or 0.0)
+            self._seconds += between
         self._mark = now
 
     def on_train_batch_end(
@@ -126,7 +133,9 @@ class Throughput(Callback):
         self._mark = time.perf_counter()
 
     def _log(self, ranks: int, pl_module: LightningModule) -> None:
-        pl_module.log("train/samples_per_s", self._samples * ranks / self._seconds, prog_bar=True)
+        # A tensor of the host: of a number Lightning makes one of the device, and reads it for the bar every batch.
+        rate = torch.tensor(self._samples * ranks / self._seconds, dtype=torch.float64)
+        pl_module.log("train/samples_per_s", rate, prog_bar=True)
         assert isinstance(self._amounts, torch.Tensor), "a batch was counted"
         amounts = self._amounts.tolist()
         pl_module.log("train/tokens_per_s", amounts[0] * ranks / self._seconds)

@@ -297,4 +297,4 @@ class TextImageDataModule(LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move the tensors of a batch, and make the model's input of the bytes of its pages there."""
-        return batch.map_tensors(lambda tensor: tensor.to(device, non_blocking=True)).with_pixel_values()
+        return batch.to(device).with_pixel_values()

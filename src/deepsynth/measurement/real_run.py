@@ -39,17 +39,19 @@ class FitClock(StepClock):
         #: When the first step ended.
         self.first_s = 0.0
         self._flops: TrainingFlops | None = None
-        self._end = 0.0
+        self._waited_s = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count operations of the module that is there now."""
         super().on_train_start(trainer, pl_module)
         self._flops = TrainingFlops(self.harness.module.model)
-        self._end = time.perf_counter()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Count the time since the last step as waiting."""
-        self.waits_s.append(time.perf_counter() - self._end)
+        """Note how long the loader has been waited for since the last step."""
+        loader: Any = trainer.train_dataloader
+        waited_s = loader.waited_s
+        self.waits_s.append(waited_s - self._waited_s)
+        self._waited_s = waited_s
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -62,8 +64,7 @@ class FitClock(StepClock):
         views, tiles = (len(batch.images.get(name, ())) for name in ("pixel_values", "pixel_values_local"))
         self.counts.append((len(batch), views, tiles))
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        self._end = time.perf_counter()
-        self.first_s = self.first_s or self._end
+        self.first_s = self.first_s or time.perf_counter()
 
     def flop(self) -> float:
         """Return the operations that all steps after the warm-up needed."""

@@ -96,7 +96,7 @@ class DeepSynthModule(ModelModule):
         self.text_generator.note_targets(batch)
         self.finite_check.add_samples(batch.ids)
         loss = self.loss_window.weigh(self.compute_loss(batch), (batch.tokens["labels"] != -100).sum())
-        self.log("train/loss", self.loss_window.mean, prog_bar=True, batch_size=len(batch))
+        self.log_training_loss(self.loss_window.mean, batch, batch_idx)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:

@@ -213,6 +213,17 @@ class ModelModule(LightningModule, ABC):
         dtype = self.resolved_dtype
         return batch.map_tensors(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
 
+    def log_training_loss(self, loss: torch.Tensor, batch: Batch, batch_idx: int) -> None:
+        """Log ``train/loss`` (), and show it in the progress bar.
+
+        Lightning reads what the bar shows after every batch: on a GPU that waits for all that is under way, and only
+        then the next step begins. So the bar has a ``loss`` of its own, on the host, which is new at logging steps.
+        """
+        self.log("train/loss", loss, batch_size=len(batch))
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
+        if batch_idx % max(every, 1) == 0:
+            self.log("loss", loss.cpu(), prog_bar=True, logger=False, batch_size=len(batch))
+
     def compute_loss(self, batch: Batch) -> torch.Tensor:
         """Return the mean loss over the batch's label tokens."""
         assert self.training_forward is not None, "configure_model was called"

@@ -10,6 +10,7 @@ import random
 import time
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -299,6 +300,22 @@ def test_validation_sees_the_same_pages_in_every_epoch(jsonl: Path) -> None:
         loader.sampler.set_epoch(epoch)  # as Lightning does
         views.append(next(iter(loader)).images["pixel_values"])
     assert views[0].equal(views[1])
+
+
+def test_the_loader_knows_how_long_it_was_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+
+    class Slow(Indices):
+        def __getitem__(self, key: tuple[int, int]) -> tuple[int, int]:
+            clock.now += 1
+            return key
+
+    monkeypatch.setattr("deepsynth.data.loading.loader.time", clock)
+    sampler = EpochSampler(Slow(), shuffle=True, seed=1)
+    loader = ResumableLoader(Slow(), sampler, batch_size=4, collate_fn=list)
+    for _ in islice(loader, 3):
+        clock.now += 100  # a step
+    assert loader.waited_s == 3 * 4
 
 
 # ---------------------------------------------------------------------- other data

@@ -10,6 +10,7 @@ import mmap
 import os
 import pickle
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing import reduction
 from typing import IO, Any
@@ -193,6 +194,8 @@ class ResumableLoader:
         #: ``None`` in the middle of an epoch.
         self._ready: tuple[Place, int] | None = None
         self._samples_done = 0
+        #: Seconds that the training loop has waited for batches, since the loader was made.
+        self.waited_s = 0.0
         self._restored: dict[str, int] | None = None
         self._group = sampler.group  # of the current epoch
         #: Number of batches of the present size that a restored epoch has done, if it began with another batch size.
@@ -222,11 +225,15 @@ class ResumableLoader:
         """Yield the batches from a place to the end of its epoch."""
         if self._ready != (place, self._workers.times_closed):
             self._plan.place = place
+            start = time.perf_counter()
             self._running = iter(self._batches)
+            self.waited_s += time.perf_counter() - start
         running, self._ready = self._running, None
         count = self._plan.left(place)
         for number in range(count):
+            start = time.perf_counter()
             batch = next(running)
+            self.waited_s += time.perf_counter() - start
             self._samples_done += len(batch) * self.sampler.num_replicas
             if number == count - 1 and self._plan.endless:
                 # Here, as who knows the number of batches does not ask for one more.

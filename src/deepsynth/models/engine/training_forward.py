@@ -129,7 +129,9 @@ class TrainingForward:
         decoder = self.base.model.language_model
         embeds = decoder.embed_tokens(inputs["input_ids"])
         if len(inputs.get("pixel_values", ())):
-            embeds = self._insert(embeds, inputs["input_ids"], torch.cat(self.image_features(inputs)))
+            mask = inputs["input_ids"] == self.base.config.image_token_id
+            slots = int(mask.sum())  # now, while the device has nothing to do: it would be waited for
+            embeds = self._insert(embeds, mask, slots, torch.cat(self.image_features(inputs)))
         coefficient = float(getattr(self.base.config, "router_aux_loss_coef", 0.0) or 0.0)
         balances = coefficient > 0 and self.base.training and self.base.config.model_type == "deepseek_ocr"
         packing: dict[str, Any] = {}
@@ -167,9 +169,7 @@ class TrainingForward:
         losses = [balance_loss(list(part), top_k, batch_size=1) for part, own in zip(parts, used, strict=True) if own]
         return torch.stack(losses).mean()
 
-    def _insert(self, embeds: torch.Tensor, input_ids: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        mask = input_ids == self.base.config.image_token_id
-        slots = int(mask.sum())
+    def _insert(self, embeds: torch.Tensor, mask: torch.Tensor, slots: int, features: torch.Tensor) -> torch.Tensor:
         if slots != len(features):
             raise ValueError(
                 f"the prompts hold {slots} image tokens (id {self.base.config.image_token_id}) but the images make "
@@ -203,7 +203,9 @@ class TrainingForward:
         if not chosen:
             return []
         pixels, tiles = images["pixel_values"], images.get("pixel_values_local")
-        own = {name: images[name][chosen] for name in images if name != "pixel_values_local"}
+        own = {name: value for name, value in images.items() if name != "pixel_values_local"}
+        if len(chosen) < len(pixels):  # else the same, without indices that travel to the device
+            own = {name: value[chosen] for name, value in own.items()}
         if tiles is not None and any(tiles_of[index] for index in chosen):
             spans = torch.split(tiles, tiles_of)
             own["pixel_values_local"] = torch.cat([spans[index] for index in chosen])
