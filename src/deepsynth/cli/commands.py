@@ -241,10 +241,12 @@ def compare(args: list[str]) -> None:
 
 
 def evaluate(args: list[str]) -> None:
-    """Run ``deepsynth evaluate PREDICTIONS [--against OTHER] [--output DIR]``."""
+    """Run ``deepsynth evaluate PREDICTIONS``, or ``olmocr`` and ``omnidocbench`` with a benchmark's files."""
     from deepsynth.measurement.evaluation.command import Evaluate
+    from deepsynth.measurement.published.commands import EvaluateOlmocr, EvaluateOmniDocBench
 
-    call("evaluate", Evaluate, args).run(print_line)
+    benchmarks: Components = {"olmocr": EvaluateOlmocr, "omnidocbench": EvaluateOmniDocBench}
+    call("evaluate", benchmarks if args and args[0] in benchmarks else Evaluate, args).run(print_line)
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {

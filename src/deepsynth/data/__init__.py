@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from deepsynth.data.sources.documents.source import DocumentSource, ImageSource
     from deepsynth.data.sources.hub import HubSource
     from deepsynth.data.sources.mixed import MixedSource
+    from deepsynth.data.sources.omnidocbench import OmniDocBenchSource
     from deepsynth.data.sources.python_docs import PythonDocsSource
     from deepsynth.data.sources.text_files import CsvSource, JsonlSource, ParquetSource, TextFolderSource
 
@@ -35,6 +36,7 @@ __all__ = [
     "JsonlSource",
     "MixedSource",
     "OcrProcessor",
+    "OmniDocBenchSource",
     "PageAugmenter",
     "ParquetSource",
     "Processor",
@@ -57,6 +59,7 @@ _HOMES = {
     "JsonlSource": "deepsynth.data.sources.text_files",
     "MixedSource": "deepsynth.data.sources.mixed",
     "OcrProcessor": "deepsynth.data.processing.processor",
+    "OmniDocBenchSource": "deepsynth.data.sources.omnidocbench",
     "PageAugmenter": "deepsynth.data.augmentation.augmenter",
     "ParquetSource": "deepsynth.data.sources.text_files",
     "Processor": "deepsynth.data.processing.processor",

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 Part = TypeVar("Part")
 
 
@@ -37,3 +40,40 @@ def best_alignment(
         else:
             j += 1
     return pairs
+
+
+def assign(costs: npt.NDArray[np.float64]) -> list[tuple[int, int]]:
+    """Return the pairs of rows and columns that cost least in sum, each row and column once, by row.
+
+    The Hungarian method with shortest augmenting paths (Jonker and Volgenant 1987, https://doi.org/10.1007/BF02278710).
+
+    Args:
+        costs: (R, C) finite costs; all of the shorter side are assigned.
+    """
+    if costs.size == 0:
+        return []
+    if costs.shape[0] > costs.shape[1]:
+        return sorted((row, column) for column, row in assign(costs.T))
+    rows, columns = costs.shape
+    row_price, column_price = np.zeros(rows), np.zeros(columns + 1)
+    owner = np.full(columns + 1, -1)  # the last column stands for none
+    for row in range(rows):
+        owner[columns], column = row, columns
+        shortest, before = np.full(columns, np.inf), np.full(columns, columns)
+        done = np.zeros(columns + 1, dtype=bool)
+        while owner[column] >= 0:
+            done[column] = True
+            here = owner[column]
+            paths = costs[here] - row_price[here] - column_price[:columns]
+            better = ~done[:columns] & (paths < shortest)
+            shortest[better], before[better] = paths[better], column
+            following = int(np.where(done[:columns], np.inf, shortest).argmin())
+            step = shortest[following]
+            row_price[owner[done]] += step
+            column_price[done] -= step
+            shortest[~done[:columns]] -= step
+            column = following
+        while column != columns:
+            owner[column] = owner[before[column]]
+            column = before[column]
+    return sorted((int(row), column) for column, row in enumerate(owner[:columns]) if row >= 0)

@@ -1,0 +1,1 @@
+"""Scores of the published benchmarks, from their own files: olmOCR-bench and OmniDocBench."""
