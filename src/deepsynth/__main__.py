@@ -24,7 +24,7 @@ SUBCOMMANDS: dict[str, str] = {
     "export": "merge an adapter into its model and verify the result",
     "benchmark": "measure speed: benchmark data, benchmark train, benchmark generate",
     "compare": "measure backends side by side on the same work and write a report",
-    "evaluate": "compare predictions with their targets, or two systems with each other",
+    "evaluate": "compare predictions with their targets, or two systems; evaluate olmocr, evaluate omnidocbench",
     "hub": "Hugging Face Hub: hub resume, hub pull, hub push-data",
     "configs": "list the configurations that come with DeepSynth, for --config NAME",
 }
