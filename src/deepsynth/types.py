@@ -134,14 +134,37 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class PageBlock:
+    """A block of the document as far as one column of a page shows it.
+
+    Attributes:
+        label: its kind, such as ``title`` or ``table``, by the name that DeepSeek-OCR gives it.
+        markdown: its source as Markdown; a table is HTML.
+        before: what stands between it and the block before it in the Markdown of the page.
+        lines: index of its first line in ``Page.lines``, and of the first line behind it.
+        areas: boxes of what it shows besides text: rules, pictures.
+        pipes: a table with pipes, where Markdown can say it so; else empty.
+    """
+
+    label: str
+    markdown: str
+    before: str
+    lines: tuple[int, int]
+    areas: tuple[Box, ...] = ()
+    pipes: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """A rendered (or scanned) image with the text that it shows.
 
     Attributes:
         image: RGB image.
-        text: text on the page, in reading order.
+        text: text on the page, in reading order; from the pipeline on, what the model is to write.
         lines: lines with their boxes; empty for a scan.
         number: position in its document, from 0.
+        blocks: blocks in reading order; empty for a scan.
+        prompt: prompt that asks for ``text``; ``None`` for that of the task.
         stats: counts of the renderer by name (characters cut, replaced glyphs, ...).
     """
 
@@ -149,6 +172,8 @@ class Page:
     text: str
     lines: tuple[Line, ...] = ()
     number: int = 0
+    blocks: tuple[PageBlock, ...] = ()
+    prompt: str | None = None
     stats: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from deepsynth.data import TextRenderer
+from deepsynth.data.processing.targets import PROMPTS
 from deepsynth.errors import UserError
 from deepsynth.types import Document
 from tests.helpers.training import make_data
@@ -94,3 +97,13 @@ def test_a_source_is_read_once_for_all_splits(jsonl: Path, monkeypatch: pytest.M
     assert sorted(given) == [f"d{number}" for number in range(8)]
     data.documents("val")
     assert len(given) == 16
+
+
+def test_the_target_of_the_guide_reaches_the_samples(jsonl: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs/guides/targets.md").read_text()
+    target = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)[0])["data"]["target"]
+    data = make_data(jsonl, target=target)
+    data.setup("fit")
+    prompts = {text.split("<|ref|>")[0] for batch in data.train_dataloader() for text in batch.prompt_texts}
+    assert prompts <= {PROMPTS[kind].split("<|ref|>")[0] for kind in target}
+    assert len(prompts) > 1

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from deepsynth.data import OcrProcessor, TextRenderer
 from deepsynth.data.augmentation.augmenter import Augmenter
 from deepsynth.data.pipeline import Pipeline
+from deepsynth.data.processing.targets import PROMPTS, make_targets
 from deepsynth.data.text.cleaning import TextCleaning
+from deepsynth.errors import UserError
 from deepsynth.types import Document, Page
 from tests.helpers.training import PAGE
 
@@ -98,3 +101,37 @@ def test_targets_are_cleaned_like_transcriptions(processor: OcrProcessor) -> Non
     )
     assert sample is not None
     assert sample.target == "sum"
+
+
+def test_a_target_is_drawn_anew_in_every_epoch_and_comes_with_its_prompt(processor: OcrProcessor) -> None:
+    renderer = TextRenderer(**{**OPTIONS, "markup": "markdown"})
+    targets = make_targets({"markdown": 1.0, "grounded": 1.0})
+    pipeline = Pipeline(renderer, None, processor, targets=targets, variants=1)
+    document = Document("d", "# Title\n\nwords")
+    prompts = set()
+    for epoch in range(8):
+        sample = pipeline.sample(document, 0, epoch)
+        assert sample is not None
+        grounded = "<|grounding|>" in sample.prompt
+        assert sample.target.startswith("<|ref|>title<|/ref|><|det|>[[") if grounded else sample.target[0] == "#"
+        prompts.add(sample.prompt)
+        again = pipeline.sample(document, 0, epoch)
+        assert again is not None
+        assert again.target == sample.target
+    assert prompts == {PROMPTS["markdown"], PROMPTS["grounded"]}
+
+
+def test_a_users_own_prompt_stands_before_that_of_the_target() -> None:
+    processor = OcrProcessor("deepsynth/tiny-random", prompt="<image>\nWrite it.")
+    targets = make_targets("markdown", processor.prompt)
+    renderer = TextRenderer(**{**OPTIONS, "markup": "markdown"})
+    sample = Pipeline(renderer, None, processor, targets=targets).sample(Document("d", "# Title"), 0, 0)
+    assert sample is not None
+    assert (sample.prompt, sample.target) == ("<image>\nWrite it.", "# Title")
+
+
+def test_other_targets_than_text_need_a_drawn_page(processor: OcrProcessor) -> None:
+    pipeline = Pipeline(TextRenderer(**OPTIONS), None, processor, targets=make_targets("grounded"))
+    for document in (Document("d", "a", target="b"), Document("d", "a", image=Image.new("RGB", (9, 9)))):
+        with pytest.raises(UserError, match=r"data\.target is grounded; it must be 'text' for it"):
+            pipeline.pages(document, None, 0)

@@ -20,6 +20,7 @@ from deepsynth.data.loading.usable import Check, check_samples, report_dataset
 from deepsynth.data.pipeline import Pipeline
 from deepsynth.data.processing.collator import Collator
 from deepsynth.data.processing.processor import OcrProcessor, Processor
+from deepsynth.data.processing.targets import make_targets
 from deepsynth.data.rendering.renderer import Renderer, TextRenderer
 from deepsynth.data.sources.base import Source, read_documents
 from deepsynth.data.splits import Split, Splitter
@@ -69,6 +70,8 @@ class TextImageDataModule(LightningDataModule):
         group_by_length: make training batches of samples of similar lengths, which need less padding.
         packing: put the samples of a training batch into one row without padding; the loss is the same.
         text: how texts become labels: line breaks, Unicode form, what draws nothing.
+        target: what is learned from a drawn page: ``text``, ``markdown``, ``markdown_pipes``, ``grounded``, ``lines``,
+            ``locate`` or ``table``, each with its own prompt; or weights, as ``{markdown: 2, grounded: 1}``.
         on_error: what to do with documents that give no sample (unreadable, too long): raise when their turn comes, or
             make all samples once in advance and skip those; ``skipped_<split>.csv`` in the run folder lists them.
         check: samples to make before the first step of training: a few, all or none; see ``deepsynth data check``.
@@ -108,19 +111,15 @@ class TextImageDataModule(LightningDataModule):
         packing: bool = False,
         augment_variants: int | None = None,
         text: TextCleaning = TextCleaning(),  # noqa: B008  it is frozen, and --help shows its fields
+        target: str | dict[str, float] = "text",
         on_error: OnError = "raise",
         check: Check = "quick",
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("max_pages", max_pages, 1),
-            ("max_image_pixels", max_image_pixels, 2),
-            ("augment_variants", augment_variants, 1),
-        ):
-            if value is not None and value < least:
+        numbers = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "num_workers": num_workers}
+        numbers |= {"max_pages": max_pages, "max_image_pixels": max_image_pixels, "augment_variants": augment_variants}
+        for name, value in numbers.items():
+            if value is not None and value < (least := {"num_workers": 0, "max_image_pixels": 2}.get(name, 1)):
                 raise UserError(f"data.{name} is {value}; it must be at least {least}")
         if processor is not None and (mode, prompt, max_tokens) != (None, None, None):
             raise UserError("data.mode, data.prompt and data.max_tokens belong to data.processor when one is given")
@@ -150,6 +149,7 @@ class TextImageDataModule(LightningDataModule):
         self.packing = packing
         self.augment_variants = augment_variants
         self.text = text
+        self.targets = make_targets(target, getattr(self.processor, "prompt", None))
         self.on_error: OnError = on_error
         self.check: Check = check
         self.datasets: dict[str, PageDataset] = {}
@@ -223,9 +223,9 @@ class TextImageDataModule(LightningDataModule):
         """Return the stages that make samples of a document."""
         side = self.processor.layout.base_size if isinstance(self.processor, OcrProcessor) else 1024
         renderer = self.renderer or TextRenderer(page_width_px=side, page_height_px=side)
-        stages = (renderer, self.augmenter, self.processor)
+        stages = (renderer, self.augmenter, self.processor, self.seed)
         limits = (self.max_pages, self.augment_variants, self.max_image_pixels)
-        return Pipeline(*stages, self.seed, *limits, text=self.text)
+        return Pipeline(*stages, *limits, text=self.text, targets=self.targets)
 
     @property
     def holds_out_validation(self) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 
 from deepsynth.data.augmentation.augmenter import Augmenter
 from deepsynth.data.processing.processor import Processor
+from deepsynth.data.processing.targets import Targets
 from deepsynth.data.rendering.renderer import Renderer, TextRenderer
 from deepsynth.data.scans import count_scan_pages, load_scan_pages
 from deepsynth.data.text.cleaning import TextCleaning
@@ -42,6 +43,7 @@ class Pipeline:
         max_image_pixels: largest number of pixels of a scan.
         prompt_only: make samples for prediction, without the tokens of the target.
         text: how texts become labels.
+        targets: what is learned from a drawn page.
     """
 
     renderer: Renderer
@@ -53,6 +55,7 @@ class Pipeline:
     max_image_pixels: int = MAX_PIXELS
     prompt_only: bool = False
     text: TextCleaning = field(default_factory=TextCleaning)
+    targets: Targets = field(default_factory=Targets)
 
     def layout_rng(self, document: Document) -> np.random.Generator:
         """Return the generator of a document's layout."""
@@ -68,8 +71,14 @@ class Pipeline:
         """Return the augmented page ``number``, or all pages of the document, with their texts as labels.
 
         Raises:
-            UserError: when a document that is one sample has more than ``max_pages`` pages.
+            UserError: when a document that is one sample has more than ``max_pages`` pages, or a document that is not
+                drawn, or has a target of its own, is to have other targets than its text.
         """
+        if not self.targets.is_text and (document.image is not None or document.is_whole):
+            what = "is a scan, whose blocks are not known" if document.image is not None else "has a target of its own"
+            raise UserError(
+                f"document {document.id!r} {what}, and data.target is {self.targets}; it must be 'text' for it"
+            )
         if document.image is not None:
             pages = load_scan_pages(
                 document, number, self.max_pages, self.max_image_pixels, self.processor.longest_side_px
@@ -85,14 +94,20 @@ class Pipeline:
                     "it, use a larger page or a smaller font"
                 )
         pages = [replace(page, text=self._label(document, page)) for page in pages]
-        if self.augmenter is None:
+        if self.augmenter is not None:
+            variant = epoch if self.variants is None else epoch % self.variants
+            pages = [self.augmenter(page, self._page_rng(document, page, variant)) for page in pages]
+        if self.targets.is_text:
             return pages
-        if self.variants is not None:
-            epoch %= self.variants
-        return [
-            self.augmenter(page, np.random.default_rng([self.seed, epoch, stable_hash(document.id), page.number]))
-            for page in pages
-        ]
+        return [self._with_target(document, page, epoch) for page in pages]
+
+    def _page_rng(self, document: Document, page: Page, epoch: int, *purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, epoch, stable_hash(document.id), page.number, *purpose])
+
+    def _with_target(self, document: Document, page: Page, epoch: int) -> Page:
+        """Return the page with what is learned from it this time as its text."""
+        target = self.targets.draw(page, self._page_rng(document, page, epoch, 1))
+        return page if target is None else replace(page, text=self.text.label(target.text), prompt=target.prompt)
 
     def _label(self, document: Document, page: Page) -> str:
         if document.image is not None:
@@ -106,6 +121,8 @@ class Pipeline:
 
     def sample_of(self, document: Document, pages: Sequence[Page]) -> Sample | None:
         """Return the sample of pages that :meth:`pages` gave."""
+        if document.prompt is None and pages[0].prompt is not None:
+            document = replace(document, prompt=pages[0].prompt)
         if document.target is not None:
             document = replace(document, target=self.text.label(document.target))
         elif document.one_sample:  # a rendered document's label is that of its pages

@@ -229,17 +229,19 @@ def _picture(image: ImageArray) -> Image.Image:
 
 
 def _page_boxes(page: Page) -> BoxArray:
-    """Return the boxes (n, 4) of lines and their words in reading order; the whole page when there are none."""
+    """Return the boxes (n, 4) of lines and their words, then of blocks' areas; the whole page when there are none."""
     boxes = [box for line in page.lines for box in (line.box, *(word.box for word in line.words))]
+    boxes += [box for block in page.blocks for box in block.areas]
     return np.array(boxes or [(0, 0, *page.image.size)], dtype=np.float64)
 
 
 def _with_boxes(page: Page, boxes: BoxArray) -> Page:
-    """Return the page with its lines' and words' boxes replaced, in the order of :func:`_page_boxes`."""
+    """Return the page with its boxes replaced, in the order of :func:`_page_boxes`."""
     moved = map(tuple, boxes.tolist())
     lines = []
     for line in page.lines:
         box = next(moved)  # a line's own box comes before its words'
         words = tuple(Word(word.text, next(moved)) for word in line.words)
         lines.append(replace(line, box=box, words=words))
-    return replace(page, lines=tuple(lines))
+    blocks = [replace(block, areas=tuple([next(moved) for _ in block.areas])) for block in page.blocks]
+    return replace(page, lines=tuple(lines), blocks=tuple(blocks))

@@ -19,6 +19,7 @@ from deepsynth.data.rendering.page_style import PageStyle, sample_style
 from deepsynth.data.text.cleaning import clean_text, fold_whitespace
 from deepsynth.data.text.unicode_scripts import region_of
 from deepsynth.data.typesetting.composition import Composition, Plan
+from deepsynth.data.typesetting.page_blocks import page_blocks
 from deepsynth.data.typesetting.pages import PageLayout
 from deepsynth.errors import UserError
 from deepsynth.types import Document, Page
@@ -138,7 +139,7 @@ class TextRenderer(TextOptions, Renderer):
         if tokens:
             stats["image_tokens"] = float(tokens)
             stats["characters_per_image_token"] = characters / tokens
-        return Page(image, text, lines, number, stats)
+        return Page(image, text, lines, number, page_blocks(layout, job.composition.blocks), stats=stats)
 
 
 class _Job(NamedTuple):

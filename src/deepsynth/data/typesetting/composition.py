@@ -121,7 +121,7 @@ class Composition:
             )
         if more:
             shown = visible_characters([positioned.line.text for layout in layouts for positioned in layout.lines])
-            cut = visible_characters([block_text(block) for block in self._blocks()]) - shown
+            cut = visible_characters([block_text(block) for block in self.blocks]) - shown
             plan = Plan(plan.font_sizes_px, plan.starts, plan.continues, cut)
         _PLANS[self.key] = plan
         if len(_PLANS) > _REMEMBERED_PLANS:
@@ -166,7 +166,7 @@ class Composition:
         """Return the page that begins at a position, and where the next one begins."""
         body = design.font._replace(size_px=size_px)
         typesetter = Typesetter(self.shaper, body, design.line_height, design.justify, design.hyphenation)
-        return fill_page(block_rows(self._blocks(), typesetter, design.frame.width, start), design.frame)
+        return fill_page(block_rows(self.blocks, typesetter, design.frame.width, start), design.frame)
 
     def _size(self, start: TextPosition, design: PageDesign) -> float:
         """Return the font size of a page: its design's, or the one at which a full page holds so many characters.
@@ -189,7 +189,9 @@ class Composition:
     def _within_bounds(self, size_px: float) -> float:
         return quantize(min(max(size_px, self.size_bounds_px[0]), self.size_bounds_px[1]))
 
-    def _blocks(self) -> Sequence[Block]:
+    @property
+    def blocks(self) -> Sequence[Block]:
+        """What the document is made of."""
         return _blocks(self.text, self.markup)
 
 

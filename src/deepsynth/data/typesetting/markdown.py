@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from deepsynth.data.typesetting.blocks import Block, HorizontalRule, Table
-from deepsynth.data.typesetting.paragraphs import BODY, Paragraph, RunStyle
+from deepsynth.data.typesetting.paragraphs import BODY, CODE, BlockLabel, Container, Paragraph, RunStyle
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
-_CODE = RunStyle("DejaVu Sans Mono", 0.9)
 #: Sizes and distances are in units of the body's font size; a heading's goes by its level.
 _HEADING_SIZES = (1.8, 1.5, 1.25, 1.1, 1.0, 1.0)
 _PARAGRAPH_SPACE = 0.6
@@ -42,11 +41,13 @@ class _Reader:
 
     def __init__(self) -> None:
         self._blocks: list[Block] = []
-        self._depth = 0
+        self._containers: list[Container] = []
+        self._container_count = 0
         self._lists: list[int | None] = []  # number of the next item, None for bullets
         self._marker = ""
         self._heading = 0
         self._tight = False
+        self._joined = False
         self._opens_list = False
         self._cells: list[list[Paragraph]] = []
         self._align: Literal["left", "center", "right"] | None = None
@@ -65,27 +66,27 @@ class _Reader:
             self._heading = 0
         elif kind in ("bullet_list_open", "ordered_list_open"):
             self._lists.append(int(token.attrs.get("start", 1)) if kind == "ordered_list_open" else None)
-            self._depth += 1
-            self._opens_list = self._depth == 1
+            self._opens_list = not self._containers
         elif kind in ("bullet_list_close", "ordered_list_close"):
             self._lists.pop()
-            self._depth -= 1
         elif kind == "list_item_open":
             self._open_item(token)
         elif kind == "list_item_close":
             if self._marker:  # an item without text still shows its marker
+                self._joined = False
                 self._add([("", BODY)])
+            self._containers.pop()
         elif kind == "blockquote_open":
-            self._depth += 1
+            self._open_container("> ")
         elif kind == "blockquote_close":
-            self._depth -= 1
+            self._containers.pop()
         elif kind == "paragraph_open":
             self._tight = token.hidden and not self._opens_list
             self._opens_list = False
         elif kind in ("fence", "code_block"):
-            self._add_code(token.content)
+            self._add_lines(token.content, CODE, "code")
         elif kind == "html_block":
-            self._add_lines([(line, BODY) for line in token.content.rstrip("\n").split("\n")])
+            self._add_lines(token.content, BODY, "text")
         elif kind == "hr":
             self._blocks.append(HorizontalRule(self._space()))
         elif kind == "tr_open":
@@ -98,12 +99,18 @@ class _Reader:
         elif kind == "inline":
             self._add_inline(token)
 
+    def _open_container(self, marker: str) -> None:
+        self._container_count += 1
+        self._containers.append(Container(marker, self._container_count))
+
     def _open_item(self, token: Token) -> None:
         number = self._lists[-1]
         if number is None:
             self._marker = _BULLETS[(len(self._lists) - 1) % len(_BULLETS)]
+            self._open_container(f"{token.markup} ")
         else:
             self._marker = f"{number}{token.markup}"
+            self._open_container(f"{self._marker} ")
             self._lists[-1] = number + 1
 
     def _add_inline(self, token: Token) -> None:
@@ -116,22 +123,32 @@ class _Reader:
             runs = tuple(run for line in lines for run in line) or (("", style),)
             self._cells[-1].append(Paragraph(runs, align=self._align))
             return
+        label: BlockLabel = "text" if not self._heading else "title" if self._heading == 1 else "sub_title"
+        self._joined = False
         for line in lines:
-            self._add(line or [("", style)])
+            self._add(line or [("", style)], label)
 
-    def _add(self, runs: list[tuple[str, RunStyle]]) -> None:
-        space = 0 if self._tight and self._blocks else self._space()
-        self._blocks.append(Paragraph(tuple(runs), self._depth * _INDENT, self._marker, space, self._heading > 0))
+    def _add(self, runs: list[tuple[str, RunStyle]], label: BlockLabel = "text") -> None:
+        self._blocks.append(
+            Paragraph(
+                tuple(runs),
+                len(self._containers) * _INDENT,
+                self._marker,
+                0 if self._tight and self._blocks else self._space(),
+                self._heading > 0,
+                label=label,
+                heading=self._heading,
+                containers=tuple(self._containers),
+                joined=self._joined,
+            )
+        )
         self._marker = ""
-        self._tight = True  # a hard line break continues the paragraph without a gap
+        self._tight = self._joined = True  # a hard line break continues the paragraph without a gap
 
-    def _add_code(self, content: str) -> None:
-        self._add_lines([(line, _CODE) for line in content.rstrip("\n").split("\n")])
-
-    def _add_lines(self, lines: list[tuple[str, RunStyle]]) -> None:
-        self._tight = False
-        for line in lines:
-            self._add([line])
+    def _add_lines(self, content: str, style: RunStyle, label: BlockLabel) -> None:
+        self._tight = self._joined = False
+        for line in content.rstrip("\n").split("\n"):
+            self._add([(line, style)], label)
 
     def _space(self) -> float:
         return _PARAGRAPH_SPACE if self._blocks else 0.0
@@ -156,7 +173,7 @@ def _inline_lines(children: Sequence[Token], style: RunStyle) -> list[list[tuple
         elif token.type == "softbreak":
             lines[-1].append((" ", look))
         elif token.type == "code_inline":
-            lines[-1].append((token.content, look._replace(family=_CODE.family)))
+            lines[-1].append((token.content, look._replace(family=CODE.family)))
         elif token.content:  # text, html_inline, and an image's description
             lines[-1].append((token.content, look))
     return lines

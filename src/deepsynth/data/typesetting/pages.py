@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from deepsynth.data.typesetting.lines import LaidOutLine
 from deepsynth.errors import UserError
@@ -109,17 +110,44 @@ class PositionedLine:
     baseline: int
 
 
+class PlacedRow(NamedTuple):
+    """A row on a page.
+
+    Attributes:
+        row: the row.
+        column: number of its column.
+        first_line: index of its first line in ``PageLayout.lines``.
+        rules: its filled boxes, pixels of the page.
+    """
+
+    row: LayoutRow
+    column: int
+    first_line: int
+    rules: tuple[Box, ...]
+
+
 @dataclass(slots=True)
 class PageLayout:
     """What one page shows, before it is drawn.
 
     Attributes:
         lines: lines in reading order.
-        rules: filled boxes in the color of the text, pixels.
+        rows: the rows that they belong to.
     """
 
     lines: list[PositionedLine] = field(default_factory=list)
-    rules: list[Box] = field(default_factory=list)
+    rows: list[PlacedRow] = field(default_factory=list)
+
+    @property
+    def rules(self) -> list[Box]:
+        """Filled boxes in the color of the text, pixels."""
+        return [box for row in self.rows for box in row.rules]
+
+    def add(self, row: LayoutRow, column: int, left: int, top: int) -> None:
+        """Put a row at a place of the page, pixels."""
+        rules = tuple([(x0 + left, y0 + top, x1 + left, y1 + top) for x0, y0, x1, y1 in row.rules])
+        self.rows.append(PlacedRow(row, column, len(self.lines), rules))
+        self.lines += row.at(left, top)
 
     @property
     def text(self) -> str:
@@ -158,13 +186,13 @@ def fill_page(rows: Iterable[LayoutRow], frame: Frame) -> tuple[PageLayout, Text
         if top + needed > frame.bottom and y > frame.top:
             if blank:
                 y = frame.bottom
-                layout.lines += row.at(0, y)
+                layout.add(row, column, 0, y)
                 continue
             column, y = column + 1, frame.top
             if column == len(frame.lefts):
                 # A page that ended with a hyphen would show what its text lacks: that line is the next page's.
                 if before and before.is_divided and len(layout.lines) > 1:
-                    del layout.lines[-1]
+                    del layout.lines[-1], layout.rows[-1]
                     return layout, before.position
                 return layout, row.position
             top = y
@@ -174,9 +202,7 @@ def fill_page(rows: Iterable[LayoutRow], frame: Frame) -> tuple[PageLayout, Text
                 f"{what} is {row.height} pixels high, more than the {frame.height} pixels between the margins; take a "
                 "smaller font_size_px or margin_px, or a higher page"
             )
-        left = frame.lefts[column]
-        layout.lines += row.at(left, top)
-        layout.rules += [(x0 + left, y0 + top, x1 + left, y1 + top) for x0, y0, x1, y1 in row.rules]
+        layout.add(row, column, frame.lefts[column], top)
         y = top + row.height
         before = row
     return layout, None

@@ -5,6 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+#: What a block of a page is, by the names that DeepSeek-OCR gives blocks; it has none for a rule.
+BlockLabel = Literal[
+    "title", "sub_title", "text", "code", "table", "equation", "image", "image_caption", "table_caption", "footnote",
+    "header", "footer", "page_number", "rule",
+]  # fmt: skip
+
 #: Font sizes are multiples of this, so that shaped words repeat between documents.
 SIZE_STEP_PX = 0.5
 
@@ -28,6 +34,22 @@ class RunStyle(NamedTuple):
 BODY = RunStyle()
 
 
+#: The face of code.
+CODE = RunStyle("DejaVu Sans Mono", 0.9)
+
+
+class Container(NamedTuple):
+    """A quote or an item of a list, which a paragraph is in.
+
+    Attributes:
+        marker: how Markdown begins it, such as "> " or "3. ".
+        number: tells the containers of a document apart.
+    """
+
+    marker: str
+    number: int
+
+
 @dataclass(frozen=True)
 class Paragraph:
     """Text without a line end of its own.
@@ -39,6 +61,10 @@ class Paragraph:
         space_before_em: space above the paragraph, unless it begins a column, in units of the body's font size.
         keep_with_next: whether the paragraph may not end a column.
         align: side that the lines are aligned with; ``None`` is the side where they begin.
+        label: what it is.
+        heading: level of a heading, from 1; 0 for other paragraphs.
+        containers: quotes and items of lists that it is in, the outermost first.
+        joined: whether it goes on with the block before it, as a line of code does.
     """
 
     runs: tuple[tuple[str, RunStyle], ...]
@@ -47,6 +73,10 @@ class Paragraph:
     space_before_em: float = 0.0
     keep_with_next: bool = False
     align: Literal["left", "center", "right"] | None = None
+    label: BlockLabel = "text"
+    heading: int = 0
+    containers: tuple[Container, ...] = ()
+    joined: bool = False
 
     @property
     def text(self) -> str:

@@ -1,0 +1,231 @@
+"""What a page shows of each block of its document, and how Markdown says it.
+
+A block that goes on in another column or on another page is cut where the page cuts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+
+from deepsynth.data.typesetting.blocks import Block, HorizontalRule, Table
+from deepsynth.data.typesetting.inline_markdown import (
+    Run,
+    fenced,
+    heading_markdown,
+    inline_html,
+    inline_markdown,
+)
+from deepsynth.data.typesetting.pages import PageLayout, PlacedRow
+from deepsynth.data.typesetting.paragraphs import BODY, Container, Paragraph, RunStyle
+from deepsynth.types import Box, PageBlock
+
+
+def page_blocks(layout: PageLayout, blocks: Sequence[Block]) -> tuple[PageBlock, ...]:
+    """Return the blocks of a page in reading order.
+
+    Args:
+        layout: the page.
+        blocks: blocks of the whole document.
+    """
+    drawn = list(accumulate((bool(line.line.places) for line in layout.lines), initial=0))
+    writer = _Writer(blocks)
+    found: list[PageBlock] = []
+    for rows in _groups(layout.rows, blocks):
+        first, last = rows[0].first_line, rows[-1].first_line + len(rows[-1].row.lines)
+        lines = (drawn[first], drawn[last])
+        areas = tuple([box for row in rows for box in row.rules])
+        if lines[0] == lines[1] and not areas:
+            continue
+        block = writer.write(rows, lines, areas)
+        found.append(block)
+    return tuple(found)
+
+
+def _groups(rows: Sequence[PlacedRow], blocks: Sequence[Block]) -> Iterator[list[PlacedRow]]:
+    """Yield the rows of a page that belong to one block and stand in one column."""
+    group: list[PlacedRow] = []
+    for row in rows:
+        number = row.row.position[0]
+        if group and (group[-1].column != row.column or not _goes_on(blocks, group[-1].row.position[0], number)):
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
+
+
+def _goes_on(blocks: Sequence[Block], before: int, number: int) -> bool:
+    """Return whether a block belongs to the one before it: lines of a plain text without an empty line between do."""
+    if before == number:
+        return True
+    block, former = blocks[number], blocks[before]
+    if isinstance(block, str):
+        return bool(block.strip()) and isinstance(former, str) and bool(former.strip())
+    return isinstance(block, Paragraph) and block.joined
+
+
+class _Writer:
+    """Writes the blocks of one page in their order: which containers and lists are open depends on those before."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self._blocks = blocks
+        #: Containers of the block before, and whether each was begun on this page.
+        self._open: list[tuple[Container, bool]] = []
+        #: Number and delimiter of the last item of an ordered list, by the column of its marker.
+        self._items: dict[int, str] = {}
+        #: The row and the Markdown before.
+        self._last: PlacedRow | None = None
+        self._written = ""
+
+    def write(self, rows: Sequence[PlacedRow], lines: tuple[int, int], areas: tuple[Box, ...]) -> PageBlock:
+        """Return a block of the page."""
+        last, self._last = self._last, rows[-1]
+        before = "\n\n" if last else ""
+        block = self._blocks[rows[0].row.position[0]]
+        if last and last.row.position[0] == rows[0].row.position[0] and _is_text(block):
+            written = self._continued(last, rows, lines, areas)
+        else:
+            written = self._begun(block, rows, before, lines, areas)
+        self._written = written.markdown
+        return written
+
+    def _continued(
+        self, last: PlacedRow, rows: Sequence[PlacedRow], lines: tuple[int, int], areas: tuple[Box, ...]
+    ) -> PageBlock:
+        """Return the rest of a paragraph in the next column, which Markdown appends to its line."""
+        block = self._blocks[rows[0].row.position[0]]
+        heading = isinstance(block, Paragraph) and block.heading > 0
+        joiner = last.row.lines[0][0].joiner
+        texts: list[str] = []
+        for _, runs in self._paragraphs(rows):
+            text = inline_markdown(runs, RunStyle(bold=True) if heading else BODY)
+            if not texts and not joiner and (self._written[-1:] in "*`" or text[:1] in "*`"):
+                text = inline_markdown([(part, BODY) for part, _ in runs])  # both marks would be one
+            texts.append(text)
+        label = block.label if isinstance(block, Paragraph) else "text"
+        ends = "\n" if isinstance(block, str) else "\\\n"
+        return PageBlock(label, ends.join([text for text in texts if text]), joiner, lines, areas)
+
+    def _begun(
+        self,
+        block: Block,
+        rows: Sequence[PlacedRow],
+        before: str,
+        lines: tuple[int, int],
+        areas: tuple[Box, ...],
+    ) -> PageBlock:
+        if isinstance(block, HorizontalRule):
+            self._open, self._items = [], {}
+            return PageBlock("rule", "---", before, lines, areas)
+        if isinstance(block, Table):
+            self._open, self._items = [], {}
+            first, last = rows[0].row.position[1], rows[-1].row.position[1] + 1
+            pipes = "" if first else _pipes(block.rows[:last])
+            return PageBlock("table", _html(block.rows[first:last]), before, lines, areas, pipes)
+        if isinstance(block, str):
+            texts = [inline_markdown(runs) for _, runs in self._paragraphs(rows)]
+            return PageBlock("text", "\n".join(texts), before, lines, areas)
+        return self._paragraph(block, rows, before, lines)
+
+    def _paragraph(self, block: Paragraph, rows: Sequence[PlacedRow], before: str, lines: tuple[int, int]) -> PageBlock:
+        marker = block.marker or " "
+        begins = bool(block.marker) and rows[0].row.position[1] == 0
+        tight = begins and not block.space_before_em and bool(self._open) and all(here for _, here in self._open)
+        deeper = len(block.containers) > len(self._open)
+        prefix, rest = self._prefixes(block, begins)
+        parts = self._paragraphs(rows)
+        if block.label == "code":
+            texts = fenced(["".join([text for text, _ in runs]) for _, runs in parts])
+        elif block.heading:
+            runs = [run for _, own in parts for run in (*own, (" ", BODY))]
+            texts = [heading_markdown(block.heading, inline_markdown(runs, RunStyle(bold=True)))]
+        else:
+            texts = [text for _, runs in parts if (text := inline_markdown(runs))] or [""]
+            texts = [*[f"{text}\\" for text in texts[:-1]], texts[-1]]
+        if tight and texts[0] and (not deeper or not marker[0].isdigit() or marker[:-1] == "1"):
+            before = before and "\n"
+        markdown = "\n".join([f"{rest if number else prefix}{text}".rstrip() for number, text in enumerate(texts)])
+        return PageBlock(block.label, markdown, before, lines)
+
+    def _prefixes(self, block: Paragraph, begins: bool) -> tuple[str, str]:
+        """Return what stands before the first line of a block and before the others, and note what is open now."""
+        opened = max([place for place, box in enumerate(block.containers) if box.marker != "> "], default=-1)
+        known = dict(self._open)
+        self._open = []
+        first = rest = ""
+        for place, container in enumerate(block.containers):
+            marker = container.marker
+            here = known.get(container, False)
+            if marker == "> ":
+                first, rest, here = f"{first}> ", f"{rest}> ", True
+            elif begins and place == opened:
+                here = self._counts_on(len(first), marker)
+                first = f"{first}{marker}" if here else f"{first}{marker[:-2]}\\{marker[-2:]}"
+                rest += " " * len(marker) * here
+            elif here:
+                first, rest = first + " " * len(marker), rest + " " * len(marker)
+            self._open.append((container, here))
+        if not begins:
+            self._items = {column: item for column, item in self._items.items() if column < len(rest)}
+        return first, rest
+
+    def _counts_on(self, column: int, marker: str) -> bool:
+        """Return whether Markdown would give the item its own number, beside the items before it on the page."""
+        former = self._items.get(column)
+        self._items = {place: item for place, item in self._items.items() if place < column}
+        item = marker.strip()
+        if not item[0].isdigit():
+            return True
+        if former and former[-1] == item[-1] and int(former[:-1]) + 1 != int(item[:-1]):
+            return False
+        self._items[column] = item
+        return True
+
+    def _paragraphs(self, rows: Sequence[PlacedRow]) -> list[tuple[int, list[Run]]]:
+        """Return the shown part of each paragraph in the rows, with its number."""
+        found: list[tuple[int, list[Run]]] = []
+        for row in rows:
+            number, start = row.row.position
+            block = self._blocks[number]
+            paragraph = block if isinstance(block, Paragraph) else Paragraph(((str(block), BODY),))
+            if not found or found[-1][0] != number:
+                found.append((number, []))
+            line = row.row.lines[0][0]
+            text = line.text
+            if paragraph.marker and start == 0:
+                text = text[len(paragraph.marker) + 1 :]
+            joiner = " " if line.joiner == " " and row is not rows[-1] else ""
+            found[-1][1].extend(_styled(paragraph, text + joiner, start))
+        return [(number, runs or [("", BODY)]) for number, runs in found]
+
+
+def _is_text(block: Block) -> bool:
+    return isinstance(block, str) or (isinstance(block, Paragraph) and block.label != "code")
+
+
+def _styled(paragraph: Paragraph, text: str, start: int) -> list[Run]:
+    """Return the text of a line in runs of one style; it begins at a character of the paragraph."""
+    runs: list[Run] = []
+    end = start + len(text)
+    place = 0
+    for part, style in paragraph.runs:
+        low, high = max(place, start), min(place + len(part), end)
+        if low < high:
+            runs.append((text[low - start : high - start], style))
+        place += len(part)
+    return runs
+
+
+def _html(rows: Sequence[Sequence[Paragraph]]) -> str:
+    lines = ["".join([f"<td>{inline_html(cell.runs)}</td>" for cell in cells]) for cells in rows]
+    return f"<table>{''.join([f'<tr>{line}</tr>' for line in lines])}</table>"
+
+
+def _pipes(rows: Sequence[Sequence[Paragraph]]) -> str:
+    """Return rows with pipes, the first as the head."""
+    rules = {None: "---", "left": ":--", "center": ":-:", "right": "--:"}
+    head = [inline_markdown(cell.runs, RunStyle(bold=True), cell=True) for cell in rows[0]]
+    lines = [head, [rules[cell.align] for cell in rows[0]]]
+    lines += [[inline_markdown(cell.runs, cell=True) for cell in cells] for cells in rows[1:]]
+    return "\n".join([f"| {' | '.join(cells)} |" for cells in lines])
