@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,15 @@ from safetensors.torch import load_file
 
 from deepsynth.callbacks.hub_checkpoint import HubCheckpoint
 from deepsynth.errors import UserError
-from deepsynth.hub.worker import Backoff, resume
+from deepsynth.hub.worker import PushWorker, resume
 from deepsynth.models.registry import resolve_model_name
 from deepsynth.modules.adapter import from_file_name
+from tests.conftest import TEXTS
 from tests.helpers.hub_server import HubProcess
 from tests.helpers.local_hub import TOKEN, local_hub
+from tests.helpers.pushes import QUICK, WarmAttempts
 from tests.helpers.training import make_data, make_module, make_trainer
-
-QUICK = Backoff(0.05, 0.2)
+from tests.hub.test_faults import FAULTS
 
 
 @pytest.fixture(scope="module")
@@ -229,9 +232,9 @@ def test_mistakes_are_named(settings, complaint):
         HubCheckpoint(**{"repo_id": "alice/ocr", **settings})
 
 
-WHOLE_RUNS = [
+#: Beside every fault of the list at each request, and at the first alone.
+MORE_FAULTS: list[dict[str, Any]] = [
     {"path": "/", "status": 503, "times": 3},
-    {"path": "/", "status": 503, "times": -1},
     {"path": "/", "probability": 0.3, "seed": 1, "status": 500, "times": -1},
     {"path": "/", "probability": 0.3, "seed": 2, "action": "drop", "when": "after", "times": -1},
     {"path": "/commit/", "action": "drop", "when": "after", "times": 2},
@@ -241,28 +244,49 @@ WHOLE_RUNS = [
     {"path": "/commit/", "status": 403, "times": -1},
     {"path": "repos/create", "status": 429, "retry_after": 1, "times": 2},
     {"path": "__cas__", "status": 503, "times": -1},
-    {"path": "/", "action": "throttle", "bytes_per_sec": 300_000, "times": -1},
 ]
+WHOLE_RUNS = [{"path": "/", **fault, "times": times} for fault in FAULTS for times in (-1, 1)] + MORE_FAULTS
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, hub) -> dict[str, torch.Tensor]:
+    """The weights of eight steps without a Hub."""
+    folder = tmp_path_factory.mktemp("alone")
+    documents = folder / "docs.jsonl"
+    documents.write_text("".join(json.dumps({"id": f"d{i}", "text": text}) + "\n" for i, text in enumerate(TEXTS)))
+    return weights(fit(folder, documents, steps=8)[0])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", WHOLE_RUNS, ids=lambda f: "-".join(map(str, f.values())).replace("/", ""))
-def test_whole_runs_through_faults(hub, tmp_path, jsonl, monkeypatch, fault):
-    monkeypatch.setattr("deepsynth.hub.worker.Backoff", lambda: QUICK)
-    alone, _ = fit(tmp_path / "alone", jsonl, steps=8)
+def test_whole_runs_through_faults(
+    hub, tmp_path, jsonl, monkeypatch, undisturbed, caplog, record_property, fault
+):  # fmt: skip
+    """The run ends with its own weights, says in a line what is not on the Hub, and nothing is lost or doubled."""
+    caplog.set_level(logging.INFO, "deepsynth")
+    quick = partial(PushWorker, request_timeout_s=2.0, backoff=QUICK)
+    monkeypatch.setattr("deepsynth.callbacks.hub_checkpoint.PushWorker", quick)
+    monkeypatch.setattr("deepsynth.hub.worker.run_attempt", WarmAttempts())
     hub.fault(**fault)
-    module, trainer = fit(tmp_path / "run", jsonl, HubCheckpoint("alice/ocr", every=2, deadline_s=20), steps=8)
+    callback = HubCheckpoint("alice/ocr", every=2, deadline_s=60 if fault["times"] == 1 else 5)
+    module, trainer = fit(tmp_path, jsonl, callback, steps=8)
     assert trainer.state.finished
-    assert same(weights(alone), weights(module))
+    assert same(undisturbed, weights(module))
+    assert hub.faults()[0]["hits"] > 0
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("deepsynth.hub")]
+    waits = list((tmp_path / "hub_spool").glob("*/[0-9]*-*"))
+    for line in said:
+        assert "\n" not in line
+        assert "Traceback" not in line
+    assert any("deepsynth hub resume" in line for line in said) == bool(waits)
+    record_property("said", json.dumps(said))
     hub.clear_faults()
-    resume(tmp_path / "run", 180, backoff=QUICK)
+    resume(tmp_path, 180, backoff=QUICK)
     hub.wait_idle(quiet=0.2)
+    record_property("titles", json.dumps(titles(hub)))
     assert titles(hub)[0] == "Step 8"
     assert len(set(titles(hub))) == len(titles(hub)), "nothing twice"
-    checkout = hub.repo("alice/ocr").checkout(tmp_path / "checkout")
-    from safetensors.torch import load_file
-
-    state = load_file(checkout / "adapter_model.safetensors")
+    state = load_file(hub.repo("alice/ocr").checkout(tmp_path / "checkout") / "adapter_model.safetensors")
     stored = {from_file_name(name): tensor for name, tensor in state.items()}
     ours = {n.replace(".default", ""): p for n, p in module.model.named_parameters() if "lora_" in n}
     assert same(stored, {name: ours[name].detach() for name in stored})

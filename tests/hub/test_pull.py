@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,12 @@ def test_what_cannot_be_pulled_is_one_line(hub):
     assert "HTTP 401" in refused
 
 
+def test_a_cache_that_cannot_be_written_is_named(hub, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    (said,) = pulled(hub, "hf://alice/ocr", HF_HOME=str(tmp_path / "file/home"))
+    assert said.startswith(f"UserError: the download cannot be written ({tmp_path}/file/home: Not a directory); make")
+
+
 def test_only_a_reference_is_downloaded(tmp_path):
     for path in (tmp_path, str(tmp_path), "runs/hf/adapter", "alice/ocr"):
         assert resolve_checkpoint(path) == Path(path)
@@ -140,26 +147,75 @@ def test_nothing_but_the_files_of_an_adapter_is_downloaded(hub, tmp_path):
     ]
 
 
+#: What a Hub does that is there but does not deliver, at each phase of a pull.
+NEVER_DONE = {
+    "hang": {"action": "hang", "seconds": 3600},
+    "drip": {"action": "throttle", "bytes_per_sec": 1},
+    "wait": {"status": 429, "retry_after": 7200},
+}
+PHASES = {
+    "description": {"path": "/api/models/"},
+    "head": {"method": "HEAD", "path": "/resolve/.*adapter_model"},
+    "file": {"method": "GET", "path": "/resolve/.*adapter_model"},
+}
+#: A reply without content cannot drip.
+CASES = [(phase, fault) for phase in PHASES for fault in NEVER_DONE if (phase, fault) != ("head", "drip")]
+#: Pulls an adapter under each of the faults, with short limits of the phase that a fault is for.
+PULL_UNDER = """
+import json, os, shutil, sys, urllib.request
+from pathlib import Path
+from deepsynth.hub import pull, pull_process
+
+def faults(method, body=b""):
+    request = urllib.request.Request(os.environ["HF_ENDPOINT"] + "/__faults__", body, method=method)
+    urllib.request.urlopen(request).read()
+
+pull._PATIENCE_S = 0
+description_s = pull_process._DESCRIPTION_S
+pull_process._FILE_S = 2
+for fault in json.loads(sys.argv[1]):
+    pull_process._DESCRIPTION_S = 2 if fault["path"].startswith("/api") else description_s
+    shutil.rmtree(Path(os.environ["HF_HOME"]) / "hub", ignore_errors=True)
+    faults("POST", json.dumps(fault).encode())
+    try:
+        print("pulled", pull.pull("hf://alice/ocr@main"))
+    except ValueError as error:
+        print(f"{type(error).__name__}: {error}")
+    faults("DELETE")
+print("pulled" if pull.pull("hf://alice/ocr@main").is_dir() else "nothing")
+"""
+
+
+def test_a_hub_that_never_delivers_holds_no_pull(hub):
+    some = [("description", "hang"), ("head", "hang"), ("file", "drip"), ("file", "wait")]
+    cases = [{**PHASES[phase], **NEVER_DONE[fault], "times": -1} for phase, fault in some]
+    *said, then = run_python(hub, PULL_UNDER, json.dumps(cases)).stdout.splitlines()
+    assert len(said) == len(cases)
+    assert set(said) == {
+        "HubUnreachableError: hf://alice/ocr@main: the Hub cannot be reached (it did not finish within 2 s)"
+    }
+    assert then == "pulled", "nothing that was half done is left"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "fault",
-    [
-        {"path": "/revision/"},
-        {"method": "GET", "path": "/resolve/"},
-    ],
-    ids=["description", "file"],
-)
-def test_a_hub_that_hangs_ends_in_one_line(hub, fault):
+@pytest.mark.parametrize(("phase", "fault"), CASES)
+def test_a_hub_that_never_delivers_ends_in_one_line_within_minutes(hub, phase, fault):
     shutil.rmtree(hub.home / "hub", ignore_errors=True)
-    hub.fault(action="hang", seconds=3600, times=-1, **fault)
+    hub.fault(**PHASES[phase], **NEVER_DONE[fault], times=-1)
+    begin = time.monotonic()
     (said,) = pulled(hub, "hf://alice/ocr@main")
     assert said.startswith("HubUnreachableError: hf://alice/ocr@main: the Hub cannot be reached (")
+    assert time.monotonic() - begin < 190  # a description of 30 s after 60 s of others, then a file alike
 
 
-def test_the_folder_may_stand_after_the_reference(hub, tmp_path):
-    code = "import sys; from deepsynth.__main__ import main; sys.exit(main(sys.argv[1:]))"
-    for words in (["pulled"], ["--output", "named"], ["--output=equal"]):
-        folder = tmp_path / words[-1].rpartition("=")[2]
-        words[-1] = words[-1].replace(folder.name, str(folder))
-        run_python(hub, code, "hub", "pull", "hf://alice/ocr", *words)
-        assert sorted(path.name for path in folder.iterdir()) == ALL.split()
+def test_the_folder_may_stand_after_the_reference(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = """
+import json, sys
+from deepsynth.__main__ import main
+print([main(["hub", "pull", "hf://alice/ocr", *words]) for words in json.loads(sys.argv[1])])
+"""
+    done = run_python(hub, code, json.dumps([["one"], ["--output", "two"], ["--output=three"]]))
+    assert done.stdout.splitlines()[-1] == "[0, 0, 0]"
+    for name in ("one", "two", "three"):
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == ALL.split()

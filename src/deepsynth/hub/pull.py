@@ -10,24 +10,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from deepsynth.errors import UserError
 from deepsynth.hub.adapter import ADAPTER_FILES
-from deepsynth.hub.client import HubUnreachableError, classify, client_errors
+from deepsynth.hub.client import HubUnreachableError, Outcome, classify, client_errors
+from deepsynth.hub.pull_process import PullProcess
 from deepsynth.io.files import atomic_folder, explain_write_errors
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
 
 log = logging.getLogger(__name__)
 
 _SCHEME = "hf://"
 _REFERENCE = re.compile(r"hf://(?P<repo_id>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[^\s@]+))?")
 _NEEDED = ("adapter_config.json", "adapter_model.safetensors")
-_REQUEST_TIMEOUT_S = 20.0
-#: Of the questions before a file, which huggingface_hub repeats five times by itself.
-_ETAG_TIMEOUT_S = 8.0
 _ATTEMPTS = 5
 #: Time after which a call that has failed is not repeated, in seconds.
 _PATIENCE_S = 60.0
@@ -93,20 +88,20 @@ def pull(reference: str, folder: Path | None = None) -> Path:
             ``folder`` is not empty, or when the Hub cannot be reached after some attempts and the adapter is not in
             the cache.
     """
-    from huggingface_hub import HfApi
-
     wanted = Reference.parse(reference)
     if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: it is not an empty folder; give one that is new or empty")
-    api = HfApi(library_name="deepsynth")
+    process = PullProcess(wanted.repo_id, wanted.revision)
     try:
-        cached = _download(api, wanted)
+        cached = _download(process, wanted)
     except HubUnreachableError as error:
-        found = _from_cache(api, wanted)
+        found = _from_cache(wanted)
         if found is None:
             raise
         log.warning("%s; using %s as it was last downloaded", error, wanted)
         cached = found
+    finally:
+        process.close()
     if folder is None:
         return cached
     with explain_write_errors(folder, "the adapter"), atomic_folder(folder) as new:
@@ -115,39 +110,27 @@ def pull(reference: str, folder: Path | None = None) -> Path:
     return folder
 
 
-def _download(api: HfApi, wanted: Reference) -> Path:
-    info = with_retries(
-        wanted, lambda: api.repo_info(wanted.repo_id, revision=wanted.revision, timeout=_REQUEST_TIMEOUT_S)
-    )
-    names = {sibling.rfilename for sibling in info.siblings or ()}
-    missing = [name for name in _NEEDED if name not in names]
+def _download(process: PullProcess, wanted: Reference) -> Path:
+    found = _repeat(wanted, process.describe)
+    commit, sizes = str(found["commit"]), found["sizes"]
+    missing = [name for name in _NEEDED if name not in sizes]
     if missing:
-        found = ", ".join(sorted(names)[:8]) or "no files"
-        raise UserError(f"{wanted}: not an adapter, {', '.join(missing)} is missing; it has {found}")
+        names = ", ".join(found["names"]) or "no files"
+        raise UserError(f"{wanted}: not an adapter, {', '.join(missing)} is missing; it has {names}")
     # All files are downloaded by commit, so that they belong together even if somebody pushes meanwhile; one of them
     # also by the revision's name, which tells the cache what the name refers to.
-    asked = [(name, str(info.sha)) for name in ADAPTER_FILES if name in names] + [(_NEEDED[0], wanted.revision)]
-
-    def download(name: str, revision: str | None) -> str:
-        return str(api.hf_hub_download(wanted.repo_id, name, revision=revision, etag_timeout=_ETAG_TIMEOUT_S))
-
-    files = [with_retries(wanted, partial(download, *one)) for one in asked]
-    log.info("%s is at commit %s", wanted, info.sha)
+    asked = [(name, commit) for name in ADAPTER_FILES if name in sizes] + [(_NEEDED[0], wanted.revision)]
+    files = [_repeat(wanted, partial(process.download, *one, size=sizes[one[0]]))["path"] for one in asked]
+    log.info("%s is at commit %s", wanted, commit)
     return Path(files[0]).parent
 
 
-def _from_cache(api: HfApi, wanted: Reference) -> Path | None:
+def _from_cache(wanted: Reference) -> Path | None:
     """Return the folder of an earlier download, or ``None``."""
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub import try_to_load_from_cache
 
-    try:
-        files = [
-            api.hf_hub_download(wanted.repo_id, name, revision=wanted.revision, local_files_only=True)
-            for name in _NEEDED
-        ]
-    except LocalEntryNotFoundError:
-        return None
-    return Path(files[0]).parent
+    files = [try_to_load_from_cache(wanted.repo_id, name, revision=wanted.revision) for name in _NEEDED]
+    return Path(files[0]).parent if all(isinstance(file, str) for file in files) else None
 
 
 def with_retries(wanted: object, call: Callable[[], T]) -> T:
@@ -162,16 +145,25 @@ def with_retries(wanted: object, call: Callable[[], T]) -> T:
         HubUnreachableError: when the last attempt failed too.
     """
     errors = client_errors()
-    attempt, start = 0, time.monotonic()
-    while True:
-        attempt += 1
+
+    def attempt() -> T | Outcome:
         try:
             return call()
         except errors as error:
-            outcome = classify(error)
-            offline = "HF_HUB_OFFLINE" in outcome.message
-            if outcome.status == "refused" and not offline:
-                raise UserError(f"{wanted}: it cannot be read ({outcome.message})") from error
-            if attempt == _ATTEMPTS or offline or time.monotonic() - start > _PATIENCE_S:
-                raise HubUnreachableError(f"{wanted}: the Hub cannot be reached ({outcome.message})") from error
-            time.sleep(min(outcome.retry_after_s or 2.0 ** (attempt - 1), 30.0))
+            return classify(error)
+
+    return _repeat(wanted, attempt)
+
+
+def _repeat(wanted: object, attempt: Callable[[], T | Outcome]) -> T:
+    """Return what an attempt returns that is no failure; see :func:`with_retries`."""
+    failures, start = 0, time.monotonic()
+    while isinstance(found := attempt(), Outcome):
+        failures += 1
+        offline = "HF_HUB_OFFLINE" in found.message
+        if found.status == "refused" and not offline:
+            raise UserError(f"{wanted}: it cannot be read ({found.message})")
+        if failures == _ATTEMPTS or offline or time.monotonic() - start > _PATIENCE_S:
+            raise HubUnreachableError(f"{wanted}: the Hub cannot be reached ({found.message})")
+        time.sleep(min(found.retry_after_s or 2.0 ** (failures - 1), 30.0))
+    return found

@@ -35,7 +35,7 @@ def run_attempt(
         use_xet: whether to upload with Xet where it is installed, else with Git-LFS.
         canceled: asked twice a second; when it returns true, the process is killed and the outcome is ``"retry"``.
     """
-    process = WorkerProcess(__name__, environment=_environment(request_timeout_s, use_xet))
+    process = WorkerProcess(__name__, environment=limited_environment(request_timeout_s, use_xet))
     grace_s = 5.0  # once it has replied, it has nothing left to do
     try:
         reply = process.ask(
@@ -56,7 +56,7 @@ def run_attempt(
         process.close(grace_s=grace_s)
 
 
-def _environment(request_timeout_s: float, use_xet: bool) -> dict[str, str]:
+def limited_environment(request_timeout_s: float, use_xet: bool) -> dict[str, str]:
     """Return the environment of the process: the user's own settings, with limits where hf_xet has none."""
     env = dict(os.environ)
     seconds = f"{max(1, round(request_timeout_s))}s"
