@@ -2,6 +2,7 @@
 
     python scripts/mutation.py data/text/linebreak             one module
     python scripts/mutation.py hub --sample 20 --seed 1        20 places out of all files of a folder
+    python scripts/mutation.py io --bodies                     public functions that return an argument, or nothing
 
 cosmic-ray makes the mutations. They are made in a copy of the tree in a temporary folder, so the working tree stays as
 it is when the run is interrupted. A place is sampled once, with one of its mutations; the seed decides which. The tests
@@ -19,11 +20,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import unified_diff
+from itertools import islice
 from pathlib import Path
 
+import cosmic_ray.plugins
 from cosmic_ray.commands import init
-from cosmic_ray.mutating import mutate_and_test
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.testing import run_tests
 from cosmic_ray.work_db import WorkDB
 from cosmic_ray.work_item import MutationSpec, TestOutcome
 
@@ -38,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("module", help="file or folder below src/deepsynth, without .py: data/text/linebreak, hub")
     parser.add_argument("--sample", type=int, default=20, help="number of places to mutate")
     parser.add_argument("--seed", type=int, default=0, help="decides which places, and which mutation of each")
+    parser.add_argument("--bodies", action="store_true", help="replace the bodies of public functions instead")
     options = parser.parse_args(arguments)
     module = options.module.removeprefix(f"{PACKAGE}/").removesuffix(".py")
     files = [ROOT / PACKAGE / f"{module}.py"]
@@ -49,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         copy_tree(Path(folder))
         os.chdir(folder)
         os.environ |= {"PYTHONPATH": f"{folder}/src", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-        survivors = run(sample([file.relative_to(ROOT) for file in files], options.sample, options.seed))
+        draw = sample_bodies if options.bodies else sample
+        survivors = run(draw([file.relative_to(ROOT) for file in files], options.sample, options.seed))
     return 1 if survivors else 0
 
 
@@ -63,7 +71,16 @@ def copy_tree(target: Path) -> None:
             shutil.copy2(ROOT / name, target / name)
 
 
-def sample(files: Iterable[Path], count: int, seed: int) -> list[MutationSpec]:
+@dataclass(frozen=True)
+class Bug:
+    """A change of a file that its tests should notice: the line, and what the file then holds."""
+
+    path: Path
+    line: int
+    content: str
+
+
+def sample(files: Iterable[Path], count: int, seed: int) -> list[Bug]:
     """Return one mutation for each of ``count`` places, or of all if there are fewer, in the order of drawing."""
     database = WorkDB(":memory:", WorkDB.Mode.create)
     init(files, database, {})
@@ -76,9 +93,46 @@ def sample(files: Iterable[Path], count: int, seed: int) -> list[MutationSpec]:
     generator = random.Random(seed)
     chosen = generator.sample(sorted(places), min(count, len(places)))
     order = {place: sorted(places[place], key=lambda one: (one.operator_name, one.occurrence)) for place in chosen}
-    return sorted(
-        (generator.choice(order[place]) for place in chosen), key=lambda one: (one.module_path, one.start_pos)
-    )
+    mutations = (generator.choice(order[place]) for place in chosen)
+    return [bug_of(one) for one in sorted(mutations, key=lambda one: (one.module_path, one.start_pos))]
+
+
+def bug_of(mutation: MutationSpec) -> Bug:
+    """Return what a mutation of cosmic-ray makes of its file."""
+    operator = cosmic_ray.plugins.get_operator(mutation.operator_name)(**mutation.operator_args)
+    source = (ROOT / mutation.module_path).read_text(encoding="utf-8")
+    content = mutate_code(source, operator, mutation.occurrence)
+    assert content is not None, mutation
+    return Bug(mutation.module_path, mutation.start_pos[0], content)
+
+
+def sample_bodies(files: Iterable[Path], count: int, seed: int) -> list[Bug]:
+    """Return bugs that make a public function return an argument that has the type of its result, or nothing."""
+    found = [bug for file in files for bug in emptied(file)]
+    chosen = random.Random(seed).sample(found, min(count, len(found)))
+    return sorted(chosen, key=lambda bug: (bug.path, bug.line))
+
+
+def emptied(file: Path) -> Iterator[Bug]:
+    """Yield a bug for each public function and method of a file that is more than one expression."""
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines(keepends=True)
+    for node in ast.walk(ast.parse("".join(lines))):
+        if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
+            continue
+        body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+        decorators = {ast.unparse(one) for one in node.decorator_list}
+        if not body or isinstance(body[0], ast.Raise) or decorators & {"overload", "abstractmethod"}:
+            continue
+        values = {"str": "''", "int": "0", "float": "0.0", "bool": "False", "list": "[]", "dict": "{}", "tuple": "()"}
+        returned = ast.unparse(node.returns) if node.returns else ""
+        alike = [a.arg for a in node.args.args if a.annotation and ast.unparse(a.annotation) == returned]
+        value = alike[0] if alike else values.get(returned.partition("[")[0], "None")
+        yields = any(isinstance(inner, ast.Yield | ast.YieldFrom) for inner in ast.walk(node))
+        indent = " " * body[0].col_offset
+        new = f"{indent}yield from ()\n" if yields else f"{indent}return {value}\n"
+        assert node.end_lineno is not None
+        content = [*lines[: body[0].lineno - 1], new, *lines[node.end_lineno :]]
+        yield Bug(file, node.lineno, "".join(content))
 
 
 def annotations(file: Path) -> list[tuple[tuple[int, int], tuple[int, int]]]:
@@ -113,15 +167,15 @@ def imports(importer: Path, module: Path) -> bool:
     return re.search(pattern, importer.read_text(encoding="utf-8")) is not None
 
 
-def run(mutations: Sequence[MutationSpec]) -> int:
-    """Try every mutation, print what became of it, and return how many were not noticed."""
+def run(bugs: Sequence[Bug]) -> int:
+    """Try every bug, print what became of it, and return how many were not noticed."""
     limits: dict[str, float] = {}
     survived = 0
-    for number, mutation in enumerate(mutations, 1):
-        own = tests_of(mutation.module_path)
-        mirror = (Path("tests") / mutation.module_path.relative_to(PACKAGE)).parent
+    for number, bug in enumerate(bugs, 1):
+        own = tests_of(bug.path)
+        mirror = (Path("tests") / bug.path.relative_to(PACKAGE)).parent
         wider = sorted({str(test) for test in mirror.glob("test_*.py")}.difference(own))
-        noticed, diff = False, ""
+        before, noticed = bug.path.read_text(encoding="utf-8"), False
         for tests in filter(None, (own, wider)):  # the wider ones take longer and run for few
             command = " ".join([PYTEST, *tests])
             if command not in limits:
@@ -130,24 +184,24 @@ def run(mutations: Sequence[MutationSpec]) -> int:
                 if unchanged.returncode:
                     raise SystemExit(f"{command} fails without a mutation:\n{unchanged.stdout[-3000:]}")
                 limits[command] = 60 + 5 * (time.monotonic() - start)
-            result = mutate_and_test([mutation], command, limits[command])
-            if result.test_outcome == TestOutcome.INCOMPETENT:
-                raise SystemExit(f"{mutation.module_path}: cosmic-ray failed\n{result.output}")
-            noticed, diff = result.test_outcome == TestOutcome.KILLED, result.diff or ""
+            try:
+                bug.path.write_text(bug.content, encoding="utf-8")
+                outcome, output = run_tests(command, limits[command])
+            finally:
+                bug.path.write_text(before, encoding="utf-8")
+            if outcome == TestOutcome.INCOMPETENT:
+                raise SystemExit(f"{bug.path}: cosmic-ray failed\n{output}")
+            noticed = outcome == TestOutcome.KILLED
             if noticed:
                 break
         survived += not noticed
-        line = mutation.start_pos[0]
-        print(f"{number}/{len(mutations)} {'noticed ' if noticed else 'SURVIVED'} {mutation.module_path}:{line}")
-        print("".join(f"    {text}\n" for text in changed_lines(diff)), end="", flush=True)
-    total = len(mutations)
+        print(f"{number}/{len(bugs)} {'noticed ' if noticed else 'SURVIVED'} {bug.path}:{bug.line}")
+        changed = list(unified_diff(before.splitlines(), bug.content.splitlines(), lineterm="", n=0))[2:]
+        lines = [line for line in changed if not line.startswith("@@")]
+        print("".join(f"    {line}\n" for line in [*islice(lines, 3), *lines[3:][-3:]]), end="", flush=True)
+    total = len(bugs)
     print(f"{total - survived} of {total} noticed ({100 * (total - survived) / max(total, 1):.0f} %)")
     return survived
-
-
-def changed_lines(diff: str) -> list[str]:
-    """Return the lines that a mutation removes and adds."""
-    return [line for line in diff.splitlines() if re.match(r"[-+](?![-+]{2} )", line) and "mutation diff" not in line]
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from deepsynth.hub.snapshot import Target
+from deepsynth.errors import UserError
+from deepsynth.hub.snapshot import MARK_FILE, Snapshot, Target
 from deepsynth.hub.spool import Spool
 
 TARGET = Target("alice/ocr")
@@ -46,3 +48,27 @@ def test_only_what_is_allowed_is_in_a_snapshot(tmp_path: Path) -> None:
     snapshot = spool.seal(staged, TARGET, "step 1", allow=["*.json", "README.md"])
     assert set(snapshot.files) == {"adapter_config.json", "README.md"}
     assert [found.id for found in spool.pending()] == [snapshot.id]
+
+
+@pytest.mark.parametrize(
+    "change", [("target", {}), ("target", None), ("delete", 3), ("files", None), ("files", [1]), ("x", 1)]
+)
+def test_a_mark_with_other_fields_is_no_snapshot(change: tuple[str, object], tmp_path: Path) -> None:
+    spool = Spool.of_run(tmp_path / "run", TARGET)
+    staged = spool.stage()
+    (staged / "README.md").write_text("text")
+    snapshot = spool.seal(staged, TARGET, "step 1")
+    mark = snapshot.folder / MARK_FILE
+    fields = json.loads(mark.read_text())
+    assert Snapshot.load(snapshot.folder) == snapshot
+    mark.write_text(json.dumps(fields | dict([change])))
+    with pytest.raises(UserError, match=f"{MARK_FILE}: not a snapshot of a push .*; delete"):
+        Snapshot.load(snapshot.folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"null", b"[]", b"3", b"{}", b"\xff", None])
+def test_a_broken_mark_is_no_snapshot(content: bytes | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / MARK_FILE).write_bytes(content)
+    with pytest.raises(UserError, match=f"{MARK_FILE}: not a snapshot of a push .*; delete"):
+        Snapshot.load(tmp_path)

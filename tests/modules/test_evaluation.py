@@ -1,13 +1,11 @@
-"""Scores while pages come in, and the settings of generation."""
+"""Texts that are generated in validation, and the settings of generation."""
 
 from __future__ import annotations
 
 import json
-import weakref
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
@@ -15,55 +13,7 @@ from lightning.pytorch import Callback
 from deepsynth.callbacks import PredictionWriter
 from deepsynth.data import JsonlSource
 from deepsynth.generation import RepetitionCriterion
-from deepsynth.metrics.corpus import CorpusMetrics, summarize
-from deepsynth.metrics.documents import DocumentScores, score_documents
 from tests.helpers.training import make_data, make_module, make_trainer
-
-
-def row(document: str, page: int, prediction: str, target: str, stop: str = "eos") -> dict[str, Any]:
-    return {"document_id": document, "page": page, "prediction": prediction, "target": target, "stop": stop}
-
-
-class WatchedRow(dict[str, Any]):
-    """A row that can be watched: plain dictionaries have no weak references."""
-
-
-ROWS = [
-    row("a", 0, "one", "one"),
-    row("a", 1, "twoo", "two"),
-    row("scan", 0, "anything", ""),
-    row("b", 1, "second", "second"),
-    row("b", 0, "frist", "first"),
-    row("c", 0, "la la la", "la la la, she sang", "loop"),
-]
-
-
-def test_scores_come_document_by_document_and_are_those_of_all_texts_at_once() -> None:
-    scores = DocumentScores()
-    held: list[weakref.ref[WatchedRow]] = []
-    for one in ROWS:
-        taken = WatchedRow(one)
-        held.append(weakref.ref(taken))
-        scores.add([taken])
-        del taken
-        assert sum(row() is not None for row in held) <= 2  # the pages of one document
-    table = scores.table()
-    assert not any(row() for row in held)
-    metrics = CorpusMetrics(sync_on_compute=False)
-    metrics.update(["one\ntwoo", "frist\nsecond", "la la la"], ["one\ntwo", "first\nsecond", "la la la, she sang"])
-    expected = {name: value.item() for name, value in metrics.compute().items()}
-    found = summarize(table)
-    assert found["loop_rate"] == pytest.approx(1 / 3)  # generation said so; the text alone is too short to tell
-    assert expected.pop("loop_rate") == 0.0
-    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-6)
-    dealt = score_documents([one for one in ROWS[::2] + ROWS[1::2] if one["target"]])
-    assert np.array_equal(np.sort(dealt, axis=0), np.sort(table, axis=0))
-
-
-def test_without_a_known_text_there_are_no_scores() -> None:
-    scores = DocumentScores()
-    scores.add([row("a", 0, "x", "")])
-    assert scores.table().shape[0] == 0
 
 
 @pytest.mark.parametrize("generation", ["auto", "deepsynth"])

@@ -104,9 +104,9 @@ class Snapshot:
             UserError: when a file is missing or has another size than when it was written.
         """
         try:
-            fields = json.loads((folder / MARK_FILE).read_text(encoding="utf-8"))
+            fields = dict(json.loads((folder / MARK_FILE).read_text(encoding="utf-8")))
             target, delete = Target(**fields.pop("target")), tuple(fields.pop("delete"))
-            snapshot = cls(folder=folder, target=target, delete=delete, **fields)
+            snapshot = cls(folder=folder, target=target, delete=delete, files=dict(fields.pop("files")), **fields)
         except (OSError, TypeError, KeyError, ValueError) as error:
             raise UserError(f"{folder / MARK_FILE}: not a snapshot of a push ({error}); delete {folder}") from error
         for name, size in snapshot.files.items():
