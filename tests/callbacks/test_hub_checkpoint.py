@@ -208,10 +208,20 @@ def test_optimizer_state_goes_up_only_if_asked(hub, tmp_path, jsonl):
     assert torch.load(file, weights_only=True)["step"] == 2
 
 
-def test_a_trial_run_pushes_nothing(hub, tmp_path, jsonl):
-    fit(tmp_path, jsonl, HubCheckpoint("alice/ocr"), fast_dev_run=True)
+def test_a_trial_run_and_validation_push_nothing(hub, tmp_path, jsonl):
+    callback = HubCheckpoint("alice/ocr")
+    fit(tmp_path, jsonl, callback, fast_dev_run=True)
+    make_trainer(tmp_path, callbacks=[callback]).validate(make_module(samples=1), make_data(jsonl), verbose=False)
     assert hub.log() == []
     assert not (tmp_path / "hub_spool").exists()
+
+
+def test_validation_after_a_run_pushes_nothing(hub, tmp_path, jsonl):
+    callback = HubCheckpoint("alice/ocr")
+    fit(tmp_path, jsonl, callback, steps=1)
+    data = make_data(jsonl, val_fraction=0.5)
+    make_trainer(tmp_path, callbacks=[callback]).validate(make_module(samples=1), data, verbose=False)
+    assert titles(hub) == ["Step 1"]
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,6 @@ class HubCheckpoint(Callback):
         self.deadline_s = deadline_s
         self.best: float | None = None
         self._step = 0  # of the newest snapshot
-        self._spool: Spool | None = None
         self._worker: PushWorker | None = None
 
     # ------------------------------------------------------------------ when
@@ -123,8 +122,7 @@ class HubCheckpoint(Callback):
             log.warning("HubCheckpoint: nobody is logged in to the Hub; run `hf auth login` or set HF_TOKEN")
         folder = Path(trainer.default_root_dir)
         with explain_write_errors(folder, "the queue of the Hub"):
-            self._spool = Spool.of_run(folder, self.target)
-            self._worker = PushWorker(self._spool)
+            self._worker = PushWorker(Spool.of_run(folder, self.target))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Push after ``every`` steps."""
@@ -185,13 +183,13 @@ class HubCheckpoint(Callback):
         # Of what is sharded every process gathers its part.
         trained = adapter_state(pl_module)
         optimizers = [trainer.strategy.optimizer_state(o) for o in trainer.optimizers] if self.optimizer_state else []
-        if self._worker is None or self._spool is None:
+        if self._worker is None:
             return
         from safetensors import SafetensorError
 
         try:
             snapshot = snapshot_adapter(
-                self._spool,
+                self._worker.spool,
                 self.target,
                 lambda folder: cast(Any, pl_module).save_adapter(folder, trained),
                 self._card(trainer, pl_module),

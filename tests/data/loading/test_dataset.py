@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from deepsynth.data.loading.dataset import PageDataset
+from deepsynth.errors import UserError
+from deepsynth.types import Document
 from tests.helpers.training import make_data
 
 TEXTS = ["One.", "A text of many more words than the others have, in one line.", "Two.", "Three."]
@@ -47,3 +50,18 @@ def test_the_fingerprint_changes_with_text_order_and_number(dataset: Callable[..
     changed = [dataset([*TEXTS[:3], "Tree."]), dataset(TEXTS[:3]), dataset([TEXTS[1], TEXTS[0], *TEXTS[2:]])]
     assert len({first, *(one.fingerprint for one in changed)}) == 4
     assert [one.fingerprint[0] for one in changed] == [4, 3, 4]
+
+
+@pytest.mark.parametrize("kind", ["tiff", "png"])  # whose pages are counted before they are drawn, or not
+def test_scans_that_cannot_be_opened_are_an_error_or_skipped_by_name(kind: str, tmp_path: Path, jsonl: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / f"good.{kind}")
+    (tmp_path / f"bad.{kind}").write_bytes(b"no image")
+    documents = [Document(name, "text", image=tmp_path / f"{name}.{kind}") for name in ("bad", "good")]
+    pipeline = make_data(jsonl).pipeline()
+    found = PageDataset(documents, pipeline, on_error="skip")
+    assert [found[0, index].document_id for index in range(len(found))] == ["good"]
+    [(name, reason)] = found.skipped
+    assert name.partition("#")[0] == "bad"
+    assert f"bad.{kind}" in reason
+    with pytest.raises(UserError, match=rf"bad\.{kind}"):
+        PageDataset(documents, pipeline)[0, 0]
