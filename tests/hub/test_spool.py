@@ -72,3 +72,20 @@ def test_a_broken_mark_is_no_snapshot(content: bytes | None, tmp_path: Path) -> 
         (tmp_path / MARK_FILE).write_bytes(content)
     with pytest.raises(UserError, match=f"{MARK_FILE}: not a snapshot of a push .*; delete"):
         Snapshot.load(tmp_path)
+
+
+def test_a_snapshot_that_is_gone_already_is_removed_in_silence(tmp_path: Path) -> None:
+    spool = Spool.of_run(tmp_path / "run", TARGET)
+    snapshots = []
+    for step in (1, 2, 3):
+        staged = spool.stage()
+        (staged / "README.md").write_text(str(step))
+        snapshots.append(spool.seal(staged, TARGET, f"step {step}"))
+    spool.remove_older(snapshots[1])
+    assert [found.id for found in spool.pending()] == [snapshot.id for snapshot in snapshots[1:]]
+    for _ in range(2):  # as when a run that resumes has pushed it meanwhile
+        spool.remove(snapshots[1])
+        assert [found.id for found in spool.pending()] == [snapshots[2].id]
+    assert not spool.is_empty()
+    spool.remove(snapshots[2])
+    assert spool.is_empty()

@@ -19,7 +19,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "a.txt"
+    path = tmp_path / "new" / "deep" / "a.txt"
     with atomic_file(path) as temporary:
         temporary.write_text("one")
         assert not path.exists()
@@ -60,13 +60,13 @@ def test_a_link_staged_in_advance_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_a_folder_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
-    path = tmp_path / "adapter"
+    path = tmp_path / "new" / "deep" / "adapter"
     for content in ("one", "two"):
         with atomic_folder(path) as new:
             assert names(new) == []
             (new / content).write_text(content)
     assert names(path) == ["two"]
-    assert names(tmp_path) == ["adapter"]
+    assert names(path.parent) == ["adapter"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a system that exchanges names")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deepsynth.errors import UserError
-from deepsynth.io.paths import check_name, file_below
+from deepsynth.io.paths import check_name, check_regular_file, file_below
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", "a\\b", "a\nb", "a\x1b[31m", "a\u202eb", "é" * 101])
@@ -46,3 +46,13 @@ def test_what_is_no_regular_file_is_refused(outside: bool, tmp_path: Path) -> No
     for name in ("none.png", "null\0byte", "x" * 300):
         with pytest.raises(UserError, match=r"^no file "):
             file_below(tmp_path, name, outside=outside)
+
+
+def test_what_can_be_read_once_is_no_file_of_a_source(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(UserError, match=r": not a regular file; a source needs files that can be read again"):
+            check_regular_file(path)
+    (tmp_path / "file").touch()
+    check_regular_file(tmp_path / "file")
+    check_regular_file(tmp_path / "none")  # which reading it names

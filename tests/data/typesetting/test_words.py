@@ -29,3 +29,14 @@ def test_words_are_the_text_with_the_room_that_they_need(text):
     for start, _, _, runs, room in words:
         assert room == (sum(run.room for run, _ in runs) if len(text) < 300 else float("inf"))
         assert runs[0][1] == levels[start]
+
+
+def test_each_character_of_a_word_has_its_style(shaper):
+    bold = STYLE._replace(bold=True)
+    styled = [("pla", STYLE), ("in bo", bold), ("ld.", STYLE)]
+    text = "plain bold."
+    levels, _ = embedding_levels(text)
+    words = list(shaped_words(shaper, styled, text, 0, levels))
+    parts = [[(run.text, run.style) for run, _ in runs] for _, _, _, runs, _ in words]
+    assert parts == [[("pla", STYLE), ("in", bold)], [("bo", bold), ("ld.", STYLE)]]
+    assert [gap for _, gap, _, _, _ in words] == ["", " "]

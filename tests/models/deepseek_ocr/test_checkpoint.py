@@ -230,6 +230,16 @@ def test_other_models_configurations_are_refused(change: Callable[..., Any], mes
             load.from_pretrained(folder)
 
 
+def test_what_the_configuration_does_not_say_is_what_the_published_code_has(folder: Path) -> None:
+    def silence(config: dict[str, Any]) -> None:
+        for name in ("neck_channels", "window_size", "patch_size"):
+            config["vision_config"]["width"]["sam_vit_b"].pop(name, None)
+
+    _edit(folder / "config.json", silence)
+    sam = AutoConfig.from_pretrained(folder).vision_config.sam_config
+    assert (sam.output_channels, sam.window_size, sam.patch_size) == (256, 14, 16)
+
+
 def test_missing_text_fields_come_from_the_other_place(folder: Path, reference: Path) -> None:
     """The top level or language_config may be silent, and architectures may be absent."""
     whole = AutoConfig.from_pretrained(reference / "model").text_config.to_dict()

@@ -292,6 +292,15 @@ def test_a_table_of_names_and_texts(suffix: str, tmp_path: Path, caplog: pytest.
     assert "1 beside a table that has the texts (a.txt); 1 named by no row of a table (c.png)" in line
 
 
+def test_a_sheet_that_names_a_field_twice_is_refused(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png")
+    book = openpyxl.Workbook()
+    for row in (["file", "text", None, "text", None], ["a.png", "x", None, "y", None]):
+        book.active.append(row)
+    book.save(tmp_path / "labels.xlsx")
+    assert "labels.xlsx, row 1: the field 'text' is named twice" in error_of(DocumentSource(tmp_path / "labels.xlsx"))
+
+
 def test_broken_and_foreign_tables(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_image(tmp_path / "a.png")
     (tmp_path / "notes.csv").write_text("date,weather\n1,rain\n")
