@@ -120,7 +120,9 @@ def _download(process: PullProcess, wanted: Reference) -> Path:
     # All files are downloaded by commit, so that they belong together even if somebody pushes meanwhile; one of them
     # also by the revision's name, which tells the cache what the name refers to.
     asked = [(name, commit) for name in ADAPTER_FILES if name in sizes] + [(_NEEDED[0], wanted.revision)]
-    files = [_repeat(wanted, partial(process.download, *one, size=sizes[one[0]]))["path"] for one in asked]
+    files = [
+        _repeat(wanted, partial(process.download, name, revision, sizes[name]))["path"] for name, revision in asked
+    ]
     log.info("%s is at commit %s", wanted, commit)
     return Path(files[0]).parent
 
