@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import Any
 
 import pytest
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import TQDMProgressBar
+from PIL import Image
 
 from deepsynth.callbacks import PredictionWriter
 from deepsynth.callbacks.prediction_rows import document_row
+from deepsynth.data import DocumentSource, TextImageDataModule
 from deepsynth.errors import UserError
 from tests.helpers.training import RankOf, make_data, make_module, make_trainer
 
@@ -174,6 +178,57 @@ def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(
         assert one["mean_logprob"] == pytest.approx(other["mean_logprob"], abs=2e-4)  # batches of other sizes
     assert not partial.exists()
     assert [record.getMessage() for record in caplog.records if "known text" in record.getMessage()] == told
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> TextImageDataModule:
+    """Return a folder of four scans, two of them broken, one of two pages; and a text that is no text."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    page = Image.new("L", (60, 40), 200)
+    page.save(folder / "a.png")
+    (folder / "b.png").write_bytes((folder / "a.png").read_bytes()[:60])
+    page.save(folder / "c.tif", save_all=True, append_images=[page])
+    page.save(folder / "d.png")
+    (folder / "d.txt").write_bytes(b"\xff")
+    data = make_data(tmp_path / "unused", eval_batch_size=2)
+    data.source = DocumentSource(folder)
+    return data
+
+
+def test_what_cannot_be_predicted_is_skipped_and_listed(scans: TextImageDataModule, tmp_path: Path) -> None:
+    scans.on_error = "skip"
+    _, file = run_predict(tmp_path, scans)
+    assert [one["id"] for one in read(file)] == ["a.png", "c.tif"]
+    with (tmp_path / "skipped_predict.csv").open() as lines:
+        _, *found = csv.reader(lines)
+    assert [place for place, _ in found] == [str(tmp_path / "scans/d.png"), "b.png#0"]
+    assert "not UTF-8" in found[0][1]
+    assert "b.png" in found[1][1]
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_the_bar_knows_how_many_pages_there_are(interrupted: bool, scans: TextImageDataModule, tmp_path: Path) -> None:
+    (tmp_path / "scans/b.png").unlink()
+    (tmp_path / "scans/d.txt").unlink()
+    if interrupted:
+        with pytest.raises(RuntimeError, match="goes away"):
+            run_predict(tmp_path, scans, Interruption(1))
+    shown: list[tuple[Any, str]] = []
+
+    class Bar(TQDMProgressBar):
+        def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
+            super().on_predict_batch_end(*args, **kwargs)
+            bar = self.predict_progress_bar
+            shown.append((bar.total, bar.postfix or ""))
+
+    file = tmp_path / "read.jsonl"
+    writer = PredictionWriter(str(file), resume=interrupted)
+    # The bar shows what the callbacks before it have set.
+    trainer = make_trainer(tmp_path, callbacks=[writer, Bar()], enable_progress_bar=True)
+    trainer.predict(make_module(max_new_tokens=2), scans, return_predictions=False)
+    assert [total for total, _ in shown] == [2, 2]
+    assert shown[-1][1].startswith("4/4 pages, 3/3 documents, ")
 
 
 def test_resuming_with_other_data_is_refused(tmp_path: Path, jsonl: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from deepsynth.__main__ import main
-from deepsynth.data import OcrProcessor, Source, TextImageDataModule, TextRenderer
+from deepsynth.data import JsonlSource, OcrProcessor, Source, TextImageDataModule, TextRenderer
 from deepsynth.data.check import DataReport, check_data
 from deepsynth.data.pipeline import Pipeline
 from deepsynth.errors import UserError
@@ -105,6 +105,48 @@ def test_what_gives_no_sample_is_skipped_and_listed_or_ends_the_run(tmp_path: Pa
     assert head == ["document", "reason"]
     assert row[0] == "broken#0"
     assert "broken" in row[1]
+
+
+def write_rows(path: Path) -> Path:
+    """Write three good rows, and between them three that are no documents."""
+    for number in range(4):
+        Image.new("L", (60, 40), 50 * number).save(path.parent / f"{number}.png")
+    rows = [
+        ("0.png", None),
+        ("1.png", "one"),
+        ("2.png", "two"),
+        ("1.png", "one"),
+        ("none.png", "x"),
+        ("3.png", "three"),
+    ]
+    path.write_text("".join(json.dumps({"image": image, "text": text}) + "\n" for image, text in rows))
+    return path
+
+
+def test_rows_that_are_no_documents_are_skipped_and_listed_or_the_first_is_named(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl")
+    options: dict[str, Any] = {"val_fraction": 0.0, "test_fraction": 0.0, "model_name": "deepsynth/tiny-random"}
+    with pytest.raises(UserError, match=r"rows\.jsonl, line 1: the text of scan '0\.png' is unknown"):
+        TextImageDataModule(JsonlSource(rows), **options).setup("fit")
+    data = TextImageDataModule(JsonlSource(rows), on_error="skip", **options)
+    data.trainer = make_trainer(tmp_path)
+    data.setup("fit")
+    assert [document.id for document in data.datasets["train"].documents] == ["1.png", "2.png", "3.png"]
+    with (tmp_path / "skipped_source.csv").open() as lines:
+        head, *found = csv.reader(lines)
+    assert head == ["document", "reason"]
+    assert [place.rpartition(", ")[2] for place, _ in found] == ["line 1", "line 4", "line 5"]
+    assert "is unknown" in found[0][1]
+
+
+def test_the_command_lists_all_rows_that_are_no_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl")
+    assert main(["data", "check", "--data.source=JsonlSource", f"--data.source.path={rows}"]) == 1
+    shown = capsys.readouterr()
+    named = [line for line in shown.out.splitlines() if "error: " in line]
+    assert [line.partition(f"error: {rows}, ")[2][:8] for line in named] == ["line 1: ", "line 4: ", "line 5: "]
+    assert "3 documents, 3 samples, 3 errors" in shown.out
+    assert "the data have errors (3)" in shown.err
 
 
 def test_the_command_names_what_is_broken_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,7 +88,7 @@ class PredictionWriter(Callback):
         self._earlier_ids: Iterator[str] = iter(())
         self._lock: FileLock | None = None
         self._begun = 0.0
-        self._pages = self._tokens = self._documents = 0
+        self._pages = self._tokens = self._documents = self._earlier_pages = 0
         self._last_document: str | None = None
 
     def _path(self, trainer: Trainer) -> Path:
@@ -106,7 +106,8 @@ class PredictionWriter(Callback):
         Raises:
             UserError: when another run writes it, or it cannot be written.
         """
-        self._begun, self._pages, self._tokens, self._documents = time.monotonic(), 0, 0, 0
+        self._begun = time.monotonic()
+        self._pages = self._tokens = self._documents = self._earlier_pages = 0
         self._last_document = None
         self._earlier_ids = iter(())
         partial = self._partial(trainer)
@@ -119,19 +120,20 @@ class PredictionWriter(Callback):
                 f"{partial}: another run is writing it ({lock.holder()}); wait for its end, or set "
                 "PredictionWriter.file to another place"
             )
-        earlier = 0
         if partial.exists() and partial.stat().st_size:
             if self.resume:
                 cut_broken_line(partial)
                 self._earlier_ids = (row["id"] for row in rows_of(partial))
-                earlier = sum(1 for _ in rows_of(partial))
+                for row in rows_of(partial):
+                    self._earlier_pages += 1
+                    self._count_document(row)
             else:
                 kept = keep_older(partial)
                 rank_zero_info(
                     f"an interrupted run's predictions are kept in {kept}; PredictionWriter.resume=true continues them"
                 )
         if isinstance(pl_module, DeepSynthModule):
-            pl_module.prepare_predictions(skip=earlier, token_logprobs=self.token_logprobs)
+            pl_module.prepare_predictions(skip=self._earlier_pages, token_logprobs=self.token_logprobs)
         with explain_write_errors(partial, "the predictions"):
             partial.touch()
 
@@ -176,13 +178,25 @@ class PredictionWriter(Callback):
         self._pages += len(outputs)
         self._tokens += sum(row.get("tokens", 0) for row in outputs)
         for row in outputs:
-            self._documents += row["document_id"] != self._last_document
-            self._last_document = row["document_id"]
+            self._count_document(row)
         bar = getattr(trainer, "progress_bar_callback", None)
         if isinstance(bar, TQDMProgressBar) and bar.is_enabled:
-            total = documents_to_predict(trainer)
-            share = f"{self._documents}/{total} documents, " if total else ""
-            bar.predict_progress_bar.set_postfix_str(share + self._speed())
+            bar.predict_progress_bar.set_postfix_str(self._progress(trainer, bar.predict_progress_bar) + self._speed())
+
+    def _count_document(self, row: Row) -> None:
+        self._documents += row["document_id"] != self._last_document
+        self._last_document = row["document_id"]
+
+    def _progress(self, trainer: Trainer, bar: Any) -> str:
+        """Return how much of what was counted in advance is done, and tell the bar how many batches there will be."""
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, TextImageDataModule) or data.stream is None:
+            return ""
+        documents, pages = data.stream.own_documents, data.stream.own_pages
+        if pages and bar.total is None:
+            bar.total = -(-pages // data.eval_batch_size)
+        share = f"{self._earlier_pages + self._pages}/{pages} pages, " if pages else ""
+        return share + (f"{self._documents}/{documents} documents, " if documents else "")
 
     def _speed(self) -> str:
         seconds = max(time.monotonic() - self._begun, 1e-9)
@@ -261,10 +275,3 @@ def write_metrics(path: Path) -> None:
         names = ["cer", "wer", "cer_median", "loop_rate", *(["cut_rate"] if metrics["cut_rate"] else [])]
         shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in names)
         rank_zero_info(f"predict: {len(table)} documents with a known text: {shown}; all metrics in {file.name}")
-
-
-def documents_to_predict(trainer: Trainer) -> int | None:
-    """Return how many documents this process predicts, ``None`` where they were not counted."""
-    data = getattr(trainer, "datamodule", None)
-    total = data.documents_to_predict if isinstance(data, TextImageDataModule) else None
-    return None if total is None else len(range(trainer.global_rank, total, trainer.world_size))

@@ -116,13 +116,16 @@ class _Check:
     def run(self, sources: Sequence[Source]) -> DataReport:
         for source in sources:
             try:
-                for document in checked_documents(source, need_text=True):
+                for document in checked_documents(source, need_text=True, skip=self._note_error):
                     self._document(document)
-            except UserError as error:  # a source cannot go on behind a row that is none
+            except UserError as error:  # there is no way behind it
                 self.report.errors.append(
                     (str(getattr(source, "path", source)), f"{error}; nothing behind it was checked")
                 )
         return self.report
+
+    def _note_error(self, place: str, error: UserError) -> None:
+        self.report.errors.append((place, str(error).removeprefix(f"{place}: ")))
 
     def _document(self, document: Document) -> None:
         self.report.documents += 1

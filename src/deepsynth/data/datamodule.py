@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -16,13 +17,13 @@ from deepsynth.data.loading.dataset import OnError, PageDataset
 from deepsynth.data.loading.loader import ResumableLoader, Workers, default_workers
 from deepsynth.data.loading.sampler import EpochSampler
 from deepsynth.data.loading.stream import Fingerprint, PageStream, StreamLoader
-from deepsynth.data.loading.usable import Check, check_samples, report_dataset
+from deepsynth.data.loading.usable import Check, check_samples, report_dataset, report_skipped, usable_documents
 from deepsynth.data.pipeline import Pipeline
 from deepsynth.data.processing.collator import Collator
 from deepsynth.data.processing.processor import OcrProcessor, Processor
 from deepsynth.data.processing.targets import make_targets
 from deepsynth.data.rendering.renderer import Renderer, TextRenderer
-from deepsynth.data.sources.base import Source, read_documents
+from deepsynth.data.sources.base import Source
 from deepsynth.data.splits import Split, Splitter
 from deepsynth.data.text.cleaning import TextCleaning
 from deepsynth.errors import UserError
@@ -72,8 +73,8 @@ class TextImageDataModule(LightningDataModule):
         text: how texts become labels: line breaks, Unicode form, what draws nothing.
         target: what is learned from a drawn page: ``text``, ``markdown``, ``markdown_pipes``, ``grounded``, ``lines``,
             ``locate`` or ``table``, each with its own prompt; or weights, as ``{markdown: 2, grounded: 1}``.
-        on_error: what to do with documents that give no sample (unreadable, too long): raise when their turn comes, or
-            make all samples once in advance and skip those; ``skipped_<split>.csv`` in the run folder lists them.
+        on_error: what to do with rows that are no documents (no text, another's id) and samples that cannot be made:
+            raise, or skip them and list them in ``skipped_*.csv``; training then makes all samples once in advance.
         check: samples to make before the first step of training: a few, all or none; see ``deepsynth data check``.
         augment_variants: number of ways in which a page is degraded; epochs repeat them in turn. By default every epoch
             is different. With it ``model.vision_cache`` finds degraded pages again.
@@ -154,7 +155,6 @@ class TextImageDataModule(LightningDataModule):
         self.check: Check = check
         self.datasets: dict[str, PageDataset] = {}
         self.stream: PageStream | None = None  # the documents to predict
-        self.documents_to_predict: int | None = None  # of all processes, where they are counted in advance
         self._seen: Fingerprint | None = None  # of the documents that predict has read, once it is through
 
     def documents(self, split: Split, found: list[Document] | None = None) -> list[Document]:
@@ -165,7 +165,7 @@ class TextImageDataModule(LightningDataModule):
         """
         own = {"val": self.val_source, "test": self.test_source}.get(split)
         if own or found is None:
-            found = read_documents(own or self.source, need_text=True)
+            found = usable_documents(own or self.source, self.on_error, self.trainer, split if own else "")
         documents = self.splitter.limit(found if own else self.splitter.select(found, split), split)
         if not documents:
             key = "data.val_fraction and data.test_fraction" if split == "train" else f"data.{split}_fraction"
@@ -185,7 +185,8 @@ class TextImageDataModule(LightningDataModule):
             self._set_up_stream()
             return
         splits: dict[str, Sequence[Split]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
-        found = read_documents(self.source, need_text=True) if stage == "fit" and not self.datasets else None
+        fresh = stage == "fit" and not self.datasets
+        found = usable_documents(self.source, self.on_error, self.trainer) if fresh else None
         for split in splits[stage]:
             if split in self.datasets or (split == "val" and not self.holds_out_validation):
                 continue
@@ -199,13 +200,10 @@ class TextImageDataModule(LightningDataModule):
         trainer = self.trainer
         rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         documents = self.source if self.predict_split == "all" else self.documents(self.predict_split)
-        stream = PageStream(documents, replace(self.pipeline(), prompt_only=True), rank, ranks)
+        stream = PageStream(documents, replace(self.pipeline(), prompt_only=True), rank, ranks, self.on_error)
         if not stream.streams:
             found = stream.check()
-            if found[0] < ranks:
-                raise UserError(f"{self.source} has {found[0]} documents, fewer than processes")
             check_ranks_agree(self.trainer, self.source, "documents", found)
-            self.documents_to_predict = found[0]
             log.info("predict: %d documents", found[0])
         self.stream, self._seen = stream, None
 
@@ -256,7 +254,8 @@ class TextImageDataModule(LightningDataModule):
         """Return batches in the source's order."""
         assert self.stream is not None, "setup was called"
         collator = Collator(self.processor.pad_token_id, self.pad_to_multiple_of)
-        return StreamLoader(self.stream, self.eval_batch_size, collator, self._end_stream, self.workers)
+        report = partial(report_skipped, self.trainer, "predict", every_rank=True)
+        return StreamLoader(self.stream, self.eval_batch_size, collator, self._end_stream, report, self.workers)
 
     def _loader(self, split: str, batch_size: int, *, shuffle: bool = False, even: bool = False) -> ResumableLoader:
         trainer: Any = self.trainer

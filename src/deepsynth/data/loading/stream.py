@@ -10,13 +10,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch.utils.data import Dataset
 
+from deepsynth.data.loading.dataset import OnError
 from deepsynth.data.loading.loader import Workers
 from deepsynth.data.pipeline import Pipeline
 from deepsynth.data.processing.collator import Collator
 from deepsynth.data.sources.base import Source, checked_documents
+from deepsynth.errors import UserError
 from deepsynth.types import Batch, Document, Sample, Task
 
 #: Number of documents, and a hash of their ids in their order.
@@ -50,16 +53,34 @@ class Fingerprinted:
         return self._count, self._hash.hexdigest()[:16]
 
 
+class Skipped(NamedTuple):
+    """What gives no sample, and why."""
+
+    place: str
+    reason: str
+
+
 @dataclass(frozen=True)
-class PagesOnRequest(Dataset[Sample | None]):
-    """The dataset of a stream's workers: a sample by its key (document, page)."""
+class PagesOnRequest(Dataset[Sample | Skipped | None]):
+    """The dataset of a stream's workers: a sample by its key (document, page).
+
+    Attributes:
+        pipeline: makes samples.
+        on_error: what to do with pages that cannot be made: raise, or return why.
+    """
 
     pipeline: Pipeline
+    on_error: OnError = "raise"
 
-    def __getitem__(self, key: Key) -> Sample | None:
+    def __getitem__(self, key: Key) -> Sample | Skipped | None:
         """Return the sample, ``None`` if it exceeds the token budget and such samples are to be dropped."""
         document, number = key
-        return self.pipeline.sample(document, number, 0)
+        try:
+            return self.pipeline.sample(document, number, 0)
+        except UserError as error:
+            if self.on_error == "raise":
+                raise
+            return Skipped(document.id if number is None else f"{document.id}#{number}", str(error))
 
 
 class PageStream:
@@ -72,15 +93,28 @@ class PageStream:
         pipeline: makes samples of a document.
         rank: rank of this process.
         num_replicas: number of ranks that share the source.
+        on_error: what to do with rows that are no documents, and pages that cannot be made.
+
+    Attributes:
+        own_documents: number of this rank's documents, once :meth:`check` has counted them.
+        own_pages: number of its pages, where that is known without laying them out.
     """
 
     def __init__(
-        self, source: Source | Sequence[Document], pipeline: Pipeline, rank: int = 0, num_replicas: int = 1
+        self,
+        source: Source | Sequence[Document],
+        pipeline: Pipeline,
+        rank: int = 0,
+        num_replicas: int = 1,
+        on_error: OnError = "raise",
     ) -> None:
         self.source = source
         self.pipeline = pipeline
         self.rank = rank
         self.num_replicas = num_replicas
+        self.on_error: OnError = on_error
+        self.own_documents: int | None = None
+        self.own_pages: int | None = None
 
     @property
     def streams(self) -> bool:
@@ -92,42 +126,70 @@ class PageStream:
         """The task of all documents, taken from the first."""
         return next(self.documents()).task
 
-    def documents(self) -> Iterator[Document]:
-        """Yield the checked documents of all ranks."""
-        return checked_documents(self.source, need_text=False) if isinstance(self.source, Source) else iter(self.source)
+    def documents(self, skipped: list[Skipped] | None = None) -> Iterator[Document]:
+        """Yield the checked documents of all ranks; what is passed over is added to ``skipped``."""
+        if not isinstance(self.source, Source):
+            return iter(self.source)
+
+        def skip(place: str, error: UserError) -> None:
+            if skipped is not None:
+                skipped.append(Skipped(place, str(error)))
+
+        return checked_documents(self.source, need_text=False, skip=skip if self.on_error == "skip" else None)
 
     def check(self) -> Fingerprint:
-        """Walk the source once and return its fingerprint.
+        """Walk the source once, count this rank's documents and pages, and return the fingerprint of all.
 
         Raises:
-            UserError: for a row that is not a document, or documents that do not belong together.
+            UserError: for a row that is not a document, documents that do not belong together, or fewer of them than
+                ranks.
         """
         walked = Fingerprinted(self.documents())
-        for _ in walked:
-            pass
+        pages: list[int | None] = [
+            self._known_pages(document)
+            for position, document in enumerate(walked)
+            if position % self.num_replicas == self.rank
+        ]
+        count, _ = walked.fingerprint
+        if count < self.num_replicas:
+            raise UserError(f"{self.source} has {count} documents, fewer than processes")
+        self.own_documents = len(pages)
+        self.own_pages = None if None in pages else sum(filter(None, pages))
         return walked.fingerprint
 
-    def keys(self, documents: Fingerprinted) -> Iterator[Key]:
-        """Yield the keys of this rank's samples, in the source's order."""
+    def _known_pages(self, document: Document) -> int | None:
+        if document.is_whole:
+            return 1
+        return None if document.image is None else self.pipeline.count_pages(document)
+
+    def keys(self, documents: Fingerprinted, skipped: list[Skipped]) -> Iterator[Key]:
+        """Yield the keys of this rank's samples, in the source's order; what is passed over is added to ``skipped``."""
         for position, document in enumerate(documents):
             if position % self.num_replicas != self.rank:
                 continue
             if document.is_whole:
                 yield document, None
-            else:
-                yield from ((document, number) for number in range(self.pipeline.count_pages(document)))
+                continue
+            try:
+                count = self.pipeline.count_pages(document)
+            except UserError as error:
+                if self.on_error == "raise":
+                    raise
+                skipped.append(Skipped(document.id, str(error)))
+                continue
+            yield from ((document, number) for number in range(count))
 
 
 @dataclass(frozen=True)
 class CollatorOfKept:
-    """A collator that leaves dropped samples out; a batch without any others is ``None``."""
+    """A collator that leaves out samples that were dropped or skipped; a batch without any others is ``None``."""
 
     collator: Collator
 
-    def __call__(self, samples: Sequence[Sample | None]) -> Batch | None:
-        """Return the batch."""
-        kept = [sample for sample in samples if sample is not None]
-        return self.collator(kept) if kept else None
+    def __call__(self, samples: Sequence[Sample | Skipped | None]) -> tuple[Batch | None, list[Skipped]]:
+        """Return the batch, and what was skipped."""
+        kept = [sample for sample in samples if isinstance(sample, Sample)]
+        return self.collator(kept) if kept else None, [one for one in samples if isinstance(one, Skipped)]
 
 
 class StreamSampler:
@@ -136,12 +198,14 @@ class StreamSampler:
     Attributes:
         fingerprint: of the documents of all ranks that the last iteration came by.
         count: number of keys that the last iteration gave.
+        skipped: rows and documents that the last iteration passed over.
     """
 
     def __init__(self, stream: PageStream) -> None:
         self._stream = stream
         self._documents = Fingerprinted(iter(()))
         self.count = 0
+        self.skipped: list[Skipped] = []
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -150,9 +214,11 @@ class StreamSampler:
 
     def __iter__(self) -> Iterator[Key]:
         """Yield the keys of this rank's samples."""
-        self._documents = Fingerprinted(self._stream.documents())
+        rows: list[Skipped] = []
+        self.skipped = rows if self._stream.rank == 0 else []  # every rank passes over the same rows
+        self._documents = Fingerprinted(self._stream.documents(rows))
         self.count = 0
-        for key in self._stream.keys(self._documents):
+        for key in self._stream.keys(self._documents, self.skipped):
             self.count += 1
             yield key
 
@@ -166,6 +232,7 @@ class StreamLoader:
         collator: joins samples into batches.
         at_end: called after the last batch with the fingerprint of the source and the numbers of this rank's samples
             that were given and dropped.
+        at_skipped: called with what was skipped, also when the iteration ends early.
         workers: make the samples; by default the main process does.
     """
 
@@ -178,12 +245,14 @@ class StreamLoader:
         batch_size: int,
         collator: Collator,
         at_end: Callable[[Fingerprint, int, int], None],
+        at_skipped: Callable[[Sequence[Skipped]], None],
         workers: Workers | None = None,
     ) -> None:
         self._at_end = at_end
+        self._at_skipped = at_skipped
         self._sampler = StreamSampler(stream)
         self._batches = (workers or Workers()).loader(
-            PagesOnRequest(stream.pipeline),
+            PagesOnRequest(stream.pipeline, stream.on_error),
             batch_size=batch_size,
             sampler=self._sampler,
             collate_fn=CollatorOfKept(collator),
@@ -191,9 +260,13 @@ class StreamLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches."""
-        given = 0
-        for batch in self._batches:
-            if batch is not None:
-                given += len(batch)
-                yield batch
-        self._at_end(self._sampler.fingerprint, given, self._sampler.count - given)
+        given, skipped = 0, list[Skipped]()
+        try:
+            for batch, left_out in self._batches:
+                skipped += left_out
+                if batch is not None:
+                    given += len(batch)
+                    yield batch
+        finally:
+            self._at_skipped([*self._sampler.skipped, *skipped])
+        self._at_end(self._sampler.fingerprint, given, self._sampler.count - given - len(skipped))

@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from deepsynth.data.sources.base import Source, read_documents
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_file, explain_write_errors
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-    from deepsynth.data.loading.dataset import PageDataset
+    from deepsynth.data.loading.dataset import OnError, PageDataset
     from deepsynth.data.text.cleaning import TextCleaning
+    from deepsynth.types import Document
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +57,39 @@ def report_dataset(dataset: PageDataset, split: str, text: TextCleaning, trainer
         log.info("%s: %s", split, changes)
 
 
-def report_skipped(trainer: Trainer | None, split: str, skipped: Sequence[tuple[str, str]]) -> None:
-    """Log how many documents were skipped, and list them in ``skipped_<split>.csv`` of the run folder.
+def usable_documents(source: Source, on_error: OnError, trainer: Trainer | None, split: str = "") -> list[Document]:
+    """Return the documents of a source whose texts are known; rows that are none are an error, or skipped and listed.
+
+    Args:
+        source: is read whole.
+        on_error: what to do with such rows.
+        trainer: whose run folder gets the list.
+        split: split whose own source it is.
+
+    Raises:
+        UserError: as :func:`read_documents`.
+    """
+    skipped: list[tuple[str, str]] = []
+
+    def skip(place: str, error: UserError) -> None:
+        skipped.append((place, str(error)))
+
+    try:
+        return read_documents(source, need_text=True, skip=skip if on_error == "skip" else None)
+    finally:
+        report_skipped(trainer, f"{split}_source" if split else "source", skipped)
+
+
+def report_skipped(
+    trainer: Trainer | None, split: str, skipped: Sequence[tuple[str, str]], *, every_rank: bool = False
+) -> None:
+    """Log how many documents or rows were skipped, and list them in ``skipped_<split>.csv`` of the run folder.
+
+    Args:
+        trainer: whose run folder it is.
+        split: name of the list.
+        skipped: ids or places, and why.
+        every_rank: whether ranks skip different ones, and each writes a list.
 
     Raises:
         UserError: when the list cannot be written.
@@ -64,8 +97,9 @@ def report_skipped(trainer: Trainer | None, split: str, skipped: Sequence[tuple[
     if not skipped:
         return
     where = ""
-    if trainer is not None and trainer.is_global_zero:
-        file = Path(trainer.default_root_dir) / f"skipped_{split}.csv"
+    if trainer is not None and (every_rank or trainer.is_global_zero):
+        rank = "" if trainer.is_global_zero else f".rank{trainer.global_rank}"
+        file = Path(trainer.default_root_dir) / f"skipped_{split}{rank}.csv"
         with (
             explain_write_errors(file, "the list of skipped documents"),
             atomic_file(file) as temporary,

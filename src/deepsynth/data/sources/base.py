@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from deepsynth.errors import UserError
 from deepsynth.types import Document
+
+#: Takes the place of what is no document (a file and line, or an id), and why it is none.
+Skip = Callable[[str, UserError], None]
 
 
 class Source(ABC):
@@ -35,50 +38,110 @@ class Source(ABC):
         """Whether the documents must not be held in memory together."""
         return False
 
-    @property
-    def checks_documents(self) -> bool:
-        """Whether iterating checks that ids are unique and that all or no documents have a target."""
-        return False
+    def walk(self, *, need_text: bool = False, skip: Skip | None = None) -> Iterator[Document]:
+        """Yield the documents after the checks that concern all of them: ids are unique, all or none have a target.
+
+        Args:
+            need_text: whether a scan whose text is unknown is a mistake too.
+            skip: called with the place of each mistake, and with what it is, to go on behind it; without it the first
+                is raised. What iteration itself raises ends the walk, unless this is a :class:`SkippingSource`.
+
+        Raises:
+            UserError: for a mistake.
+        """
+        return checked(self, iter(self), need_text=need_text, skip=skip)
 
 
-def read_documents(source: Source, *, need_text: bool) -> list[Document]:
-    """Return the documents of a source after the checks that concern all of them.
+class SkippingSource(Source):
+    """A source that goes on behind a row that is no document."""
+
+    @abstractmethod
+    def documents(self, *, need_text: bool, skip: Skip | None) -> Iterator[Document]:
+        """Yield the documents of :meth:`walk`."""
+
+    def __iter__(self) -> Iterator[Document]:
+        """Yield every document.
+
+        Raises:
+            UserError: for a row that is not a document, naming the place, what was found and how to fix it.
+        """
+        return self.documents(need_text=False, skip=None)
+
+    def walk(self, *, need_text: bool = False, skip: Skip | None = None) -> Iterator[Document]:
+        """Yield the documents after the checks that concern all of them; see :meth:`Source.walk`.
+
+        Raises:
+            UserError: for a mistake.
+        """
+        if type(self).__iter__ is not SkippingSource.__iter__:  # a subclass chooses or changes documents
+            return super().walk(need_text=need_text, skip=skip)
+        return self.documents(need_text=need_text, skip=skip)
+
+
+def checked(source: Source, documents: Iterable[Document], *, need_text: bool, skip: Skip | None) -> Iterator[Document]:
+    """Yield documents of a source after the checks of :meth:`Source.walk`."""
+    seen: set[str] = set()
+    first: Document | None = None
+    for document in documents:
+        try:
+            if document.id in seen:
+                raise UserError(f"{source}: two documents have the id {document.id!r}; ids must be unique")
+            if first is not None and document.task != first.task:
+                raise UserError(
+                    f"{source}: document {document.id!r} has {'no' if document.target is None else 'a'} target, unlike "
+                    f"{first.id!r}; either all documents have one (summarization) or none (transcription)"
+                )
+            if need_text:
+                check_text_is_known(f"{source}", document)
+        except UserError as error:
+            tell(skip, document.id, error)
+            continue
+        seen.add(document.id)
+        first = first or document
+        yield document
+
+
+def tell(skip: Skip | None, place: str, error: UserError) -> None:
+    """Report a mistake to those that go on behind it, or raise it."""
+    if skip is None:
+        raise error
+    skip(place, error)
+
+
+def check_text_is_known(where: str, document: Document) -> None:
+    """Refuse a scan that cannot be learned.
 
     Raises:
-        UserError: for an empty source, two equal ids, a mix of documents with and without target, or (where text
-            is needed) a scan whose text is unknown.
+        UserError: when its text is unknown.
     """
-    return list(checked_documents(source, need_text=need_text))
+    if document.image is not None and not document.text_is_known:
+        raise UserError(
+            f"{where}: the text of scan {document.id!r} is unknown or empty; `deepsynth predict` can read it; if such "
+            "pages are blank, set blank_pages=keep to train on them, or skip"
+        )
 
 
-def checked_documents(source: Source, *, need_text: bool) -> Iterator[Document]:
+def read_documents(source: Source, *, need_text: bool, skip: Skip | None = None) -> list[Document]:
+    """Return the documents of a source after the checks that concern all of them; see :meth:`Source.walk`.
+
+    Raises:
+        UserError: for a source without a document, or a mistake.
+    """
+    return list(checked_documents(source, need_text=need_text, skip=skip))
+
+
+def checked_documents(source: Source, *, need_text: bool, skip: Skip | None = None) -> Iterator[Document]:
     """Yield the documents of a source, each as soon as it has passed the checks of :func:`read_documents`.
 
     Raises:
         UserError: as there.
     """
-    seen: set[str] = set()
-    first: Document | None = None
-    for document in source:
-        if first is None:
-            first = document
-        if not source.checks_documents:
-            if document.id in seen:
-                raise UserError(f"{source}: two documents have the id {document.id!r}; ids must be unique")
-            seen.add(document.id)
-            if document.task != first.task:
-                raise UserError(
-                    f"{source}: document {document.id!r} has {'no' if document.target is None else 'a'} target, unlike "
-                    f"{first.id!r}; either all documents have one (summarization) or none (transcription)"
-                )
-        if need_text and document.image is not None and not document.text_is_known:
-            raise UserError(
-                f"{source}: the text of scan {document.id!r} is unknown or empty; `deepsynth predict` can read it; if "
-                "such pages are blank, set blank_pages=keep to train on them, or skip"
-            )
+    found = False
+    for document in source.walk(need_text=need_text, skip=skip):
+        found = True
         yield document
-    if first is None:
-        raise UserError(f"{source} holds no document")
+    if not found:
+        raise UserError(f"{source} holds no document" + (" that can be used" if skip is not None else ""))
 
 
 def text_id(text: str) -> str:

@@ -59,7 +59,7 @@ class ConversationSource(RowSource):
         """Yield a row for each answer.
 
         Raises:
-            UserError: when the data set cannot be read, or a row is no conversation with images.
+            UserError: when the data set cannot be read.
         """
         unused: dict[str, None] = {}
         for row in self._conversations():
@@ -67,9 +67,12 @@ class ConversationSource(RowSource):
             if unused:
                 say_once(f"{self.origin}: conversations; not used: {listed(unused)}")
             try:
-                exchanges = list(exchanges_of(row.fields, last=self.turns == "last"))
+                exchanges = [] if row.error else list(exchanges_of(row.fields, last=self.turns == "last"))
             except UserError as error:
-                raise UserError(f"{row.where}: {error}") from None
+                yield Row.of(row.where, UserError(f"{row.where}: {error}"))
+                continue
+            if row.error:
+                yield row
             identity = row.fields.get("id")
             for number, exchange in enumerate(exchanges, 1):
                 fields: dict[str, Any] = {"image": list(exchange.images), "prompt": exchange.prompt}
@@ -98,8 +101,8 @@ class ConversationSource(RowSource):
             yield from self._dataset_rows(place)
             return
         for file in files:
-            for where, fields in jsonl_rows(file):
-                yield Row(where, fields, file.parent)
+            for where, found in jsonl_rows(file):
+                yield Row.of(where, found, file.parent)
 
     def _dataset_rows(self, place: Path) -> Iterator[Row]:
         import pyarrow as pa

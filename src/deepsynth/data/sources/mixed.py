@@ -17,7 +17,7 @@ from functools import cached_property
 
 import numpy as np
 
-from deepsynth.data.sources.base import Source
+from deepsynth.data.sources.base import Skip, SkippingSource, Source, checked
 from deepsynth.errors import UserError
 from deepsynth.types import Document
 
@@ -25,7 +25,7 @@ _REPEAT = re.compile(r"(~(turn|prompt)\d+)*(~\d+)?\Z")
 
 
 @dataclass(frozen=True)
-class MixedSource(Source):
+class MixedSource(SkippingSource):
     """Take documents from several sources alternately, by weight.
 
     Ids become ``{name}/{id}``, so that they stay unique. If ``epoch_size`` needs more documents than a source has, the
@@ -94,13 +94,16 @@ class MixedSource(Source):
             (name, weight / total, offset) for name, weight, offset in zip(names, weights, offsets, strict=True)
         )
 
-    def __iter__(self) -> Iterator[Document]:
+    def documents(self, *, need_text: bool, skip: Skip | None) -> Iterator[Document]:
         """Yield every document of the mix.
 
         Raises:
             UserError: for a source without documents, or a row that is not a document.
         """
-        documents = {name: self._documents(name) for name in self.sources}
+        return checked(self, self._mix(need_text, skip), need_text=need_text, skip=skip)
+
+    def _mix(self, need_text: bool, skip: Skip | None) -> Iterator[Document]:
+        documents = {name: self._documents(name, need_text, skip) for name in self.sources}
         given = dict.fromkeys(self.sources, 0)
         queue = [(_time(0, share, offset), name, share, offset) for name, share, offset in self._shares]
         heapq.heapify(queue)
@@ -113,13 +116,15 @@ class MixedSource(Source):
             given[name] += 1
             heapq.heapreplace(queue, (_time(given[name], share, offset), name, share, offset))
 
-    def _documents(self, name: str) -> Iterator[Document]:
+    def _documents(self, name: str, need_text: bool, skip: Skip | None) -> Iterator[Document]:
         """Yield a source's documents under their new ids, again and again where an epoch has a size."""
         prompt = (self.prompts or {}).get(name)
         for repeat in itertools.count(1):
             ending = "" if repeat == 1 else f"~{repeat}"
             found = False
-            for document in self.sources[name]:
+            # What is skipped is told in the first pass; the second would say it again.
+            told = skip if repeat == 1 or skip is None else _say_nothing
+            for document in self.sources[name].walk(need_text=need_text, skip=told):
                 found = True
                 yield replace(
                     document,
@@ -136,6 +141,10 @@ class MixedSource(Source):
 def original_id(document_id: str) -> str:
     """Return the id without the endings of a repeated document: of a mix, or of one image under several prompts."""
     return _REPEAT.sub("", document_id, count=1)
+
+
+def _say_nothing(place: str, error: UserError) -> None:
+    """Take what was told before."""
 
 
 def _time(turn: int, share: float, offset: float) -> float:

@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from deepsynth.data.sources.base import Source, has_printable, text_id, unix_line_ends
+from deepsynth.data.sources.base import Skip, SkippingSource, check_text_is_known, has_printable, tell, text_id
 from deepsynth.data.sources.columns import AUTO, Columns, find_columns, listed
 from deepsynth.data.sources.image_values import ImagePlace
+from deepsynth.data.sources.row_values import label_of, text_of
 from deepsynth.errors import UserError
 from deepsynth.types import PAGE_BREAK, Document, PagedFile
 
@@ -36,14 +37,21 @@ class Row(NamedTuple):
         where: file and line, for error messages.
         fields: values by name.
         folder: what the paths of its images are relative to; ``None`` when they lie in no folder here.
+        error: why it is no row, such as a line that is no JSON; then there are no fields.
     """
 
     where: str
     fields: Mapping[str, Any]
     folder: Path | None = None
+    error: UserError | None = None
+
+    @classmethod
+    def of(cls, where: str, found: Mapping[str, Any] | UserError, folder: Path | None = None) -> Row:
+        """Return a row of what stands at a place: its fields, or why it has none."""
+        return cls(where, {}, folder, found) if isinstance(found, UserError) else cls(where, found, folder)
 
 
-class RowSource(Source):
+class RowSource(SkippingSource):
     r"""A source whose documents are rows with named fields.
 
     Subclasses read the rows; this class makes documents of them:
@@ -78,11 +86,6 @@ class RowSource(Source):
         place = getattr(self, "path", None) or getattr(self, "repo_id", None) or type(self).__name__
         return ", ".join(map(str, place)) if isinstance(place, (list, tuple)) else str(place)
 
-    @property
-    def checks_documents(self) -> bool:
-        """Whether iterating checks that ids are unique and that all or no documents have a target: it does."""
-        return True
-
     def image_place(self, folder: Path | None) -> ImagePlace:
         """Return where the images of rows lie, relative to ``folder``."""
         return ImagePlace(folder, outside=self.outside_paths)
@@ -105,18 +108,18 @@ class RowSource(Source):
         say_once(f"{self.origin}: {columns.described(names)}")
         return columns
 
-    def __iter__(self) -> Iterator[Document]:
-        """Yield every document.
+    def documents(self, *, need_text: bool, skip: Skip | None) -> Iterator[Document]:
+        """Yield the documents; every mistake names its row.
 
         Raises:
-            UserError: for a row that is not a document, naming the place, what was found and how to fix it.
+            UserError: for a mistake.
         """
-        rows = self.rows()
+        rows = _sound(self.rows(), skip)
         head = list(itertools.islice(rows, HEAD_ROWS))
         if not head:
             raise UserError(f"{self.origin}: it holds no document; give a file or dataset with at least one row")
         reader = _RowReader(self, self.columns(head[0].where, [row.fields for row in head]))
-        yield from reader.documents(itertools.chain(head, rows))
+        yield from reader.documents(itertools.chain(head, rows), need_text, skip)
         if reader.blank:
             shown = ", ".join(reader.blank[:_NAMES_SHOWN])
             say_once(f"{self.origin}: {len(reader.blank)} blank pages left out (blank_pages=skip): {shown}")
@@ -133,25 +136,37 @@ class _RowReader:
         self._prompts: dict[str, list[str | None]] = {}
         self.blank: list[str] = []
 
-    def documents(self, rows: Iterable[Row]) -> Iterator[Document]:
+    def documents(self, rows: Iterable[Row], need_text: bool, skip: Skip | None) -> Iterator[Document]:
         for row in rows:
-            document = self._document(row)
-            if document is None:
-                self.blank.append(row.where)
+            try:
+                document = self._checked(row, need_text)
+            except UserError as error:
+                tell(skip, row.where, error)
                 continue
-            document = self._with_own_id(row, document)
-            if self._first is None:
-                self._first = (row.where, document)
+            if document is not None:
+                yield document
+
+    def _checked(self, row: Row, need_text: bool) -> Document | None:
+        """Return the document of a row, ``None`` for a blank page, after the checks that concern other rows too."""
+        document = self._document(row)
+        if document is None:
+            self.blank.append(row.where)
+            return None
+        if self._first is not None:
             _check_like_first(row.where, document, *self._first, target_field=self._columns.target)
-            yield document
+        if need_text:
+            check_text_is_known(row.where, document)
+        document = self._with_own_id(row, document)  # after what a row that is left out fails
+        self._first = self._first or (row.where, document)
+        return document
 
     def _document(self, row: Row) -> Document | None:
         """Return the document of a row; ``None`` for a blank page that is to be skipped."""
         where, fields, names = row.where, row.fields, self._columns
         image, name = self._image(row)
-        text = _text(where, fields, names.text, optional=image is not None and self._is_found("text"))
+        text = text_of(where, fields, names.text, optional=image is not None and self._is_found("text"))
         known = isinstance(fields.get(names.text), str)
-        target = _text(where, fields, names.target, optional=self._is_found("target")) if names.target else ""
+        target = text_of(where, fields, names.target, optional=self._is_found("target")) if names.target else ""
         if image is None and not has_printable(text):
             raise UserError(
                 f"{where}: the field {names.text!r} has no printable character ({text[:20]!r}); remove the row"
@@ -160,8 +175,8 @@ class _RowReader:
             if known and not target and self._source.blank_pages == "skip":
                 return None
             text = ""
-        label = _label(where, fields, names.id, optional=self._is_found("id"))
-        prompt = _text(where, fields, names.prompt, optional=self._is_found("prompt")) if names.prompt else ""
+        label = label_of(where, fields, names.id, optional=self._is_found("id"))
+        prompt = text_of(where, fields, names.prompt, optional=self._is_found("prompt")) if names.prompt else ""
         together = isinstance(image, tuple) or (
             isinstance(image, PagedFile) and bool(text) and len(text.split(PAGE_BREAK)) != len(image)
         )
@@ -170,8 +185,8 @@ class _RowReader:
             text=text,
             target=target if target and has_printable(target) else None,
             image=image,
-            language=_label(where, fields, names.language, optional=self._is_found("language")),
-            source=_label(where, fields, names.source, optional=self._is_found("source")),
+            language=label_of(where, fields, names.language, optional=self._is_found("language")),
+            source=label_of(where, fields, names.source, optional=self._is_found("source")),
             prompt=prompt.strip() or None,
             one_sample=together,
             blank=image is not None and known and not text and self._source.blank_pages == "keep",
@@ -224,49 +239,20 @@ class _RowReader:
         )
 
 
+def _sound(rows: Iterable[Row], skip: Skip | None) -> Iterator[Row]:
+    """Yield the rows that have fields."""
+    for row in rows:
+        if row.error is None:
+            yield row
+        else:
+            tell(skip, row.where, row.error)
+
+
 def say_once(line: str) -> None:
     """Log a line, unless this process has: training and validation read the same source."""
     if line not in said_lines:
         said_lines.add(line)
         log.info("%s", line)
-
-
-def _text(where: str, row: Mapping[str, Any], field: str, optional: bool) -> str:
-    """Return a text field, "" when it is null, or absent where that is allowed."""
-    if field not in row and not optional:
-        raise UserError(f"{where}: no field {field!r}; the fields found are {listed(row)}")
-    value = row.get(field)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise UserError(f"{where}: {field} is of type {type(value).__name__}; it must be a text")
-    return unix_line_ends(_encodable(where, field, value))
-
-
-def _label(where: str, row: Mapping[str, Any], field: str, optional: bool) -> str | None:
-    """Return an id, language or source name, ``None`` when it is null, or absent where that is allowed."""
-    if field not in row and not optional:
-        raise UserError(f"{where}: no field {field!r}; the fields found are {listed(row)}")
-    value = row.get(field)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise UserError(f"{where}: {field} is of type {type(value).__name__}; it must be a name or a number")
-    label = _encodable(where, field, str(value)).strip()
-    if not label:
-        raise UserError(f"{where}: {field} is empty; give it a value or remove it")
-    return label
-
-
-def _encodable(where: str, field: str, value: str) -> str:
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{where}: the field {field!r} has half a surrogate pair, {value[error.start]!r} at character "
-            f"{error.start}; it is no Unicode text"
-        ) from None
-    return value
 
 
 def _check_like_first(
@@ -277,10 +263,4 @@ def _check_like_first(
         raise UserError(
             f"{where}: {has} target (field {target_field!r}), and {first_where} {has_not}; give every row a target "
             "(summarization) or none (transcription)"
-        )
-    if document.text_is_known != first.text_is_known:
-        has, has_not = ("has a", "has none") if document.text_is_known else ("has no", "has one")
-        raise UserError(
-            f"{where}: {has} text, and {first_where} {has_not}; give every scan its text or none; if those without are "
-            "blank pages, set blank_pages=keep, or skip"
         )

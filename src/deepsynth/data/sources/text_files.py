@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepsynth.data.sources.base import Source, has_printable, unix_line_ends
+from deepsynth.data.sources.base import Skip, SkippingSource, has_printable, tell, unix_line_ends
 from deepsynth.data.sources.columns import AUTO
 from deepsynth.data.sources.row_files import csv_rows, jsonl_rows, list_files, read_text
 from deepsynth.data.sources.rows import HEAD_ROWS, BlankPages, Row, RowSource
@@ -53,11 +53,11 @@ class JsonlSource(RowSource):
         """Yield the objects, with file and line.
 
         Raises:
-            UserError: for a file that cannot be read, or a line that is no JSON object.
+            UserError: for a file that cannot be read.
         """
         for file in list_files(self.path, ".jsonl"):
-            for where, fields in jsonl_rows(file):
-                yield Row(where, fields, file.parent)
+            for where, found in jsonl_rows(file):
+                yield Row.of(where, found, file.parent)
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,13 @@ class CsvSource(RowSource):
         """Yield the rows, with file and line; an empty label counts as absent.
 
         Raises:
-            UserError: for a file that cannot be read, or a row that does not fit its first line.
+            UserError: for a file that cannot be read.
         """
         for file in list_files(self.path, ".csv"):
-            for where, row in csv_rows(file, self.delimiter):
+            for where, found in csv_rows(file, self.delimiter):
+                if isinstance(found, UserError):
+                    yield Row.of(where, found)
+                    continue
                 # CSV has no null: an empty label or prompt is an absent one; an empty id is a mistake.
                 labels = (
                     self.language_field,
@@ -120,7 +123,7 @@ class CsvSource(RowSource):
                     "source",
                     "prompt",
                 )
-                kept = {name: value for name, value in row.items() if value or name not in labels}
+                kept = {name: value for name, value in found.items() if value or name not in labels}
                 yield Row(where, kept, file.parent)
 
 
@@ -183,7 +186,7 @@ class ParquetSource(RowSource):
 
 
 @dataclass(frozen=True)
-class TextFolderSource(Source):
+class TextFolderSource(SkippingSource):
     """Read each text file below a folder as one document to transcribe; its id is its path below the folder.
 
     Args:
@@ -198,7 +201,7 @@ class TextFolderSource(Source):
     language: str | None = None
     outside_paths: bool = False
 
-    def __iter__(self) -> Iterator[Document]:
+    def documents(self, *, need_text: bool, skip: Skip | None) -> Iterator[Document]:
         """Yield the files in the order of their ids.
 
         Raises:
@@ -213,8 +216,12 @@ class TextFolderSource(Source):
         if not files:
             raise UserError(f"{folder}: no file matches {self.pattern!r} in this folder")
         for name in sorted(files):
-            file_below(folder, name, outside=self.outside_paths)
-            text = unix_line_ends(read_text(files[name]))
-            if not has_printable(text):
-                raise UserError(f"{files[name]}: no printable character in this file; remove it")
+            try:
+                file_below(folder, name, outside=self.outside_paths)
+                text = unix_line_ends(read_text(files[name]))
+                if not has_printable(text):
+                    raise UserError(f"{files[name]}: no printable character in this file; remove it")
+            except UserError as error:
+                tell(skip, str(files[name]), error)
+                continue
             yield Document(id=name, text=text, language=self.language)

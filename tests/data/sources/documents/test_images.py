@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from deepsynth.data.scans import load_image
+from deepsynth.data.sources.base import read_documents
 from deepsynth.data.sources.documents.source import ImageSource
 from deepsynth.errors import UserError
 from deepsynth.types import Document
@@ -46,7 +47,8 @@ def test_folder_with_and_without_texts(scans: Path) -> None:
     documents = list(ImageSource(pages))
     assert [(document.id, document.text) for document in documents] == [("0.png", ""), ("1.png", "")]
     (pages / "0.txt").write_text("null\n")
-    assert "1.png: has no text, and" in error_of(ImageSource(pages))
+    with pytest.raises(UserError, match=r"1\.png: the text of scan '1\.png' is unknown or empty"):
+        read_documents(ImageSource(pages), need_text=True)
     (pages / "1.txt").write_text("eins")
     assert [document.text for document in ImageSource(pages)] == ["null", "eins"]
 

@@ -126,9 +126,10 @@ class DocumentSource(RowSource):
         named: set[Path] = set()  # of all tables, however many rows a file has
         for table in tables:
             listing.used.add(table.path)
-            for where, fields in table_rows(table.path):
-                named |= {_absolute(table.path.parent / value) for value in fields.values() if _is_short(value)}
-                yield Row(where, fields, table.path.parent)
+            for where, found in table_rows(table.path):
+                row = Row.of(where, found, table.path.parent)
+                named |= {_absolute(table.path.parent / value) for value in row.fields.values() if _is_short(value)}
+                yield row
         images, listing.images = listing.images, []
         for image in images:
             if _absolute(image.path) in named:
@@ -161,7 +162,10 @@ class DocumentSource(RowSource):
         if not listing.images:
             raise UserError(f"{self.origin}: no image and no PDF here; {listing.summary()}")
         for image in listing.images:
-            yield self._row(image, opened.get(image.path), beside.get(image.path))
+            try:
+                yield self._row(image, opened.get(image.path), beside.get(image.path))
+            except UserError as error:
+                yield Row.of(str(image.path), error)
 
     def _row(self, image: Found, paged: PagedFile | None, truth: Path | None) -> Row:
         file_below(image.root, image.path.relative_to(image.root), outside=self.outside_paths)
@@ -228,7 +232,7 @@ def _names_images(table: Found, listing: Listing, image_field: str | None) -> bo
         return False
     if not listing.images and not listing.truths and len(listing.tables) == 1:
         return True
-    _, first = next(table_rows(table.path), ("", {}))
+    first = next((found for _, found in table_rows(table.path) if not isinstance(found, UserError)), {})
     if image_field not in (None, AUTO) and image_field in first:
         return True
     images = {_absolute(image.path) for image in listing.images}

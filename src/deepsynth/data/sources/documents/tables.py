@@ -14,8 +14,8 @@ from deepsynth.errors import UserError
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".json", ".jsonl", ".xlsx"})
 
 
-def table_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield ``(file and line, fields)`` of a table.
+def table_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | UserError]]:
+    """Yield ``(file and line, fields)`` of a table, or why a line has none.
 
     Raises:
         UserError: when it cannot be read, or is of none of :data:`TABLE_SUFFIXES`.
@@ -24,8 +24,12 @@ def table_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if suffix == ".xlsx":
         yield from _xlsx_rows(path)
     elif suffix in (".csv", ".tsv"):
-        for where, row in csv_rows(path, "\t" if suffix == ".tsv" else ","):
-            yield where, {name: value for name, value in row.items() if value or name in ("text", "transcription")}
+        for where, found in csv_rows(path, "\t" if suffix == ".tsv" else ","):
+            if isinstance(found, UserError):
+                yield where, found
+            else:
+                kept = ("text", "transcription")
+                yield where, {name: value for name, value in found.items() if value or name in kept}
     else:
         yield from jsonl_rows(path)
 
