@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lxml import etree
+from PIL import Image
 
 from deepsynth.__main__ import main
 from deepsynth.data import JsonlSource, OcrProcessor, ParquetSource, TextRenderer
@@ -114,6 +115,30 @@ def test_shards_are_named_by_two_numbers() -> None:
     for wrong in ("4/4", "1", "a/b"):
         with pytest.raises(UserError, match="it must be I/N with I from 0"):
             Shard.parse(wrong)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "page"])
+def test_what_gives_no_sample_is_named_and_passed_over_on_request(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    scans.mkdir()
+    for name in ("a", "b", "c", "d"):
+        Image.new("L", (60, 40), 200).save(scans / f"{name}.png")
+        (scans / f"{name}.txt").write_text(f"text {name}")
+    (scans / "b.png").write_bytes((scans / "a.png").read_bytes()[:60])
+    (scans / "d.txt").unlink()
+    args = ["data", "convert", "--data.source=DocumentSource", f"--data.source.path={scans}", "--format", form]
+    assert main([*args, "--output", str(out / "raised")]) == 1
+    assert main([*args, "--output", str(out / "skipped"), "--data.on_error=skip"]) == 0
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("skipped: ")]
+    assert [line.split(": ")[1] for line in sorted(shown)] == [str(scans / "d.png"), "b.png#0"]
+    written = out / "skipped"
+    if form == "page":
+        texts = [read_page_xml(path).text for path in written.glob("*.xml")]
+    else:
+        texts = [document.text for document in (JsonlSource if form == "jsonl" else ParquetSource)(written)]
+    assert sorted(texts) == ["text a", "text c"]
 
 
 def test_the_command_writes_what_it_is_asked_for(tmp_path: Path) -> None:

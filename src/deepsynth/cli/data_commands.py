@@ -83,15 +83,21 @@ def convert(args: list[str]) -> None:
 
     cli = ConvertDataCLI(args, "data convert")
     ranks = f"{os.environ.get('RANK', '0')}/{os.environ.get('WORLD_SIZE', '1')}"
+    skip = _print_skipped if cli.datamodule.on_error == "skip" else None
     lines = convert_documents(
-        checked_documents(cli.datamodule.source, need_text=True),
+        checked_documents(cli.datamodule.source, need_text=True, skip=skip),
         cli.datamodule.pipeline(),
         Path(cli.config["output"]),
         cli.config["format"],
         Shard.parse(cli.config["shard"] or ranks),
+        skip=skip,
     )
     for line in lines:
         print_line(line)
+
+
+def _print_skipped(place: str, error: UserError) -> None:
+    print_line(f"skipped: {place}: {str(error).removeprefix(f'{place}: ')}")
 
 
 def data(args: list[str]) -> None:

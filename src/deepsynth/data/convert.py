@@ -16,6 +16,7 @@ from PIL import Image
 
 from deepsynth.data.formats.writing import write_alto, write_page_xml
 from deepsynth.data.pipeline import Pipeline
+from deepsynth.data.sources.base import Skip, tell
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_file, explain_write_errors
 from deepsynth.types import Document, Page, Sample
@@ -59,6 +60,7 @@ def convert(
     form: Format,
     shard: Shard | None = None,
     documents_per_file: int = 500,
+    skip: Skip | None = None,
 ) -> Iterator[str]:
     """Write the samples that training would see (those of epoch 0), and yield a line for each file or part.
 
@@ -73,6 +75,7 @@ def convert(
         form: format of the files.
         shard: part of the documents to write; several calls may write into one folder.
         documents_per_file: number of documents in a file of rows.
+        skip: called with each sample that cannot be made, to go on behind it; without it the first is raised.
 
     Raises:
         UserError: for a document that cannot be made or written, a full disk, or a folder of another conversion.
@@ -83,7 +86,7 @@ def convert(
     _check_recipe(folder, pipeline, form, shard, documents_per_file)
     own = (document for number, document in enumerate(documents) if number % shard.count == shard.index)
     if form in ("page", "alto"):
-        yield from _write_layouts(own, pipeline, folder, write_alto if form == "alto" else write_page_xml)
+        yield from _write_layouts(own, pipeline, folder, write_alto if form == "alto" else write_page_xml, skip)
         return
     batches = iter(lambda: list(islice(own, documents_per_file)), [])
     for number, batch in enumerate(batches):
@@ -92,9 +95,9 @@ def convert(
             yield f"{file}: is there already"
             continue
         if form == "jsonl":
-            count = _write_jsonl(_rows(batch, pipeline), file)
+            count = _write_jsonl(_rows(batch, pipeline, skip), file)
         else:
-            count = _write_parquet(_rows(batch, pipeline), file, lists=batch[0].is_whole)
+            count = _write_parquet(_rows(batch, pipeline, skip), file, lists=batch[0].is_whole)
         yield f"{file}: {count} samples"
 
 
@@ -118,20 +121,26 @@ def _check_recipe(folder: Path, pipeline: Pipeline, form: str, shard: Shard, siz
             )
 
 
-def _samples(document: Document, pipeline: Pipeline) -> Iterator[tuple[Sample, list[Page]]]:
+def _samples(document: Document, pipeline: Pipeline, skip: Skip | None) -> Iterator[tuple[Sample, list[Page]]]:
     """Yield each sample of a document with its pages; those that the processor drops as too long are left out."""
     numbers: Sequence[int | None] = (None,) if document.is_whole else range(pipeline.count_pages(document))
     for number in numbers:
-        pages = pipeline.pages(document, number, 0)
-        sample = pipeline.sample_of(document, pages)
+        try:
+            pages = pipeline.pages(document, number, 0)
+            sample = pipeline.sample_of(document, pages)
+        except UserError as error:
+            tell(skip, document.id if number is None else f"{document.id}#{number}", error)
+            continue
         if sample is not None:
             yield sample, pages
 
 
-def _rows(documents: Sequence[Document], pipeline: Pipeline) -> Iterator[tuple[dict[str, Any], list[Image.Image]]]:
+def _rows(
+    documents: Sequence[Document], pipeline: Pipeline, skip: Skip | None
+) -> Iterator[tuple[dict[str, Any], list[Image.Image]]]:
     """Yield the row of each sample without its images, and the images."""
     for document in documents:
-        for sample, pages in _samples(document, pipeline):
+        for sample, pages in _samples(document, pipeline, skip):
             whole = document.target is not None
             row = {
                 "id": sample.id,
@@ -180,11 +189,15 @@ def _write_parquet(rows: Iterable[tuple[dict[str, Any], list[Image.Image]]], fil
 
 
 def _write_layouts(
-    documents: Iterable[Document], pipeline: Pipeline, folder: Path, write: Callable[[Page, str, Path], None]
+    documents: Iterable[Document],
+    pipeline: Pipeline,
+    folder: Path,
+    write: Callable[[Page, str, Path], None],
+    skip: Skip | None,
 ) -> Iterator[str]:
     count = 0
     for document in documents:
-        for sample, pages in _samples(document, pipeline):
+        for sample, pages in _samples(document, pipeline, skip):
             for page in pages:
                 name = _file_name(sample.id if len(pages) == 1 else f"{sample.id}#{page.number}")
                 path = folder / f"{name}.xml"

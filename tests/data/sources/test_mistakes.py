@@ -79,9 +79,8 @@ def conversations(folder: Path) -> tuple[Source, list[str], dict[str, str]]:
         said = [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": "x"}]
         return json.dumps({"messages": said, "images": ["0.png"], "id": "a", **fields})
 
-    (folder / "chat.jsonl").write_text(
-        "\n".join((row(messages=[]), row(), "{", row(id="b", images=["0.png"] * 2))) + "\n"
-    )
+    lines = (row(messages=[]), row(), "{", row(id="b", images=["0.png"] * 2))
+    (folder / "chat.jsonl").write_text("".join(f"{line}\n" for line in lines))
     wrong = {"line 1": "messages is empty", "line 3": "not JSON", "line 4": "1 <image> places and 2 images"}
     return ConversationSource(folder / "chat.jsonl"), ["a"], wrong
 

@@ -39,6 +39,18 @@ def jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | UserError]]:
             yield where, error
 
 
+def json_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the rows of :func:`jsonl_rows`.
+
+    Raises:
+        UserError: for a file that cannot be read, or the first line that is no object.
+    """
+    for where, found in jsonl_rows(path):
+        if isinstance(found, UserError):
+            raise found
+        yield where, found
+
+
 def _json_object(where: str, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line.rstrip("\r\n"))

@@ -15,7 +15,7 @@ from typing import Any
 
 from rapidfuzz import fuzz
 
-from deepsynth.data.sources.row_files import jsonl_rows
+from deepsynth.data.sources.row_files import json_objects
 from deepsynth.errors import UserError
 from deepsynth.measurement.published.olmocr_text import (
     ends_in_repeats,
@@ -70,7 +70,7 @@ def read_tests(folder: Path) -> list[UnitTest]:
     pdfs = sorted(str(file.relative_to(folder / "pdfs").as_posix()) for file in (folder / "pdfs").rglob("*.pdf"))
     if not files or not pdfs:
         raise UserError(f"{folder}: no *.jsonl or no pdfs/**/*.pdf; give the folder of olmOCR-bench with both")
-    tests = [_read_test(where, row, file.name) for file in files for where, row in jsonl_rows(file)]
+    tests = [_read_test(where, row, file.name) for file in files for where, row in json_objects(file)]
     seen: dict[str, None] = {}
     for test in tests:
         if test.id in seen:
