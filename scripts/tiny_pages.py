@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 from deepsynth.data import Augmenter, PythonDocsSource, Renderer, TextImageDataModule, TextRenderer
 from deepsynth.data.fonts.files import bundled_folder
 from deepsynth.data.loading.dataset import PageDataset
-from deepsynth.data.loading.loader import ResumableLoader, Workers
+from deepsynth.data.loading.loader import ResumableLoader
+from deepsynth.data.loading.workers import Workers
 from deepsynth.data.pipeline import Pipeline
 from deepsynth.data.processing.processor import OcrProcessor
 from deepsynth.data.text.cleaning import TextCleaning

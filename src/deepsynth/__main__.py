@@ -80,6 +80,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except (UserError, OSError) as error:  # a name that no file can have is an OSError
         sys.stderr.write(f"deepsynth: {shortened(visible(str(error)), 600)}\n")
         return 2
+    from deepsynth.data.loading.server import start_server_early
+
+    start_server_early(args)
     from deepsynth.unsloth_import import import_unsloth_first
 
     import_unsloth_first(args)

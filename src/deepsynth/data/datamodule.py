@@ -14,10 +14,11 @@ from lightning.pytorch import LightningDataModule
 from deepsynth.data.augmentation.augmenter import Augmenter
 from deepsynth.data.loading.agreement import check_ranks_agree
 from deepsynth.data.loading.dataset import OnError, PageDataset
-from deepsynth.data.loading.loader import ResumableLoader, Workers, default_workers
+from deepsynth.data.loading.loader import ResumableLoader
 from deepsynth.data.loading.sampler import EpochSampler
 from deepsynth.data.loading.stream import Fingerprint, PageStream, StreamLoader
 from deepsynth.data.loading.usable import Check, check_samples, report_dataset, report_skipped, usable_documents
+from deepsynth.data.loading.workers import Workers
 from deepsynth.data.pipeline import Pipeline
 from deepsynth.data.processing.collator import Collator
 from deepsynth.data.processing.processor import OcrProcessor, Processor
@@ -63,8 +64,8 @@ class TextImageDataModule(LightningDataModule):
         max_image_pixels: largest number of pixels of a scan; decoding takes up to 20 bytes for each in every worker.
         batch_size: samples in each step on each device.
         eval_batch_size: samples in each batch of generation; by default ``batch_size``.
-        num_workers: processes that render; 0 renders in the main process. The batches are the same. By default 0
-            without a GPU, else as many as there are cores but one, up to 8 for each GPU.
+        num_workers: processes that render; 0 renders in the main process. The batches are the same. ``auto`` is 0
+            without a GPU, else as many as a GPU needs by what its first samples take to make, up to the cores.
         seed: seed of layout, augmentation and order; the command line takes it from ``seed_everything``.
         pad_to_multiple_of: multiple to which the token length of a batch is rounded up. By default 64 with a GPU, where
             attention plans its kernels anew for every new length, which takes as long as a step; else 1.
@@ -105,7 +106,7 @@ class TextImageDataModule(LightningDataModule):
         max_image_pixels: int = MAX_PIXELS,
         batch_size: int = 1,
         eval_batch_size: int | None = None,
-        num_workers: int | None = None,
+        num_workers: int | Literal["auto"] = "auto",
         seed: int = 0,
         pad_to_multiple_of: int | None = None,
         group_by_length: bool = False,
@@ -120,7 +121,7 @@ class TextImageDataModule(LightningDataModule):
         numbers = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "num_workers": num_workers}
         numbers |= {"max_pages": max_pages, "max_image_pixels": max_image_pixels, "augment_variants": augment_variants}
         for name, value in numbers.items():
-            if value is not None and value < (least := {"num_workers": 0, "max_image_pixels": 2}.get(name, 1)):
+            if isinstance(value, int) and value < (least := {"num_workers": 0, "max_image_pixels": 2}.get(name, 1)):
                 raise UserError(f"data.{name} is {value}; it must be at least {least}")
         if processor is not None and (mode, prompt, max_tokens) != (None, None, None):
             raise UserError("data.mode, data.prompt and data.max_tokens belong to data.processor when one is given")
@@ -141,7 +142,7 @@ class TextImageDataModule(LightningDataModule):
         self.processor = processor or OcrProcessor(model_name, mode, prompt, max_tokens, on_max_tokens)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
-        self.workers = Workers(default_workers() if num_workers is None else num_workers, seed)
+        self.workers = Workers(num_workers, seed)
         self.seed = seed
         if pad_to_multiple_of is None:
             pad_to_multiple_of = 64 if torch.cuda.is_available() else 1
@@ -193,7 +194,9 @@ class TextImageDataModule(LightningDataModule):
             dataset = PageDataset(self.documents(split, found), self.pipeline(), self.on_error)
             report_dataset(dataset, split, self.text, self.trainer)
             check_ranks_agree(self.trainer, self.source, f"{split} samples", dataset.fingerprint)
-            check_samples(dataset, self.check if split == "train" and self.on_error == "raise" else "none")
+            if split == "train":
+                check: Check = self.check if self.on_error == "raise" else "quick"
+                self.workers.choose_count(check_samples(dataset, check))
             self.datasets[split] = dataset
 
     def _set_up_stream(self) -> None:

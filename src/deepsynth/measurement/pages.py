@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from deepsynth.data.sources.row_files import decoded_lines
 from deepsynth.errors import UserError
 from deepsynth.measurement.benchmark import format_head, format_row
 from deepsynth.measurement.cells import Cell, Result, run_cells
+from deepsynth.profiling.cores import available_cores
 from deepsynth.types import Document
 
 #: Side of the page in pixels, and characters on it: a full page of a book, and a note.
@@ -106,7 +106,7 @@ class DataBenchmark:
                 cells.append(Cell(f"preset/{name}", degraded))
             if name in ("none", "scan"):
                 cells.append(Cell(f"processor/{name}", replace(degraded, process=True)))
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = available_cores()
         for workers in _doubling(self.max_workers or cores):
             measure = partial(_loader_rate, self.num_pages, workers, min(workers, cores), processor)
             cells.append(Cell(f"loader/{workers}", measure))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import multiprocessing
-import pickle
 import random
 import time
 from itertools import islice
@@ -16,9 +13,9 @@ from typing import Any
 import pytest
 from torch.utils.data import Dataset
 
-from deepsynth.data.loading.loader import DatasetInFile, ResumableLoader, Workers
+from deepsynth.data.loading.loader import ResumableLoader
 from deepsynth.data.loading.sampler import EpochSampler
-from deepsynth.errors import UserError
+from deepsynth.data.loading.workers import Workers
 from tests.helpers.training import make_data
 
 _RANDOM = random.Random(0)
@@ -138,54 +135,6 @@ def test_lengths_of_a_data_set_follow_its_texts(jsonl: Any) -> None:
     dataset = data.datasets["train"]
     assert dataset.lengths == [len(document.text) for document in dataset.documents]
     assert data.train_dataloader().sampler.lengths == dataset.lengths
-
-
-DOCUMENTS = [f"{index} " + "word " * 200 for index in range(1003)]
-
-
-class Documents(Dataset[str]):
-    """A data set of texts."""
-
-    def __init__(self, documents: list[str]) -> None:
-        self.documents = documents
-
-    def __len__(self) -> int:
-        return len(self.documents)
-
-    def __getitem__(self, key: tuple[int, int]) -> str:
-        return self.documents[key[1]]
-
-
-def test_spawned_workers_are_told_little_so_that_none_waits_for_anothers_imports() -> None:
-    dataset = DatasetInFile(Documents(DOCUMENTS))
-    told = [pickle.dumps(dataset) for _ in range(2)]
-    assert len(pickle.dumps(DOCUMENTS)) > 2**16 > 2**10 > len(told[0])
-    for message in told:
-        received = pickle.loads(message)
-        assert [received[0, index] for index in range(len(received))] == DOCUMENTS
-
-
-def test_a_full_disk_is_said_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full(io.BytesIO):
-        def write(self, *_: Any) -> int:
-            raise OSError(28, "No space left on device")
-
-    dataset = DatasetInFile(Documents(DOCUMENTS))
-    monkeypatch.setattr("deepsynth.data.loading.loader.tempfile.TemporaryFile", Full)
-    for _ in range(2):
-        with pytest.raises(UserError, match="No space left on device; set TMPDIR"):
-            pickle.dumps(dataset)
-
-
-@pytest.mark.slow
-def test_spawned_workers_give_what_there_is() -> None:
-    workers = Workers(3, start_method="spawn")
-    sampler = EpochSampler(DOCUMENTS, shuffle=False, seed=0)
-    loader = ResumableLoader(Documents(DOCUMENTS), sampler, workers, batch_size=8, collate_fn=list)
-    assert [text for batch in loader for text in batch] == DOCUMENTS
-    assert len(multiprocessing.active_children()) >= 3
-    workers.close()
-    assert not multiprocessing.active_children()
 
 
 # ---------------------------------------------------------------------- one epoch after another

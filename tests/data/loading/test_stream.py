@@ -17,8 +17,8 @@ import pytest
 from deepsynth.callbacks import PredictionWriter
 from deepsynth.callbacks.prediction_rows import by_document, document_row, round_robin
 from deepsynth.data import Source, TextImageDataModule
-from deepsynth.data.loading.loader import Workers
 from deepsynth.data.loading.stream import Fingerprinted
+from deepsynth.data.loading.workers import Workers
 from deepsynth.types import Document
 from tests.helpers.training import make_data, make_module, make_trainer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -27,16 +28,23 @@ Check = Literal["quick", "full", "none"]
 _QUICK_SAMPLES = 8
 
 
-def check_samples(dataset: PageDataset, check: Check) -> None:
+def check_samples(dataset: PageDataset, check: Check) -> list[float]:
     """Make samples before the first step: all of them, or a few that are spread over the data.
+
+    Returns:
+        The seconds that each took.
 
     Raises:
         UserError: for the first that cannot be made, as in training.
     """
     count = len(dataset)
     most = {"quick": min(_QUICK_SAMPLES, count), "full": count, "none": 0}[check]
+    seconds = []
     for number in range(most):
+        start = time.perf_counter()
         dataset[0, number * count // most]
+        seconds.append(time.perf_counter() - start)
+    return seconds
 
 
 def report_dataset(dataset: PageDataset, split: str, text: TextCleaning, trainer: Trainer | None) -> None:
