@@ -25,7 +25,7 @@ from deepsynth.data.processing.processor import OcrProcessor, Processor
 from deepsynth.data.processing.targets import make_targets
 from deepsynth.data.rendering.renderer import Renderer, TextRenderer
 from deepsynth.data.sources.base import Source
-from deepsynth.data.splits import Split, Splitter
+from deepsynth.data.splits import Split, Splitter, no_documents
 from deepsynth.data.text.cleaning import TextCleaning
 from deepsynth.errors import UserError
 from deepsynth.io.images import MAX_PIXELS
@@ -168,13 +168,7 @@ class TextImageDataModule(LightningDataModule):
         if own or found is None:
             found = usable_documents(own or self.source, self.on_error, self.trainer, split if own else "")
         documents = self.splitter.limit(found if own else self.splitter.select(found, split), split)
-        if not documents:
-            key = "data.val_fraction and data.test_fraction" if split == "train" else f"data.{split}_fraction"
-            raise UserError(
-                f"none of the {len(found)} documents of {own or self.source} fall into the {split} split; "
-                f"change {key}" + ("" if split == "train" else f" or give data.{split}_source")
-            )
-        return documents
+        return documents or no_documents(split, f"{len(found)} documents of {own or self.source}")
 
     def setup(self, stage: str) -> None:
         """Read the documents of a stage (fit, validate, test), once for all of its splits, and lay out their pages.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NoReturn
 
 from deepsynth.data.pipeline import stable_hash
 from deepsynth.data.sources.mixed import original_id
@@ -66,3 +66,20 @@ class Splitter:
             return documents
         chosen = {document.id for document in sorted(documents, key=lambda d: stable_hash(d.id))[:most]}
         return [document for document in documents if document.id in chosen]
+
+
+def no_documents(split: Split, found: str) -> NoReturn:
+    """Refuse a split without documents.
+
+    Args:
+        split: its name.
+        found: what was looked through.
+
+    Raises:
+        UserError: with the key to change.
+    """
+    key = "data.val_fraction and data.test_fraction" if split == "train" else f"data.{split}_fraction"
+    raise UserError(
+        f"none of the {found} fall into the {split} split; change {key}"
+        + ("" if split == "train" else f" or give data.{split}_source")
+    )
