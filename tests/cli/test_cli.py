@@ -20,7 +20,9 @@ from lightning.pytorch import Callback
 
 from deepsynth.__main__ import SUBCOMMANDS, main
 from deepsynth.cli.run_folder import RunFolder
+from deepsynth.cli.trainer import DeepSynthCLI
 from deepsynth.errors import UserError
+from deepsynth.modules import PeftModule
 
 TINY = """
 model:
@@ -81,6 +83,12 @@ def test_a_run_writes_its_folder_and_the_next_stages_have_their_own(config: str,
     assert names == ["tiny", "tiny-predict", "tiny-test", "tiny-validate"]
     left = [p.name for p in (tmp_path / "runs").rglob("*") if p.name.endswith((".partial", ".lock", ".part"))]
     assert left == []
+
+
+def test_the_model_of_a_command_is_not_moved_when_the_trainer_is_done(config: str) -> None:
+    command = DeepSynthCLI(["--config", config], run=False)
+    assert command.model.to("meta").cpu().device.type == "meta"
+    assert PeftModule().to("meta").cpu().device.type == "cpu"
 
 
 def test_the_adapter_loads_in_plain_peft_and_computes_the_same(config: str, tmp_path: Path) -> None:

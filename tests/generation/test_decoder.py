@@ -126,6 +126,18 @@ def test_the_cache_is_what_a_stream_needs_and_not_what_it_might() -> None:
     assert (keys[0, :, 5] == 1).all()
 
 
+def test_what_a_row_takes_is_known_before_there_is_a_cache(model: Any) -> None:
+    config = model.config.get_text_config()
+    width = config.hidden_size // config.num_attention_heads
+    cache = RowCache(layers=config.num_hidden_layers, slots=4, device=torch.device("cpu"))
+    cache.reserve(10)
+    cache.fill(torch.tensor([0, 1]))
+    states = torch.zeros(2, config.num_key_value_heads, 5, width, dtype=torch.float16)
+    cache.update(states, states, 0)
+    found = cache.nbytes
+    assert found == 4 * cache.length * cache_module.bytes_per_position(config, torch.float16)
+
+
 def test_a_long_text_holds_back_a_bounded_number_of_others(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deepsynth.generation.decoder.HELD_BACK", 2)
     of = samples(NAME, 8)

@@ -27,6 +27,17 @@ def test_every_setting_of_generation_reads_the_same(generation: str, tmp_path: P
     assert {one["stop"] for one in rows[generation]} <= {"eos", "length"}
 
 
+@pytest.mark.parametrize("rows", [1, 4, 64])
+def test_texts_are_the_same_however_many_are_generated_at_once(rows: int, tmp_path: Path, jsonl: Path) -> None:
+    found: list[list[Any]] = []
+    for setting in (None, rows):
+        module = make_module(max_new_tokens=6, rows=setting)
+        batches = make_trainer(tmp_path).predict(module, make_data(jsonl, batch_size=2))
+        found.append([(one["id"], one["page"], one["prediction"]) for batch in batches or [] for one in batch])
+    assert len(found[0]) > 4
+    assert found[0] == found[1]
+
+
 def test_loops_are_stopped_unless_the_setting_says_no(
     tmp_path: Path, jsonl: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

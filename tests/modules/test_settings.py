@@ -24,6 +24,7 @@ from tests.helpers.training import make_data, make_module, make_trainer
         (LoraSettings, {"experts": "routed", "dora": True}, r"model\.lora\.dora is true, but .*experts=shared"),
         (GenerationSettings, {"max_new_tokens": 0}, r"model\.generation\.max_new_tokens is 0; it must be at least 1"),
         (GenerationSettings, {"samples": -1}, r"model\.generation\.samples is -1; it must be at least 0"),
+        (GenerationSettings, {"rows": 0}, r"model\.generation\.rows is 0; it must be at least 1"),
         (GenerationSettings, {"time_limit_s": 0.0}, r"model\.generation\.time_limit_s is 0\.0; it must be above 0"),
         (EngineSettings, {"vision_cache_gib": 0.0}, r"model\.engine\.vision_cache_gib is 0\.0; it must be above 0 GiB"),
     ],

@@ -141,16 +141,14 @@ class DeepSynthCLI(LightningCLI):
             self.config[self.config["subcommand"]]["ckpt_path"] = self._ckpt_path
 
     def instantiate_classes(self) -> None:
-        """Make model, data and trainer; what their constructors say of a setting is raised as they say it.
-
-        jsonargparse takes a ValueError of a constructor for a value of the wrong type, and wraps it.
-        """
+        """Make model, data and trainer; a mistake is raised as the constructor says it, not wrapped."""
         try:
             super().instantiate_classes()
         except ValueError as error:
             if mistake := wrapped_user_error(error):
                 raise mistake from None
             raise
+        self.model.stays_on_device = True  # until the process ends, which is soon
 
     # ------------------------------------------------------------------ checkpoints
 

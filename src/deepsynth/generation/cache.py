@@ -6,10 +6,23 @@ T  tokens of a prompt                  D  decoder layers    H  heads of keys    
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 #: Positions by which the cache grows: few growths, few different shapes.
 GROWTH = 256
+
+
+def bytes_per_position(config: Any, dtype: torch.dtype) -> int:
+    """Return what a row's keys and values of one position take in a decoder.
+
+    Args:
+        config: of the decoder.
+        dtype: of the values.
+    """
+    width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * int(config.num_hidden_layers) * int(config.num_key_value_heads) * width * dtype.itemsize
 
 
 class RowCache:
@@ -36,6 +49,11 @@ class RowCache:
         self._rows = 0
         self._positions: torch.Tensor | int = 0
         self._seen = 0
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all slots; 0 before the first keys and values."""
+        return 0 if self._states is None else self._states.nbytes
 
     def reserve(self, length: int) -> None:
         """Make room for ``length`` positions."""

@@ -132,6 +132,8 @@ class GenerationSettings:
             or ``none``; it takes minutes at the start. ``auto`` is ``vision`` on CUDA, else ``none``.
         samples: number of validation samples that are generated, from the start, over all processes; 0 for none. Test
             and predict generate all.
+        rows: number of texts that predict generates at the same time on a device. By default those of a batch, and on a
+            GPU up to 32 while their cache takes at most half of the free memory.
         time_limit_s: seconds that the generation of one validation may take per process, after its first batch; the
             log says when the limit was reached. Test and predict take the time they need.
     """
@@ -141,6 +143,7 @@ class GenerationSettings:
     stop_on_repetition: bool = True
     compile: Literal["auto", "none", "vision", "all"] = "auto"
     samples: int = 64
+    rows: int | None = None
     time_limit_s: float = 300.0
 
     def __post_init__(self) -> None:
@@ -153,6 +156,8 @@ class GenerationSettings:
             raise UserError(f"model.generation.max_new_tokens is {self.max_new_tokens}; it must be at least 1")
         if self.samples < 0:
             raise UserError(f"model.generation.samples is {self.samples}; it must be at least 0")
+        if self.rows is not None and self.rows < 1:
+            raise UserError(f"model.generation.rows is {self.rows}; it must be at least 1")
         if self.time_limit_s <= 0:
             raise UserError(f"model.generation.time_limit_s is {self.time_limit_s}; it must be above 0 seconds")
 

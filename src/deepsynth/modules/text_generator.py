@@ -11,9 +11,11 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from deepsynth.generation import Decoder, Generation, RepetitionCriterion, decodes, generate
+from deepsynth.generation.cache import bytes_per_position
 from deepsynth.models.markup import text_codec
 from deepsynth.modules.adapter import recorded_longest_target
 from deepsynth.modules.model_module import ModelModule
+from deepsynth.profiling.memory import memory_of
 from deepsynth.types import Batch
 
 #: What is known of a sample and of its generated text; see :meth:`DeepSynthModule.predict_step`.
@@ -23,6 +25,8 @@ Row = dict[str, Any]
 LIMIT_WITHOUT_TARGETS = 2048
 #: Derived limits are multiples of this, so that few sizes of caches and graphs occur.
 _LIMIT_STEP = 64
+#: Rows of a stream on a GPU where nothing else is said. A step of 32 rows takes little longer than one of a single row.
+_ROWS_ON_A_GPU = 32
 
 
 class TextGenerator:
@@ -142,6 +146,19 @@ class TextGenerator:
         tokenizer = module.processor.tokenizer
         return Decoder(module.model, tokenizer, slots=slots, repetition=self._repetition(), compile=chosen)
 
+    def _rows(self, batch: Batch) -> int:
+        """Return how many texts of a stream are generated at the same time, which needs no larger batches."""
+        module = self._module
+        if module.generation.rows is not None:
+            return module.generation.rows
+        if module.device.type != "cuda":
+            return len(batch)
+        positions = batch.prompt_tokens["input_ids"].shape[1] + self.limit(batch)
+        row = positions * bytes_per_position(module.model.config.get_text_config(), module.resolved_dtype)
+        memory = memory_of(module.device)
+        free = memory.limit() - memory.usage().allocated
+        return max(len(batch), min(_ROWS_ON_A_GPU, free // (2 * row)))
+
     def _repetition(self) -> RepetitionCriterion | None:
         if not self._module.generation.stop_on_repetition:
             return None
@@ -193,7 +210,7 @@ class TextGenerator:
             return generations
         if batch is not None:
             if self._stream is None:
-                self._stream = self.make_decoder(len(batch))
+                self._stream = self.make_decoder(self._rows(batch))
             self._stream.submit(batch, self.limit(batch))
         if self._stream is None:
             return []
