@@ -195,6 +195,7 @@ class Sample:
         language: language code of the document, or ``None``.
         source: source name of the document, or ``None``.
         pixel_table: (3, 256) values that the model takes, by channel and byte; ``None`` when ``images`` has values.
+        sizes: width and height of each page, pixels.
     """
 
     id: str
@@ -209,6 +210,7 @@ class Sample:
     language: str | None = None
     source: str | None = None
     pixel_table: torch.Tensor | None = None
+    sizes: tuple[tuple[int, int], ...] = ()
 
 
 #: Image inputs that are counts of tiles, not pixels.
@@ -233,6 +235,7 @@ class Batch:
         sources: B source names or ``None``.
         prompt_texts: B prompts as text; the distinct ones are stored with the adapter.
         pixel_table: (3, 256) values that the model takes, by channel and byte; ``None`` when ``images`` has values.
+        sizes: for each of B samples, width and height of its pages, pixels.
     """
 
     tokens: dict[str, torch.Tensor]
@@ -246,6 +249,7 @@ class Batch:
     sources: list[str | None]
     prompt_texts: list[str]
     pixel_table: torch.Tensor | None = None
+    sizes: list[tuple[tuple[int, int], ...]] = field(default_factory=list)
 
     @property
     def inputs(self) -> dict[str, torch.Tensor]:

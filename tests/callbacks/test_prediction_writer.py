@@ -16,6 +16,8 @@ from PIL import Image
 from deepsynth.callbacks import PredictionWriter
 from deepsynth.callbacks.prediction_rows import document_row
 from deepsynth.data import DocumentSource, TextImageDataModule
+from deepsynth.data.formats.alto import read_alto
+from deepsynth.data.formats.page_xml import read_page_xml
 from deepsynth.errors import UserError
 from tests.helpers.training import RankOf, make_data, make_module, make_trainer
 
@@ -300,10 +302,51 @@ def test_metrics_of_known_texts_stand_beside_the_predictions(tmp_path: Path) -> 
 
 
 def test_formats_that_are_not_known_are_refused() -> None:
-    with pytest.raises(UserError, match="format is 'docx'; it must be one of jsonl, txt, md"):
+    with pytest.raises(UserError, match="format is 'docx'; it must be one of jsonl, txt, md, page, alto"):
         PredictionWriter(formats=["docx"])  # type: ignore[list-item]
-    with pytest.raises(UserError, match="a prediction has no boxes of lines"):
-        PredictionWriter(formats=["alto"])  # type: ignore[list-item]
+
+
+BOXED = "<|ref|>text<|/ref|><|det|>[[0, 0, 999, 999]]<|/det|>\nA line."
+
+
+def test_predictions_with_boxes_become_layouts_a_page_each(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [
+        {**row("in/a.tif", BOXED), "sizes": [[40, 30]]},
+        {**row("in/a.tif", "", 1), "sizes": [[40, 31]]},
+        {**row("b.pdf", BOXED), "sizes": [[50, 60]]},
+        {**row("c.png", "a page without boxes"), "sizes": [[1, 1]]},
+    ]
+    out = tmp_path / "out"
+    writer = PredictionWriter(str(out / "predictions.jsonl"), formats=["alto", "page", "txt"])
+    trainer, module = make_trainer(tmp_path), LightningModule()
+    writer.on_predict_start(trainer, module)
+    writer.on_predict_batch_end(trainer, module, rows, None, 0)
+    with caplog.at_level("INFO"):
+        writer.on_predict_end(trainer, module)
+    names = sorted(str(path.relative_to(out)) for path in out.rglob("*.xml"))
+    pages = ("alto/b", "in/alto/a_0001", "in/alto/a_0002", "in/page/a_0001", "in/page/a_0002", "page/b")
+    assert names == [f"{name}.xml" for name in pages]
+    page, alto = read_page_xml(out / "in/page/a_0001.xml"), read_alto(out / "alto/b.xml")[0]
+    assert (page.text, page.image, page.regions[0].box) == ("A line.", "a.tif", (0, 0, 40, 30))
+    assert (alto.text, alto.width, alto.height) == ("A line.", 50, 60)
+    assert read_page_xml(out / "in/page/a_0002.xml").regions == ()
+    assert "1 pages have no boxes and no file of their layout: c.png#0" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("first", "found"),
+    [({"prediction": "no boxes here", "sizes": [[4, 4]]}, "no boxes"), ({"sizes": [[4, 4]] * 2}, "boxes of several")],
+)
+def test_a_layout_of_predictions_without_boxes_is_refused_at_the_first(
+    first: dict[str, Any], found: str, tmp_path: Path
+) -> None:
+    writer = PredictionWriter(str(tmp_path / "out.jsonl"), formats=["alto"])
+    trainer, module = make_trainer(tmp_path), LightningModule()
+    writer.on_predict_start(trainer, module)
+    with pytest.raises(UserError, match=rf"document 'a': the prediction has {found}.*data\.prompt=.*<\|grounding\|>"):
+        writer.on_predict_batch_end(trainer, module, [{**row("a", BOXED), **first}], None, 0)
+    writer.on_exception(trainer, module, UserError(""))
+    assert len(read(tmp_path / "out.jsonl.partial")) == 1
 
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

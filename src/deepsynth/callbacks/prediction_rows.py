@@ -10,7 +10,11 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_info
+
+from deepsynth.io.files import atomic_file, explain_write_errors
 from deepsynth.metrics.corpus import join_pages
+from deepsynth.metrics.documents import DocumentScores, figures
 
 Row = dict[str, Any]
 
@@ -97,3 +101,23 @@ def keep_older(path: Path) -> Path:
         number += 1
     os.rename(path, older)
     return older
+
+
+def write_metrics(path: Path) -> None:
+    """Write and print the metrics of the documents whose text is known; Lightning logs nothing while predicting.
+
+    Raises:
+        UserError: when the file cannot be written.
+    """
+    scores = DocumentScores()
+    for row in rows_of(path):
+        scores.add([{**row, "document_id": row["id"], "page": 0}])
+    table = scores.table()
+    metrics = figures(table)
+    if metrics:
+        file = path.with_suffix(".metrics.json")
+        with explain_write_errors(file, "the metrics"), atomic_file(file) as temporary:
+            temporary.write_text(json.dumps({"documents": len(table), **metrics}, indent=2) + "\n", encoding="utf-8")
+        names = ["cer", "wer", "cer_median", "loop_rate", *(["cut_rate"] if metrics["cut_rate"] else [])]
+        shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in names)
+        rank_zero_info(f"predict: {len(table)} documents with a known text: {shown}; all metrics in {file.name}")

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_info
 
-from deepsynth.callbacks.prediction_files import PredictionFiles, PredictionFormat, check_formats
+from deepsynth.callbacks.prediction_files import PredictionFiles, PredictionFormat, check_formats, layout_of_row
 from deepsynth.callbacks.prediction_rows import (
     Row,
     by_document,
@@ -22,15 +22,17 @@ from deepsynth.callbacks.prediction_rows import (
     keep_older,
     round_robin,
     rows_of,
+    write_metrics,
 )
 from deepsynth.data.datamodule import TextImageDataModule
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_file, explain_write_errors
 from deepsynth.io.locks import FileLock
-from deepsynth.metrics.documents import DocumentScores, figures
 from deepsynth.modules import DeepSynthModule
 from deepsynth.types import Batch
 
+#: Names that a line about pages without boxes lists.
+_NAMES_SHOWN = 5
 #: Name of the file unless another is given.
 NAME = "predictions.jsonl"
 
@@ -60,7 +62,8 @@ class PredictionWriter(Callback):
         file: by default ``predictions.jsonl`` in the trainer's root folder.
         resume: continue the partial file of an interrupted run, if there is one; the data must be in the same order,
             and on several processes as many as before.
-        formats: also write a file for each document beside ``file``: ``txt``, ``md``; see :class:`PredictionFiles`.
+        formats: also write a file for each document beside ``file``: ``txt``, ``md``; and where predictions have boxes,
+            for each page: ``page`` (PAGE XML), ``alto``; see :class:`PredictionFiles`.
         token_logprobs: also write ``token_logprobs``: for each page, ``[text, log-probability]`` of its tokens.
 
     Raises:
@@ -90,6 +93,7 @@ class PredictionWriter(Callback):
         self._begun = 0.0
         self._pages = self._tokens = self._documents = self._earlier_pages = 0
         self._last_document: str | None = None
+        self._with_boxes = False
 
     def _path(self, trainer: Trainer) -> Path:
         return Path(self.file or Path(trainer.default_root_dir) / NAME)
@@ -108,7 +112,7 @@ class PredictionWriter(Callback):
         """
         self._begun = time.monotonic()
         self._pages = self._tokens = self._documents = self._earlier_pages = 0
-        self._last_document = None
+        self._last_document, self._with_boxes = None, False
         self._earlier_ids = iter(())
         partial = self._partial(trainer)
         with explain_write_errors(partial, "the predictions"):
@@ -126,6 +130,7 @@ class PredictionWriter(Callback):
                 self._earlier_ids = (row["id"] for row in rows_of(partial))
                 for row in rows_of(partial):
                     self._earlier_pages += 1
+                    self._with_boxes = self._with_boxes or layout_of_row(row) is not None
                     self._count_document(row)
             else:
                 kept = keep_older(partial)
@@ -179,9 +184,24 @@ class PredictionWriter(Callback):
         self._tokens += sum(row.get("tokens", 0) for row in outputs)
         for row in outputs:
             self._count_document(row)
+            self._check_boxes(row)
         bar = getattr(trainer, "progress_bar_callback", None)
         if isinstance(bar, TQDMProgressBar) and bar.is_enabled:
             bar.predict_progress_bar.set_postfix_str(self._progress(trainer, bar.predict_progress_bar) + self._speed())
+
+    def _check_boxes(self, row: Row) -> None:
+        """Refuse a layout where the first text shows that the model was not asked for boxes; a later one is counted."""
+        layouts = [name for name in self.formats if name in ("page", "alto")]
+        if not layouts or self._with_boxes or not row["prediction"].strip():
+            return
+        self._with_boxes = layout_of_row(row) is not None
+        if not self._with_boxes:
+            several = "boxes of several pages" if len(row.get("sizes") or ()) > 1 else "no boxes"
+            raise UserError(
+                f"document {row['document_id']!r}: the prediction has {several}, and the format {layouts[0]} needs "
+                "those of a page; ask for them with data.prompt='<image>\\n<|grounding|>Convert the document to "
+                "markdown.', or leave the format out"
+            )
 
     def _count_document(self, row: Row) -> None:
         self._documents += row["document_id"] != self._last_document
@@ -225,11 +245,15 @@ class PredictionWriter(Callback):
                     for pages in by_document(round_robin(partials)):
                         row = document_row(pages)
                         file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                        files.write(row["id"], [page["prediction"] for page in in_order(pages)])
+                        files.write(row["id"], in_order(pages))
                         count += 1
                 keep_older(path)
             beside = f" and as *{', *'.join(files.suffixes)} beside it" if files.suffixes else ""
+            beside += f", layouts in folders {' and '.join(files.layouts)}" if files.layouts else ""
             rank_zero_info(f"{count} predictions in {path}{beside} ({self._speed()})")
+            if files.without_boxes:
+                shown = ", ".join(files.without_boxes[:_NAMES_SHOWN])
+                rank_zero_info(f"{len(files.without_boxes)} pages have no boxes and no file of their layout: {shown}")
         trainer.strategy.barrier()  # no rank removes its rows before all of them are in the file
         self._partial(trainer).unlink()
         self._release()
@@ -255,23 +279,3 @@ class PredictionWriter(Callback):
     def _release(self) -> None:
         if self._lock is not None:
             self._lock.release()
-
-
-def write_metrics(path: Path) -> None:
-    """Write and print the metrics of the documents whose text is known; Lightning logs nothing while predicting.
-
-    Raises:
-        UserError: when the file cannot be written.
-    """
-    scores = DocumentScores()
-    for row in rows_of(path):
-        scores.add([{**row, "document_id": row["id"], "page": 0}])
-    table = scores.table()
-    metrics = figures(table)
-    if metrics:
-        file = path.with_suffix(".metrics.json")
-        with explain_write_errors(file, "the metrics"), atomic_file(file) as temporary:
-            temporary.write_text(json.dumps({"documents": len(table), **metrics}, indent=2) + "\n", encoding="utf-8")
-        names = ["cer", "wer", "cer_median", "loop_rate", *(["cut_rate"] if metrics["cut_rate"] else [])]
-        shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in names)
-        rank_zero_info(f"predict: {len(table)} documents with a known text: {shown}; all metrics in {file.name}")

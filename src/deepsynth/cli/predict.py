@@ -35,7 +35,8 @@ class PredictCLI(DeepSynthCLI):
             "--format",
             type=str,
             default="jsonl",
-            help="Formats with commas between: jsonl (always written), and a file for each document as txt or md.",
+            help="Formats with commas between: jsonl (always written), a file for each document as txt or md, and "
+            "where predictions have boxes, for each page as page (PAGE XML) or alto.",
         )
         parser.add_argument(
             "--token_logprobs",

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from deepsynth.data.formats.writing import write_alto, write_page_xml
+from deepsynth.data.formats.layout import LayoutPage
+from deepsynth.data.formats.writing import layout_of, write_alto, write_page_xml
 from deepsynth.data.pipeline import Pipeline
 from deepsynth.data.sources.base import Skip, tell
 from deepsynth.errors import UserError
@@ -192,7 +193,7 @@ def _write_layouts(
     documents: Iterable[Document],
     pipeline: Pipeline,
     folder: Path,
-    write: Callable[[Page, str, Path], None],
+    write: Callable[[LayoutPage, Path], None],
     skip: Skip | None,
 ) -> Iterator[str]:
     count = 0
@@ -205,7 +206,7 @@ def _write_layouts(
                 if path.exists():  # written behind its image
                     continue
                 _save(page.image, folder / f"{name}.png")
-                write(page, f"{name}.png", path)
+                write(layout_of(page, f"{name}.png"), path)
     yield f"{folder}: {count} pages"
 
 

@@ -229,6 +229,7 @@ def blank_rows(batch: Batch) -> list[Row]:
             "language": batch.languages[i],
             "source": batch.sources[i],
             "prompt": batch.prompt_texts[i],
+            "sizes": batch.sizes[i] if batch.sizes else (),
         }
         for i in range(len(batch))
     ]

@@ -23,7 +23,7 @@ class Region:
 
     Attributes:
         lines: its lines in reading order.
-        text: its text where it has no lines; a table's rows as lines, their cells apart by tabs.
+        text: its text where it has no lines; a table's rows as lines, their cells apart by tabs; "" for an image.
         box: of the region, where the file has one.
     """
 

@@ -64,6 +64,7 @@ class Collator:
             sources=[sample.source for sample in samples],
             prompt_texts=[sample.prompt for sample in samples],
             pixel_table=samples[0].pixel_table,
+            sizes=[sample.sizes for sample in samples],
         )
         return batch if get_worker_info() is None else in_shared_memory(batch)
 

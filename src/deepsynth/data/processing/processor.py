@@ -224,6 +224,7 @@ class OcrProcessor(Processor):
             language=document.language,
             source=document.source,
             pixel_table=table,
+            sizes=tuple(page.image.size for page in pages),
         )
 
 

@@ -26,7 +26,7 @@ class Block:
     Attributes:
         label: its type, such as ``title`` or ``table``, or a phrase that was looked for.
         boxes: left, top, right, bottom of each of its boxes.
-        text: what follows up to the next block.
+        text: what follows up to the next block that parses.
     """
 
     label: str
@@ -38,14 +38,16 @@ def parse_blocks(text: str) -> tuple[list[Block], list[str]]:
     """Return the blocks of a text in its order, and what of its markup does not parse."""
     blocks: list[Block] = []
     faults: list[str] = []
-    matches = list(_BLOCK.finditer(text))
-    for place, match in enumerate(matches):
-        end = matches[place + 1].start() if place + 1 < len(matches) else len(text)
+    sound: list[tuple[re.Match[str], tuple[Box, ...]]] = []
+    for match in _BLOCK.finditer(text):
         boxes = _parse_boxes(match["boxes"])
         if boxes is None:
             faults.append(match.group())
-            continue
-        blocks.append(Block(match["label"].strip(), boxes, text[match.end() : end].strip()))
+        else:
+            sound.append((match, boxes))
+    ends = [*(match.start() for match, _ in sound), len(text)][1:]
+    for (match, boxes), end in zip(sound, ends, strict=False):
+        blocks.append(Block(match["label"].strip(), boxes, _BLOCK.sub("", text[match.end() : end]).strip()))
     left = _BLOCK.sub("", text)
     faults += [found.group() for found in _MARKUP.finditer(left) if found.group() != "<|grounding|>"]
     return blocks, faults + unbalanced_tags(text)
