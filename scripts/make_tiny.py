@@ -2,7 +2,8 @@
 
     python scripts/make_tiny.py [FOLDER [PAGE_PX]]
 
-``scripts/pretrain_tiny.py`` trains the weights from scratch; the model card in the folder has its figures.
+``scripts/pretrain_tiny.py`` trains the weights from scratch; the model card in the folder has its figures. Weights that
+are in the folder stay; where their vocabulary is smaller, rows for the tokens that were appended are added to them.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from deepsynth.models.deepseek_ocr.configuration import DeepseekOcrConfig
 from deepsynth.models.deepseek_ocr.image_processing import DeepseekOcrImageProcessor
 from deepsynth.models.deepseek_ocr.processing import DeepseekOcrProcessor
+from deepsynth.models.markup import MARKUP_TOKENS
 
 FOLDER = Path(__file__).parents[1] / "src" / "deepsynth" / "models" / "builtin" / "tiny"
 SPECIAL = {"bos": "<｜begin▁of▁sentence｜>", "eos": "<｜end▁of▁sentence｜>", "pad": "<｜▁pad▁｜>", "image": "<image>"}
@@ -28,10 +32,14 @@ CHARACTERS = "\n" + "".join(map(chr, [*range(0x20, 0x7F), *range(0xA1, 0x100)]))
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer of single characters, with bytes for those that it does not have."""
+    """Return a tokenizer of single characters, with bytes for those that it does not have, and the family's markup.
+
+    The markup comes last: it was appended, and what was trained before has the same ids.
+    """
     pieces = [*SPECIAL.values(), *(f"<0x{byte:02X}>" for byte in range(256)), *CHARACTERS]
     tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, [], byte_fallback=True))
     tokenizer.add_special_tokens(list(SPECIAL.values()))
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in MARKUP_TOKENS])
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -91,6 +99,35 @@ def write_model(folder: Path, page_px: int = PAGE_PX, patch_px: int = PATCH_PX, 
     config = make_config(tokenizer, page_px, patch_px, **sizes)
     config.architectures = ["DeepseekOcrForConditionalGeneration"]
     config.save_pretrained(folder)
+    if (folder / "model.safetensors").is_file():
+        append_rows(folder / "model.safetensors", tokenizer)
+
+
+def append_rows(file: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Give weights a row in the embedding and in the head for each token that they lack.
+
+    A new row of the embedding is the mean of those of its characters; one of the head is the mean of all characters',
+    which is never the most likely one. A little noise keeps them apart.
+    """
+    weights = load_file(file)
+    head, embedding = weights["lm_head.weight"], weights["model.language_model.embed_tokens.weight"]
+    old, draw = len(head), torch.Generator().manual_seed(0)
+    new_tokens = tokenizer.convert_ids_to_tokens(list(range(old, len(tokenizer))))
+    if not new_tokens:
+        return
+
+    def noise(rows: torch.Tensor) -> torch.Tensor:
+        return 0.3 * rows.std() * torch.randn(rows.shape[1], generator=draw)
+
+    known = tokenizer.convert_tokens_to_ids(list(CHARACTERS))
+    for token in new_tokens:
+        parts = tokenizer.convert_tokens_to_ids(list(token))
+        row = embedding[parts].float().mean(0) + noise(embedding.float())
+        embedding = torch.cat([embedding, row[None].to(embedding.dtype)])
+        row = head[known].float().mean(0) + noise(head[known].float())
+        head = torch.cat([head, row[None].to(head.dtype)])
+    weights |= {"lm_head.weight": head, "model.language_model.embed_tokens.weight": embedding}
+    save_file(weights, file, metadata={"format": "pt"})
 
 
 if __name__ == "__main__":

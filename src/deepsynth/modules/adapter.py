@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from deepsynth._version import __version__
@@ -19,6 +19,7 @@ from deepsynth.distributed.sharding import is_sharded, scatter_after_evaluation,
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_folder
 from deepsynth.models.lora_init import plain_lora
+from deepsynth.models.markup import MARKUP_TOKENS
 from deepsynth.modules.settings import ADAPTER_SHAPE, check_foreign_settings, stored_settings
 
 
@@ -30,6 +31,36 @@ def adapter_state(module: nn.Module) -> dict[str, torch.Tensor]:
     if is_sharded(module):
         scatter_after_evaluation(module)  # what validation gathered is a copy, in the dtype that is computed in
     return whole_on_rank_zero({name: p.detach() for name, p in module.named_parameters() if p.requires_grad})
+
+
+def append_markup_rows(module: nn.Module, checkpoint: dict[str, Any]) -> None:
+    """Give a checkpoint the rows of markup tokens that were appended to the model's vocabulary since it was written.
+
+    Its embedding and head get the model's own rows, the optimizer's averages zeros; everything else stays.
+
+    Args:
+        module: with the model.
+        checkpoint: Lightning's, changed in place.
+    """
+    state = checkpoint["state_dict"]
+    grown: dict[tuple[int, ...], int] = {}
+    for name, own in module.named_parameters():
+        old = state.get(name)
+        if old is None or not name.endswith((".embed_tokens.weight", "lm_head.weight")):
+            continue
+        missing = len(own) - len(old)
+        if old.shape[1:] == own.shape[1:] and 0 < missing <= len(MARKUP_TOKENS):
+            state[name] = torch.cat([old, own.detach()[len(old) :].to(old)])
+            grown[tuple(old.shape)] = missing
+    for optimizer in checkpoint.get("optimizer_states", []):
+        for averages in optimizer.get("state", {}).values():
+            for name, value in averages.items():
+                if isinstance(value, torch.Tensor) and (missing := grown.get(tuple(value.shape), 0)):
+                    averages[name] = torch.cat([value, value.new_zeros(missing, *value.shape[1:])])
+    if grown:
+        rank_zero_info(
+            f"the checkpoint is older than {max(grown.values())} markup tokens of the model, whose own rows stay"
+        )
 
 
 def check_adapter_keys(module: nn.Module, state: dict[str, torch.Tensor]) -> None:

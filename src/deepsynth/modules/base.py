@@ -283,6 +283,7 @@ class DeepSynthModule(ModelModule):
         if own is None:
             raise UserError("the checkpoint was not written by DeepSynth: it has no 'deepsynth' entry")
         self.configure_model()
+        append_markup_rows(self, checkpoint)
         check_adapter_keys(self, checkpoint["state_dict"])
         self.lora_start = restore_start(self.model, self.lora_start, own.get("lora_start", {}))
         self.prompt_record.load(own)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rapidfuzz.distance import Levenshtein
@@ -16,6 +18,7 @@ from deepsynth.data.pipeline import Pipeline
 from deepsynth.data.text.cleaning import TextCleaning
 from deepsynth.generation import generate
 from deepsynth.models import register
+from deepsynth.models.markup import MARKUP_TOKENS, text_codec
 from deepsynth.models.registry import resolve_model_name
 from deepsynth.types import Document
 
@@ -82,3 +85,39 @@ def test_reads_letters_and_does_not_guess_words(model: Any) -> None:
 def test_a_blank_page_gives_no_text(model: Any) -> None:
     ((_, prediction),) = read(model, ["."], max_new_tokens=20)
     assert len(prediction) <= 3
+
+
+def test_markup_is_appended_to_the_vocabulary() -> None:
+    tokenizer = OcrProcessor(NAME).hf_processor.tokenizer
+    assert tokenizer.convert_tokens_to_ids(list(MARKUP_TOKENS)) == list(range(463, 472))
+    assert (
+        len(tokenizer)
+        == json.loads((Path(resolve_model_name(NAME)) / "config.json").read_text())["text_config"]["vocab_size"]
+    )
+    codec = text_codec(tokenizer)
+    target = "<table><tr><td>a</td></tr></table>"
+    ids = codec.encode(target)
+    assert [i for i in ids if i >= 463] == [470, 468, 469, 471]
+    assert codec.decode(ids) == target
+    text = "<table> is text"
+    assert max(codec.encode(text)) < 463
+
+
+def test_an_adapter_of_before_gives_the_same_logits(model: Any) -> None:
+    """``fixtures/tiny_adapter`` was written by the revision before the markup tokens, with the logits of a page."""
+    from peft import PeftModel
+
+    folder = Path(__file__).parents[2] / "fixtures" / "tiny_adapter"
+    processor = OcrProcessor(NAME)
+    renderer = TextRenderer(page_width_px=256, page_height_px=256, margin_px=10, font_size_px=12.0)
+    pipeline = Pipeline(renderer, None, processor, text=TextCleaning(line_breaks="source"))
+    sample = pipeline.sample(Document(id="a", text="No ship came that night."), 0, 0)
+    assert sample is not None
+    adapted = PeftModel.from_pretrained(copy.deepcopy(model), str(folder)).eval()
+    with torch.no_grad():
+        logits = adapted(**Collator(processor.pad_token_id)([sample]).inputs, use_cache=False).logits[0, -8:]
+    expected = torch.from_numpy(np.load(folder / "logits.npy"))
+    torch.testing.assert_close(logits[:, : expected.shape[1]], expected, rtol=1e-4, atol=1e-3)
+    assert logits[:, expected.shape[1] :].max() < expected.max(1).values.min(), (
+        "an appended token is never the likeliest"
+    )
