@@ -36,7 +36,7 @@ def adapter_state(module: nn.Module) -> dict[str, torch.Tensor]:
 def append_markup_rows(module: nn.Module, checkpoint: dict[str, Any]) -> None:
     """Give a checkpoint the rows of markup tokens that were appended to the model's vocabulary since it was written.
 
-    Its embedding and head get the model's own rows, the optimizer's averages zeros; everything else stays.
+    Its embedding and head get the model's own rows, gradients and the optimizer's averages zeros; the rest stays.
 
     Args:
         module: with the model.
@@ -52,11 +52,11 @@ def append_markup_rows(module: nn.Module, checkpoint: dict[str, Any]) -> None:
         if old.shape[1:] == own.shape[1:] and 0 < missing <= len(MARKUP_TOKENS):
             state[name] = torch.cat([old, own.detach()[len(old) :].to(old)])
             grown[tuple(old.shape)] = missing
-    for optimizer in checkpoint.get("optimizer_states", []):
-        for averages in optimizer.get("state", {}).values():
-            for name, value in averages.items():
-                if isinstance(value, torch.Tensor) and (missing := grown.get(tuple(value.shape), 0)):
-                    averages[name] = torch.cat([value, value.new_zeros(missing, *value.shape[1:])])
+    states = [averages for found in checkpoint.get("optimizer_states", []) for averages in found["state"].values()]
+    for tensors in (*states, checkpoint["deepsynth"].get("partial_gradients", {})):
+        for name, value in tensors.items():
+            if isinstance(value, torch.Tensor) and (missing := grown.get(tuple(value.shape), 0)):
+                tensors[name] = torch.cat([value, value.new_zeros(missing, *value.shape[1:])])
     if grown:
         rank_zero_info(
             f"the checkpoint is older than {max(grown.values())} markup tokens of the model, whose own rows stay"

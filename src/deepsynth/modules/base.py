@@ -20,7 +20,7 @@ from deepsynth.models.engine.finite_check import FiniteCheck, check_state
 from deepsynth.models.engine.training_forward import TrainingForward
 from deepsynth.models.lora import untrained_adapters
 from deepsynth.models.lora_init import restore_start
-from deepsynth.modules.adapter import PromptRecord, adapter_state, check_adapter_keys, write_adapter
+from deepsynth.modules.adapter import PromptRecord, adapter_state, append_markup_rows, check_adapter_keys, write_adapter
 from deepsynth.modules.checkpoint_io import write_atomically
 from deepsynth.modules.evaluation import Evaluator
 from deepsynth.modules.model_module import ModelModule
