@@ -1,71 +1,76 @@
-"""All callbacks in a real run of two processes."""
+"""What several processes exchange."""
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch import nn
 
-SCRIPT = """
-import sys
-from pathlib import Path
-import torch
-from lightning.pytorch.loggers import CSVLogger
-from deepsynth.callbacks import AdapterCheckpoint, PredictionWriter, SampleGallery, TextMetrics, Throughput, VramMonitor
-from tests.helpers.training import make_data, make_module, make_trainer
-
-folder = Path(sys.argv[1])
-data = make_data(folder / "docs.jsonl", batch_size=1, val_fraction=0.5)
-callbacks = [
-    VramMonitor(), Throughput(1, peak_tflops=1.0), TextMetrics(["none"], resamples=9), SampleGallery(2),
-    AdapterCheckpoint(), PredictionWriter(),
-]
-trainer = make_trainer(
-    folder, callbacks=callbacks, logger=CSVLogger(folder, name="", version=""), devices=2, strategy="ddp",
-    max_steps=1, accumulate_grad_batches=2, log_every_n_steps=1, num_sanity_val_steps=1,
+from deepsynth.distributed.ranks import (
+    check_placement,
+    frozen_parameter_names,
+    gather_parts,
+    gather_rows,
+    is_lost_connection,
+    rank,
+    rank_prefix,
+    seed_as_rank_zero,
+    world_size,
 )
-module = make_module(max_new_tokens=3)
-trainer.fit(module, data)
-trainer.validate(module, data, verbose=False)
-progress = trainer.fit_loop.epoch_loop.batch_progress
-progress.current.ready, progress.is_last_batch = 1, False  # as in the middle of an accumulation
-for parameter in module.parameters():
-    if parameter.requires_grad:
-        parameter.grad = torch.full_like(parameter, float(trainer.global_rank))
-trainer.save_checkpoint(folder / "last.ckpt")
-if trainer.is_global_zero:
-    (folder / "val_cer").write_text(str(float(trainer.callback_metrics["val/cer"])))
-trainer.predict(module, data)
-"""
+from deepsynth.errors import UserError
+from tests.helpers.ranks import in_ranks
 
 
-@pytest.mark.slow
-def test_two_ranks(tmp_path: Path, jsonl: Path) -> None:
-    script = tmp_path / "two_ranks.py"
-    script.write_text(SCRIPT)
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=540
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    with (tmp_path / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    newest = {name: value for row in rows for name, value in row.items() if value}
-    assert float(newest["ram/peak_gib"]) == max(float(newest[f"ram/rank{rank}/peak_gib"]) for rank in (0, 1))
-    assert float(newest["train/mfu"]) > 0
-    assert float(newest["val/cer/none"]) == pytest.approx(float((tmp_path / "val_cer").read_text()), abs=1e-6)
-    assert "RAM of rank 1: peak" in done.stderr
-    assert "2 samples, the same in every validation" in (tmp_path / "gallery.html").read_text()
-    read = [json.loads(line)["id"] for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
-    assert read == [f"d{i}" for i in range(8)]
-    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["deepsynth"]["partial_gradients"]
-    assert len(saved) > 0
-    assert all((gradient == 0.5).all() for gradient in saved.values())  # what the step would have seen
-    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+def exchanged() -> dict[str, Any]:
+    """Deal seven rows out in turn, as the sampler does, and take them back."""
+    own = [{"id": number} for number in range(7)][rank() :: world_size()]
+    torch.manual_seed(rank())
+    seed_as_rank_zero()
+    lost = [
+        is_lost_connection(error)
+        for error in (RuntimeError("x: Connection closed by peer"), RuntimeError("shape"), OSError("Broken pipe"))
+    ]
+    parts = gather_parts([number for row in own for number in row.values()])
+    return {"rank": dist.get_rank(), "prefix": rank_prefix(), "parts": parts, "lost": lost,
+            "rows": [row["id"] for row in gather_rows(own)], "seed": torch.initial_seed()}  # fmt: skip
+
+
+def test_rows_come_back_in_the_order_of_the_data(tmp_path: Path) -> None:
+    for number, found in enumerate(in_ranks(exchanged, 3, tmp_path)):
+        assert found == {
+            "rank": number,
+            "prefix": f"rank {number}: ",
+            "parts": [[0, 3, 6], [1, 4], [2, 5]],
+            "lost": [True, False, False],
+            "rows": list(range(7)),
+            "seed": 0,
+        }
+
+
+def test_one_process_is_alone() -> None:
+    rows = [{"id": 1}, {"id": 2}]
+    assert (rank(), world_size(), rank_prefix()) == (0, 1, "")
+    assert gather_rows(rows) == rows
+    assert gather_parts(rows) == [rows]
+    assert not is_lost_connection(RuntimeError("Connection closed by peer"))
+    torch.manual_seed(5)
+    seed_as_rank_zero()
+    assert torch.initial_seed() == 5
+
+
+def test_what_is_not_trained_stays_out_of_the_buckets() -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    module[0].weight.requires_grad_(False)
+    buffers = ["1.running_mean", "1.running_var", "1.num_batches_tracked"]
+    assert frozen_parameter_names(module) == ["0.weight", *buffers]
+
+
+def test_a_model_in_parts_is_refused() -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta"))
+    check_placement(module, torch.device("cpu"))  # what is on no device is no part elsewhere
+    with pytest.raises(UserError, match=r"^0.weight lies on cpu, but this process trains on cuda:1: "):
+        check_placement(module, torch.device("cuda:1"))

@@ -325,6 +325,27 @@ def test_weights_that_are_not_finite_are_refused(value: float, base: Path, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_weights_that_overflow_when_they_are_merged_are_refused(base: Path, tmp_path: Path) -> None:
+    adapter = _adapter(str(base), tmp_path / "adapter", "attention")
+    file = adapter / "adapter_model.safetensors"
+    save_file({name: tensor.fill_(1e30) for name, tensor in load_file(file).items()}, file)
+    with pytest.raises(UserError, match=r"adapter cannot be merged in float32: "):
+        export_model(adapter, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tensor_of_a_module_that_the_configuration_does_not_name_is_refused(base: Path, tmp_path: Path) -> None:
+    adapter = _adapter(str(base), tmp_path / "adapter", "attention")
+    changed_config(adapter, target_modules=["q_proj", "k_proj", "v_proj"])
+    with pytest.raises(UserError, match=r"target_modules is .*; it must be what .*layers.0.self_attn.o_proj"):
+        export_model(adapter, output=tmp_path / "out")
+    file = adapter / "adapter_model.safetensors"
+    tensors = load_file(file)
+    save_file({n: t for n, t in tensors.items() if "o_proj" not in n or "layers.1." in n}, file)
+    with pytest.raises(UserError, match=r"target_modules is .* such as [a-z_.]*layers.1.self_attn.o_proj"):
+        export_model(adapter, output=tmp_path / "out")
+
+
 def test_a_full_disk_is_one_line_and_leaves_no_folder(base: Path, tmp_path: Path) -> None:
     adapter = _adapter(str(base), tmp_path / "adapter", "attention")
     with disk_with(100_000), pytest.raises(UserError, match=r"out: the weights cannot be written \(.*; make room"):

@@ -192,6 +192,12 @@ def test_the_size_of_a_webp_is_read_from_its_header(options: dict[str, Any]) -> 
     assert to_rgb(open_image(content.getvalue(), 60_000)).size == (300, 200)
 
 
+@pytest.mark.parametrize("length", [12, 15, 20, 29])
+def test_a_webp_that_is_cut_in_its_header_is_no_image(length: int) -> None:
+    with pytest.raises(UserError, match=r"^image: (no image|cannot be decoded)"):
+        open_image(tiny_webp(300, 200)[:length])
+
+
 def test_every_page_of_a_file_has_the_limit(tmp_path: Path) -> None:
     path = tmp_path / "pages.tif"
     Image.new("1", (8, 8)).save(path, save_all=True, append_images=[Image.new("1", (300, 200)), Image.new("1", (1, 1))])

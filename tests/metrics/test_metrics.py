@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from deepsynth.metrics.corpus import (
 )
 from deepsynth.metrics.normalization import NORMALIZATION_PROFILES, normalize, tokens, words
 from deepsynth.metrics.scores import SCORE_COLUMNS, ends_in_loop, score_table
+from tests.helpers.ranks import in_ranks
 
 MULTI = Path(__file__).parents[1] / ".." / ".." / "shared" / "data" / "multi"
 
@@ -207,56 +207,24 @@ def test_reset_and_lengths() -> None:
         metrics.update(["a", "b"], ["a"])
 
 
-Pairs = list[tuple[str, str]]
+PAIRS = [("abd", "abc"), ("x y", "x y z w"), ("the same text", "the same text")]
 
 
-def _rank(rank: int, store: str, cases: list[list[Pairs]], results: Any) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    figures = []
-    for shares in cases:
+def figures_of_shares() -> list[dict[str, float]]:
+    """Return the figures of this rank when it has one or two of three documents, and when it has all or none."""
+    first = torch.distributed.get_rank() == 0
+    found = []
+    for share in (PAIRS[:1] if first else PAIRS[1:], PAIRS if first else []):
         metrics = CorpusMetrics()
-        for prediction, target in shares[rank]:
+        for prediction, target in share:
             metrics.update([prediction], [target])
-        figures.append({name: value.item() for name, value in metrics.compute().items()})
-    results.put(figures)
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+        found.append({name: value.item() for name, value in metrics.compute().items()})
+    return found
 
 
-@pytest.mark.parametrize("share", [1, 3])
-def test_figures_are_those_of_both_shares(share: int) -> None:
-    pairs = [("abd", "abc"), ("x y", "x y z w"), ("the same text", "the same text")]
-    other = CorpusMetrics()
-    if share < len(pairs):
-        other.update(*zip(*pairs[share:], strict=True))
-    rows = other.rows[0] if other.rows else torch.tensor([])  # as torchmetrics sends it for no rows
-
-    def gathered(state: torch.Tensor, group: Any) -> list[torch.Tensor]:
-        return [state, rows]
-
-    metrics = CorpusMetrics(dist_sync_fn=gathered, distributed_available_fn=lambda: True)
-    for prediction, target in pairs[:share]:
-        metrics.update([prediction], [target])
-    result = {name: value.item() for name, value in metrics.compute().items()}
-    assert result == measured(*map(list, zip(*pairs, strict=True)))
-
-
-@pytest.mark.slow
 def test_figures_are_those_of_all_processes(tmp_path: Path) -> None:
-    pairs = [("abd", "abc"), ("x y", "x y z w"), ("the same text", "the same text")]
-    cases: list[list[Pairs]] = [[pairs[:1], pairs[1:]], [pairs, []]]  # the second: a process without a document
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    arguments = (str(tmp_path / "store"), cases, results)
-    processes = [context.Process(target=_rank, args=(rank, *arguments), daemon=True) for rank in range(2)]
-    for process in processes:
-        process.start()
-    got = [results.get(timeout=120) for _ in processes]
-    for process in processes:
-        process.join(timeout=60)
-    expected = measured(*map(list, zip(*pairs, strict=True)))
-    assert got == [[expected, expected], [expected, expected]]
+    expected = measured(*map(list, zip(*PAIRS, strict=True)))
+    assert in_ranks(figures_of_shares, 2, tmp_path) == [[expected, expected], [expected, expected]]
 
 
 def test_words_of_many_scripts() -> None:

@@ -51,6 +51,14 @@ def test_counts_of_the_modes() -> None:
     assert second == {"small": 145, "base": 257, "gundam": 257 + 6 * 144}
 
 
+def test_the_longest_side_that_loses_nothing() -> None:
+    first, second = MODES["deepseek_ocr"], MODES["deepseek_ocr2"]
+    assert {name: layout.longest_side for name, layout in first.items()} == {
+        "tiny": 512, "small": 640, "base": 1024, "large": 1280, "gundam": 1920,  # three tiles of 640
+    }  # fmt: skip
+    assert second["gundam"].longest_side == 1536  # two of 768, as three times three would be nine
+
+
 @given(SIDE, SIDE)
 def test_tiled_images_stay_within_their_limits(width: int, height: int) -> None:
     """Two to nine tiles when a side exceeds 640, none otherwise."""
