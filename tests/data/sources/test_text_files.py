@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from jsonargparse import ArgumentParser
+from PIL import Image
 
 from deepsynth.data.sources import row_files
 from deepsynth.data.sources.base import Source, has_printable, text_id
@@ -322,3 +323,19 @@ def test_messages_call_a_source_by_its_class_and_what_it_reads(tmp_path: Path) -
     path = tmp_path / "docs.jsonl"
     assert str(JsonlSource(path)) == f"JsonlSource {path}"
     assert str(PythonDocsSource()) == "PythonDocsSource"
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_rows_may_not_name_images_outside_their_folder(kind: str, tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "secret.png")
+    file = tmp_path / "rows" / f"rows.{kind}"
+    file.parent.mkdir()
+    row = {"image": "../secret.png", "text": "a"}
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist([row]), file)
+    else:
+        file.write_text(json.dumps(row) + "\n" if kind == "jsonl" else "image,text\n../secret.png,a\n")
+    source: Any = {"jsonl": JsonlSource, "csv": CsvSource, "parquet": ParquetSource}[kind]
+    assert "secret.png lies outside" in error_of(source(file))
+    (document,) = source(file, outside_paths=True)
+    assert document.image.samefile(tmp_path / "secret.png")

@@ -28,3 +28,13 @@ def test_cells_of_a_markdown_table_keep_to_the_side_that_its_colons_name():
     (table,) = markdown_blocks("|a|b|c|d|\n|-|:-|:-:|-:|\n|1|2|3|4|\n")
     for row in table.rows:
         assert [cell.align for cell in row] == [None, "left", "center", "right"]
+
+
+def test_headings_are_bold_and_smaller_from_level_to_level():
+    blocks = markdown_blocks("".join(f"{'#' * level} heading\n\n" for level in range(1, 7)) + "text\n")
+    styles = [block.runs[0][1] for block in blocks]
+    sizes = [style.scale for style in styles]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > sizes[1] > sizes[2] > sizes[3] > sizes[-1] == 1.0
+    assert sizes[0] < 2
+    assert [style.bold for style in styles] == [True] * 6 + [False]

@@ -22,7 +22,7 @@ from deepsynth.data.formats.pdf import OPEN_DOCUMENTS, PAGES_UNTIL_REOPENED
 from deepsynth.data.pipeline import Pipeline
 from deepsynth.data.processing.processor import OcrProcessor
 from deepsynth.data.rendering.renderer import TextRenderer
-from deepsynth.data.scans import count_scan_pages, load_scan_pages
+from deepsynth.data.scans import count_scan_pages, load_image, load_scan_pages
 from deepsynth.data.sources import rows
 from deepsynth.data.sources.documents.source import DocumentSource, ImageSource
 from deepsynth.errors import UserError
@@ -201,6 +201,7 @@ def test_pages_are_rasterized_one_by_one_and_few_files_are_open(
 def test_samples_of_a_pdf(tmp_path: Path) -> None:
     write_pdf(tmp_path / "a.pdf", "one", "two")
     (document,) = DocumentSource(tmp_path, embedded_text=True)
+    assert max(load_image(document).size) == max(load_scan_pages(document, 1, 8)[0].image.size) == 1024
     pipeline = Pipeline(TextRenderer(**PAGE), None, OcrProcessor("deepsynth/tiny-random"))
     samples = [pipeline.sample(document, number, 0) for number in range(pipeline.count_pages(document))]
     assert [(s.id, s.document_id, s.page, s.target) for s in samples if s is not None] == [
