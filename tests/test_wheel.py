@@ -90,5 +90,5 @@ def test_the_list_is_that_of_the_package(environment: Path, tmp_path: Path) -> N
 
 def test_a_source_beside_the_run_is_found(environment: Path, tmp_path: Path) -> None:
     (tmp_path / "my_sources.py").write_text(SOURCE)
-    args = ["--config", "quickstart", "--data.source=my_sources.MySource", "--num", "2", "--out", "pages"]
+    args = ["--config", "quickstart", "--data.source=my_sources.MySource", "--num", "2", "--output", "pages"]
     assert "2 pages" in run(environment, tmp_path, "deepsynth", "render", *args)

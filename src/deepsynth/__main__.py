@@ -10,24 +10,9 @@ from collections.abc import Sequence
 
 from deepsynth._version import __version__
 from deepsynth.cli.config_files import list_configs, with_config_files
+from deepsynth.cli.help.subcommands import SUBCOMMANDS
 from deepsynth.errors import UserError
 from deepsynth.io.text import shortened, visible
-
-#: Every subcommand with what it does; a test compares it with what the parsers really have.
-SUBCOMMANDS: dict[str, str] = {
-    "fit": "fine-tune a model",
-    "validate": "loss and metrics on the validation documents",
-    "test": "loss and metrics on the test documents",
-    "predict": "generate a text for every document of the source and write predictions.jsonl",
-    "render": "write the pages that training would see, to check them first",
-    "data": "look at the data, or write it in other formats: data check, data convert",
-    "export": "merge an adapter into its model and verify the result",
-    "benchmark": "measure speed: benchmark data, benchmark train, benchmark generate",
-    "compare": "measure backends side by side on the same work and write a report",
-    "evaluate": "compare predictions with their targets, or two systems; evaluate olmocr, evaluate omnidocbench",
-    "hub": "Hugging Face Hub: hub resume, hub pull, hub push-data",
-    "configs": "list the configurations that come with DeepSynth, for --config NAME",
-}
 
 
 def overview() -> str:
@@ -37,7 +22,8 @@ def overview() -> str:
     return (
         f"deepsynth {__version__}: render text as pages and fine-tune vision-language OCR models on them\n\n"
         f"usage: deepsynth SUBCOMMAND [--config NAME|FILE ...] [--KEY=VALUE ...]\n\n{rows}\n\n"
-        "  deepsynth SUBCOMMAND --help    show the options of a subcommand\n"
+        "  deepsynth quickstart           start here: no GPU, no download\n"
+        "  deepsynth SUBCOMMAND --help    show the options of a subcommand, with an example\n"
         "  --debug                        show the traceback of an error, with any subcommand\n"
         "  --version                      print the version\n"
     )

@@ -295,8 +295,8 @@ def test_resuming_needs_the_folder(config: str, capsys: pytest.CaptureFixture[st
     ("args", "code", "parts"),
     [
         (["--data.batch_size=0"], 1, ["data.batch_size is 0"]),
-        (["--data.bach_size=1"], 2, ["bach_size", "did you mean batch_size"]),
-        (["--model.lora.rnk=3"], 2, ["rnk", "did you mean rank"]),  # an option of a base class
+        (["--data.bach_size=1"], 2, ["bach_size", "did you mean --data.batch_size=1?"]),
+        (["--model.lora.rnk=3"], 2, ["rnk", "did you mean --model.lora.rank=3?"]),  # an option of a base class
         (["--model.optimizer.lr=-1"], 1, ["model.optimizer", "Invalid learning rate: -1"]),
         (["--model.lora.rank=x"], 2, ["model.lora.rank", "x"]),
         (["--model=PefModule"], 2, ["PefModule", "did you mean PeftModule"]),
@@ -533,14 +533,14 @@ def test_a_config_with_a_name_that_no_file_can_have_is_one_line(capsys: pytest.C
 
 def test_an_unknown_subcommand_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train"]) == 2
-    assert "unknown subcommand 'train'; choose from fit" in one_line_of(capsys)
+    assert "unknown subcommand 'train'; choose from quickstart, fit" in one_line_of(capsys)
 
 
 def test_the_table_of_subcommands_is_the_real_one() -> None:
     from deepsynth.cli.commands import COMMANDS
     from deepsynth.cli.trainer import DeepSynthCLI
 
-    assert set(SUBCOMMANDS) == set(DeepSynthCLI.subcommands()) | set(COMMANDS) | {"configs", "data"}
+    assert set(SUBCOMMANDS) == set(DeepSynthCLI.subcommands()) | set(COMMANDS) | {"configs", "data", "quickstart"}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")

@@ -104,8 +104,8 @@ def test_the_list_has_every_configuration(capsys: pytest.CaptureFixture[str]) ->
     lines = capsys.readouterr().out.splitlines()
     names = [line.split()[0] for line in lines if line.startswith("  ")]
     assert sorted(names) == sorted(f.relative_to(CONFIGS).with_suffix("").as_posix() for f in CONFIGS.rglob("*.yaml"))
-    assert names[0] == "quickstart"
-    assert "Teach the built-in model" in lines[0]
+    assert names[:2] == ["finetune", "quickstart"]
+    assert "Teach the built-in model" in lines[1]
     assert str(CONFIGS) in lines[-2]
 
 

@@ -4,6 +4,7 @@ from deepsynth.callbacks.adapter_checkpoint import AdapterCheckpoint
 from deepsynth.callbacks.hub_checkpoint import HubCheckpoint
 from deepsynth.callbacks.prediction_writer import PredictionWriter
 from deepsynth.callbacks.process_guard import ProcessGuard
+from deepsynth.callbacks.run_plan import FinalValidation, RunPlan
 from deepsynth.callbacks.sample_gallery import SampleGallery
 from deepsynth.callbacks.text_metrics import TextMetrics
 from deepsynth.callbacks.throughput import Throughput
@@ -11,9 +12,11 @@ from deepsynth.callbacks.vram_monitor import VramMonitor
 
 __all__ = [
     "AdapterCheckpoint",
+    "FinalValidation",
     "HubCheckpoint",
     "PredictionWriter",
     "ProcessGuard",
+    "RunPlan",
     "SampleGallery",
     "TextMetrics",
     "Throughput",

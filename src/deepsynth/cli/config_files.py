@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from deepsynth.cli.help.subcommands import examples
 from deepsynth.errors import UserError
 
 #: Options whose values are configurations.
@@ -120,7 +121,8 @@ def list_configs(args: Sequence[str]) -> int:
         sys.stderr.write(f"deepsynth: deepsynth configs takes no arguments; found {' '.join(args)}\n")
         return 2
     if args:
-        sys.stdout.write("usage: deepsynth configs\n\nList the configurations that come with DeepSynth.\n")
+        sys.stdout.write("usage: deepsynth configs\n\nList the configurations that come with DeepSynth.\n\n")
+        sys.stdout.write(examples("configs"))
         return 0
     names = config_names()
     width = max(map(len, names))

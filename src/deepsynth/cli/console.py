@@ -5,9 +5,16 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from tqdm import tqdm
 
 from deepsynth.errors import UserError
@@ -35,12 +42,23 @@ NOISE_WITHOUT_TRAINING = (
         r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
     ),
 )
-#: Lines of Lightning's log that advertise, or repeat what the next line says.
+#: Lines of the libraries' logs that advertise, repeat what the next line says, or name a choice of this package, each
+#: with the module that writes it.
 KNOWN_CHATTER = (
     ("lightning.pytorch.trainer.connectors.callback_connector", "Tip: For seamless cloud uploads"),
     ("lightning.pytorch.trainer.connectors.logger_connector.logger_connector", "Tip: For seamless cloud logging"),
     ("lightning.pytorch.trainer.setup", "TPU available: False"),
     ("lightning.pytorch.trainer.connectors.checkpoint_connector", "Restoring states from the checkpoint path"),
+    ("lightning.fabric.accelerators.cuda", "that has Tensor Cores. To properly"),  # products of float32 stay exact
+    ("bitsandbytes.backends.cpu.ops", "Failed to load CPU gemm_4bit_forward from kernels-community"),  # an option
+    ("transformers.tokenization_utils_base", "Token indices sequence length is longer than"),  # data.max_tokens checks
+)
+#: The loggers that these lines go through.
+_CHATTY_LOGGERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.rank_zero",
+    "bitsandbytes.backends.cpu.ops",
+    "transformers.tokenization_utils_base",
 )
 
 
@@ -73,8 +91,9 @@ def prepare(*, trains: bool) -> None:
             logger.removeHandler(handler)
         if own:
             logger.addHandler(LineHandler())
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+    for name in _CHATTY_LOGGERS:
         logging.getLogger(name).addFilter(_is_news)
+    warnings.formatwarning = _format_warning
     for _, message in (*KNOWN_NOISE, *(() if trains else NOISE_WITHOUT_TRAINING)):
         warnings.filterwarnings("ignore", message=message)
 
@@ -82,6 +101,102 @@ def prepare(*, trains: bool) -> None:
 def _is_news(record: logging.LogRecord) -> bool:
     message = record.getMessage()
     return not any(text in message for _, text in KNOWN_CHATTER)
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Return a warning as one line; those of other libraries keep the place that they come from."""
+    text = visible(" ".join(str(message).split()))
+    ours = category is UserWarning and ("/deepsynth/" in filename or "/lightning/" in filename)
+    return f"warning: {text}\n" if ours else f"{filename}:{lineno}: {category.__name__}: {text}\n"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Show warnings and errors alone within the block."""
+    loggers = [logging.getLogger(name) for name in ("deepsynth", "lightning", "lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+#: Loggers of Lightning that need a package of their own, with its name for Python and for pip.
+_LOGGER_PACKAGES = {
+    "WandbLogger": ("wandb", "wandb"),
+    "MLFlowLogger": ("mlflow", "mlflow"),
+    "CometLogger": ("comet_ml", "comet-ml"),
+    "NeptuneLogger": ("neptune", "neptune"),
+    "LitLogger": ("litlogger", "litlogger"),
+}
+
+
+def check_loggers(loggers: Any) -> None:
+    """Refuse a logger whose package is missing, before the parser does without naming it.
+
+    Args:
+        loggers: ``trainer.logger`` of the parsed configuration.
+
+    Raises:
+        UserError: with the package.
+    """
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        path = getattr(logger, "class_path", "")
+        module, package = _LOGGER_PACKAGES.get(str(path).rpartition(".")[2], ("", ""))
+        if module and find_spec(module) is None:
+            raise UserError(
+                f"trainer.logger is {path.rpartition('.')[2]}, which needs {package}: pip install {package}"
+            )
+
+
+def check_weights(model: Any, subcommand: str | None, checkpoint: str | None) -> None:
+    """Say when the weights are random, or when a prediction is the untuned model's.
+
+    Args:
+        model: the module, nothing loaded yet.
+        subcommand: of the Trainer.
+        checkpoint: ``--ckpt_path``.
+    """
+    untuned = subcommand == "predict" and not checkpoint and model.adapter is None
+    if untuned:
+        rank_zero_info(f"predicting with {model.model_name} as it comes: no --ckpt_path names a tuned one")
+    if model.adapter is None and (model.weights == "random" or model.model_name == "deepsynth/tiny-random"):
+        rank_zero_warn(
+            f"{model.model_name} has random weights, which is for tests: choose a model with --model.model_name"
+            + (", or an adapter with --ckpt_path" if untuned else "")
+        )
+
+
+def results(trainer: Any) -> list[str]:
+    """Return the last lines of a fit: the error of its validations, and where its files are."""
+    lines = []
+    last = trainer.callback_metrics.get("val/cer")
+    best = next((one for one in trainer.checkpoint_callbacks if one.monitor == "val/cer" and one.best_model_path), None)
+    if last is not None:
+        line = f"character error rate (val/cer): {float(last):.4f} after the last step"
+        if best is not None and best.best_model_score is not None:
+            line += f"; best {float(best.best_model_score):.4f}: {_relative(best.best_model_path)}"
+        lines.append(line)
+    return [*lines, f"run folder: {trainer.default_root_dir}"]
+
+
+def progress_bar(trainer: Any, given: Sequence[Callback]) -> list[Callback]:
+    """Return the progress bar, unless it is switched off or given.
+
+    It comes before the other callbacks: it is closed before they write their last lines, or it would be drawn again
+    after each of them.
+
+    Args:
+        trainer: the trainer's part of the configuration.
+        given: the user's callbacks.
+    """
+    wanted = trainer.get("enable_progress_bar") is not False and not any(isinstance(own, ProgressBar) for own in given)
+    return [TQDMProgressBar()] if wanted else []
 
 
 def check_accelerator(trainer: Any) -> None:
@@ -101,3 +216,9 @@ def check_accelerator(trainer: Any) -> None:
             "trainer.accelerator to auto or cpu, or install a PyTorch with CUDA and NVIDIA's driver (nvidia-smi shows "
             "whether it works)"
         )
+
+
+def _relative(path: str) -> str:
+    """Return a path as seen from the current folder, if it lies below it."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path

@@ -9,13 +9,15 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from deepsynth.cli.help.spellings import suggestion
+from deepsynth.cli.help.subcommands import RUN_COMMANDS, command_of
 from deepsynth.compat.jsonargparse import innermost_error, unknown_class, unknown_option, wrong_value
 from deepsynth.distributed.support import REFUSED_OPTIONS
 from deepsynth.errors import UserError
@@ -91,21 +93,30 @@ def _free_bytes(place: Path) -> float:
         return math.inf
 
 
-def explain(message: str, args: Sequence[str], classes: Sequence[str], options: Sequence[str]) -> str:
+def explain(message: str, args: Sequence[str], classes: Sequence[str], options: Collection[str]) -> str:
     """Return a parser's message with the place where the mistake stands, and the nearest name that exists.
 
     Args:
         message: of jsonargparse.
         args: of the command line.
         classes: short names of all classes that a configuration may name.
-        options: names of all options that the classes have.
+        options: whole names of all options.
     """
     text = one_line(message)
     if name := unknown_class(text):
         return f"there is no class {name!r}{_place(name, args)}; {_nearest(name, classes)}"
     if key := unknown_option(text):
         leaf = key.rpartition(".")[2]
-        return f"there is no option {key!r}{_place(leaf, args)}; {REFUSED_OPTIONS.get(leaf) or _nearest(leaf, options)}"
+        command = command_of(args)
+        hint = REFUSED_OPTIONS.get(leaf) or f"deepsynth {command} --help lists the options"
+        if command in RUN_COMMANDS:
+            hint = REFUSED_OPTIONS.get(leaf) or suggestion(_typed(key, args), options)
+        return f"there is no option {key!r}{_place(leaf, args)}; {hint}"
+    if re.search("the following arguments are required: source", text):
+        return (
+            "data.source is missing: give a --config (`deepsynth configs` lists the shipped ones), or "
+            "--data.source=DocumentSource --data.source.path=FOLDER"
+        )
     if (found := wrong_value(text)) and found[0] != "config":
         key, reason = found
         return f"{key}: {reason}{_place(key.rpartition('.')[2], args)}"
@@ -115,6 +126,19 @@ def explain(message: str, args: Sequence[str], classes: Sequence[str], options: 
 def _nearest(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(set(known)))}"
+
+
+def _typed(key: str, args: Sequence[str]) -> str:
+    """Return an option as it stands on the command line, with its value; the key itself for one of a file."""
+    leaf = key.rpartition(".")[2]
+    for position, arg in enumerate(args):
+        name, equals, value = arg.partition("=")
+        if name.startswith("--") and name.replace("-", "_").endswith(leaf.replace("-", "_")):
+            following = args[position + 1 : position + 2]
+            if not equals and following and not following[0].startswith("-"):
+                value = following[0]
+            return f"{name}={value}"
+    return key
 
 
 def _place(name: str, args: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import multiprocessing
 import signal
 import sys
@@ -12,50 +11,29 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-import deepsynth.callbacks
 from deepsynth.cli import console
 from deepsynth.cli.commands import COMMANDS
 from deepsynth.cli.data_commands import data
 from deepsynth.cli.errors import ParserError, explain, is_user_error, one_line, what_failed
+from deepsynth.cli.help.options import all_options, class_names
+from deepsynth.cli.help.page import show_help
+from deepsynth.cli.help.subcommands import RUN_COMMANDS, command_of, examples
 from deepsynth.cli.predict import PredictCLI
+from deepsynth.cli.quickstart import quickstart
 from deepsynth.cli.trainer import DeepSynthCLI
 from deepsynth.compat.torch import end_processes, killed_worker
-from deepsynth.data import Augmenter, Processor, Renderer, Source, TextImageDataModule
 from deepsynth.distributed.ranks import is_lost_connection, rank, rank_prefix
-from deepsynth.models.lora import LoraSettings
-from deepsynth.modules import DeepSynthModule
-from deepsynth.modules.settings import EngineSettings, GenerationSettings
 from deepsynth.profiling.memory import is_out_of_memory
 
 #: The exit code of a run that was asked to end and has saved its checkpoint: 128 + SIGTERM, as in shells.
 SAVED_AND_ENDED = 143
 
 
-def known_names() -> tuple[list[str], list[str]]:
-    """Return the short names of all classes of the package that a configuration may name, and of their options."""
-    bases = (DeepSynthModule, TextImageDataModule, Source, Renderer, Augmenter, Processor)
-    classes = [c for base in bases for c in _leaves(base)]
-    classes += [vars(deepsynth.callbacks)[name] for name in deepsynth.callbacks.__all__]
-    # A class may hand some of its options on to its bases, as ``**kwargs``.
-    own = {base for c in classes for base in c.__mro__ if base.__module__.startswith("deepsynth.")}
-    own |= {LoraSettings, EngineSettings, GenerationSettings}
-    options = {name for c in (*own, Trainer) for name in inspect.signature(c).parameters} - {"args", "kwargs"}
-    return sorted(c.__name__ for c in classes), sorted(options)
-
-
-def _leaves(base: type) -> list[type]:
-    """Return a class and its subclasses, abstract ones left out."""
-    found: list[type] = [] if inspect.isabstract(base) else [base]
-    subclasses: list[type] = base.__subclasses__()
-    return found + [leaf for subclass in subclasses for leaf in _leaves(subclass)]
-
-
 def run(args: Sequence[str]) -> int:
     """Run a subcommand; see :func:`deepsynth.__main__.main` for the exit codes."""
-    console.prepare(trains=args[0] == "fit")
+    console.prepare(trains=args[0] in ("fit", "quickstart"))
     with sigterm_as_exception(), no_child_left():
         return _run(args)
 
@@ -98,16 +76,11 @@ def _run(args: Sequence[str]) -> int:
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     try:
-        if args[0] == "data":
-            data(args[1:])
-        elif args[0] in COMMANDS:
-            COMMANDS[args[0]](args[1:])
-        else:
-            (PredictCLI if args[0] == "predict" else DeepSynthCLI)(args)
+        _dispatch(args)
     except ParserError as error:
         if debug:
             traceback.print_exc()
-        sys.stderr.write(f"deepsynth: {explain(str(error), args, *known_names())}\n")
+        sys.stderr.write(f"deepsynth: {explain(str(error), args, class_names(), all_options())}\n")
         return 2
     except Exception as error:
         if is_lost_connection(error):
@@ -131,3 +104,23 @@ def _run(args: Sequence[str]) -> int:
     except SystemExit as stop:
         return int(stop.code) if isinstance(stop.code, int) else 1
     return 0
+
+
+def _dispatch(args: list[str]) -> None:
+    """Run the command that the first words of the arguments name, or show its help."""
+    command = command_of(args)
+    if command in RUN_COMMANDS and show_help(command, args):
+        return
+    try:
+        if args[0] == "quickstart":
+            quickstart(args[1:])
+        elif args[0] == "data":
+            data(args[1:])
+        elif args[0] in COMMANDS:
+            COMMANDS[args[0]](args[1:])
+        else:
+            (PredictCLI if args[0] == "predict" else DeepSynthCLI)(args)
+    except SystemExit as stop:
+        if not stop.code and {"-h", "--help"} & set(args):
+            sys.stdout.write("\n" + examples(command))
+        raise

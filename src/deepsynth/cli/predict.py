@@ -2,20 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from deepsynth.callbacks import PredictionWriter
 from deepsynth.callbacks.prediction_files import check_formats
 from deepsynth.callbacks.prediction_writer import NAME
+from deepsynth.cli.run_folder import run_of
 from deepsynth.cli.trainer import DeepSynthCLI
 from deepsynth.errors import UserError
 
+#: Source by the suffix of a file with texts; folders, images and PDFs are read by DocumentSource.
+_SOURCES = {
+    ".jsonl": "JsonlSource",
+    ".json": "JsonlSource",
+    ".csv": "CsvSource",
+    ".tsv": "CsvSource",
+    ".parquet": "ParquetSource",
+}
+
+
+def with_defaults(args: Sequence[str]) -> list[str]:
+    """Return the arguments of ``predict PATH --ckpt_path …`` with what they leave to be understood.
+
+    That is the configuration of the run that the checkpoint belongs to, and the source that reads ``PATH``, whose pages
+    are taken as they are.
+
+    Args:
+        args: of the command line, the subcommand first.
+
+    Raises:
+        UserError: for a ``PATH`` that does not exist.
+    """
+    subcommand, *rest = args
+    source: list[str] = []
+    if rest and not rest[0].startswith("-"):
+        path = Path(rest.pop(0))
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder to predict")
+        name = _SOURCES.get(path.suffix.lower(), "DocumentSource")
+        source = [f"--data.source={name}", f"--data.source.path={path}", "--data.augmenter=null"]
+        source += ["--data.source.recursive=true"] if name == "DocumentSource" and path.is_dir() else []
+    config: list[str] = []
+    if not any(arg.partition("=")[0] in ("--config", "-c") for arg in rest) and (run := run_of(_checkpoint(rest))):
+        rank_zero_info(f"settings of {run / 'config.yaml'}")
+        config = ["--config", str(run / "config.yaml"), f"--run_name={run.name}-predict", "--ckpt_path=null"]
+    return [subcommand, *config, *source, *rest]
+
+
+def _checkpoint(args: Sequence[str]) -> str:
+    """Return the value of ``--ckpt_path``; "" without one."""
+    for position, arg in enumerate(args):
+        name, equals, value = arg.partition("=")
+        if name == "--ckpt_path":
+            return value if equals else "".join(args[position + 1 : position + 2])
+    return ""
+
 
 class PredictCLI(DeepSynthCLI):
-    """``deepsynth predict --output DIR --format txt,md --resume``."""
+    """``deepsynth predict [PATH] --ckpt_path … --output DIR --format txt,md --resume``.
+
+    Args:
+        args: of the command line, ``predict`` first.
+    """
+
+    def __init__(self, args: Sequence[str]) -> None:
+        super().__init__(with_defaults(args))
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

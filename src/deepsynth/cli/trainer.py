@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint, ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -21,6 +21,7 @@ from deepsynth.callbacks import (
     AdapterCheckpoint,
     PredictionWriter,
     ProcessGuard,
+    RunPlan,
     SampleGallery,
     Throughput,
     VramMonitor,
@@ -142,6 +143,7 @@ class DeepSynthCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Make model, data and trainer; a mistake is raised as the constructor says it, not wrapped."""
+        console.check_loggers(self.setting("trainer").get("logger"))
         try:
             super().instantiate_classes()
         except ValueError as error:
@@ -221,6 +223,7 @@ class DeepSynthCLI(LightningCLI):
         """Make the trainer with its run folder, loggers and default callbacks, each unless the user gave one."""
         trainer = self.setting("trainer", instantiated=True)
         console.check_accelerator(trainer)
+        console.check_weights(self.model, self.subcommand, self._asked_ckpt_path)
         check_strategy_option(trainer.get("strategy"))
         folder = self.choose_run_folder(Path(trainer["default_root_dir"]))
         kwargs["default_root_dir"] = str(folder)
@@ -235,17 +238,12 @@ class DeepSynthCLI(LightningCLI):
             kwargs["precision"] = "16-mixed"
         given = trainer.get("callbacks") or []
         given = given if isinstance(given, list) else [given]
-        defaults = (
-            []
-            if trial
-            else self.default_callbacks(folder, checkpoints=trainer.get("enable_checkpointing") is not False)
-        )
+        checkpoints = trainer.get("enable_checkpointing") is not False
+        defaults = [] if trial else self.default_callbacks(folder, checkpoints=checkpoints)
         if self.subcommand != "fit" and not any(isinstance(own, Checkpoint) for own in given):
             kwargs["enable_checkpointing"] = False  # nothing is written, and the state of one would be looked for
         extra = [c for c in defaults if not any(isinstance(own, type(c)) for own in given)]
-        if trainer.get("enable_progress_bar") is not False and not any(isinstance(own, ProgressBar) for own in given):
-            extra.append(TQDMProgressBar())
-        kwargs["callbacks"] = [*given, *extra]
+        kwargs["callbacks"] = [*console.progress_bar(trainer, given), *given, *extra]
         return super().instantiate_trainer(**kwargs)
 
     def default_callbacks(self, folder: Path, *, checkpoints: bool) -> list[Callback]:
@@ -254,7 +252,7 @@ class DeepSynthCLI(LightningCLI):
             return [ProcessGuard(), VramMonitor(), PredictionWriter()]
         if self.subcommand != "fit":
             return [ProcessGuard(), VramMonitor()]
-        callbacks: list[Callback] = [ProcessGuard(), VramMonitor(), Throughput()]
+        callbacks: list[Callback] = [ProcessGuard(), VramMonitor(), Throughput(), RunPlan()]
         if self.setting("trainer", instantiated=True).get("logger") is not False:
             callbacks += [LearningRateMonitor("step"), RowsBeforeCheckpoints()]
         reads = bool(self.model.generation.samples) and self.datamodule.holds_out_validation
@@ -294,5 +292,5 @@ class DeepSynthCLI(LightningCLI):
         self.trainer.predict(**kwargs, return_predictions=False)
 
     def after_fit(self) -> None:
-        """Say where the run's files are."""
-        rank_zero_info(f"run folder: {self.trainer.default_root_dir}")
+        """Say how good the model became, and where the run's files are."""
+        rank_zero_info("\n".join(console.results(self.trainer)))

@@ -28,7 +28,7 @@ def unknown_class(text: str) -> str | None:
 
 def unknown_option(text: str) -> str | None:
     """Return the dotted key of an option that does not exist, if that is what a one-line text says."""
-    found = re.search(r"[Oo]ption '([^']+)'", text) or re.search(r"unrecognized arguments: --([\w.]+)", text)
+    found = re.search(r"[Oo]ption '([^']+)'", text) or re.search(r"unrecognized arguments: --([\w.-]+)", text)
     return found.group(1) if found else None
 
 

@@ -168,7 +168,7 @@ class TextImageDataModule(LightningDataModule):
         if own or found is None:
             found = usable_documents(own or self.source, self.on_error, self.trainer, split if own else "")
         documents = self.splitter.limit(found if own else self.splitter.select(found, split), split)
-        return documents or no_documents(split, f"{len(found)} documents of {own or self.source}")
+        return documents or no_documents(split, f"{len(found)} documents of data.source")
 
     def setup(self, stage: str) -> None:
         """Read the documents of a stage (fit, validate, test), once for all of its splits, and lay out their pages.

@@ -91,7 +91,7 @@ class Pipeline:
             if len(pages) > self.max_pages:
                 raise UserError(
                     f"document {document.id!r} takes {len(pages)} pages, but data.max_pages is {self.max_pages}; raise "
-                    "it, use a larger page or a smaller font"
+                    "it, use a larger page or a smaller font, or leave such documents out with data.on_error=skip"
                 )
         pages = [replace(page, text=self._label(document, page)) for page in pages]
         if self.augmenter is not None:

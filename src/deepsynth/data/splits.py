@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn
@@ -12,6 +13,8 @@ from deepsynth.errors import UserError
 from deepsynth.types import Document
 
 Split = Literal["train", "val", "test"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,34 @@ class Splitter:
 
     def split_of(self, document: Document) -> Split:
         """Return the split of a document, from its id alone; a repeated document of a mix has one split."""
-        position = stable_hash(f"split:{original_id(document.id)}") / 2**64
+        position = _position(original_id(document.id))
         if position < self.val_fraction:
             return "val"
         return "test" if position < self.val_fraction + self.test_fraction else "train"
 
     def select(self, documents: Sequence[Document], split: Split) -> list[Document]:
-        """Return the documents of a split, in their order."""
-        return [document for document in documents if self.split_of(document) == split]
+        """Return the documents of a split, in their order.
+
+        A set so small that the share of validation is no document gives one, the nearest to that share, and says so.
+        """
+        chosen = [document for document in documents if self.split_of(document) == split]
+        lent = self._lent_to_validation(documents) if split != "test" else None
+        if lent is None:
+            return chosen
+        if split == "train":
+            return [document for document in chosen if original_id(document.id) != lent]
+        log.info(
+            "val: data.val_fraction %g of %d documents is none, so one is held out: %s",
+            *(self.val_fraction, len(documents), lent),
+        )
+        return [document for document in documents if original_id(document.id) == lent]
+
+    def _lent_to_validation(self, documents: Sequence[Document]) -> str | None:
+        """Return the id of the training document that validates, where no document would and one can be spared."""
+        if not self.val_fraction or any(self.split_of(document) == "val" for document in documents):
+            return None
+        train = {original_id(document.id) for document in documents if self.split_of(document) == "train"}
+        return min(train, key=_position) if len(train) > 1 else None
 
     def limit(self, documents: list[Document], split: Split) -> list[Document]:
         """Return as many documents of a split as its limit allows, in their order."""
@@ -83,3 +106,8 @@ def no_documents(split: Split, found: str) -> NoReturn:
         f"none of the {found} fall into the {split} split; change {key}"
         + ("" if split == "train" else f" or give data.{split}_source")
     )
+
+
+def _position(document_id: str) -> float:
+    """Return where the id of a document lies between 0 and 1: the shares are counted from 0."""
+    return stable_hash(f"split:{document_id}") / 2**64

@@ -175,12 +175,21 @@ class ModelModule(LightningModule, ABC):
         total = count_parameters(self.model)
         dtype = str(self.resolved_dtype).removeprefix("torch.")
         kept = dtype if self.quantization == "none" else f"{self.quantization} and {dtype}"
-        rank_zero_info(
-            f"{self.model_name}: {total - trainable:,} frozen parameters in {kept}, {trainable:,} trainable "
-            f"({trainable / total:.2%})"
-        )
+        parts = f"{total:,} parameters in {kept}"
+        if self._trains():
+            parts = f"{total - trainable:,} frozen parameters in {kept}, {trainable:,} trainable"
+            parts += f" ({trainable / total:.2%})"
+        rank_zero_info(f"{self.model_name}: {parts}")
         apply_strategy(self, self.model, all_weights=not self.TRAINS_ADAPTERS)
         self.training_forward = self.build_training_forward(self.model)
+
+    def _trains(self) -> bool:
+        """Return whether a trainer fits the module, or none has it yet."""
+        try:
+            trainer: Any = self.trainer
+        except RuntimeError:  # it is not attached to one
+            return True
+        return bool(trainer.state.fn == TrainerFn.FITTING)
 
     def memory_savings(self, phase: str | None) -> list[str]:
         """Return the settings that would save memory and are not chosen yet, the cheapest first.
