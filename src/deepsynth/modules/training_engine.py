@@ -130,8 +130,8 @@ class TrainingEngine:
             against = f"the model is on {module.device.type}"
         elif module.engine.kernels == "plain" or module.engine.loss == "plain":
             against = "model.engine.kernels or model.engine.loss is plain"
-        elif module.trainer.world_size > 1:
-            against = "several processes train together, where it has not been measured"
+        elif is_sharded(module):
+            against = "weights are sharded"
         elif module.quantization != "none":
             against = f"weights are in {module.quantization}"
         elif "position_ids" in batch.inputs:
