@@ -27,6 +27,7 @@ SMALL: dict[str, Any] = {
     "font_size_px": 10.0,
     "system_fonts": False,
     "markup": "markdown",
+    "on_bad_formula": "omit",
 }
 SAMPLE = """# A title
 
@@ -107,6 +108,7 @@ PIECES = [
     "word", "two words", "*", "**", "_", "__a__", "**b**", "*i*", "`", "`c`", "``", "[x](y)", "[x]", "]:", "![i](u)",
     "<b>", "<", "&amp;", "&", "$x$", "$", "\\", "\\*", "|", "#", "##", "-", "1.", "2)", ">", "=", "---", "===", "~~~",
     "```", ":-", "a_b", "(p)", "é", "—", "\u00ad", "x\u0301", "-|-", "|a|b|", "|-|-|", "+",
+    "$a_1$", "$$", "[^1]", "[^b]", "[^1]:", "<table><tr><td>", "</table>", "<td colspan=2>*", "</td>",
 ]  # fmt: skip
 LINES = st.lists(
     st.tuples(
@@ -117,7 +119,7 @@ LINES = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(
     LINES,
     st.sampled_from(["", " "]),
@@ -131,7 +133,9 @@ def test_markdown_drawn_again_has_the_same_words(lines: Any, joiner: str, end: s
     for page in render(text, page_width_px=200 * columns, page_height_px=120, markup=markup, columns=columns):
         for kind in ("markdown", "markdown_pipes"):
             again = render(target(page, kind), page_width_px=200, page_height_px=4000)
-            assert words(again) == words([page]), target(page, kind)
+            in_order = all(block.label != "footnote" for block in page.blocks)  # they go to the foot of every column
+            order = list if in_order else sorted
+            assert order(words(again)) == order(words([page])), target(page, kind)
 
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name != "none"])

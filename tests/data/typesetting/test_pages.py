@@ -1,6 +1,7 @@
 import pytest
 
-from deepsynth.data.typesetting.pages import Frame, LayoutRow, fill_page
+from deepsynth.data.typesetting.filling import fill_page
+from deepsynth.data.typesetting.pages import Frame, LayoutRow
 from tests.data.typesetting.conftest import lines
 
 

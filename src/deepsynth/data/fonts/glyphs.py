@@ -16,6 +16,7 @@ class FontStyle(NamedTuple):
         bold: use the bold face, if there is one.
         italic: use the italic face, if there is one.
         region: region whose forms of Chinese characters are used: SC, TC, HK, JP or KR.
+        formula: the text is a formula between dollar signs.
     """
 
     family: str
@@ -23,6 +24,7 @@ class FontStyle(NamedTuple):
     bold: bool = False
     italic: bool = False
     region: str = "SC"
+    formula: bool = False
 
 
 class GlyphBitmap(NamedTuple):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from PIL import ImageFont, features
 
 from deepsynth.data.fonts.files import FontFile, damaged, is_ignorable
+from deepsynth.data.fonts.formulas import shape_formula
 from deepsynth.data.fonts.glyphs import Direction, FontStyle, GlyphBitmap, ShapedRun
 from deepsynth.data.fonts.library import FontLibrary
 from deepsynth.data.text.unicode_scripts import font_package
@@ -95,6 +96,8 @@ class Shaper:
 
     def shape(self, text: str, style: FontStyle, direction: Direction = "ltr") -> ShapedRun:
         """Return a shaped run without remembering it; see :meth:`shape_once`."""
+        if style.formula:
+            return shape_formula(text, style)
         runs, replaced = self._runs(text, style)
         bitmaps: list[GlyphBitmap] = []
         pen = 0.0

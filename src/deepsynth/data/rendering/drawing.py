@@ -33,8 +33,13 @@ def draw_page(
     """
     image = Image.new("RGB", size, background_color)
     canvas = ImageDraw.Draw(image)
-    for box in layout.rules:
-        canvas.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=text_color)
+    light = tuple([round(0.1 * ink + 0.9 * paper) for ink, paper in zip(text_color, background_color, strict=True)])
+    for row in layout.rows:
+        for boxes, fill in ((row.fills, light), (row.rules, text_color)):
+            for box in boxes:
+                canvas.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=fill)
+        for picture, x, y in row.pictures:
+            image.paste(picture, (x, y))
     glyphs: list[tuple[int, int, tuple[GlyphBitmap, ...]]] = []
     lines: list[Line] = []
     for positioned in layout.lines:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from pathlib import Path
+from typing import Literal, get_args
 
 from deepsynth.data.rendering.page_geometry import (
     PageShape,
@@ -15,6 +16,7 @@ from deepsynth.data.rendering.page_geometry import (
 from deepsynth.data.typesetting.composition import Markup, Overflow
 from deepsynth.data.typesetting.hyphenation import check_hyphenation
 from deepsynth.data.typesetting.pages import make_frame
+from deepsynth.data.typesetting.paragraphs import TableStyle
 from deepsynth.errors import UserError
 from deepsynth.models.tokens import Family
 
@@ -38,6 +40,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "markup": ("plain", "markdown"),
     "on_overflow": ("error", "paginate", "shrink", "truncate"),
     "on_missing_glyph": ("error", "replace"),
+    "on_bad_formula": ("error", "omit"),
 }
 
 
@@ -73,7 +76,13 @@ class TextOptions:
             U+FFFD.
         text_color: colors of the text (CSS names or #rrggbb).
         background_color: colors of the page.
-        markup: "plain" draws the text literally; "markdown" draws headings, emphasis, lists, tables and code as such.
+        markup: "plain" draws the text literally; "markdown" draws headings, emphasis, lists, tables (HTML too), code,
+            formulas and footnotes as such.
+        table_styles: what tables are set between: "grid" (rules around every cell), "ruled" (rules above, below and
+            under the head), "banded" (those, and every other row on a light ground) or "borderless".
+        figure_dir: folder of the images that Markdown names; without one, their descriptions are drawn.
+        on_bad_formula: for a formula that mathtext cannot set: stop with an error, or leave it out, in the text too,
+            and count it.
         on_overflow: for a text that takes more than ``max_pages``: stop with an error; take more pages (``max_pages``
             is then a hard limit); take a smaller font; or cut the text on the page, never a summary, and count the
             characters that were cut.
@@ -102,6 +111,9 @@ class TextOptions:
     text_color: tuple[str, ...] = ("black",)
     background_color: tuple[str, ...] = ("white",)
     markup: Markup = "plain"
+    table_styles: tuple[TableStyle, ...] = ("grid",)
+    figure_dir: str | None = None
+    on_bad_formula: Literal["error", "omit"] = "error"
     on_overflow: Overflow = "paginate"
     max_pages: int | None = None
     min_font_size_px: float = 6.0
@@ -120,11 +132,16 @@ class TextOptions:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
-        for name in ("fonts", "text_color", "background_color"):
+        for name in ("fonts", "text_color", "background_color", "table_styles"):
             if isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise UserError(f"{name} is {getattr(self, name)!r}; it must be a list of at least one")
         if self.hyphenate:
             check_hyphenation()
+        for style in self.table_styles:
+            if style not in get_args(TableStyle):
+                raise UserError(f"table_styles has {style!r}; it must have some of {', '.join(get_args(TableStyle))}")
+        if self.figure_dir is not None and not Path(self.figure_dir).expanduser().is_dir():
+            raise UserError(f"figure_dir is {self.figure_dir!r}; it must be a folder")
         self._check_page()
         self._check_budget()
         for text_color in self.text_color:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from deepsynth.data.typesetting.composition import PageDesign
 from deepsynth.data.typesetting.hyphenation import hyphenation_for
 from deepsynth.data.typesetting.pages import make_frame
 from deepsynth.data.typesetting.paragraphs import quantize
+
+Value = TypeVar("Value", bound=str)
 
 #: Numbers drawn for a page; more than are used, so that a new option does not change the old ones' values.
 _DRAWS = 16
@@ -54,6 +57,7 @@ def sample_style(options: TextOptions, seed: int, region: str, language: str | N
         line_height=_between(options.line_height, draws[4]),
         justify=bool(draws[5] < options.justify),
         hyphenation=hyphenation_for(language) if draws[9] < options.hyphenate else None,
+        table_style=_choose(options.table_styles, draws[10]),
         characters=None if density is None else _between(density, draws[8]) * (options.image_tokens or 0),
         text_color=parse_color(_choose(options.text_color, draws[6])),
         background_color=parse_color(_choose(options.background_color, draws[7])),
@@ -66,5 +70,5 @@ def _between(value: float | tuple[float, float], draw: float) -> float:
     return value
 
 
-def _choose(values: tuple[str, ...], draw: float) -> str:
+def _choose(values: tuple[Value, ...], draw: float) -> Value:
     return values[min(int(draw * len(values)), len(values) - 1)]

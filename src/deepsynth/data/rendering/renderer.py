@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from deepsynth.data.rendering.options import TextOptions
 from deepsynth.data.rendering.page_style import PageStyle, sample_style
 from deepsynth.data.text.cleaning import clean_text, fold_whitespace
 from deepsynth.data.text.unicode_scripts import region_of
-from deepsynth.data.typesetting.composition import Composition, Plan
+from deepsynth.data.typesetting.composition import Composition, Plan, Source
 from deepsynth.data.typesetting.page_blocks import page_blocks
 from deepsynth.data.typesetting.pages import PageLayout
 from deepsynth.errors import UserError
@@ -109,10 +110,14 @@ class TextRenderer(TextOptions, Renderer):
         text, removed, region = _prepared(document.text, document.language)
         style = cache(partial(sample_style, self, seed, region, document.language))
         composition = Composition(
-            text=text,
+            source=Source(
+                text,
+                self.markup,
+                None if self.figure_dir is None else Path(self.figure_dir).expanduser(),
+                self.on_bad_formula == "omit",
+            ),
             shaper=self._shaper,
             design=style,
-            markup=self.markup,
             on_overflow=self.on_overflow,
             max_pages=self.max_pages if self.max_pages is not None or self.on_overflow == "paginate" else 1,
             min_font_size_px=self.min_font_size_px,
@@ -133,6 +138,7 @@ class TextRenderer(TextOptions, Renderer):
             "characters_replaced": float(layout.characters_replaced),
             "characters_removed": float(job.removed if number == 0 else 0),
             "characters_cut": float(plan.characters_cut if number == 0 else 0),
+            "formulas_omitted": float(job.composition.formulas_omitted if number == 0 else 0),
             "continues_word": float(plan.continues[number]),
         }
         tokens = self.image_tokens

@@ -4,30 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
-from deepsynth.data.typesetting.lines import LaidOutLine, Typesetter
-from deepsynth.data.typesetting.pages import LayoutRow, TextPosition
+from PIL import Image
+
+from deepsynth.data.typesetting.lines import Typesetter
+from deepsynth.data.typesetting.pages import Frame, LayoutRow, TextPosition
 from deepsynth.data.typesetting.paragraphs import BODY, Paragraph
-from deepsynth.errors import UserError
+from deepsynth.data.typesetting.tables import RULE, Table, table_rows
+from deepsynth.io.images import open_image, to_rgb
 
-#: Distance between a table's rules and its text, and thickness of rules, in units of the font size.
-_CELL_PADDING = 0.35
-_RULE = 0.07
-#: Most of the column that one word may claim for its cell.
-_WORD_SHARE = 0.3
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells in rows, drawn with rules around them.
-
-    Attributes:
-        rows: rows of cells; all have the same number of cells.
-        space_before_em: space above the table, unless it begins a column, in units of the body's font size.
-    """
-
-    rows: tuple[tuple[Paragraph, ...], ...]
-    space_before_em: float = 0.0
+#: Most of a column's height that a figure takes.
+_FIGURE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -41,30 +30,43 @@ class HorizontalRule:
     space_before_em: float = 0.0
 
 
+@dataclass(frozen=True)
+class Figure:
+    """An image, as wide as it is or as the column.
+
+    Attributes:
+        path: its file.
+        space_before_em: space above it, unless it begins a column, in units of the body's font size.
+    """
+
+    path: Path
+    space_before_em: float = 0.0
+
+
 #: A text stands for a paragraph in the body's style: the lines of a book take no more memory than its text.
-Block = str | Paragraph | Table | HorizontalRule
+Block = str | Paragraph | Table | HorizontalRule | Figure
 
 
 def block_text(block: Block) -> str:
     """Return the text that a block shows, in one line."""
     if isinstance(block, str):
         return block
-    if isinstance(block, HorizontalRule):
+    if isinstance(block, (HorizontalRule, Figure)):
         return ""
     if isinstance(block, Table):
-        return " ".join(block_text(cell) for row in block.rows for cell in row)
+        return " ".join(block_text(part) for row in block.rows for cell in row for part in cell.paragraphs)
     return f"{block.marker} {block.text}"
 
 
 def block_rows(
-    blocks: Sequence[Block], typesetter: Typesetter, width: int, start: TextPosition = (0, 0)
+    blocks: Sequence[Block], typesetter: Typesetter, frame: Frame, start: TextPosition = (0, 0)
 ) -> Iterator[LayoutRow]:
     """Yield the rows of blocks.
 
     Args:
         blocks: blocks of a document.
         typesetter: breaks them into lines.
-        width: width of the column, pixels.
+        frame: columns of the page.
         start: position of the row to begin with.
 
     Raises:
@@ -73,81 +75,69 @@ def block_rows(
     number, within = start
     while number < len(blocks):
         block = blocks[number]
+        width = frame.width
         if isinstance(block, str):
             block = Paragraph(((block, BODY),))
         if isinstance(block, Paragraph):
-            space = typesetter.pixels(block.space_before_em)
-            for line in typesetter.lines(block, width, within):
-                height = line.ascent + line.descent
-                yield LayoutRow(
-                    [(line, 0, line.ascent)], height, space, block.keep_with_next, position=(number, within)
-                )
-                space, within = 0, line.end
+            yield from _paragraph_rows(block, typesetter, width, (number, within))
         elif isinstance(block, Table):
-            for place, row in enumerate(_table_rows(block, typesetter, width)):
-                if place >= within:
-                    row.position = (number, place)
+            for row in table_rows(block, typesetter, width):
+                if row.position[1] >= within:
+                    row.position = (number, row.position[1])
                     yield row
+        elif isinstance(block, Figure):
+            yield _figure_row(block, typesetter, width, frame.height, (number, 0))
         else:
             yield _rule_row(block, typesetter, width, (number, 0))
         number, within = number + 1, 0
 
 
-def _rule_row(rule: HorizontalRule, typesetter: Typesetter, width: int, position: TextPosition) -> LayoutRow:
-    height = typesetter.pixels(1.0)
-    middle, thickness = height // 2, max(1, typesetter.pixels(_RULE))
-    box = (0, middle, width, middle + thickness)
-    return LayoutRow([], height, typesetter.pixels(rule.space_before_em), rules=(box,), position=position)
+def _paragraph_rows(
+    paragraph: Paragraph, typesetter: Typesetter, width: int, start: TextPosition
+) -> Iterator[LayoutRow]:
+    """Yield the lines of a paragraph, each with the footnotes that it refers to."""
+    number, within = start
+    space = typesetter.pixels(paragraph.space_before_em)
+    for line in typesetter.lines(paragraph, width, within):
+        notes = [note for place, note in paragraph.notes if within < place <= line.end]
+        rows = [row for note in notes for row in _note_rows(note, typesetter, width)]
+        height = line.ascent + line.descent
+        keep = paragraph.keep_with_next
+        yield LayoutRow([(line, 0, line.ascent)], height, space, keep, position=(number, within), notes=rows)
+        space, within = 0, line.end
 
 
-def _table_rows(table: Table, typesetter: Typesetter, width: int) -> Iterator[LayoutRow]:
-    rule = max(1, typesetter.pixels(_RULE))
-    padding = typesetter.pixels(_CELL_PADDING) + rule
-    columns = _column_widths(table, typesetter, width, padding)
-    lefts = [sum(columns[:number]) for number in range(len(columns))]
-    for number, cells in enumerate(table.rows):
-        lines: list[tuple[LaidOutLine, int, int]] = []
-        height = 0
-        for place, cell in enumerate(cells):
-            y = padding
-            for line in typesetter.lines(cell, columns[place] - 2 * padding):
-                line.ending = line.joiner  # a cell stays in one line of the page's text
-                lines.append((line, lefts[place] + padding, y + line.ascent))
-                y += line.ascent + line.descent
-            if place + 1 < len(cells):
-                lines[-1][0].joiner = lines[-1][0].ending = "\t"
-            height = max(height, y + padding)
-        total = sum(columns)
-        rules = [(0, 0, total, rule), (0, height - rule, total, height)]
-        rules += [(left, 0, left + rule, height) for left in (*lefts, total - rule)]
-        # Neighbors share the rule between them.
-        space = typesetter.pixels(table.space_before_em) if number == 0 else -rule
-        yield LayoutRow(lines, height, space, number == 0 and len(table.rows) > 1, tuple(rules))
+def _note_rows(note: Paragraph, typesetter: Typesetter, width: int) -> Iterator[LayoutRow]:
+    within = 0
+    for line in typesetter.lines(note, width):
+        yield LayoutRow([(line, 0, line.ascent)], line.ascent + line.descent, position=(-1, within), block=note)
+        within = line.end
 
 
-def _column_widths(table: Table, typesetter: Typesetter, width: int, padding: int) -> list[int]:
-    """Return the widths of the columns: as wide as their text, or in proportion to it when that does not fit.
+def _figure_row(figure: Figure, typesetter: Typesetter, width: int, height: int, position: TextPosition) -> LayoutRow:
+    image = _figure(figure.path, width, int(_FIGURE_SHARE * height))
+    left = (width - image.width) // 2
+    space = typesetter.pixels(figure.space_before_em)
+    return LayoutRow([], image.height, space, True, position=position, pictures=((image, left, 0),))
+
+
+@lru_cache(maxsize=64)
+def _figure(path: Path, width: int, height: int) -> Image.Image:
+    """Return the image of a figure, made smaller where it is larger than its room in pixels.
 
     Raises:
-        UserError: when there are too many columns.
+        UserError: for a file that is no image.
     """
-    natural: list[float] = []
-    smallest: list[float] = []
-    for cells in zip(*table.rows, strict=True):
-        natural.append(max(typesetter.natural_width(cell) for cell in cells) + 2 * padding + 1)
-        words = max(typesetter.longest_word(cell) for cell in cells)
-        smallest.append(2 * padding + 1 + min(words, _WORD_SHARE * width))
-    if sum(natural) <= width:
-        return [int(column) + 1 if sum(natural) + len(natural) <= width else int(column) for column in natural]
-    floors = [min(pair) for pair in zip(natural, smallest, strict=True)]
-    spare = width - sum(floors)
-    if spare < 0:
-        raise UserError(
-            f"a table of {len(natural)} columns does not fit into {width} pixels; take a smaller font_size_px or a "
-            "wider page"
-        )
-    wish = [wide - floor for wide, floor in zip(natural, floors, strict=True)]
-    return [int(floor + spare * part / sum(wish)) for floor, part in zip(floors, wish, strict=True)]
+    image = to_rgb(open_image(path)).copy()
+    image.thumbnail((width, height), Image.Resampling.BICUBIC)
+    return image
+
+
+def _rule_row(rule: HorizontalRule, typesetter: Typesetter, width: int, position: TextPosition) -> LayoutRow:
+    height = typesetter.pixels(1.0)
+    middle, thickness = height // 2, max(1, typesetter.pixels(RULE))
+    box = (0, middle, width, middle + thickness)
+    return LayoutRow([], height, typesetter.pixels(rule.space_before_em), rules=(box,), position=position)
 
 
 def visible_characters(texts: Sequence[str]) -> int:

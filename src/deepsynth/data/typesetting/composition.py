@@ -7,16 +7,19 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from pathlib import Path
+from typing import Literal, NamedTuple
 
+from deepsynth.data.fonts.formulas import can_set
 from deepsynth.data.fonts.glyphs import FontStyle
 from deepsynth.data.fonts.shaping import Shaper
+from deepsynth.data.markup.markdown import markdown_blocks
 from deepsynth.data.typesetting.blocks import Block, block_rows, block_text, visible_characters
+from deepsynth.data.typesetting.filling import fill_page
 from deepsynth.data.typesetting.hyphenation import Hyphenation
 from deepsynth.data.typesetting.lines import Typesetter
-from deepsynth.data.typesetting.markdown import markdown_blocks
-from deepsynth.data.typesetting.pages import Frame, PageLayout, TextPosition, fill_page
-from deepsynth.data.typesetting.paragraphs import SIZE_STEP_PX, quantize
+from deepsynth.data.typesetting.pages import Frame, PageLayout, TextPosition
+from deepsynth.data.typesetting.paragraphs import SIZE_STEP_PX, TableStyle, quantize
 from deepsynth.errors import UserError
 
 Overflow = Literal["error", "paginate", "shrink", "truncate"]
@@ -59,6 +62,7 @@ class PageDesign:
         line_height: distance of baselines, in units of the font size.
         justify: stretch lines to the width of the column.
         hyphenation: divides words at the end of a line.
+        table_style: what tables are set between.
         characters: number of characters on a full page, which sets the font size instead of ``font``.
     """
 
@@ -67,7 +71,24 @@ class PageDesign:
     line_height: float
     justify: bool
     hyphenation: Hyphenation | None
+    table_style: TableStyle
     characters: float | None
+
+
+class Source(NamedTuple):
+    """What is set.
+
+    Attributes:
+        text: the cleaned text.
+        markup: how it is parsed.
+        figures: folder of the images that it names.
+        omits_formulas: leave formulas out that cannot be set, instead of stopping.
+    """
+
+    text: str
+    markup: Markup = "plain"
+    figures: Path | None = None
+    omits_formulas: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,10 +96,9 @@ class Composition:
     """Sets a document page by page.
 
     Attributes:
-        text: the cleaned text.
+        source: what is set.
         shaper: shapes the words.
         design: returns the design of a page by its number.
-        markup: how the text is parsed.
         on_overflow: what to do when it takes more pages than allowed.
         max_pages: number of pages that are allowed; ``None`` is any number.
         min_font_size_px: the smallest font that "shrink" may take.
@@ -86,10 +106,9 @@ class Composition:
         key: identifies text, options and seed, to remember the plan by.
     """
 
-    text: str
+    source: Source
     shaper: Shaper
     design: Callable[[int], PageDesign]
-    markup: Markup
     on_overflow: Overflow
     max_pages: int | None
     min_font_size_px: float
@@ -115,7 +134,7 @@ class Composition:
             plan, layouts, more = self._shrunk(max(plan.font_sizes_px))
         if more and self.on_overflow != "truncate":
             raise UserError(
-                f"its {len(self.text)} characters take more than {self.max_pages} page(s) at a font size of "
+                f"its {len(self.source.text)} characters take more than {self.max_pages} page(s) at a font size of "
                 f"{min(plan.font_sizes_px):g} pixels; take a larger max_pages or page, a smaller font_size_px, or "
                 "on_overflow 'shrink' or 'truncate'"
             )
@@ -165,8 +184,10 @@ class Composition:
     def _set(self, start: TextPosition, design: PageDesign, size_px: float) -> tuple[PageLayout, TextPosition | None]:
         """Return the page that begins at a position, and where the next one begins."""
         body = design.font._replace(size_px=size_px)
-        typesetter = Typesetter(self.shaper, body, design.line_height, design.justify, design.hyphenation)
-        return fill_page(block_rows(self.blocks, typesetter, design.frame.width, start), design.frame)
+        typesetter = Typesetter(
+            self.shaper, body, design.line_height, design.justify, design.hyphenation, design.table_style
+        )
+        return fill_page(block_rows(self.blocks, typesetter, design.frame, start), design.frame)
 
     def _size(self, start: TextPosition, design: PageDesign) -> float:
         """Return the font size of a page: its design's, or the one at which a full page holds so many characters.
@@ -192,13 +213,20 @@ class Composition:
     @property
     def blocks(self) -> Sequence[Block]:
         """What the document is made of."""
-        return _blocks(self.text, self.markup)
+        return _blocks(self.source)[0]
+
+    @property
+    def formulas_omitted(self) -> int:
+        """Number of formulas that could not be set and were left out."""
+        return _blocks(self.source)[1]
 
 
 @lru_cache(maxsize=16)
-def _blocks(text: str, markup: Markup) -> Sequence[Block]:
-    """Return what a document is made of; remembered, as its pages are asked for one by one."""
-    return markdown_blocks(text) if markup == "markdown" else text.split("\n")
+def _blocks(source: Source) -> tuple[Sequence[Block], int]:
+    """Return what a document is made of, and how many formulas it lacks; its pages are asked for one by one."""
+    if source.markup == "plain":
+        return source.text.split("\n"), 0
+    return markdown_blocks(source.text, source.figures, can_set if source.omits_formulas else None)
 
 
 def _capacity(layout: PageLayout, rest: TextPosition | None, frame: Frame) -> float:

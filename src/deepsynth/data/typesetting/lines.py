@@ -21,8 +21,8 @@ from deepsynth.data.text.bidi import embedding_levels
 from deepsynth.data.text.linebreak import HYPHEN, SOFT_HYPHEN, gap_width
 from deepsynth.data.typesetting.bidi_lines import LineItem, in_visual_order
 from deepsynth.data.typesetting.hyphenation import Hyphenation
-from deepsynth.data.typesetting.paragraphs import Paragraph, RunStyle, quantize
-from deepsynth.data.typesetting.words import Word, break_run, direction_of, shaped_words
+from deepsynth.data.typesetting.paragraphs import Paragraph, RunStyle, TableStyle, quantize
+from deepsynth.data.typesetting.words import Word, break_run, direction_of, shaped_words, without_formulas
 
 _UNBROKEN_PX = 1_000_000
 
@@ -61,6 +61,7 @@ class Typesetter:
         line_height: distance of baselines, in units of the font size.
         justify: stretch white space until broken lines fill the column.
         hyphenation: divides words at the end of a line; without it they move to the next line whole.
+        table_style: what tables are set between.
     """
 
     def __init__(
@@ -70,7 +71,9 @@ class Typesetter:
         line_height: float,
         justify: bool = False,
         hyphenation: Hyphenation | None = None,
+        table_style: TableStyle = "grid",
     ) -> None:
+        self.table_style = table_style
         self.body = body
         self._shaper = shaper
         self._line_height = line_height
@@ -81,7 +84,7 @@ class Typesetter:
         """Return the font and size of a run on this page."""
         body = self.body
         size = body.size_px if run.scale == 1 else quantize(body.size_px * run.scale)
-        return FontStyle(run.family or body.family, size, run.bold, run.italic, body.region)
+        return FontStyle(run.family or body.family, size, run.bold, run.italic, body.region, run.formula)
 
     def pixels(self, ems: float) -> int:
         """Return a distance in units of the body's font size as pixels."""
@@ -99,14 +102,15 @@ class Typesetter:
             UserError: when no font has a character, or a character is wider than the column.
         """
         text = paragraph.text
-        levels, base = embedding_levels(text)
         styled = [(part, self.style(run)) for part, run in paragraph.runs]
+        shown = without_formulas(styled) if any(style.formula for _, style in styled) else text
+        levels, base = embedding_levels(shown)
         style = styled[0][1]
         is_plain = len(styled) == 1 and levels.count(0) == len(levels)
         indent = self.pixels(paragraph.indent_em)
         width = width_px - indent
         ascent, descent, space = self.metrics(style)
-        words = shaped_words(self._shaper, styled, text, start, levels)
+        words = shaped_words(self._shaper, styled, shown, start, levels)
         for number, (items, joiner, end) in enumerate(self._break(words, text, width, style.size_px, space)):
             justified = self._justify and joiner != "\n"
             if is_plain:
@@ -195,7 +199,7 @@ class Typesetter:
     def _divide(self, runs: Sequence[tuple[ShapedRun, int]], room_px: float) -> tuple[ShapedRun, ShapedRun] | None:
         """Return the part of a word that fits into the line with its hyphen, and the rest."""
         run, level = runs[0]
-        if self._hyphenation is None or len(runs) > 1 or level & 1 or math.isinf(run.room):
+        if self._hyphenation is None or len(runs) > 1 or level & 1 or math.isinf(run.room) or run.style.formula:
             return None
         return self._hyphenation.divide(self._shaper, run, room_px)
 
@@ -219,6 +223,11 @@ class Typesetter:
         """Return the width of the widest run of a paragraph, pixels."""
         lines = self.lines(paragraph, _UNBROKEN_PX)
         return max((run.room for line in lines for run, _ in line.places), default=0.0)
+
+    def is_right_to_left(self, paragraphs: Iterable[Paragraph]) -> bool:
+        """Return whether most of the paragraphs run from right to left; those without letters do not count."""
+        texts = [text for paragraph in paragraphs if any(map(str.isalpha, text := paragraph.text))]
+        return 2 * sum([embedding_levels(text)[1] for text in texts]) > len(texts)
 
     def metrics(self, style: FontStyle) -> tuple[int, int, float]:
         """Return a style's ascent and descent at the line height, and the width of its space, pixels."""

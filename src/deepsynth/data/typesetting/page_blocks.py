@@ -8,17 +8,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
-from deepsynth.data.typesetting.blocks import Block, HorizontalRule, Table
-from deepsynth.data.typesetting.inline_markdown import (
+from deepsynth.data.markup.inline_markdown import (
     Run,
     fenced,
+    has_dollar_pairs,
     heading_markdown,
     inline_html,
     inline_markdown,
 )
+from deepsynth.data.typesetting.blocks import Block, Figure, HorizontalRule
 from deepsynth.data.typesetting.pages import PageLayout, PlacedRow
 from deepsynth.data.typesetting.paragraphs import BODY, Container, Paragraph, RunStyle
+from deepsynth.data.typesetting.tables import Cell, Table
 from deepsynth.types import Box, PageBlock
+
+_DIGITS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 
 
 def page_blocks(layout: PageLayout, blocks: Sequence[Block]) -> tuple[PageBlock, ...]:
@@ -34,7 +38,7 @@ def page_blocks(layout: PageLayout, blocks: Sequence[Block]) -> tuple[PageBlock,
     for rows in _groups(layout.rows, blocks):
         first, last = rows[0].first_line, rows[-1].first_line + len(rows[-1].row.lines)
         lines = (drawn[first], drawn[last])
-        areas = tuple([box for row in rows for box in row.rules])
+        areas = tuple([box for row in rows for box in row.areas])
         if lines[0] == lines[1] and not areas:
             continue
         block = writer.write(rows, lines, areas)
@@ -46,8 +50,7 @@ def _groups(rows: Sequence[PlacedRow], blocks: Sequence[Block]) -> Iterator[list
     """Yield the rows of a page that belong to one block and stand in one column."""
     group: list[PlacedRow] = []
     for row in rows:
-        number = row.row.position[0]
-        if group and (group[-1].column != row.column or not _goes_on(blocks, group[-1].row.position[0], number)):
+        if group and (group[-1].column != row.column or not _goes_on(blocks, group[-1], row)):
             yield group
             group = []
         group.append(row)
@@ -55,11 +58,15 @@ def _groups(rows: Sequence[PlacedRow], blocks: Sequence[Block]) -> Iterator[list
         yield group
 
 
-def _goes_on(blocks: Sequence[Block], before: int, number: int) -> bool:
-    """Return whether a block belongs to the one before it: lines of a plain text without an empty line between do."""
-    if before == number:
-        return True
-    block, former = blocks[number], blocks[before]
+def _block_of(blocks: Sequence[Block], row: PlacedRow) -> Block:
+    return row.row.block or blocks[row.row.position[0]]
+
+
+def _goes_on(blocks: Sequence[Block], before: PlacedRow, row: PlacedRow) -> bool:
+    """Return whether a row goes on with the block before it, as the lines of a plain text do up to an empty one."""
+    block, former = _block_of(blocks, row), _block_of(blocks, before)
+    if before.row.position[0] == row.row.position[0]:
+        return block is former or row.row.block is None
     if isinstance(block, str):
         return bool(block.strip()) and isinstance(former, str) and bool(former.strip())
     return isinstance(block, Paragraph) and block.joined
@@ -77,13 +84,14 @@ class _Writer:
         #: The row and the Markdown before.
         self._last: PlacedRow | None = None
         self._written = ""
+        self._figures = 0
 
     def write(self, rows: Sequence[PlacedRow], lines: tuple[int, int], areas: tuple[Box, ...]) -> PageBlock:
         """Return a block of the page."""
         last, self._last = self._last, rows[-1]
         before = "\n\n" if last else ""
-        block = self._blocks[rows[0].row.position[0]]
-        if last and last.row.position[0] == rows[0].row.position[0] and _is_text(block):
+        block = _block_of(self._blocks, rows[0])
+        if last and _block_of(self._blocks, last) is block and _is_text(block) and rows[0].row.position[1]:
             written = self._continued(last, rows, lines, areas)
         else:
             written = self._begun(block, rows, before, lines, areas)
@@ -94,7 +102,7 @@ class _Writer:
         self, last: PlacedRow, rows: Sequence[PlacedRow], lines: tuple[int, int], areas: tuple[Box, ...]
     ) -> PageBlock:
         """Return the rest of a paragraph in the next column, which Markdown appends to its line."""
-        block = self._blocks[rows[0].row.position[0]]
+        block = _block_of(self._blocks, rows[0])
         heading = isinstance(block, Paragraph) and block.heading > 0
         joiner = last.row.lines[0][0].joiner
         texts: list[str] = []
@@ -120,15 +128,25 @@ class _Writer:
             return PageBlock("rule", "---", before, lines, areas)
         if isinstance(block, Table):
             self._open, self._items = [], {}
-            first, last = rows[0].row.position[1], rows[-1].row.position[1] + 1
-            pipes = "" if first else _pipes(block.rows[:last])
-            return PageBlock("table", _html(block.rows[first:last]), before, lines, areas, pipes)
+            cells = _shown_cells(block, rows)
+            return PageBlock("table", _html(cells), before, lines, areas, _pipes(cells))
+        if isinstance(block, Figure):
+            self._open, self._items = [], {}
+            self._figures += 1
+            return PageBlock("image", f"![](images/{self._figures - 1}.jpg)", before, lines, areas)
         if isinstance(block, str):
-            texts = [inline_markdown(runs) for _, runs in self._paragraphs(rows)]
+            texts = self._texts(rows)
             return PageBlock("text", "\n".join(texts), before, lines, areas)
-        return self._paragraph(block, rows, before, lines)
+        return self._paragraph(block, rows, before, lines, areas)
 
-    def _paragraph(self, block: Paragraph, rows: Sequence[PlacedRow], before: str, lines: tuple[int, int]) -> PageBlock:
+    def _paragraph(
+        self, block: Paragraph, rows: Sequence[PlacedRow], before: str, lines: tuple[int, int], areas: tuple[Box, ...]
+    ) -> PageBlock:
+        if block.label == "footnote":
+            self._open, self._items = [], {}
+            number = block.marker.translate(_DIGITS)
+            texts = [inline_markdown(runs, runs[0][1]) for _, runs in self._paragraphs(rows)]
+            return PageBlock(block.label, f"[^{number}]: {' '.join(texts)}", before, lines, areas)
         marker = block.marker or " "
         begins = bool(block.marker) and rows[0].row.position[1] == 0
         tight = begins and not block.space_before_em and bool(self._open) and all(here for _, here in self._open)
@@ -141,12 +159,20 @@ class _Writer:
             runs = [run for _, own in parts for run in (*own, (" ", BODY))]
             texts = [heading_markdown(block.heading, inline_markdown(runs, RunStyle(bold=True)))]
         else:
-            texts = [text for _, runs in parts if (text := inline_markdown(runs))] or [""]
+            texts = [text for text in self._texts(rows) if text] or [""]
             texts = [*[f"{text}\\" for text in texts[:-1]], texts[-1]]
         if tight and texts[0] and (not deeper or not marker[0].isdigit() or marker[:-1] == "1"):
             before = before and "\n"
         markdown = "\n".join([f"{rest if number else prefix}{text}".rstrip() for number, text in enumerate(texts)])
-        return PageBlock(block.label, markdown, before, lines)
+        return PageBlock(block.label, markdown, before, lines, areas)
+
+    def _texts(self, rows: Sequence[PlacedRow]) -> list[str]:
+        """Return the shown part of each paragraph in the rows, as Markdown."""
+        parts = self._paragraphs(rows)
+        blocks = [self._blocks[number] for number, _ in parts if number >= 0]
+        runs = [run for block in blocks for run in (block.runs if isinstance(block, Paragraph) else ((block, BODY),))]
+        dollars = has_dollar_pairs([(f"{text}\n", style) for text, style in runs if isinstance(text, str)])
+        return [inline_markdown(runs, dollars=dollars) for _, runs in parts]
 
     def _prefixes(self, block: Paragraph, begins: bool) -> tuple[str, str]:
         """Return what stands before the first line of a block and before the others, and note what is open now."""
@@ -187,7 +213,7 @@ class _Writer:
         found: list[tuple[int, list[Run]]] = []
         for row in rows:
             number, start = row.row.position
-            block = self._blocks[number]
+            block = _block_of(self._blocks, row)
             paragraph = block if isinstance(block, Paragraph) else Paragraph(((str(block), BODY),))
             if not found or found[-1][0] != number:
                 found.append((number, []))
@@ -217,15 +243,53 @@ def _styled(paragraph: Paragraph, text: str, start: int) -> list[Run]:
     return runs
 
 
-def _html(rows: Sequence[Sequence[Paragraph]]) -> str:
-    lines = ["".join([f"<td>{inline_html(cell.runs)}</td>" for cell in cells]) for cells in rows]
-    return f"<table>{''.join([f'<tr>{line}</tr>' for line in lines])}</table>"
+#: Runs of each paragraph of a cell.
+_Shown = list[list[Run]]
 
 
-def _pipes(rows: Sequence[Sequence[Paragraph]]) -> str:
-    """Return rows with pipes, the first as the head."""
-    rules = {None: "---", "left": ":--", "center": ":-:", "right": "--:"}
-    head = [inline_markdown(cell.runs, RunStyle(bold=True), cell=True) for cell in rows[0]]
-    lines = [head, [rules[cell.align] for cell in rows[0]]]
-    lines += [[inline_markdown(cell.runs, cell=True) for cell in cells] for cells in rows[1:]]
+def _shown_cells(table: Table, rows: Sequence[PlacedRow]) -> list[list[tuple[Cell, _Shown]]]:
+    """Return the cells of a page's part of a table, by row, with what is drawn in them."""
+    found: list[list[tuple[Cell, _Shown]]] = []
+    for placed in rows:
+        row = placed.row
+        replaced = any(run.replaced for line, _, _ in row.lines for run, _ in line.places)
+        lines = iter([line for line, _, _ in row.lines])
+        counts = iter(row.cells)
+        for number in range(row.position[1], row.end):
+            found.append([])
+            for cell in table.rows[number]:
+                shown: _Shown = [list(paragraph.runs) for paragraph in cell.paragraphs]
+                own = [next(lines) for _ in range(next(counts))]
+                if replaced:
+                    text = "".join([part for line in own for part in (line.text, line.joiner)])
+                    shown = [[(text.strip(), cell.paragraphs[0].runs[0][1])]]
+                found[-1].append((cell, shown))
+    return found
+
+
+def _html(rows: Sequence[Sequence[tuple[Cell, _Shown]]]) -> str:
+    """Return cells as an HTML table; header cells are cells, as the published model writes them."""
+    lines = []
+    for cells in rows:
+        line = ""
+        for cell, shown in cells:
+            spans = (f' colspan="{cell.columns}"' if cell.columns > 1 else "") + (
+                f' rowspan="{cell.rows}"' if cell.rows > 1 else ""
+            )
+            line += f"<td{spans}>{'<br>'.join([inline_html(runs) for runs in shown])}</td>"
+        lines.append(f"<tr>{line}</tr>")
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _pipes(rows: Sequence[Sequence[tuple[Cell, _Shown]]]) -> str:
+    """Return cells with pipes, "" where Markdown cannot say them so: it needs a head, and cells of one line."""
+    flat = [cell for cells in rows for cell in cells]
+    simple = all(cell.columns == cell.rows == len(shown) == 1 for cell, shown in flat)
+    if not simple or not all(cell.is_header for cell, _ in rows[0]) or any(len(r) != len(rows[0]) for r in rows):
+        return ""
+    sides = {None: "---", "left": ":--", "center": ":-:", "right": "--:"}
+    head, *rest = rows
+    lines = [[inline_markdown(shown[0], RunStyle(bold=True), cell=True) for _, shown in head]]
+    lines.append([sides[cell.paragraphs[0].align] for cell, _ in head])
+    lines += [[inline_markdown(shown[0], cell=True) for _, shown in cells] for cells in rest]
     return "\n".join([f"| {' | '.join(cells)} |" for cells in lines])

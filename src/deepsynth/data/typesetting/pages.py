@@ -7,11 +7,14 @@ the result equals the cleaned source of a plain-text document, unless the text w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from PIL import Image
+
 from deepsynth.data.typesetting.lines import LaidOutLine
+from deepsynth.data.typesetting.paragraphs import Paragraph
 from deepsynth.errors import UserError
 from deepsynth.types import Box, Page
 
@@ -71,6 +74,12 @@ class LayoutRow:
         keep_with_next: whether the row may not end a column.
         rules: filled boxes relative to the row, pixels.
         position: where the row comes from.
+        fills: boxes relative to the row that are filled lightly, pixels.
+        pictures: images with their left and top edges relative to the row, pixels.
+        cells: numbers of lines of the cells of a table, in order.
+        end: number of the table's row behind it.
+        notes: rows of footnotes that stand at the foot of its column.
+        block: what it shows, if that is no block of the document.
     """
 
     lines: list[tuple[LaidOutLine, int, int]]
@@ -79,11 +88,17 @@ class LayoutRow:
     keep_with_next: bool = False
     rules: tuple[Box, ...] = ()
     position: TextPosition = (0, 0)
+    fills: tuple[Box, ...] = ()
+    pictures: tuple[tuple[Image.Image, int, int], ...] = ()
+    cells: tuple[int, ...] = ()
+    end: int = 0
+    notes: Sequence[LayoutRow] = ()
+    block: Paragraph | None = None
 
     @property
     def is_blank(self) -> bool:
         """Whether it shows nothing."""
-        return not self.rules and not any(line.places for line, _, _ in self.lines)
+        return not self.rules and not self.pictures and not any(line.places for line, _, _ in self.lines)
 
     @property
     def is_divided(self) -> bool:
@@ -118,12 +133,22 @@ class PlacedRow(NamedTuple):
         column: number of its column.
         first_line: index of its first line in ``PageLayout.lines``.
         rules: its filled boxes, pixels of the page.
+        fills: its lightly filled boxes, pixels of the page.
+        pictures: its images with their left and top edges, pixels of the page.
     """
 
     row: LayoutRow
     column: int
     first_line: int
     rules: tuple[Box, ...]
+    fills: tuple[Box, ...]
+    pictures: tuple[tuple[Image.Image, int, int], ...]
+
+    @property
+    def areas(self) -> tuple[Box, ...]:
+        """Boxes of what it shows besides text."""
+        images = [(x, y, x + image.width, y + image.height) for image, x, y in self.pictures]
+        return (*self.rules, *self.fills, *images)
 
 
 @dataclass(slots=True)
@@ -138,15 +163,11 @@ class PageLayout:
     lines: list[PositionedLine] = field(default_factory=list)
     rows: list[PlacedRow] = field(default_factory=list)
 
-    @property
-    def rules(self) -> list[Box]:
-        """Filled boxes in the color of the text, pixels."""
-        return [box for row in self.rows for box in row.rules]
-
     def add(self, row: LayoutRow, column: int, left: int, top: int) -> None:
         """Put a row at a place of the page, pixels."""
-        rules = tuple([(x0 + left, y0 + top, x1 + left, y1 + top) for x0, y0, x1, y1 in row.rules])
-        self.rows.append(PlacedRow(row, column, len(self.lines), rules))
+        rules = _moved(row.rules, left, top)
+        pictures = tuple([(image, x + left, y + top) for image, x, y in row.pictures])
+        self.rows.append(PlacedRow(row, column, len(self.lines), rules, _moved(row.fills, left, top), pictures))
         self.lines += row.at(left, top)
 
     @property
@@ -161,51 +182,8 @@ class PageLayout:
         return sum([run.replaced for positioned in self.lines for run, _ in positioned.line.places])
 
 
-def fill_page(rows: Iterable[LayoutRow], frame: Frame) -> tuple[PageLayout, TextPosition | None]:
-    """Put rows into the columns of a page.
-
-    Args:
-        rows: rows in reading order; they are taken only as far as the page reaches.
-        frame: the columns.
-
-    Returns:
-        The page, and the position of the row that the next page begins with, ``None`` when there is none left.
-
-    Raises:
-        UserError: when a row is taller than a column.
-    """
-    layout = PageLayout()
-    before: LayoutRow | None = None
-    column, y = 0, frame.top
-    for row in rows:
-        blank = row.is_blank
-        if blank and y == frame.top:
-            continue
-        top = y if y == frame.top else y + row.space_before
-        needed = row.height + (row.height * 3 // 2 if row.keep_with_next and y > frame.top else 0)
-        if top + needed > frame.bottom and y > frame.top:
-            if blank:
-                y = frame.bottom
-                layout.add(row, column, 0, y)
-                continue
-            column, y = column + 1, frame.top
-            if column == len(frame.lefts):
-                # A page that ended with a hyphen would show what its text lacks: that line is the next page's.
-                if before and before.is_divided and len(layout.lines) > 1:
-                    del layout.lines[-1], layout.rows[-1]
-                    return layout, before.position
-                return layout, row.position
-            top = y
-        if row.height > frame.height:
-            what = "a line" if len(row.lines) == 1 else "a row of a table"
-            raise UserError(
-                f"{what} is {row.height} pixels high, more than the {frame.height} pixels between the margins; take a "
-                "smaller font_size_px or margin_px, or a higher page"
-            )
-        layout.add(row, column, frame.lefts[column], top)
-        y = top + row.height
-        before = row
-    return layout, None
+def _moved(boxes: Sequence[Box], x: int, y: int) -> tuple[Box, ...]:
+    return tuple([(x0 + x, y0 + y, x1 + x, y1 + y) for x0, y0, x1, y1 in boxes])
 
 
 def join_pages(pages: Sequence[Page]) -> str:

@@ -15,6 +15,10 @@ BlockLabel = Literal[
 SIZE_STEP_PX = 0.5
 
 
+Side = Literal["left", "center", "right"]
+TableStyle = Literal["grid", "ruled", "banded", "borderless"]
+
+
 class RunStyle(NamedTuple):
     """Differences of a run from the body text of its page, whose font and size the page chooses.
 
@@ -23,12 +27,16 @@ class RunStyle(NamedTuple):
         scale: font size in units of the body's.
         bold: use the bold face.
         italic: use the italic face.
+        formula: the text is a formula between dollar signs.
+        note: number of the footnote that the text refers to; 0 for other texts.
     """
 
     family: str | None = None
     scale: float = 1.0
     bold: bool = False
     italic: bool = False
+    formula: bool = False
+    note: int = 0
 
 
 BODY = RunStyle()
@@ -65,6 +73,7 @@ class Paragraph:
         heading: level of a heading, from 1; 0 for other paragraphs.
         containers: quotes and items of lists that it is in, the outermost first.
         joined: whether it goes on with the block before it, as a line of code does.
+        notes: its footnotes, each with the index of the character behind which the text refers to it.
     """
 
     runs: tuple[tuple[str, RunStyle], ...]
@@ -72,11 +81,12 @@ class Paragraph:
     marker: str = ""
     space_before_em: float = 0.0
     keep_with_next: bool = False
-    align: Literal["left", "center", "right"] | None = None
+    align: Side | None = None
     label: BlockLabel = "text"
     heading: int = 0
     containers: tuple[Container, ...] = ()
     joined: bool = False
+    notes: tuple[tuple[int, Paragraph], ...] = ()
 
     @property
     def text(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from deepsynth.data.fonts.formulas import fit_formula
 from deepsynth.data.fonts.glyphs import Direction, FontStyle, ShapedRun
 from deepsynth.data.fonts.shaping import Shaper
 from deepsynth.data.text.linebreak import SPACES, TOKENS, grapheme_clusters, segments
@@ -12,6 +13,8 @@ from deepsynth.errors import UserError
 
 #: A word with more letters is not shaped whole only to find out that it is too wide.
 LONGEST_WORD = 200
+#: For private use: a letter that runs left to right.
+_FORMULA_LETTER = "\ue000"
 
 
 #: Text that a line break may not part: the index of its first character, the white space before it and its embedding
@@ -22,14 +25,14 @@ Word = tuple[int, str, int, Sequence[tuple[ShapedRun, int]], float]
 
 
 def shaped_words(
-    shaper: Shaper, styled: Sequence[tuple[str, FontStyle]], text: str, start: int, levels: bytes
+    shaper: Shaper, styled: Sequence[tuple[str, FontStyle]], shown: str, start: int, levels: bytes
 ) -> Iterator[Word]:
     """Yield the words of a paragraph.
 
     Args:
         shaper: shapes the words and remembers them.
         styled: the paragraph's text in parts of one style.
-        text: the whole text.
+        shown: the whole text, its formulas replaced by :func:`without_formulas`.
         start: index of the character to begin with.
         levels: embedding level of every character.
 
@@ -37,11 +40,13 @@ def shaped_words(
         UserError: when no font has a character.
     """
     first = styled[0][1]
-    is_uniform = len(styled) == 1 and levels.count(levels[:1]) == len(levels)
+    has_one_style = len(styled) == 1 and not first.formula
+    is_uniform = has_one_style and levels.count(levels[:1]) == len(levels)
     styles = [] if is_uniform else [style for part, style in styled for _ in part]
     remembered = (shaper.remembered(first, "ltr"), shaper.remembered(first, "rtl"))
     gap, gap_level, end = "", 0, start
-    for token in TOKENS.findall(text, start):
+    text = shown if is_uniform else "".join([part for part, _ in styled])
+    for token in TOKENS.findall(shown, start):
         begin, end = end, end + len(token)
         level = levels[begin]
         if token[0] in SPACES:
@@ -56,7 +61,9 @@ def shaped_words(
             stop = begin + len(segment)
             level = levels[begin]
             shape = shaper.shape_once if len(segment) <= LONGEST_WORD else _unshaped
-            if is_uniform or (len(styled) == 1 and levels.count(level, begin, stop) == stop - begin):
+            if is_uniform or (
+                len(styled) == 1 and not first.formula and levels.count(level, begin, stop) == stop - begin
+            ):
                 run = remembered[level & 1].get(segment) or shape(segment, first, direction_of(level))
                 yield begin, gap, gap_level, ((run, level),), run.room
             else:
@@ -64,6 +71,11 @@ def shaped_words(
                 runs = [(shape(part, style, direction_of(level)), level) for part, style, level in spans]
                 yield begin, gap, gap_level, runs, sum([run.room for run, _ in runs])
             gap, begin = "", stop
+
+
+def without_formulas(styled: Sequence[tuple[str, FontStyle]]) -> str:
+    """Return a text with letters of no script for its formulas, which are neither broken nor turned."""
+    return "".join([_FORMULA_LETTER * len(part) if style.formula else part for part, style in styled])
 
 
 def _spans(
@@ -103,6 +115,9 @@ def break_run(shaper: Shaper, text: str, style: FontStyle, direction: Direction,
     Raises:
         UserError: when one cluster is wider than a line.
     """
+    if style.formula:
+        yield fit_formula(text, style, width)
+        return
     clusters = grapheme_clusters(text)
     start, count = 0, 8
     while start < len(clusters):

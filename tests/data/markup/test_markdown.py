@@ -1,11 +1,11 @@
-from deepsynth.data.typesetting.markdown import markdown_blocks
+from deepsynth.data.markup.markdown import markdown_blocks
 from deepsynth.data.typesetting.paragraphs import Paragraph
 
 
 def test_markdown_becomes_blocks_that_show_no_markup():
     text = "# Title\n\nsome **bold** and *it*\nalic\n\n1. one\n2. two\n\n- x\n\n```\n  code  here\n```\n\n"
     text += "|a|b|\n|-|-|\n|c|d|\n"
-    blocks = markdown_blocks(text)
+    blocks, _ = markdown_blocks(text)
     paragraphs = [block for block in blocks if isinstance(block, Paragraph)]
     shown = [("".join(text for text, _ in block.runs), block.marker) for block in paragraphs]
     assert shown == [
@@ -21,17 +21,17 @@ def test_markdown_becomes_blocks_that_show_no_markup():
     assert [style.bold for text, style in paragraphs[1].runs if text == "bold"] == [True]
     assert paragraphs[-1].runs[0][1].family == "DejaVu Sans Mono"
     table = blocks[-1]
-    assert [["".join(t for t, _ in cell.runs) for cell in row] for row in table.rows] == [["a", "b"], ["c", "d"]]
+    assert [[cell.paragraphs[0].text for cell in row] for row in table.rows] == [["a", "b"], ["c", "d"]]
 
 
 def test_cells_of_a_markdown_table_keep_to_the_side_that_its_colons_name():
-    (table,) = markdown_blocks("|a|b|c|d|\n|-|:-|:-:|-:|\n|1|2|3|4|\n")
+    ((table,), _) = markdown_blocks("|a|b|c|d|\n|-|:-|:-:|-:|\n|1|2|3|4|\n")
     for row in table.rows:
-        assert [cell.align for cell in row] == [None, "left", "center", "right"]
+        assert [cell.paragraphs[0].align for cell in row] == [None, "left", "center", "right"]
 
 
 def test_headings_are_bold_and_smaller_from_level_to_level():
-    blocks = markdown_blocks("".join(f"{'#' * level} heading\n\n" for level in range(1, 7)) + "text\n")
+    blocks, _ = markdown_blocks("".join(f"{'#' * level} heading\n\n" for level in range(1, 7)) + "text\n")
     styles = [block.runs[0][1] for block in blocks]
     sizes = [style.scale for style in styles]
     assert sizes == sorted(sizes, reverse=True)

@@ -9,6 +9,7 @@ from html import escape
 from itertools import groupby
 from operator import itemgetter
 
+from deepsynth.data.markup.rules import INLINE_FORMULA
 from deepsynth.data.typesetting.paragraphs import BODY, CODE, RunStyle
 
 #: A text and its style.
@@ -22,15 +23,17 @@ _MARKUP = re.compile(
     r"|\](?=[(\[:]|$)|\[(?=\^)"  # links and footnotes
     r"|<(?=[A-Za-z/!?]|$)"
     r"|&(?=#?\w+;)"
-    r"|\$(?=\S[^$]*\$)"  # formulas
 )
+_DOLLAR = re.compile(r"\$(?=\S|$)")
 #: And at the start of a line.
 _NUMBERED = re.compile(r"(\d{1,9})([.)])(?=\s|$)")
 _STARTS = re.compile(r"#{1,6}(?=\s|$)|>|[-+*](?=\s|$)|=+\s*$|~{3}|[-|:][-|:\s]*$")
 _CLOSING_HASHES = re.compile(r"(?<=\s)#(?=#*\s*$)|^#(?=#*\s*$)")
 
 
-def inline_markdown(runs: Sequence[Run], base: RunStyle = BODY, *, cell: bool = False) -> str:
+def inline_markdown(
+    runs: Sequence[Run], base: RunStyle = BODY, *, cell: bool = False, dollars: bool | None = None
+) -> str:
     """Return one line of Markdown that shows the runs.
 
     Emphasis that Markdown cannot say at a place, as within a word before punctuation, is left out.
@@ -39,15 +42,21 @@ def inline_markdown(runs: Sequence[Run], base: RunStyle = BODY, *, cell: bool = 
         runs: parts of the text.
         base: style of text without emphasis: a heading's is bold.
         cell: whether it stands between the pipes of a table.
+        dollars: whether to escape dollar signs; by default as the runs alone need it.
     """
     parts: list[str] = []
     whole = [
         ("".join([text for text, _ in same]), style)
         for style, same in groupby([run for run in runs if run[0]], key=itemgetter(1))
     ]
+    if dollars is None:
+        dollars = has_dollar_pairs(whole)
     for place, (text, style) in enumerate(whole):
         if style.family == CODE.family and base.family != CODE.family:
             parts.append(_code(text))
+            continue
+        if style.formula or style.note:
+            parts.append(f"[^{style.note}]" if style.note else text)
             continue
         mark = "*" * (2 * (style.bold and not base.bold) + (style.italic and not base.italic))
         core = text.strip()
@@ -55,9 +64,11 @@ def inline_markdown(runs: Sequence[Run], base: RunStyle = BODY, *, cell: bool = 
         after = " " if text[-1].isspace() else whole[place + 1][0][0] if place + 1 < len(whole) else ""
         if mark and core and _emphasizes(core, before, after):
             start = text.index(core)
-            parts.append(f"{text[:start]}{mark}{escape_markdown(core)}{mark}{text[start + len(core) :]}")
+            parts.append(
+                f"{text[:start]}{mark}{escape_markdown(core, dollars=dollars)}{mark}{text[start + len(core) :]}"
+            )
         else:
-            parts.append(escape_markdown(text))
+            parts.append(escape_markdown(text, dollars=dollars))
     line = "".join(parts).strip(" \t")
     if cell:
         return line.replace("|", r"\|")
@@ -84,9 +95,16 @@ def _code(text: str) -> str:
     return f"{fence}{padded}{fence}"
 
 
-def escape_markdown(text: str) -> str:
-    """Return a text with backslashes before what would be markup within a line."""
-    return _MARKUP.sub(lambda match: f"\\{match.group()}", text)
+def has_dollar_pairs(runs: Sequence[Run]) -> bool:
+    """Return whether Markdown would take dollar signs of the text for those of a formula."""
+    plain = "".join(["$" if style.formula else text for text, style in runs])
+    return INLINE_FORMULA.search(plain) is not None or "$$" in plain
+
+
+def escape_markdown(text: str, *, dollars: bool = False) -> str:
+    """Return a text with backslashes before what would be markup within a line, dollar signs only if asked for."""
+    text = _MARKUP.sub(lambda match: f"\\{match.group()}", text)
+    return _DOLLAR.sub(r"\\$", text) if dollars else text
 
 
 def _escape_start(line: str) -> str:

@@ -1,0 +1,1 @@
+"""Markdown and HTML tables, parsed to blocks and written from them."""

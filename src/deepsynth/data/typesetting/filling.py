@@ -1,0 +1,111 @@
+"""Rows put into the columns of a page, with footnotes at the foot of each column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from deepsynth.data.typesetting.pages import Frame, LayoutRow, PageLayout, TextPosition
+from deepsynth.errors import UserError
+
+#: Length of the rule above footnotes, as a share of the column.
+_NOTE_RULE = 0.3
+
+
+def fill_page(rows: Iterable[LayoutRow], frame: Frame) -> tuple[PageLayout, TextPosition | None]:
+    """Put rows into the columns of a page.
+
+    Args:
+        rows: rows in reading order; they are taken only as far as the page reaches.
+        frame: the columns.
+
+    Returns:
+        The page, and the position of the row that the next page begins with, ``None`` when there is none left.
+
+    Raises:
+        UserError: when a row is taller than a column.
+    """
+    return _Filler(frame).fill(rows)
+
+
+class _Filler:
+    """Fills one page."""
+
+    def __init__(self, frame: Frame) -> None:
+        self._frame = frame
+        self._layout = PageLayout()
+        self._column = 0
+        self._y = frame.top
+        self._notes: list[LayoutRow] = []
+
+    def fill(self, rows: Iterable[LayoutRow]) -> tuple[PageLayout, TextPosition | None]:
+        """Return the page and the position of the next one; see :func:`fill_page`."""
+        frame, layout = self._frame, self._layout
+        before: LayoutRow | None = None
+        for row in rows:
+            is_top = self._y == frame.top
+            if row.is_blank and is_top:
+                continue
+            if not self._fits(row):
+                if row.is_blank:
+                    self._y = frame.bottom
+                    layout.add(row, self._column, 0, self._y)
+                    continue
+                if self._column + 1 == len(frame.lefts):
+                    # A page that ended with a hyphen would show what its text lacks: that line is the next page's.
+                    if before and before.is_divided and len(layout.lines) > 1:
+                        del layout.lines[-1], layout.rows[-1]
+                        self._notes = [note for note in self._notes if all(note is not own for own in before.notes)]
+                        row = before
+                    self._set_notes()
+                    return layout, row.position
+                self._set_notes()
+                self._column, self._y = self._column + 1, frame.top
+            self._check_height(row)
+            top = self._y if self._y == frame.top else self._y + row.space_before
+            layout.add(row, self._column, frame.lefts[self._column], top)
+            self._notes += row.notes
+            self._y = top + row.height
+            before = row
+        self._set_notes()
+        return layout, None
+
+    def _fits(self, row: LayoutRow) -> bool:
+        """Return whether the column has room for a row, its footnotes, and what may not be parted from it."""
+        if self._y == self._frame.top:
+            return True
+        needed = row.height + (row.height * 3 // 2 if row.keep_with_next else 0)
+        return self._y + row.space_before + needed <= self._frame.bottom - _height([*self._notes, *row.notes])
+
+    def _check_height(self, row: LayoutRow) -> None:
+        if row.height + _height(row.notes) > self._frame.height:
+            what = "a line" if len(row.lines) == 1 else "a row of a table" if row.cells else "a figure"
+            raise UserError(
+                f"{what} is {row.height + _height(row.notes)} pixels high, more than the {self._frame.height} pixels "
+                "between the margins; take a smaller font_size_px or margin_px, or a higher page"
+            )
+
+    def _set_notes(self) -> None:
+        """Put the footnotes of a column at its foot, below a rule."""
+        if not self._notes:
+            return
+        gap = _gap(self._notes)
+        rule = (0, gap // 2, round(_NOTE_RULE * self._frame.width), gap // 2 + 1)
+        first = self._notes[0]
+        lines = [(line, x, baseline + gap) for line, x, baseline in first.lines]
+        notes = [replace(first, lines=lines, height=first.height + gap, rules=(rule,)), *self._notes[1:]]
+        y = self._frame.bottom - _height(self._notes)
+        for note in notes:
+            self._layout.add(note, self._column, self._frame.lefts[self._column], y)
+            y += note.height
+        self._notes = []
+
+
+def _gap(notes: Sequence[LayoutRow]) -> int:
+    """Return the room for the rule above footnotes, pixels."""
+    return notes[0].height // 2
+
+
+def _height(notes: Sequence[LayoutRow]) -> int:
+    """Return the room that footnotes need, pixels."""
+    return sum([note.height for note in notes]) + _gap(notes) if notes else 0
