@@ -95,11 +95,12 @@ class PredictionWriter(Callback):
         self._last_document: str | None = None
         self._with_boxes = False
 
-    def _path(self, trainer: Trainer) -> Path:
+    def path(self, trainer: Trainer) -> Path:
+        """Return where the predictions of a run are written."""
         return Path(self.file or Path(trainer.default_root_dir) / NAME)
 
     def _partial(self, trainer: Trainer, rank: int | None = None) -> Path:
-        path = self._path(trainer)
+        path = self.path(trainer)
         rank = trainer.global_rank if rank is None else rank
         suffix = ".partial" if trainer.world_size == 1 else f".rank{rank}.partial"
         return path.with_name(path.name + suffix)
@@ -238,7 +239,7 @@ class PredictionWriter(Callback):
                         f"{partial} is not on this machine; the files of all processes have to be in one folder: "
                         "set PredictionWriter.file to a place that all machines share"
                     )
-            path = self._path(trainer)
+            path = self.path(trainer)
             files, count = PredictionFiles(path.parent, self.formats), 0
             with explain_write_errors(path, "the predictions"), atomic_file(path) as temporary:
                 with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
@@ -268,11 +269,7 @@ class PredictionWriter(Callback):
             folder = partial.parent
             rank_zero_info(
                 f"{self._pages} pages are kept in {partial}; the same command with "
-                + (
-                    f"--output {folder} --resume"
-                    if self._path(trainer).name == NAME
-                    else "PredictionWriter.resume=true"
-                )
+                + (f"--output {folder} --resume" if self.path(trainer).name == NAME else "PredictionWriter.resume=true")
                 + " continues after them"
             )
 

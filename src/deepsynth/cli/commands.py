@@ -240,8 +240,17 @@ def compare(args: list[str]) -> None:
     call("compare", CompareBackends, args).run(print_line)
 
 
+#: Options with which ``deepsynth evaluate`` predicts first.
+_OF_A_MODEL = ("--config", "-c", "--ckpt_path", "--model", "--data", "--trainer", "--run_name")
+
+
 def evaluate(args: list[str]) -> None:
-    """Run ``deepsynth evaluate PREDICTIONS``, or ``olmocr`` and ``omnidocbench`` with a benchmark's files."""
+    """Run ``deepsynth evaluate`` with predictions, with a model (``--config …``), or with a benchmark's files."""
+    if any(arg.startswith("-") and arg.split("=")[0].split(".")[0] in _OF_A_MODEL for arg in args):
+        from deepsynth.cli.evaluate import evaluate_model
+
+        evaluate_model(args, print_line)
+        return
     from deepsynth.measurement.evaluation.command import Evaluate
     from deepsynth.measurement.published.commands import EvaluateOlmocr, EvaluateOmniDocBench
 

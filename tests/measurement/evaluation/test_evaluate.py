@@ -10,12 +10,15 @@ from typing import Any
 import jinja2  # noqa: F401  the report is made with it
 import numpy as np
 import pytest
+from PIL import Image
 
 from deepsynth.cli.main import run
 from deepsynth.errors import UserError
 from deepsynth.measurement.evaluation.command import Evaluate, marked
 from deepsynth.measurement.evaluation.figures import compare_predictions, confusions
+from deepsynth.measurement.evaluation.pictures import with_boxes
 from deepsynth.measurement.evaluation.predictions import in_common, read_predictions
+from deepsynth.measurement.evaluation.structure_figures import cell_confusions, compare_structure
 
 ROWS = [
     {"id": "a", "prediction": "one", "target": "one", "language": "en", "stop": "eos"},
@@ -155,3 +158,95 @@ def test_the_command_reads_a_folder_and_explains_mistakes(tmp_path: Path, capsys
     assert run(["evaluate", str(tmp_path / "missing")]) == 1
     assert run(["evaluate", str(tmp_path), "--confidence", "2"]) == 1
     assert "--confidence is 2.0; it must be between 0 and 1" in capsys.readouterr().err
+
+
+TABLE = "<table><tr><td>Sea</td><td>Height</td></tr><tr><td>North</td><td>2.1</td></tr></table>"
+BOX = "<|ref|>North<|/ref|><|det|>[[100, 200, 300, 400]]<|/det|>"
+OTHER_BOX = BOX.replace("300", "250")
+
+
+def test_structure_has_bounds_and_groups_by_prompt(tmp_path: Path) -> None:
+    rows = [
+        {"id": "a", "prediction": TABLE, "target": TABLE, "prompt": "Parse the figure."},
+        {"id": "b", "prediction": TABLE.replace("<td>2.1</td>", ""), "target": TABLE, "prompt": "Parse the figure."},
+        {"id": "c", "prediction": OTHER_BOX, "target": BOX, "prompt": "OCR this image."},
+    ]
+    lines, record = evaluate(write(tmp_path / "predictions.jsonl", rows))
+    assert record["structure"]["teds"] == pytest.approx((1 + 5 / 6) / 2)
+    assert record["structure_bounds"]["teds"] == pytest.approx([5 / 6, 1])
+    groups = record["structure_groups"]["prompt"]
+    assert groups["Parse the figure."]["teds"] == record["structure"]["teds"]
+    assert "teds" not in groups["OCR this image."]
+    assert groups["OCR this image."]["box_iou"] == pytest.approx(151 / 201)
+    assert any(line.startswith("prompt 'OCR this image.': text_distance") for line in lines)
+
+
+def test_cells_of_tables_are_counted_where_they_are_wrong(tmp_path: Path) -> None:
+    wrong = TABLE.replace("2.1", "2.7")
+    missing = TABLE.replace("<td>2.1</td>", "")
+    assert cell_confusions([(wrong, TABLE), (wrong, TABLE), (missing, TABLE), (TABLE, TABLE)]) == [
+        ("2.1", "2.7", 2),
+        ("2.1", "", 1),
+    ]
+    pipes = "| Sea | Height |\n| --- | --- |\n| South | 2.1 |"
+    rows = [{"id": "a", "prediction": pipes, "target": TABLE}]
+    lines, record = evaluate(write(tmp_path / "predictions.jsonl", rows))
+    assert record["cells"] == [["North", "South", 1]]
+    assert "cells: 'North' as 'South' (1)" in lines
+    assert "Cells of tables" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_structure_of_two_systems_is_compared(tmp_path: Path) -> None:
+    one = write(tmp_path / "a.jsonl", [{"id": str(i), "prediction": TABLE, "target": TABLE} for i in range(12)])
+    half = TABLE.replace("<tr><td>North</td><td>2.1</td></tr>", "")
+    other = write(tmp_path / "b.jsonl", [{"id": str(i), "prediction": half, "target": TABLE} for i in range(12)])
+    lines, record = evaluate(one, against=other)
+    better, worse, p = record["comparison"]["structure"]["teds"]
+    assert (better, worse) == (1.0, pytest.approx(1 / 2))
+    assert p < 0.01
+    assert any(line.startswith("teds 1.0000 against 0.5000: difference +0.5000") for line in lines)
+    same = compare_structure([{"teds": 0.5}] * 3, [{"teds": 0.5}] * 3, 100)
+    assert same["teds"] == (0.5, 0.5, 1.0)
+
+
+def test_boxes_are_drawn_on_the_page() -> None:
+    page = Image.new("L", (999, 999), "white")
+    picture = with_boxes(page, OTHER_BOX, BOX)
+    assert picture.size == (720, 720)
+    scale = 720 / 999
+    found = np.asarray(picture).astype(int)
+
+    def color(x: float, y: float) -> list[int]:
+        return found[round(y * scale), round(x * scale)].tolist()
+
+    assert color(300, 300) == [0x1A, 0x8F, 0x3C]  # the target's right edge
+    assert color(250, 300) == [0xD3, 0x32, 0x2B]
+    assert color(100, 300) == [0xD3, 0x32, 0x2B]  # of both
+    assert color(200, 300) == [255, 255, 255]
+    assert np.asarray(page).min() == 255
+
+
+def test_a_model_is_evaluated_in_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = "| Sea | Height |\n| --- | --- |\n| North | 2.1 |"
+    write(tmp_path / "data.jsonl", [{"id": "a", "text": table}, {"id": "b", "text": "Some words."}])
+    options = [
+        "--model.model_name=deepsynth/tiny-random",
+        "--model.generation.max_new_tokens=4",
+        "--data.source=JsonlSource",
+        "--data.source.path=data.jsonl",
+        "--data.target=markdown",
+        "--data.renderer=TextRenderer",
+        "--data.renderer.markup=markdown",
+        *(f"--data.renderer.page_{side}_px=384" for side in ("width", "height")),
+        "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+    ]
+    assert run(["evaluate", *options, "--output=out", "--worst=1", "--resamples=10"]) == 0
+    record = json.loads(Path("out/metrics.json").read_text())
+    assert record["documents"] == 2
+    assert record["structure"]["teds"] == 0
+    (worst,) = record["worst"]
+    assert "<td>North</td>" in worst["target"]
+    report = Path("out/report.html").read_text()
+    assert report.count('<img src="data:image/webp;base64,') == 1

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup, escape
+from PIL import Image
 
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_file, explain_write_errors
 from deepsynth.io.html import render_page
 from deepsynth.measurement.evaluation.figures import (
     Comparison,
+    Document,
     Evaluation,
     compare_predictions,
     evaluate_predictions,
 )
+from deepsynth.measurement.evaluation.pictures import encoded, with_boxes
 from deepsynth.measurement.evaluation.predictions import GROUPS, Predictions, in_common, read_predictions
 from deepsynth.metrics.normalization import normalize
 from deepsynth.metrics.structure.tables import tables_of
 
+#: Pages of documents by id.
+Pages = Callable[[Sequence[str]], Mapping[str, Sequence[Image.Image]]]
 #: Characters of a text in a report from which on its middle is left out.
 _LONGEST = 4000
 
@@ -32,9 +37,11 @@ class Evaluate:
     """Compare predictions with their targets, or two systems on the same documents.
 
     Prints metrics with bounds over all documents and by language, source and prompt, the most frequent confusions, and
-    with a second file the difference of both systems. Example::
+    with a second file the difference of both systems. With the options of ``deepsynth predict`` in the place of a file
+    it predicts first, and shows the pages of the worst documents. ``deepsynth evaluate olmocr`` and ``omnidocbench``
+    score the published benchmarks. Example::
 
-        deepsynth predict --config my.yaml --ckpt_path runs/mine/adapter --run_name tuned
+        deepsynth evaluate --config my.yaml --ckpt_path runs/mine/adapter
         deepsynth evaluate runs/tuned/predictions.jsonl --against runs/base/predictions.jsonl --output runs/report
 
     Args:
@@ -72,8 +79,13 @@ class Evaluate:
         self.profile, self.structure, self.worst = profile, structure, worst
         self.confidence, self.resamples = confidence, resamples
 
-    def run(self, print_line: Callable[[str], None]) -> None:
-        """Evaluate, print the figures, and write the files."""
+    def run(self, print_line: Callable[[str], None], pages: Pages | None = None) -> None:
+        """Evaluate, print the figures, and write the files.
+
+        Args:
+            print_line: takes the lines of the table.
+            pages: gives the pages of documents, which the report shows with their boxes.
+        """
         found = read_predictions(self.predictions)
         comparison = None
         if self.against is not None:
@@ -81,29 +93,34 @@ class Evaluate:
             if left:
                 print_line(f"{left} documents are in one of the two files alone and left out")
             options: dict[str, Any] = {"confidence": self.confidence, "resamples": self.resamples}
+            options["structure"] = self._has_structure(found)
             comparison = compare_predictions(found, other, profile=self.profile, **options)
         evaluation = self._evaluate(found)
         for line in table_lines(evaluation, comparison):
             print_line(line)
         if self.output is not None:
-            self._write(evaluation, comparison, found)
+            self._write(evaluation, comparison, found, pages)
             print_line(f"metrics.json and report.html in {self.output}")
 
+    def _has_structure(self, found: Predictions) -> bool:
+        if self.structure is not None:
+            return self.structure
+        return any("<|ref|>" in row["target"] or tables_of(row["target"]) for row in found.rows)
+
     def _evaluate(self, found: Predictions) -> Evaluation:
-        structure = self.structure
-        if structure is None:
-            structure = any("<|ref|>" in row["target"] or tables_of(row["target"]) for row in found.rows)
         return evaluate_predictions(
             found,
             profile=self.profile,
             by=GROUPS,
-            structure=structure,
+            structure=self._has_structure(found),
             worst=self.worst,
             confidence=self.confidence,
             resamples=self.resamples,
         )
 
-    def _write(self, evaluation: Evaluation, comparison: Comparison | None, found: Predictions) -> None:
+    def _write(
+        self, evaluation: Evaluation, comparison: Comparison | None, found: Predictions, pages: Pages | None
+    ) -> None:
         assert self.output is not None, "the caller has looked"
         record = {
             "predictions": str(found.path),
@@ -122,7 +139,10 @@ class Evaluate:
             against=self.against,
             profile=self.profile,
             confidence=self.confidence,
-            documents=[(document, *marked(document.prediction, document.target)) for document in evaluation.worst],
+            documents=[
+                (document, *marked(document.prediction, document.target), pictures)
+                for document, pictures in zip(evaluation.worst, _pictures(evaluation.worst, pages), strict=True)
+            ],
         )
         texts = {"metrics.json": json.dumps(record, indent=2, ensure_ascii=False) + "\n", "report.html": page}
         with explain_write_errors(self.output, "the evaluation"):
@@ -130,6 +150,14 @@ class Evaluate:
             for name, text in texts.items():
                 with atomic_file(self.output / name) as file:
                     file.write_text(text, encoding="utf-8")
+
+
+def _pictures(documents: Sequence[Document], pages: Pages | None) -> list[list[str]]:
+    found = pages([document.id for document in documents]) if pages is not None else {}
+    return [
+        encoded([with_boxes(image, document.prediction, document.target) for image in found.get(document.id, ())])
+        for document in documents
+    ]
 
 
 def table_lines(evaluation: Evaluation, comparison: Comparison | None) -> Iterator[str]:
@@ -143,7 +171,17 @@ def table_lines(evaluation: Evaluation, comparison: Comparison | None) -> Iterat
         for group, metrics in groups.items():
             yield f"{kind} {group}: cer {metrics['cer']:.4f}, wer {metrics['wer']:.4f}"
     for name, value in evaluation.structure.items():
-        yield f"{name:20} {value:.4f}"
+        low, high = evaluation.structure_bounds[name]
+        yield f"{name:20} {value:.4f}   {low:.4f} to {high:.4f}"
+    for kind, of_groups in evaluation.structure_groups.items():
+        for group, metrics in of_groups.items():
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+            yield f"{kind} {group!r}: {shown}"
+    if evaluation.cells:
+        shown = ", ".join(
+            f"{a or 'nothing'!r} as {b or 'nothing'!r} ({count})" for a, b, count in evaluation.cells[:10]
+        )
+        yield f"cells: {shown}"
     if evaluation.confusions:
         shown = ", ".join(f"{_shown(a)} as {_shown(b)} ({count})" for a, b, count in evaluation.confusions[:10])
         yield f"confusions: {shown}"
@@ -153,6 +191,8 @@ def table_lines(evaluation: Evaluation, comparison: Comparison | None) -> Iterat
             f"({comparison.low:+.4f} to {comparison.high:+.4f}), p {comparison.p:.3g}; better on "
             f"{comparison.better} documents, worse on {comparison.worse}"
         )
+        for name, (one, other, p) in comparison.structure.items():
+            yield f"{name} {one:.4f} against {other:.4f}: difference {one - other:+.4f}, p {p:.3g}"
 
 
 def _shown(character: str) -> str:

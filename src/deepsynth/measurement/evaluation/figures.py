@@ -11,6 +11,12 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from deepsynth.measurement.evaluation.predictions import Predictions, groups_of
+from deepsynth.measurement.evaluation.structure_figures import (
+    cell_confusions,
+    compare_structure,
+    mean_bounds,
+    mean_of_groups,
+)
 from deepsynth.metrics.corpus import bootstrap_intervals, summarize, summarize_groups
 from deepsynth.metrics.documents import score_documents
 from deepsynth.metrics.normalization import normalize
@@ -49,6 +55,7 @@ class Comparison:
         p: how often a difference of this size would come by chance, two-sided.
         better: number of documents that the first predicts with fewer edits.
         worse: number of those that it predicts with more.
+        structure: means of both systems and p-value of each structure metric.
     """
 
     cer: tuple[float, float]
@@ -58,6 +65,7 @@ class Comparison:
     p: float
     better: int
     worse: int
+    structure: dict[str, tuple[float, float, float]]
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,9 @@ class Evaluation:
         bounds: of each metric.
         groups: metrics by kind of group and group.
         structure: means of the structure metrics over the documents that have them.
+        structure_bounds: of each of these.
+        structure_groups: the same means by kind of group and group.
+        cells: cell of a target's table, of the prediction's and count, the most frequent first.
         confusions: character of the target, character of the prediction and count, the most frequent first; an empty
             character stands for one that is missing or too much.
         worst: the documents with the most edits.
@@ -82,6 +93,9 @@ class Evaluation:
     bounds: dict[str, tuple[float, float]]
     groups: dict[str, dict[str, dict[str, float]]]
     structure: dict[str, float]
+    structure_bounds: dict[str, tuple[float, float]]
+    structure_groups: dict[str, dict[str, dict[str, float]]]
+    cells: list[tuple[str, str, int]] = field(repr=False)
     confusions: list[tuple[str, str, int]] = field(repr=False)
     worst: list[Document] = field(repr=False)
 
@@ -109,7 +123,10 @@ def evaluate_predictions(
     """
     rows = [_normalized(row, profile) for row in found.rows]
     table = score_documents(rows)
-    grouped = {key: summarize_groups(table, groups_of(found.rows, key)) for key in by}
+    groups = {key: groups_of(found.rows, key) for key in by}
+    grouped = {key: summarize_groups(table, names) for key, names in groups.items()}
+    pages = [structure_scores(row["prediction"], row["target"]) for row in rows] if structure else []
+    of_groups = {key: mean_of_groups(pages, names) for key, names in groups.items()} if structure else {}
     order = np.argsort(-table[:, _EDITS], kind="stable")[:worst]
     return Evaluation(
         documents=len(rows),
@@ -117,7 +134,10 @@ def evaluate_predictions(
         metrics=summarize(table),
         bounds=bootstrap_intervals(table, confidence, resamples),
         groups={key: figures for key, figures in grouped.items() if figures},
-        structure=mean_scores(structure_scores(row["prediction"], row["target"]) for row in rows) if structure else {},
+        structure=mean_scores(pages),
+        structure_bounds=mean_bounds(pages, confidence, resamples),
+        structure_groups={key: figures for key, figures in of_groups.items() if figures},
+        cells=cell_confusions((row["prediction"], row["target"]) for row in rows) if structure else [],
         confusions=confusions((row["prediction"], row["target"]) for row in rows),
         worst=[
             Document(str(rows[i]["id"]), _cer(table[i : i + 1]), rows[i]["prediction"], rows[i]["target"])
@@ -153,7 +173,14 @@ def confusions(pairs: Any, most: int = 20) -> list[tuple[str, str, int]]:
 
 
 def compare_predictions(
-    one: Predictions, other: Predictions, *, profile: str, confidence: float, resamples: int, seed: int = 0
+    one: Predictions,
+    other: Predictions,
+    *,
+    profile: str,
+    confidence: float,
+    resamples: int,
+    structure: bool = False,
+    seed: int = 0,
 ) -> Comparison:
     """Return a paired comparison of two systems on the same documents.
 
@@ -167,9 +194,12 @@ def compare_predictions(
         profile: normalization of all texts.
         confidence: of the bounds.
         resamples: of the bootstrap and of the permutations.
+        structure: also compare the structure metrics.
         seed: of both.
     """
-    tables = [score_documents([_normalized(row, profile) for row in found.rows]) for found in (one, other)]
+    rows = [[_normalized(row, profile) for row in found.rows] for found in (one, other)]
+    tables = [score_documents(found) for found in rows]
+    pages = [[structure_scores(row["prediction"], row["target"]) for row in found] for found in rows if structure]
     edits = np.stack([table[:, _EDITS] for table in tables])
     lengths = np.maximum(tables[0][:, _LENGTH], 1.0)
     draw = np.random.default_rng(seed)
@@ -188,4 +218,5 @@ def compare_predictions(
         p=float((1 + (np.abs(exchanged) >= abs(difference) - 1e-12).sum()) / (1 + resamples)),
         better=int((edits[0] < edits[1]).sum()),
         worse=int((edits[0] > edits[1]).sum()),
+        structure=compare_structure(pages[0], pages[1], resamples, seed) if structure else {},
     )

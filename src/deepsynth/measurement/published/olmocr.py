@@ -24,8 +24,8 @@ from deepsynth.measurement.published.olmocr_text import (
     letters,
     normalize,
 )
-from deepsynth.measurement.published.table_grid import DIRECTIONS, Grid, html_grids, markdown_grids
 from deepsynth.metrics.structure.formulas import normalize_formula
+from deepsynth.metrics.structure.table_grid import DIRECTIONS, Grid, html_grids, markdown_grids
 
 #: Group of the tests that every PDF has which has none of this kind.
 BASELINE = "baseline"

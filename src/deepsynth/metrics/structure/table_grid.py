@@ -56,6 +56,10 @@ class Grid:
         self._rows = max((row for row, _ in self._at), default=-1) + 1
         self._columns = max((column for _, column in self._at), default=-1) + 1
 
+    def texts(self) -> dict[tuple[int, int], str]:
+        """Return the text of each cell by its first row and column."""
+        return {places[0]: cell.text for places, cell in zip(self._places, self.cells, strict=True)}
+
     def neighbors(self, cell: int, direction: str) -> set[int]:
         """Return the numbers of the nearest cells in a direction; several where they share an edge."""
         down, right = DIRECTIONS[direction]
