@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import resource
@@ -82,3 +83,42 @@ def test_a_checkpoint_that_names_code_is_refused_in_our_own_words(
         read_checkpoint(str(tmp_path / "evil.ckpt"))
     assert "weights_only" not in str(caught.value)
     assert not (tmp_path / "harm").exists()
+
+
+def saved(value: object, length: int | None = None) -> bytes:
+    """Return what torch writes for a value, or the beginning of it."""
+    stream = io.BytesIO()
+    torch.save(value, stream)
+    return stream.getvalue()[:length]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is cut or no checkpoint"),
+        (b"PK\x03\x04 and no more", "is cut or no checkpoint"),
+        (b"epoch: 1", "is cut or no checkpoint"),  # torch's reader pops from an empty stack
+        (b"{}", "cannot be loaded: it is damaged, or no checkpoint"),
+        (b"Gold", "is cut or no checkpoint"),  # it takes this for a number of eight bytes
+        (saved({"deepsynth": torch.zeros(1000)}, 100), "is cut or no checkpoint"),
+        (saved({"deepsynth": torch.zeros(1000)}, 4000), "is cut or no checkpoint"),
+        (saved({"state_dict": {}}), "was not written by DeepSynth: it has no 'deepsynth' entry"),
+        (saved([1]), "was not written by DeepSynth: it has no 'deepsynth' entry"),
+        (None, "and there is no such file"),
+    ],
+)
+def test_what_is_no_checkpoint_is_named_in_one_line(content: bytes | None, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_checkpoint(str(path))
+    assert str(caught.value).startswith("--ckpt_path ")
+    assert repr(str(path)) in str(caught.value)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_is_read(tmp_path: Path) -> None:
+    torch.save({"deepsynth": {"a": 1}}, tmp_path / "a.ckpt")
+    assert read_checkpoint(str(tmp_path / "a.ckpt")) == {"deepsynth": {"a": 1}}

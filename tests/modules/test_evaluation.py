@@ -93,6 +93,25 @@ def test_the_decoder_is_kept_between_calls_and_forgotten_after_an_epoch(
     assert module.text_generator.holds_memory
 
 
+def test_whoever_listens_is_told_when_generation_begins_and_is_over(jsonl: Path) -> None:
+    module, data = make_module(max_new_tokens=2), make_data(jsonl)
+    data.setup("fit")
+    module.configure_model()
+    batch = next(iter(data.train_dataloader()))
+    told: list[str | None] = []
+    other: list[str | None] = []
+    module.add_phase_listener(told.append)
+    module.add_phase_listener(told.append)  # is told once
+    module.add_phase_listener(other.append)
+    module.generate(batch)
+    assert told == other == ["generation", None]
+    module.remove_phase_listener(told.append)
+    module.remove_phase_listener(told.append)  # is gone already
+    module.generate(batch)
+    assert told == ["generation", None]
+    assert other == ["generation", None] * 2
+
+
 def texts_of(tmp_path: Path, *words: int) -> Path:
     path = tmp_path / "texts.jsonl"
     rows = [{"id": f"d{i}", "text": " ".join(["word"] * count)} for i, count in enumerate(words)]

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import (
 )
 
 from deepsynth.errors import UserError
-from deepsynth.modules.optim import FusedAdamW, Schedule, make_schedule
+from deepsynth.modules.optim import FusedAdamW, Schedule, check_optimizer, make_schedule
 from tests.helpers.training import make_data, make_module, make_trainer
 
 
@@ -45,6 +45,17 @@ def test_on_cuda_it_is_fused_and_lets_lightning_clip() -> None:
     assert optimizer.param_groups[0]["fused"]
     assert not optimizer._step_supports_amp_scaling
     torch.testing.assert_close(steps(FusedAdamW, "cuda"), steps(torch.optim.AdamW), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [({"lr": -1.0}, "learning rate: -1.0"), ({"rate": 1.0}, "unexpected keyword argument 'rate'")],
+    ids=["value", "name"],
+)
+def test_an_optimizer_that_cannot_be_is_refused_in_its_own_words(settings: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(UserError, match=rf"^model.optimizer: .*{complaint}"):
+        check_optimizer(lambda parameters: torch.optim.AdamW(parameters, **settings))
+    check_optimizer(FusedAdamW)
 
 
 def factors(name: Schedule, warmup_steps: int, total_steps: int | None, count: int) -> list[float]:

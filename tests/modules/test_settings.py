@@ -27,11 +27,52 @@ from tests.helpers.training import make_data, make_module, make_trainer
         (GenerationSettings, {"rows": 0}, r"model\.generation\.rows is 0; it must be at least 1"),
         (GenerationSettings, {"time_limit_s": 0.0}, r"model\.generation\.time_limit_s is 0\.0; it must be above 0"),
         (EngineSettings, {"vision_cache_gib": 0.0}, r"model\.engine\.vision_cache_gib is 0\.0; it must be above 0 GiB"),
+        (EngineSettings, {"skip_non_finite": -1}, r"model\.engine\.skip_non_finite is -1; it must be at least 0 steps"),
+        (
+            EngineSettings,
+            {"vision_cache": "disc"},
+            r"vision_cache is 'disc'; it must be none, memory, disk, or",
+        ),
+        (EngineSettings, {"vision_cache": "memory", "loss": "plain"}, r"model\.engine\.loss is plain, which encodes"),
+        (
+            EngineSettings,
+            {"memory_budget_gib": 2.0, "activation_memory": "full"},
+            r"memory_budget_gib is for .* is full",
+        ),
+        (
+            EngineSettings,
+            {"experts_implementation": "grouped mm"},
+            r"experts_implementation is 'grouped mm'; it must be",
+        ),
+        (
+            EngineSettings,
+            {"activation_memory": "selective", "compile": "decoder"},
+            r"activation_memory is selective, wh",
+        ),
     ],
 )
 def test_a_value_that_cannot_be_is_one_line_with_its_key(kind: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         kind(**settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"memory_budget_gib": 2.0, "activation_memory": "auto"},
+        {"memory_budget_gib": None, "activation_memory": "full"},
+        {"vision_cache": "./features"},
+        {"vision_cache": "none", "loss": "plain"},
+        {"vision_cache": "disk", "loss": "auto"},
+        {"activation_memory": "selective", "compile": "vision"},
+        {"activation_memory": "full", "compile": "decoder"},
+        {"skip_non_finite": 0},
+    ],
+    ids=str,
+)
+def test_settings_that_go_together_are_taken(settings: dict[str, Any]) -> None:
+    engine = EngineSettings(**settings)
+    assert {name: getattr(engine, name) for name in settings} == settings
 
 
 def test_groups_are_stored_as_plain_values_and_restored() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
             f"--ckpt_path {path!r} cannot be loaded: {what}; a checkpoint holds tensors and plain values, and nothing "
             "in it is run"
         ) from error
-    except (EOFError, OSError, RuntimeError, ValueError, KeyError) as error:
+    except (EOFError, OSError, RuntimeError, ValueError, LookupError, struct.error) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"--ckpt_path {path!r} is cut or no checkpoint: {reason}") from error
     if not isinstance(checkpoint, dict) or "deepsynth" not in checkpoint:
