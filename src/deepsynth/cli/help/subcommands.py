@@ -58,9 +58,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "evaluate": ("deepsynth evaluate runs/tuned --against runs/base --output runs/report",),
     "evaluate olmocr": ("deepsynth evaluate olmocr olmOCR-bench runs/predict --output runs/olmocr",),
-    "evaluate omnidocbench": (
-        "deepsynth evaluate omnidocbench OmniDocBench.json runs/predict --output runs/scores",
-    ),
+    "evaluate omnidocbench": ("deepsynth evaluate omnidocbench OmniDocBench.json runs/predict --output runs/scores",),
     "hub": ("deepsynth hub pull hf://owner/adapter --output adapter",),
     "hub resume": ("deepsynth hub resume runs/finetune",),
     "hub pull": ("deepsynth hub pull hf://owner/adapter --output adapter",),
