@@ -13,7 +13,8 @@ from lightning.pytorch import LightningDataModule
 
 from deepsynth.data.augmentation.augmenter import Augmenter
 from deepsynth.data.loading.agreement import check_ranks_agree
-from deepsynth.data.loading.dataset import OnError, PageDataset
+from deepsynth.data.loading.dataset import PageDataset
+from deepsynth.data.loading.entries import OnError
 from deepsynth.data.loading.loader import ResumableLoader
 from deepsynth.data.loading.sampler import EpochSampler
 from deepsynth.data.loading.stream import Fingerprint, PageStream, StreamLoader

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from PIL import Image
 
+from deepsynth.data.loading import entries
 from deepsynth.data.loading.dataset import PageDataset
+from deepsynth.data.loading.entries import entries_of
 from deepsynth.errors import UserError
 from deepsynth.types import Document
 from tests.helpers.training import make_data
@@ -65,3 +67,45 @@ def test_scans_that_cannot_be_opened_are_an_error_or_skipped_by_name(kind: str, 
     assert f"bad.{kind}" in reason
     with pytest.raises(UserError, match=rf"bad\.{kind}"):
         PageDataset(documents, pipeline)[0, 0]
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_several_processes_find_the_samples_that_one_finds(
+    on_error: Literal["raise", "skip"], tmp_path: Path, jsonl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = tmp_path / "bad.png"
+    scan.write_bytes(b"no image")
+    texts = ["A word. " * (1 + 40 * (number % 3)) for number in range(40)]
+    documents = [Document(f"d{number}", text) for number, text in enumerate(texts)]
+    if on_error == "skip":
+        documents.insert(7, Document("scan", "text", image=scan))
+    pipeline = make_data(jsonl, max_tokens=400, on_max_tokens="drop").pipeline()
+    alone = PageDataset(documents, pipeline, on_error)
+    assert alone.dropped
+    assert len(alone) > 20
+    here: list[str] = []
+
+    def noted(document: Document, *others: Any) -> entries.Entries:
+        here.append(document.id)  # those of other processes stay there
+        return entries_of(document, *others)
+
+    monkeypatch.setattr(entries, "available_cores", lambda: 2)
+    monkeypatch.setattr(entries, "_PATIENCE_S", -1.0)
+    monkeypatch.setattr(entries, "entries_of", noted)
+    together = PageDataset(documents, pipeline, on_error)
+    assert here == ["d0"]
+    assert together.entries == alone.entries
+    assert (together.dropped, together.skipped) == (alone.dropped, alone.skipped)
+
+
+def test_the_first_mistake_that_another_process_finds_ends_the_search(
+    tmp_path: Path, jsonl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / f"{name}.png" for name in ("bad", "worse")]
+    for file in files:
+        file.write_bytes(b"no image")
+    documents = [Document("good", "text"), *(Document(file.name, "text", image=file) for file in files)]
+    monkeypatch.setattr(entries, "available_cores", lambda: 2)
+    monkeypatch.setattr(entries, "_PATIENCE_S", -1.0)
+    with pytest.raises(UserError, match=r"bad\.png"):
+        PageDataset(documents, make_data(jsonl, on_max_tokens="drop").pipeline())

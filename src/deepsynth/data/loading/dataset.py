@@ -6,15 +6,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal
 
 from torch.utils.data import Dataset
 
+from deepsynth.data.loading.entries import OnError, find_entries
 from deepsynth.data.pipeline import Pipeline
-from deepsynth.errors import UserError
 from deepsynth.types import Document, Sample
-
-OnError = Literal["raise", "skip"]
 
 
 class PageDataset(Dataset[Sample]):
@@ -36,39 +33,11 @@ class PageDataset(Dataset[Sample]):
         self.pipeline = pipeline
         self.entries: list[tuple[int, int | None]] = []
         self.skipped: list[tuple[str, str]] = []
-        for position, document in enumerate(documents):
-            if document.is_whole:
-                self.entries.append((position, None))
-            else:
-                self.entries.extend((position, number) for number in range(self._count_pages(document, on_error)))
         self.dropped = 0
-        if pipeline.processor.drops or on_error == "skip":
-            self._keep_usable(on_error)
-
-    def _count_pages(self, document: Document, on_error: OnError) -> int:
-        try:
-            return self.pipeline.count_pages(document)
-        except UserError as error:
-            if on_error == "raise":
-                raise
-            self.skipped.append((document.id, str(error)))
-            return 0
-
-    def _keep_usable(self, on_error: OnError) -> None:
-        """Leave out samples beyond the token budget, or all that cannot be made: a pass over all pages in advance."""
-        kept = []
-        for position, number in self.entries:
-            document = self.documents[position]
-            try:
-                if self.pipeline.sample(document, number, 0) is None:
-                    self.dropped += 1
-                else:
-                    kept.append((position, number))
-            except UserError as error:
-                if on_error == "raise":
-                    raise
-                self.skipped.append((document.id if number is None else f"{document.id}#{number}", str(error)))
-        self.entries = kept
+        for position, found in enumerate(find_entries(documents, pipeline, on_error)):
+            self.entries.extend((position, number) for number in found.numbers)
+            self.skipped += found.skipped
+            self.dropped += found.dropped
 
     @property
     def lengths(self) -> list[float]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from torch.utils.data import Dataset
 
-from deepsynth.data.loading.dataset import OnError
+from deepsynth.data.loading.entries import OnError
 from deepsynth.data.loading.workers import Workers
 from deepsynth.data.pipeline import Pipeline
 from deepsynth.data.processing.collator import Collator

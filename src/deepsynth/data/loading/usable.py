@@ -16,7 +16,8 @@ from deepsynth.io.files import atomic_file, explain_write_errors
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-    from deepsynth.data.loading.dataset import OnError, PageDataset
+    from deepsynth.data.loading.dataset import PageDataset
+    from deepsynth.data.loading.entries import OnError
     from deepsynth.data.text.cleaning import TextCleaning
     from deepsynth.types import Document
 
