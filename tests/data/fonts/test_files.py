@@ -1,10 +1,16 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
+from fontTools.subset import Subsetter
+from fontTools.ttLib import TTFont
 
-from deepsynth.data.fonts.files import bundled_faces, bundled_folder, coverage, is_ignorable, read_faces
+from deepsynth.data.fonts.files import bundled_faces, bundled_folder, coverage, folder_faces, is_ignorable, read_faces
+from deepsynth.data.fonts.glyphs import FontStyle
 from deepsynth.data.fonts.library import FontLibrary
+from deepsynth.data.rendering.renderer import TextRenderer
 from deepsynth.errors import UserError
+from deepsynth.types import Document
 
 SANS = str(bundled_folder() / "DejaVuSans.ttf")
 
@@ -65,6 +71,53 @@ def test_a_folder_of_fonts_is_searched_below(tmp_path, bundled):
     (tmp_path / "deep" / "a.ttf").write_bytes(Path(SANS).read_bytes())
     library = FontLibrary([str(tmp_path)], system_fonts=False)
     assert runs(library, "a") == [("a", "DejaVu Sans")]
+
+
+def test_fonts_behind_linked_folders_are_found_once(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.ttf").write_bytes(Path(SANS).read_bytes())
+    (tmp_path / "fonts").mkdir()
+    (tmp_path / "fonts" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "fonts" / "again").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "circle").symlink_to(tmp_path / "fonts")
+    assert len(folder_faces(tmp_path / "fonts")) == 1
+
+
+def partial_font(path, name, letters):
+    """Write a font that has only some letters, under a name of its own."""
+    font = TTFont(SANS)
+    subsetter = Subsetter()
+    subsetter.populate(text=letters)
+    subsetter.subset(font)
+    for record in font["name"].names:
+        if record.nameID in (1, 4, 16):
+            record.string = name
+    font.save(path)
+
+
+def test_a_script_is_set_in_one_font_that_has_all_letters_of_the_paragraph(tmp_path):
+    partial_font(tmp_path / "some.ttf", "Some", "abcdefgh .ж")
+    library = FontLibrary([str(tmp_path)], system_fonts=False)
+    style = FontStyle("Some", 16.0)
+    assert library.scripts("abc def.", style) == ()
+    assert library.scripts("abc xyz — ж", style) == (("latin", "DejaVu Sans"),)
+    assert library.scripts("abc жз", style._replace(bold=True)) == (("cyrillic", "DejaVu Sans"),)
+    assert library.scripts("abc \u2ff0", style) == ()
+    renderer = TextRenderer(fonts=("Some",), font_dirs=(str(tmp_path),), system_fonts=False)
+    (page,) = renderer(Document("d", "abc xyz\nabc ж\nabc (z) ж"), np.random.default_rng(0))
+    assert [line.font for line in page.lines] == ["DejaVu Sans", "Some", "DejaVu Sans, Some"]
+
+
+def test_display_faces_come_behind_those_for_plain_text(tmp_path):
+    for name in ("Looped Devanagari", "Rashi Devanagari", "Zero Devanagari"):
+        partial_font(tmp_path / "font.ttf", name, "a")
+        with TTFont(tmp_path / "font.ttf") as font:
+            for table in font["cmap"].tables:
+                table.cmap = {0x915: "a"}  # a letter that DejaVu lacks
+            font.save(tmp_path / f"{name}.ttf")
+    (tmp_path / "font.ttf").unlink()
+    library = FontLibrary([str(tmp_path)], system_fonts=False)
+    assert runs(library, "\u0915") == [("\u0915", "Zero Devanagari")]
 
 
 def test_an_unknown_family_is_refused_with_what_there_is(bundled):

@@ -120,6 +120,63 @@ def test_mixed_lines_follow_the_bidirectional_algorithm():
 
 
 @needs_raqm
+def test_a_page_that_runs_from_the_right_has_its_first_column_there():
+    text = "אחת שתיים שלוש ארבע חמש " * 12
+    (page,) = render(text, columns=2, column_gap_px=20, page_height_px=300, system_fonts=False)
+    first, last = page.lines[0].box, page.lines[-1].box
+    assert first[0] > 260 > last[2]
+    assert page.text.split() == text.split()
+
+
+@needs_raqm
+@pytest.mark.parametrize(("marker", "sign"), [("7.", "."), ("7)", "(")])
+def test_the_dot_of_a_number_is_on_its_left_where_lines_run_from_the_right(marker, sign):
+    def ink(text):
+        (page,) = render(text, markup="markdown", system_fonts=False)
+        box = page.lines[0].words[0].box
+        return page.lines[0].words[0].text, page.image.crop(tuple(map(int, box)))
+
+    text, drawn = ink(f"{marker} אחת")
+    assert text == marker
+    left = render(sign, system_fonts=False)[0]
+    expected = left.image.crop(tuple(map(int, left.lines[0].words[0].box)))
+    found = (
+        drawn.crop((0, drawn.height - expected.height, expected.width, drawn.height))
+        if sign == "."
+        else drawn.crop((0, 0, *expected.size))
+    )
+    assert np.array_equal(np.asarray(found), np.asarray(expected))
+    assert ink(f"{marker} one")[1].tobytes() != drawn.tobytes()
+
+
+@needs_raqm
+def test_items_and_tables_follow_the_direction_of_their_text():
+    text = "- [x] אחת\n- [ ] שתיים\n\n|שם|3|\n|-|-|\n|ארבע|12|\n"
+    (page,) = render(text, markup="markdown", system_fonts=False)
+    place = boxes(page)
+    assert page.text.startswith("☑ אחת\n☐ שתיים")
+    assert place["☑"][0] > place["אחת"][2]
+    assert place["שם"][0] > place["3"][2]
+    assert abs(place["3"][2] - place["12"][2]) <= 2
+    assert place["ארבע"][2] > 470
+
+
+@needs_raqm
+def test_thai_and_lao_vowels_stay_with_their_consonant_at_the_end_of_a_line():
+    for text, never_first, never_last in (
+        ("เปลี่ยนน้ำใจและภาษาไทยนี้ๆ" * 6, "ะาำๆ", "เแไใโ"),
+        ("ນ້ຳໃຈແລະພາສາລາວ" * 6, "ະາຳ", "ເແໄໃໂ"),
+    ):
+        need_font(text)
+        for width in range(80, 130, 7):
+            (page,) = render(text, page_width_px=width, page_height_px=3000)
+            assert len(page.lines) > 5
+            assert not any(line.text[0] in never_first for line in page.lines)
+            assert not any(line.text[-1] in never_last for line in page.lines)
+            assert page.text == text
+
+
+@needs_raqm
 def test_overrides_turn_letters_round():
     (turned,) = render("\u202eabc\u202c", system_fonts=False)
     (mirror,) = render("cba", system_fonts=False)

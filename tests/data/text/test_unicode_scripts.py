@@ -1,6 +1,6 @@
 import pytest
 
-from deepsynth.data.text.unicode_scripts import font_package, region_of, script_words
+from deepsynth.data.text.unicode_scripts import font_package, region_of, script_of, script_words
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,21 @@ def test_script_words_name_the_fonts_made_for_a_script():
 
 @pytest.mark.parametrize(
     ("character", "package"),
-    [("漢", "fonts-noto-cjk"), ("क", "fonts-noto-core"), ("🎉", "fonts-symbola"), ("\ue000", "private use")],
+    [
+        ("漢", "fonts-noto-cjk"),
+        ("『", "fonts-noto-cjk"),
+        ("㎏", "fonts-noto-cjk"),
+        ("क", "fonts-noto-core"),
+        ("🎉", "fonts-symbola"),
+        ("\ue000", "private use"),
+    ],
 )
 def test_a_missing_character_names_a_package(character, package):
     assert package in font_package(character)
+
+
+def test_letters_and_marks_have_a_script_and_signs_have_none():
+    assert [script_of(c) for c in "aкے֑漢かหำ"] == [
+        *("latin", "cyrillic", "naskh arabic", "hebrew", "cjk", "cjk", "thai", "thai"),
+    ]
+    assert [script_of(c) for c in " .1『\u0301\U000e0100"] == [""] * 6

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
@@ -166,13 +168,25 @@ def read_faces(path: Path) -> list[FontFile]:
 def folder_faces(folder: Path, pattern: str = "*") -> tuple[FontFile, ...]:
     """Return the usable faces below a folder, ordered by family, so that the place of a file does not matter."""
     faces: list[FontFile] = []
-    for path in folder.rglob(pattern):
+    for path in _files_below(folder, pattern):
         if path.suffix.lower() in SUFFIXES:
             try:
                 faces.extend(read_faces(path))
             except UserError as error:  # a system's folder may hold bitmap fonts
                 log.info("a font is not used: %s", error)
     return tuple(sorted(faces, key=lambda face: (face.family, face.style, face.path, face.index)))
+
+
+def _files_below(folder: Path, pattern: str) -> Iterator[Path]:
+    """Yield the files below a folder, those of linked folders too, each folder once."""
+    seen: set[str] = set()
+    for where, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(where)
+        if real in seen:  # a link to a folder above, or to one that was searched
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(where, name) for name in names if fnmatch(name, pattern))
 
 
 @cache

@@ -17,6 +17,7 @@ class FontStyle(NamedTuple):
         italic: use the italic face, if there is one.
         region: region whose forms of Chinese characters are used: SC, TC, HK, JP or KR.
         formula: the text is a formula between dollar signs.
+        scripts: families that are tried before ``family`` for words of a script, as pairs.
     """
 
     family: str
@@ -25,6 +26,7 @@ class FontStyle(NamedTuple):
     italic: bool = False
     region: str = "SC"
     formula: bool = False
+    scripts: tuple[tuple[str, str], ...] = ()
 
 
 class GlyphBitmap(NamedTuple):

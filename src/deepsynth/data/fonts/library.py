@@ -25,11 +25,14 @@ from deepsynth.data.fonts.files import (
     read_faces,
     system_folders,
 )
+from deepsynth.data.fonts.glyphs import FontStyle
 from deepsynth.data.text.linebreak import grapheme_clusters
-from deepsynth.data.text.unicode_scripts import script_words
+from deepsynth.data.text.unicode_scripts import script_of, script_words
 from deepsynth.errors import UserError
 
 _REMEMBERED_CLUSTERS = 50_000
+#: Words in the names of families that are not for plain text; Rashi letters are for commentaries.
+_SPECIAL = ("mono", "serif", "looped", "unjoined", "display", "nastaliq", "kufi", "rashi")
 
 
 class FontLibrary:
@@ -57,6 +60,9 @@ class FontLibrary:
         #: The first face of a family and style, and characters that it is known to have: most words need no more.
         self._known: dict[tuple[str, bool, bool], tuple[FontFile, set[str]]] = {}
         self._by_cluster: dict[tuple[tuple[str, ...], str, bool, bool, str], FontFile | None] = {}
+        #: Characters that a face is known to have.
+        self._covered: dict[FontFile, set[str]] = {}
+        self._by_script: dict[tuple[object, ...], str | None] = {}
 
     @property
     def system_faces(self) -> tuple[FontFile, ...]:
@@ -141,6 +147,45 @@ class FontLibrary:
                     _append_run(runs, character, self._face_for((character,), family, bold, italic, region))
         return runs
 
+    def scripts(self, text: str, style: FontStyle) -> tuple[tuple[str, str], ...]:
+        """Return the families that set a whole script of a paragraph, where its own family lacks a letter of it.
+
+        Args:
+            text: the paragraph.
+            style: its font.
+
+        Returns:
+            Pairs of a script and the first family that has all letters of that script in the text; none for a script
+            whose letters no one font has.
+        """
+        own = self._own_faces(style.family, style.bold, style.italic)[0]
+        characters = set(text)
+        known = self._covered.setdefault(own, set())
+        unknown = characters - known
+        if not unknown:
+            return ()
+        has = coverage(own.path, own.index)
+        known.update(character for character in unknown if ord(character) in has)
+        lacking = {script_of(character) for character in unknown - known}
+        found: list[tuple[str, str]] = []
+        for script in sorted(lacking - {""}):
+            letters = tuple(sorted(character for character in characters if script_of(character) == script))
+            key = (letters, *style[:1], *style[2:5])
+            if key not in self._by_script:
+                if len(self._by_script) >= _REMEMBERED_CLUSTERS:
+                    self._by_script.clear()
+                self._by_script[key] = self._family_for(letters, style)
+            family = self._by_script[key]
+            if family:
+                found.append((script, family))
+        return tuple(found)
+
+    def _family_for(self, letters: tuple[str, ...], style: FontStyle) -> str | None:
+        needed = {ord(letter) for letter in letters}
+        faces = self._candidates(letters, style.family, style.bold, style.italic, style.region)
+        named = (face for face in faces if face.style.lower() in FACES)
+        return next((face.family for face in named if coverage(face.path, face.index).has_all(needed)), None)
+
     def _face_for(
         self, letters: tuple[str, ...], family: str, bold: bool, italic: bool, region: str
     ) -> FontFile | None:
@@ -190,6 +235,6 @@ def _rank(face: FontFile, words: tuple[str, ...], bold: bool, italic: bool) -> t
     style = FACES.get(face.style.lower())
     name = face.family.lower()
     made_for = min((place for place, word in enumerate(words) if word in name), default=len(words))
-    special = sum(word in name for word in ("mono", "serif", "looped", "unjoined", "display", "nastaliq", "kufi"))
+    special = sum(word in name for word in _SPECIAL)
     upright = 0 if style == (bold, italic) else 1 if style == (False, False) else 2 if style else 3
     return (made_for, special, upright, face.family, face.style, face.index)

@@ -17,7 +17,7 @@ from deepsynth.data.fonts.files import FontFile, damaged, is_ignorable
 from deepsynth.data.fonts.formulas import shape_formula
 from deepsynth.data.fonts.glyphs import Direction, FontStyle, GlyphBitmap, ShapedRun
 from deepsynth.data.fonts.library import FontLibrary
-from deepsynth.data.text.unicode_scripts import font_package
+from deepsynth.data.text.unicode_scripts import font_package, script_of
 from deepsynth.errors import UserError
 
 #: What is kept in memory; about 1 kB a run and half of it a glyph at 20 pixels.
@@ -68,6 +68,11 @@ class Shaper:
         self._along: dict[Direction, set[str]] = {"ltr": set(), "rtl": set()}
         self._run_count = 0
         self._glyph_count = 0
+
+    def for_text(self, text: str, style: FontStyle) -> FontStyle:
+        """Return a style that sets each script of a text in one font, where there is one for it."""
+        scripts = () if style.formula else self.library.scripts(text, style)
+        return style._replace(scripts=scripts) if scripts else style
 
     def remembered(self, style: FontStyle, direction: Direction) -> dict[str, ShapedRun]:
         """Return the runs that are remembered, for a quick look; :meth:`shape_once` adds to them."""
@@ -174,6 +179,9 @@ class Shaper:
     def _runs(self, text: str, style: FontStyle) -> tuple[list[tuple[str, FontFile]], int]:
         runs: list[tuple[str, FontFile]] = []
         replaced = 0
+        if style.scripts:
+            script = next((found for character in text if (found := script_of(character))), "")
+            style = style._replace(family=dict(style.scripts).get(script, style.family))
         for run, face in self.library.runs(text, style.family, style.bold, style.italic, style.region):
             if face is None:
                 if not self.replace_missing:

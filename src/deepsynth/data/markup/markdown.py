@@ -7,15 +7,16 @@ their description, or themselves where there is a folder of figures; HTML but ta
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deepsynth.data.markup.footnotes import NOTE, Footnotes
 from deepsynth.data.markup.html_tables import read_table
 from deepsynth.data.markup.rules import markdown_parser
 from deepsynth.data.typesetting.blocks import Block, Figure, HorizontalRule
-from deepsynth.data.typesetting.paragraphs import BODY, CODE, BlockLabel, Container, Paragraph, RunStyle, Side
+from deepsynth.data.typesetting.paragraphs import BODY, BOXES, CODE, BlockLabel, Container, Paragraph, RunStyle, Side
 from deepsynth.data.typesetting.tables import Table, place_cells
 from deepsynth.io.paths import file_below
 
@@ -27,6 +28,7 @@ _HEADING_SIZES = (1.8, 1.5, 1.25, 1.1, 1.0, 1.0)
 _PARAGRAPH_SPACE = 0.6
 _INDENT = 1.8
 _BULLETS = "•◦▪"
+_TASK = re.compile(r"\[([ xX])\](?:\s+|$)")
 #: What the parser makes of the colons in a table's second line.
 _ALIGNMENTS: dict[str, Side] = {
     "text-align:left": "left",
@@ -35,9 +37,6 @@ _ALIGNMENTS: dict[str, Side] = {
 }
 
 
-_NOTE_SCALE = 0.8
-_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-_NOTE_INDENT = 1.0
 _FORMULA_SCALE = 1.1
 _CAPTION = RunStyle(scale=0.9)
 
@@ -78,37 +77,17 @@ class _Reader:
         self._cells: list[list[tuple[tuple[Paragraph, ...], int, int, bool]]] = []
         self._align: Side | None = None
         self._note = ""
-        #: Numbers of footnotes by label, those that were referred to, and their texts.
-        self._numbers: dict[str, int] = {}
-        self._referred: set[int] = set()
-        self._notes: dict[int, Paragraph] = {}
+        self._notes = Footnotes(())
 
     def blocks(self, tokens: Sequence[Token]) -> list[Block]:
         """Return the blocks of a document."""
-        self._number_notes([token.meta["label"] for token in tokens if token.type == "note_text"])
+        self._notes = Footnotes([token.meta["label"] for token in tokens if token.type == "note_text"])
         for token in tokens:
             self._read(token)
         found: list[Block] = [
-            self._with_notes(block) if isinstance(block, Paragraph) else block for block in self._blocks
+            self._notes.attach(block) if isinstance(block, Paragraph) else block for block in self._blocks
         ]
-        # A text that nothing refers to stands where the document ends.
-        left = [note for number, note in self._notes.items() if number not in self._referred]
-        return [*found, *left] or [Paragraph((("", BODY),))]
-
-    def _number_notes(self, labels: Sequence[str]) -> None:
-        own = {label: int(label) for label in labels if label.isdecimal() and label.isascii() and int(label)}
-        free = (number for number in range(1, len(labels) + len(own) + 1) if number not in own.values())
-        self._numbers = {label: own.get(label) or next(free) for label in dict.fromkeys(labels)}
-
-    def _with_notes(self, paragraph: Paragraph) -> Paragraph:
-        """Return the paragraph with the footnotes that it refers to."""
-        notes: list[tuple[int, Paragraph]] = []
-        end = 0
-        for text, style in paragraph.runs:
-            end += len(text)
-            if style.note:
-                notes.append((end, self._notes[style.note]))
-        return replace(paragraph, notes=tuple(notes)) if notes else paragraph
+        return [*found, *self._notes.rest()] or [Paragraph((("", BODY),))]
 
     def _read(self, token: Token) -> None:
         kind = token.type
@@ -183,7 +162,8 @@ class _Reader:
         if self._figures and self._add_figure(token):
             return
         header = len(self._cells) == 1
-        lines = self._inline_lines(token.children or (), style._replace(bold=True) if header else style)
+        children = self._without_task_mark(token.children or [])
+        lines = self._inline_lines(children, style._replace(bold=True) if header else style)
         if self._cells:
             runs = tuple(run for line in lines for run in line) or (("", style),)
             self._cells[-1].append(((Paragraph(runs, align=self._align),), 1, 1, header))
@@ -192,6 +172,17 @@ class _Reader:
         self._joined = False
         for line in lines:
             self._add(line or [("", style)], label)
+
+    def _without_task_mark(self, children: list[Token]) -> list[Token]:
+        """Return the rest of an item that begins with a box, which takes the place of its bullet."""
+        first = children[0] if children else None
+        match = (
+            _TASK.match(first.content) if first and first.type == "text" and self._marker in tuple(_BULLETS) else None
+        )
+        if not match or first is None:
+            return children
+        self._marker = BOXES[match[1] != " "]
+        return [first.copy(content=first.content[match.end() :]), *children[1:]]
 
     def _add(self, runs: list[tuple[str, RunStyle]], label: BlockLabel = "text") -> None:
         self._blocks.append(
@@ -249,23 +240,13 @@ class _Reader:
         return True
 
     def _add_note(self, token: Token) -> None:
-        number = self._numbers[self._note]
-        lines = self._inline_lines(token.children or (), RunStyle(scale=_NOTE_SCALE))
-        runs = tuple(run for line in lines for run in line) or (("", RunStyle(scale=_NOTE_SCALE)),)
-        marker = str(number).translate(_SUPERSCRIPTS)
-        self._notes.setdefault(number, Paragraph(runs, _NOTE_INDENT, marker, label="footnote"))
+        lines = self._inline_lines(token.children or (), NOTE)
+        self._notes.add(self._note, [run for line in lines for run in line])
         self._note = ""
 
     def _reference(self, token: Token, style: RunStyle) -> tuple[str, RunStyle]:
-        """Return the sign of a footnote; that of the first reference carries the footnote."""
-        number = self._numbers.get(token.meta["label"])
-        if number is None:
-            return token.content, style
-        sign = str(number).translate(_SUPERSCRIPTS)
-        if number in self._referred or self._cells or self._note:
-            return sign, style
-        self._referred.add(number)
-        return sign, style._replace(note=number)
+        found = self._notes.reference(token.meta["label"], carries=not self._cells and not self._note)
+        return (found[0], style._replace(note=found[1])) if found else (token.content, style)
 
     def _space(self) -> float:
         return _PARAGRAPH_SPACE if self._blocks else 0.0

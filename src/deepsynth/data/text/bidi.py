@@ -28,6 +28,12 @@ def embedding_levels(text: str) -> tuple[bytes, int]:
     return paragraph_levels(text) if _RIGHT_TO_LEFT.search(text) else (bytes(len(text)), 0)
 
 
+def runs_right_to_left(text: str) -> bool:
+    """Return whether most letters of a text run from right to left."""
+    right = len(_RIGHT_TO_LEFT.findall(text))
+    return right > 0 and 2 * right > sum(map(str.isalpha, text))
+
+
 def visual_order(levels: Sequence[int]) -> list[int]:
     """Return the positions of a line's runs from left to right (rule L2: reverse every level from the highest)."""
     order = list(range(len(levels)))

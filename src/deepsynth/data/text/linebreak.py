@@ -8,7 +8,8 @@ A line may end at white space. Within a run of letters without white space a lin
 * after a slash before a letter (SY), a zero-width space (ZW), a soft hyphen, a Tibetan tsheg, an Ethiopic word space.
 
 Hangul words are kept whole, as Korean print does. Thai, Lao, Khmer and Burmese would need dictionaries: their phrases
-are kept whole too. Whatever is wider than a line is broken between grapheme clusters (UAX #29), by the layout.
+are kept whole too. Whatever is wider than a line is broken between grapheme clusters (UAX #29), by the layout; those of
+Thai and Lao stay with the vowels that are written before and behind them, sara am among them.
 """
 
 from __future__ import annotations
@@ -59,6 +60,11 @@ SPACES: dict[str, float | None] = {
 TOKENS = re.compile(f"[{''.join(SPACES)}]+|[^{''.join(SPACES)}]+")
 _TAB_SPACES = 4
 
+#: Splits a text into parts between which any word may be broken: grapheme clusters, in Thai and Lao with the vowels and
+#: signs that end or begin no line in print.
+breakable_parts: Callable[[str], list[str]] = regex.compile(
+    r"[\u0e40-\u0e44\u0ec0-\u0ec4]*\X[\u0e2f\u0e30\u0e32\u0e33\u0e45\u0e46\u0eaf\u0eb0\u0eb2\u0eb3\u0ebd\u0ec6]*|\X"
+).findall
 #: Splits a text into extended grapheme clusters (UAX #29): what a reader takes for one character, never broken.
 grapheme_clusters: Callable[[str], list[str]] = regex.compile(r"\X").findall
 

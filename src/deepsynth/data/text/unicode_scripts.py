@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 #: First word of a character's Unicode name, where a font's name has another word for the script.
 _FONT_WORDS = {
@@ -22,6 +23,8 @@ _FONT_WORDS = {
     "MATHEMATICAL": "math",
     "NKO": "nko",
 }
+#: Brackets, marks and symbols whose names do not say that they are in the fonts of Chinese and Japanese.
+_CJK_SIGNS = re.compile("[\u3000-\u303f\u3190-\u319f\u31c0-\u31ef\u3200-\u33ff\ufe30-\ufe4f\uff00-\uffef]")
 _KANA = re.compile("[\u3040-\u30ff]")
 _HANGUL = re.compile("[\u1100-\u11ff\uac00-\ud7a3]")
 _REGION_BY_LANGUAGE = {"ja": "JP", "ko": "KR", "zh-tw": "TC", "zh-hant": "TC", "zh-hk": "HK", "zh": "SC"}
@@ -44,6 +47,18 @@ def region_of(text: str, language: str | None = None) -> str:
     if _KANA.search(text):
         return "JP"
     return "KR" if _HANGUL.search(text) else "SC"
+
+
+@lru_cache(maxsize=16_384)
+def script_of(character: str) -> str:
+    """Return a lower-case word for the script of a letter or of a mark on letters; "" for all other characters.
+
+    Chinese, Japanese and Korean are one script, as their fonts have them together.
+    """
+    if unicodedata.category(character)[0] not in "LM":
+        return ""
+    name = unicodedata.name(character, "").partition(" ")[0]
+    return "" if name in ("COMBINING", "MODIFIER", "VARIATION") else _FONT_WORDS.get(name, name.lower())
 
 
 def script_words(character: str, region: str) -> tuple[str, ...]:
@@ -71,6 +86,6 @@ def font_package(character: str) -> str:
     if 0x1F000 <= code <= 0x1FAFF or 0x2600 <= code <= 0x27BF:
         return "install a font with plain emoji (Debian: apt install fonts-symbola)"
     word = script_words(character, "SC")[:1]
-    if word and word[0].startswith("cjk"):
+    if _CJK_SIGNS.match(character) or (word and word[0].startswith("cjk")):
         return "install Noto CJK (Debian: apt install fonts-noto-cjk; the rarest: fonts-hanazono)"
     return "install Noto (Debian: apt install fonts-noto-core; historic scripts: fonts-noto-extra, fonts-symbola)"

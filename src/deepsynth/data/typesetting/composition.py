@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,6 +14,7 @@ from deepsynth.data.fonts.formulas import can_set
 from deepsynth.data.fonts.glyphs import FontStyle
 from deepsynth.data.fonts.shaping import Shaper
 from deepsynth.data.markup.markdown import markdown_blocks
+from deepsynth.data.text.bidi import runs_right_to_left
 from deepsynth.data.typesetting.blocks import Block, block_rows, block_text, visible_characters
 from deepsynth.data.typesetting.filling import fill_page
 from deepsynth.data.typesetting.hyphenation import Hyphenation
@@ -184,10 +185,13 @@ class Composition:
     def _set(self, start: TextPosition, design: PageDesign, size_px: float) -> tuple[PageLayout, TextPosition | None]:
         """Return the page that begins at a position, and where the next one begins."""
         body = design.font._replace(size_px=size_px)
+        frame = design.frame
+        if _runs_right_to_left(self.source.text):
+            frame = replace(frame, lefts=frame.lefts[::-1])
         typesetter = Typesetter(
             self.shaper, body, design.line_height, design.justify, design.hyphenation, design.table_style
         )
-        return fill_page(block_rows(self.blocks, typesetter, design.frame, start), design.frame)
+        return fill_page(block_rows(self.blocks, typesetter, frame, start), frame)
 
     def _size(self, start: TextPosition, design: PageDesign) -> float:
         """Return the font size of a page: its design's, or the one at which a full page holds so many characters.
@@ -221,6 +225,9 @@ class Composition:
         return _blocks(self.source)[1]
 
 
+_runs_right_to_left = lru_cache(maxsize=16)(runs_right_to_left)
+
+
 @lru_cache(maxsize=16)
 def _blocks(source: Source) -> tuple[Sequence[Block], int]:
     """Return what a document is made of, and how many formulas it lacks; its pages are asked for one by one."""
@@ -234,7 +241,6 @@ def _capacity(layout: PageLayout, rest: TextPosition | None, frame: Frame) -> fl
     characters = max(1, sum(len(positioned.line.text) + 1 for positioned in layout.lines))
     if rest is not None:
         return characters
-    last = layout.lines[-1] if layout.lines else None
-    columns_before = sum(1 for left in frame.lefts if last and left <= last.x) - 1
-    used = max(columns_before, 0) * frame.height + (last.baseline - frame.top if last else frame.height)
+    columns_before = layout.rows[-1].column if layout.lines else 0
+    used = columns_before * frame.height + (layout.lines[-1].baseline - frame.top if layout.lines else frame.height)
     return characters * frame.height * len(frame.lefts) / max(used, 1)

@@ -22,7 +22,7 @@ from deepsynth.data.text.linebreak import HYPHEN, SOFT_HYPHEN, gap_width
 from deepsynth.data.typesetting.bidi_lines import LineItem, in_visual_order
 from deepsynth.data.typesetting.hyphenation import Hyphenation
 from deepsynth.data.typesetting.paragraphs import Paragraph, RunStyle, TableStyle, quantize
-from deepsynth.data.typesetting.words import Word, break_run, direction_of, shaped_words, without_formulas
+from deepsynth.data.typesetting.words import Word, break_run, direction_of, shape_marker, shaped_words, without_formulas
 
 _UNBROKEN_PX = 1_000_000
 
@@ -102,7 +102,7 @@ class Typesetter:
             UserError: when no font has a character, or a character is wider than the column.
         """
         text = paragraph.text
-        styled = [(part, self.style(run)) for part, run in paragraph.runs]
+        styled = [(part, self._shaper.for_text(text, self.style(run))) for part, run in paragraph.runs]
         shown = without_formulas(styled) if any(style.formula for _, style in styled) else text
         levels, base = embedding_levels(shown)
         style = styled[0][1]
@@ -131,8 +131,9 @@ class Typesetter:
             if paragraph.align:
                 _align(line, paragraph.align, width, indent)
             if number == 0 and start == 0 and paragraph.marker:
-                marker = self._shaper.shape_once(paragraph.marker, style)
-                x = width + space if base else max(0.0, indent - space - marker.advance)
+                marker = shape_marker(self._shaper, paragraph.marker, style, base)
+                room = indent - marker.advance
+                x = width + min(space, room) if base else max(0.0, room - space)
                 line.places.insert(0, (marker, x))
                 line.text = f"{paragraph.marker} {line.text}"
             yield line

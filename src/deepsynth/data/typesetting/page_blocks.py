@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
+from deepsynth.data.markup.footnotes import note_number
 from deepsynth.data.markup.inline_markdown import (
     Run,
     fenced,
@@ -18,11 +19,9 @@ from deepsynth.data.markup.inline_markdown import (
 )
 from deepsynth.data.typesetting.blocks import Block, Figure, HorizontalRule
 from deepsynth.data.typesetting.pages import PageLayout, PlacedRow
-from deepsynth.data.typesetting.paragraphs import BODY, Container, Paragraph, RunStyle
+from deepsynth.data.typesetting.paragraphs import BODY, BOXES, Container, Paragraph, RunStyle
 from deepsynth.data.typesetting.tables import Cell, Table
 from deepsynth.types import Box, PageBlock
-
-_DIGITS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 
 
 def page_blocks(layout: PageLayout, blocks: Sequence[Block]) -> tuple[PageBlock, ...]:
@@ -144,7 +143,7 @@ class _Writer:
     ) -> PageBlock:
         if block.label == "footnote":
             self._open, self._items = [], {}
-            number = block.marker.translate(_DIGITS)
+            number = note_number(block.marker)
             texts = [inline_markdown(runs, runs[0][1]) for _, runs in self._paragraphs(rows)]
             return PageBlock(block.label, f"[^{number}]: {' '.join(texts)}", before, lines, areas)
         marker = block.marker or " "
@@ -152,6 +151,8 @@ class _Writer:
         tight = begins and not block.space_before_em and bool(self._open) and all(here for _, here in self._open)
         deeper = len(block.containers) > len(self._open)
         prefix, rest = self._prefixes(block, begins)
+        if begins and block.marker in BOXES:
+            prefix += f"[{' x'[BOXES.index(block.marker)]}] "
         parts = self._paragraphs(rows)
         if block.label == "code":
             texts = fenced(["".join([text for text, _ in runs]) for _, runs in parts])

@@ -42,6 +42,8 @@ class RunStyle(NamedTuple):
 BODY = RunStyle()
 
 
+#: What is drawn for the marks of tasks that are open and done, "[ ]" and "[x]".
+BOXES = ("☐", "☑")
 #: The face of code.
 CODE = RunStyle("DejaVu Sans Mono", 0.9)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deepsynth.data.typesetting.lines import LaidOutLine, Typesetter
 from deepsynth.data.typesetting.pages import LayoutRow
@@ -133,7 +133,7 @@ def _group(
     for number in range(first, end):
         for cell in table.rows[number]:
             room = lefts[cell.column + cell.columns] - lefts[cell.column] - 2 * padding
-            lines = _cell_lines(cell, typesetter, room)
+            lines = _cell_lines(cell, typesetter, room, mirror is not None)
             if cells and cell is table.rows[number][0]:
                 cells[-1][2][-1].joiner = cells[-1][2][-1].ending = "\n"
             cells.append((cell, number - first, lines))
@@ -177,10 +177,12 @@ def _group(
     )
 
 
-def _cell_lines(cell: Cell, typesetter: Typesetter, width: int) -> list[LaidOutLine]:
-    """Return the lines of a cell, which stays in one line of the page's text."""
+def _cell_lines(cell: Cell, typesetter: Typesetter, width: int, mirrored: bool) -> list[LaidOutLine]:
+    """Return the lines of a cell, which stays in one line of the page's text; numbers follow the table's direction."""
     lines: list[LaidOutLine] = []
     for paragraph in cell.paragraphs:
+        if mirrored and paragraph.align is None and not any(map(str.isalpha, paragraph.text)):
+            paragraph = replace(paragraph, align="right")
         if lines:
             lines[-1].joiner = lines[-1].ending = " "
         for line in typesetter.lines(paragraph, width):

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 
 from deepsynth.data.fonts.formulas import fit_formula
-from deepsynth.data.fonts.glyphs import Direction, FontStyle, ShapedRun
+from deepsynth.data.fonts.glyphs import Direction, FontStyle, GlyphBitmap, ShapedRun
 from deepsynth.data.fonts.shaping import Shaper
-from deepsynth.data.text.linebreak import SPACES, TOKENS, grapheme_clusters, segments
+from deepsynth.data.text.linebreak import SPACES, TOKENS, breakable_parts, grapheme_clusters, segments
 from deepsynth.errors import UserError
 
 #: A word with more letters is not shaped whole only to find out that it is too wide.
@@ -102,6 +102,18 @@ def _unshaped(text: str, style: FontStyle, direction: Direction) -> ShapedRun:
     return ShapedRun(text, style, math.inf, (), ())
 
 
+def shape_marker(shaper: Shaper, text: str, style: FontStyle, base: int) -> ShapedRun:
+    """Return the marker of a list item; in a paragraph that runs from the right, its dot is left of the number."""
+    number = text.rstrip(".)")
+    sign = text[len(number) :]
+    if not base or not sign or not number:
+        return shaper.shape_once(text, style)
+    left, right = (shaper.shape_once(part, style) for part in (sign.replace(")", "("), number))
+    shift = round(left.advance)
+    moved = tuple([GlyphBitmap(mask, dx + shift, dy) for mask, dx, dy in right.bitmaps])
+    return ShapedRun(text, style, shift + right.advance, (*left.bitmaps, *moved), left.fonts)
+
+
 def break_run(shaper: Shaper, text: str, style: FontStyle, direction: Direction, width: int) -> Iterator[ShapedRun]:
     """Yield a run that is wider than a line in parts, one for each line, broken between grapheme clusters.
 
@@ -118,7 +130,7 @@ def break_run(shaper: Shaper, text: str, style: FontStyle, direction: Direction,
     if style.formula:
         yield fit_formula(text, style, width)
         return
-    clusters = grapheme_clusters(text)
+    clusters = breakable_parts(text)
     start, count = 0, 8
     while start < len(clusters):
         count = _clusters_that_fit(shaper, clusters[start:], count, style, direction, width)
@@ -126,12 +138,14 @@ def break_run(shaper: Shaper, text: str, style: FontStyle, direction: Direction,
             run = shaper.shape("".join(clusters[start : start + count]), style, direction)
             if run.room - min(run.left, 0) <= width:
                 break
-            if count == 1:
+            if count == 1 and len(grapheme_clusters(clusters[start])) > 1:
+                clusters[start : start + 1] = grapheme_clusters(clusters[start])
+            elif count == 1:
                 raise UserError(
                     f"{clusters[start][:20]!r} at {style.size_px:g} pixels is wider than the column of {width} "
                     "pixels; take a smaller font_size_px or margin_px, or a wider page"
                 )
-            count -= 1
+            count = max(1, count - 1)
         yield run
         start += count
 
