@@ -452,7 +452,7 @@ class TinyData(TextImageDataModule):
         if "val" not in self.datasets and self.val_source is not None:
             renderer = self.renderer or self._default_renderer()
             clean = Pipeline(renderer, None, self.processor, self.seed, text=self.text)
-            self.datasets["val"] = PageDataset(self.documents("val"), clean)
+            self.datasets["val"] = PageDataset(self.reader.read(["val"], None)["val"], clean)
 
     def train_dataloader(self) -> ResumableLoader:
         """Return training batches in the order of their numbers, so that texts grow."""

@@ -95,7 +95,7 @@ def test_a_source_is_read_once_for_all_splits(jsonl: Path, monkeypatch: pytest.M
     data.setup("fit")
     assert len(data.datasets["train"].documents) + len(data.datasets["val"].documents) == 8
     assert sorted(given) == [f"d{number}" for number in range(8)]
-    data.documents("val")
+    data.reader.read(["val"], None)
     assert len(given) == 16
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -17,8 +16,10 @@ from deepsynth.data.loading.dataset import PageDataset
 from deepsynth.data.loading.entries import OnError
 from deepsynth.data.loading.loader import ResumableLoader
 from deepsynth.data.loading.sampler import EpochSampler
+from deepsynth.data.loading.split_reader import SplitReader
 from deepsynth.data.loading.stream import Fingerprint, PageStream, StreamLoader
-from deepsynth.data.loading.usable import Check, check_samples, report_dataset, report_skipped, usable_documents
+from deepsynth.data.loading.training_stream import MixedStream, StreamTrainingLoader, training_stream
+from deepsynth.data.loading.usable import Check, check_samples, report_dataset, report_skipped
 from deepsynth.data.loading.workers import Workers
 from deepsynth.data.pipeline import Pipeline
 from deepsynth.data.processing.collator import Collator
@@ -26,13 +27,15 @@ from deepsynth.data.processing.processor import OcrProcessor, Processor
 from deepsynth.data.processing.targets import make_targets
 from deepsynth.data.rendering.renderer import Renderer, TextRenderer
 from deepsynth.data.sources.base import Source
-from deepsynth.data.splits import Split, Splitter, no_documents
+from deepsynth.data.splits import Split, Splitter
 from deepsynth.data.text.cleaning import TextCleaning
 from deepsynth.errors import UserError
 from deepsynth.io.images import MAX_PIXELS
-from deepsynth.types import Batch, Document, Task
+from deepsynth.types import Batch, Task
 
 log = logging.getLogger(__name__)
+
+_SPLITS: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 
 
 class TextImageDataModule(LightningDataModule):
@@ -156,48 +159,43 @@ class TextImageDataModule(LightningDataModule):
         self.on_error: OnError = on_error
         self.check: Check = check
         self.datasets: dict[str, PageDataset] = {}
+        self.training: MixedStream | None = None  # what is trained on where it cannot be held
         self.stream: PageStream | None = None  # the documents to predict
         self._seen: Fingerprint | None = None  # of the documents that predict has read, once it is through
 
-    def documents(self, split: Split, found: list[Document] | None = None) -> list[Document]:
-        """Return the documents of a split; ``found`` are those of ``source``, if they have been read.
-
-        Raises:
-            UserError: when the split is empty, with the size of the source and the key to change.
-        """
-        own = {"val": self.val_source, "test": self.test_source}.get(split)
-        if own or found is None:
-            found = usable_documents(own or self.source, self.on_error, self.trainer, split if own else "")
-        documents = self.splitter.limit(found if own else self.splitter.select(found, split), split)
-        return documents or no_documents(split, f"{len(found)} documents of data.source")
+    @property
+    def reader(self) -> SplitReader:
+        """What reads the documents of splits."""
+        own: dict[Split, Source | None] = {"val": self.val_source, "test": self.test_source}
+        return SplitReader(self.source, own, self.splitter, self.on_error)
 
     def setup(self, stage: str) -> None:
         """Read the documents of a stage (fit, validate, test), once for all of its splits, and lay out their pages.
 
         For ``predict`` the documents are only checked; they are read again one by one. A source that streams is not
-        checked in advance.
+        checked in advance, and trained on as it comes unless it has a limit.
         """
         if stage == "predict":
             self._set_up_stream()
             return
-        splits: dict[str, Sequence[Split]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
-        fresh = stage == "fit" and not self.datasets
-        found = usable_documents(self.source, self.on_error, self.trainer) if fresh else None
-        for split in splits[stage]:
-            if split in self.datasets or (split == "val" and not self.holds_out_validation):
-                continue
-            dataset = PageDataset(self.documents(split, found), self.pipeline(), self.on_error)
+        splits = [split for split in _SPLITS[stage] if split != "val" or self.holds_out_validation]
+        if "train" in splits and self.reader.streams("train"):
+            splits.remove("train")
+            self.training = training_stream(self.reader, self.pipeline(), self.trainer, grouped=self.group_by_length)
+        found = self.reader.read([split for split in splits if split not in self.datasets], self.trainer)
+        for split, documents in found.items():
+            dataset = PageDataset(documents, self.pipeline(), self.on_error)
             report_dataset(dataset, split, self.text, self.trainer)
             check_ranks_agree(self.trainer, self.source, f"{split} samples", dataset.fingerprint)
             if split == "train":
-                check: Check = self.check if self.on_error == "raise" else "quick"
-                self.workers.choose_count(check_samples(dataset, check))
+                self.workers.choose_count(check_samples(dataset, self.check if self.on_error == "raise" else "quick"))
             self.datasets[split] = dataset
 
     def _set_up_stream(self) -> None:
         trainer = self.trainer
         rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        documents = self.source if self.predict_split == "all" else self.documents(self.predict_split)
+        chosen = self.predict_split
+        documents = self.source if chosen == "all" else self.reader.read([chosen], trainer)[chosen]
         stream = PageStream(documents, replace(self.pipeline(), prompt_only=True), rank, ranks, self.on_error)
         if not stream.streams:
             found = stream.check()
@@ -233,11 +231,16 @@ class TextImageDataModule(LightningDataModule):
         """The task of the data that was set up."""
         if self.datasets:
             return next(iter(self.datasets.values())).documents[0].task
-        assert self.stream is not None, "setup was called"
-        return self.stream.task
+        stream = self.training.stream if self.training else self.stream
+        assert stream is not None, "setup was called"
+        return stream.task
 
-    def train_dataloader(self) -> ResumableLoader:
+    def train_dataloader(self) -> ResumableLoader | StreamTrainingLoader:
         """Return shuffled training batches."""
+        if self.training is not None:
+            collator = Collator(self.processor.pad_token_id, self.pad_to_multiple_of, packed=self.packing)
+            report = partial(report_skipped, self.trainer, "train")
+            return StreamTrainingLoader(self.training, self.batch_size, collator, report, self.workers)
         return self._loader("train", self.batch_size, shuffle=True, even=True)
 
     def val_dataloader(self) -> ResumableLoader | list[ResumableLoader]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
@@ -24,7 +24,7 @@ class Splitter:
     Attributes:
         val_fraction: share of the documents for validation.
         test_fraction: share of the documents for test.
-        max_train_documents: limit for training, or ``None``; the first by hash are taken.
+        max_train_documents: limit for training, or ``None``; the first by hash are taken, of a stream the first.
         max_eval_documents: limit for validation and for test, or ``None``.
     """
 
@@ -82,9 +82,34 @@ class Splitter:
         train = {original_id(document.id) for document in documents if self.split_of(document) == "train"}
         return min(train, key=_position) if len(train) > 1 else None
 
+    def most(self, split: Split) -> int | None:
+        """Return the limit of a split."""
+        return self.max_train_documents if split == "train" else self.max_eval_documents
+
+    def take(self, documents: Iterable[Document], splits: Sequence[Split]) -> dict[Split, list[Document]]:
+        """Return the first documents of splits, and read no further than their limits ask for.
+
+        A split without a limit has what came by until the others were full, but at least one document.
+        """
+        taken: dict[Split, list[Document]] = {split: [] for split in splits}
+        limits = {split: self.most(split) for split in splits}
+        bounded = any(most is not None for most in limits.values())
+
+        def is_full(split: Split) -> bool:
+            most = limits[split]
+            return bounded and len(taken[split]) >= (1 if most is None else most)
+
+        for document in documents:
+            split = self.split_of(document)
+            if split in taken and (limits[split] is None or not is_full(split)):
+                taken[split].append(document)
+            if all(map(is_full, splits)):
+                break
+        return taken
+
     def limit(self, documents: list[Document], split: Split) -> list[Document]:
         """Return as many documents of a split as its limit allows, in their order."""
-        most = self.max_train_documents if split == "train" else self.max_eval_documents
+        most = self.most(split)
         if most is None:
             return documents
         chosen = {document.id for document in sorted(documents, key=lambda d: stable_hash(d.id))[:most]}

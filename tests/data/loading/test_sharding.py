@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,6 +39,12 @@ class Numbers:
         return key
 
 
+def ask_in_advance(loader: Any, batches: Iterator[Any]) -> None:
+    """Ask for one more batch, as Lightning does of a loader without a length while it trains on the last one."""
+    if not hasattr(loader, "__len__"):
+        next(batches, None)
+
+
 def on_every_rank(
     make: Callable[[int], ResumableLoader], ranks: int, batches: int | None, place: Place | None, epoch: int = 0
 ) -> tuple[list[list[Any]], Place]:
@@ -50,8 +56,9 @@ def on_every_rank(
         loader.sampler.set_epoch(epoch)
         if place is not None:
             loader.load_state_dict(dict(place))
-        found.append([])
-        found[-1] += islice(loader, batches)
+        given = iter(loader)
+        found.append(list(islice(given, batches)))
+        ask_in_advance(loader, given)
         places.append(loader.state_dict())
     assert all(other == places[0] for other in places)
     return found, places[0]
@@ -146,6 +153,7 @@ def test_a_rank_gets_the_same_from_two_workers_as_without_and_goes_on(kind: str,
     first = loader_of(source, tmp_path, 1, 2, 2)
     batches = iter(first)
     begun = [next(batches).document_ids for _ in range(2)]
+    ask_in_advance(first, batches)
     place = first.state_dict()  # workers have made more than was handed out
     del batches, first
     rest = loader_of(source, tmp_path, 1, 2, 2)

@@ -1,8 +1,9 @@
 """The samples of ``predict``, one after the other: however many documents there are, few are in memory.
 
-Training shuffles, so it has to know all documents before its first step. Prediction goes through them once, in order:
-the main process walks the source, lays a document's pages out and hands (document, page) to the workers, a few batches
-ahead of the model. Memory does not grow with the source, except for the ids, which must be unique.
+Prediction goes through the documents once, in order: the main process walks the source, lays a document's pages out and
+hands (document, page) to the workers, a few batches ahead of the model. Memory does not grow with a source that
+streams; of others the ids are kept, which must be unique. Training shuffles, so it knows all documents before its first
+step, unless they stream: :mod:`deepsynth.data.loading.training_stream`.
 """
 
 from __future__ import annotations
@@ -24,8 +25,14 @@ from deepsynth.types import Batch, Document, Sample, Task
 
 #: Number of documents, and a hash of their ids in their order.
 Fingerprint = tuple[int, str]
-#: Key of a sample: a page of a document, or (``None``) all of its pages.
-Key = tuple[Document, int | None]
+
+
+class Key(NamedTuple):
+    """Key of a sample: a page of a document, or (``None``) all of its pages, as they are in an epoch."""
+
+    document: Document
+    number: int | None
+    epoch: int = 0
 
 
 class Fingerprinted:
@@ -74,9 +81,9 @@ class PagesOnRequest(Dataset[Sample | Skipped | None]):
 
     def __getitem__(self, key: Key) -> Sample | Skipped | None:
         """Return the sample, ``None`` if it exceeds the token budget and such samples are to be dropped."""
-        document, number = key
+        document, number, epoch = key
         try:
-            return self.pipeline.sample(document, number, 0)
+            return self.pipeline.sample(document, number, epoch)
         except UserError as error:
             if self.on_error == "raise":
                 raise
@@ -94,6 +101,7 @@ class PageStream:
         rank: rank of this process.
         num_replicas: number of ranks that share the source.
         on_error: what to do with rows that are no documents, and pages that cannot be made.
+        need_text: whether a scan whose text is unknown is a mistake too.
 
     Attributes:
         own_documents: number of this rank's documents, once :meth:`check` has counted them.
@@ -107,12 +115,15 @@ class PageStream:
         rank: int = 0,
         num_replicas: int = 1,
         on_error: OnError = "raise",
+        *,
+        need_text: bool = False,
     ) -> None:
         self.source = source
         self.pipeline = pipeline
         self.rank = rank
         self.num_replicas = num_replicas
         self.on_error: OnError = on_error
+        self.need_text = need_text
         self.own_documents: int | None = None
         self.own_pages: int | None = None
 
@@ -135,7 +146,7 @@ class PageStream:
             if skipped is not None:
                 skipped.append(Skipped(place, str(error)))
 
-        return checked_documents(self.source, need_text=False, skip=skip if self.on_error == "skip" else None)
+        return checked_documents(self.source, need_text=self.need_text, skip=skip if self.on_error == "skip" else None)
 
     def check(self) -> Fingerprint:
         """Walk the source once, count this rank's documents and pages, and return the fingerprint of all.
@@ -168,7 +179,7 @@ class PageStream:
             if position % self.num_replicas != self.rank:
                 continue
             if document.is_whole:
-                yield document, None
+                yield Key(document, None)
                 continue
             try:
                 count = self.pipeline.count_pages(document)
@@ -177,7 +188,7 @@ class PageStream:
                     raise
                 skipped.append(Skipped(document.id, str(error)))
                 continue
-            yield from ((document, number) for number in range(count))
+            yield from (Key(document, number) for number in range(count))
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-from deepsynth.data.sources.base import Source, read_documents
+from deepsynth.data.sources.base import Source, checked_documents
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_file, explain_write_errors
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Check = Literal["quick", "full", "none"]
+Found = TypeVar("Found")
 
 #: Samples that a quick check makes.
 _QUICK_SAMPLES = 8
@@ -66,17 +67,24 @@ def report_dataset(dataset: PageDataset, split: str, text: TextCleaning, trainer
         log.info("%s: %s", split, changes)
 
 
-def usable_documents(source: Source, on_error: OnError, trainer: Trainer | None, split: str = "") -> list[Document]:
-    """Return the documents of a source whose texts are known; rows that are none are an error, or skipped and listed.
+def usable_documents(
+    source: Source,
+    on_error: OnError,
+    trainer: Trainer | None,
+    choose: Callable[[Iterator[Document]], Found],
+    split: str = "",
+) -> Found:
+    """Choose documents of a source whose texts are known; rows that are none are an error, or skipped and listed.
 
     Args:
-        source: is read whole.
+        source: is read as far as ``choose`` asks.
         on_error: what to do with such rows.
         trainer: whose run folder gets the list.
+        choose: takes the documents one by one; what it returns is returned.
         split: split whose own source it is.
 
     Raises:
-        UserError: as :func:`read_documents`.
+        UserError: for a source without a document, or a row that is none.
     """
     skipped: list[tuple[str, str]] = []
 
@@ -84,7 +92,7 @@ def usable_documents(source: Source, on_error: OnError, trainer: Trainer | None,
         skipped.append((place, str(error)))
 
     try:
-        return read_documents(source, need_text=True, skip=skip if on_error == "skip" else None)
+        return choose(checked_documents(source, need_text=True, skip=skip if on_error == "skip" else None))
     finally:
         report_skipped(trainer, f"{split}_source" if split else "source", skipped)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 
 from deepsynth.errors import UserError
@@ -12,6 +13,9 @@ from deepsynth.types import Document
 
 #: Takes the place of what is no document (a file and line, or an id), and why it is none.
 Skip = Callable[[str, UserError], None]
+
+#: Documents of a streaming source whose ids are kept, to find two that are equal.
+KEPT_IDS = 100_000
 
 
 class Source(ABC):
@@ -79,8 +83,11 @@ class SkippingSource(Source):
 
 
 def checked(source: Source, documents: Iterable[Document], *, need_text: bool, skip: Skip | None) -> Iterator[Document]:
-    """Yield documents of a source after the checks of :meth:`Source.walk`."""
-    seen: set[str] = set()
+    """Yield documents of a source after the checks of :meth:`Source.walk`.
+
+    Of a source that streams, the ids of the last :data:`KEPT_IDS` documents are kept: memory must not grow with it.
+    """
+    seen: OrderedDict[str, None] = OrderedDict()
     first: Document | None = None
     for document in documents:
         try:
@@ -96,7 +103,9 @@ def checked(source: Source, documents: Iterable[Document], *, need_text: bool, s
         except UserError as error:
             tell(skip, document.id, error)
             continue
-        seen.add(document.id)
+        seen[document.id] = None
+        if source.streaming and len(seen) > KEPT_IDS:
+            seen.popitem(last=False)
         first = first or document
         yield document
 
