@@ -8,7 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,19 @@ DEGRADING = [name for name in PRESETS if name != "none"]
 def fingerprint(page: Page) -> str:
     boxes = repr([(line.box, [word.box for word in line.words]) for line in page.lines])
     return hashlib.sha256(page.image.tobytes() + boxes.encode()).hexdigest()
+
+
+def test_a_page_is_gray_when_its_channels_are_equal_and_else_keeps_its_colors() -> None:
+    page = text_page(128, 14, margin=10)
+    levels = np.asarray(page.image.convert("L"))
+    augmenter = PageAugmenter("none", sensor_noise=SensorNoise(sigma=(5.0, 5.0)))
+    for channel in (None, 0, 1, 2):
+        pixels = np.stack([levels] * 3, axis=-1)
+        if channel is not None:
+            pixels[..., channel] ^= 1  # by one level
+        found = augmenter(replace(page, image=Image.fromarray(pixels)), np.random.default_rng(0)).image
+        gray = augmenter(replace(page, image=Image.fromarray(levels)), np.random.default_rng(0)).image
+        assert (found.tobytes() == gray.convert("RGB").tobytes()) == (channel is None)
 
 
 def test_none_returns_the_page_itself() -> None:

@@ -184,3 +184,18 @@ def test_a_coarser_page_keeps_its_mean_and_loses_its_detail(scale: float) -> Non
     coarse, _ = ResolutionLoss(scale=(scale, scale))(image, np.zeros((1, 4)), np.random.default_rng(0))
     assert coarse.mean() == pytest.approx(127.5, abs=2)
     assert coarse.std() < (25 if scale < 0.5 else 110) < image.std()
+
+
+@pytest.mark.parametrize("side", range(4), ids=["left", "top", "right", "bottom"])
+def test_scanner_edges_reach_no_word_however_near_it_is_to_the_edge(side: int) -> None:
+    image = np.full((200, 160), 255, np.uint8)
+    box = [80.0, 100.0, 90.0, 110.0]
+    box[side] = (4.0, 5.0, 156.0, 195.0)[side]
+    boxes = np.array([box])
+    left, top, right, bottom = map(int, box)
+    dark = 0
+    for seed in range(20):
+        found, _ = ScannerEdges(size=(0.1, 0.1), darkness=(1.0, 1.0))(image, boxes, np.random.default_rng(seed))
+        assert (found[top:bottom, left:right] == 255).all()
+        dark += int((found < 128).sum())
+    assert dark > 20 * 160
