@@ -11,7 +11,8 @@ import torch
 import yaml
 from PIL import Image
 
-from deepsynth.data import TextRenderer
+from deepsynth.data import JsonlSource, TextImageDataModule, TextRenderer
+from deepsynth.data.processing.processor import Processor
 from deepsynth.data.processing.targets import PROMPTS
 from deepsynth.errors import UserError
 from deepsynth.types import Document
@@ -107,3 +108,24 @@ def test_the_target_of_the_guide_reaches_the_samples(jsonl: Path) -> None:
     prompts = {text.split("<|ref|>")[0] for batch in data.train_dataloader() for text in batch.prompt_texts}
     assert prompts <= {PROMPTS[kind].split("<|ref|>")[0] for kind in target}
     assert len(prompts) > 1
+
+
+class OtherProcessor(Processor):
+    def __call__(self, document: Document, pages: Any, *, prompt_only: bool = False) -> None:
+        raise NotImplementedError
+
+    @property
+    def pad_token_id(self) -> int:
+        return 0
+
+    def prompt_for(self, document: Document) -> str:
+        return "<image>"
+
+
+def test_pages_are_as_large_as_the_processor_takes_them(jsonl: Path) -> None:
+    own = TextImageDataModule(JsonlSource(str(jsonl)), mode="small")
+    other = TextImageDataModule(JsonlSource(str(jsonl)), processor=OtherProcessor())
+    for data, side in ((own, 768), (other, 1024)):
+        renderer = data.pipeline().renderer
+        assert isinstance(renderer, TextRenderer)
+        assert (renderer.page_width_px, renderer.page_height_px) == (side, side)

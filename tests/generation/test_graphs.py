@@ -161,6 +161,7 @@ def test_what_waits_for_the_host_ends_the_graphs_and_not_the_reading(
     [said] = [record.getMessage() for record in caplog.records if record.name.startswith("deepsynth.")]
     assert "without CUDA graphs" in said
     assert "not permitted when stream is capturing" in said
+    assert "advice" not in said
 
 
 def test_adapters_that_are_switched_off_scaled_or_merged_are_seen(graphs: list[RecordedGraph]) -> None:

@@ -98,7 +98,7 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if function.overloadpacket in WAITS and not (function.overloadpacket is _ATEN.lift_fresh and _fills()):
-            raise RuntimeError(f"operation not permitted when stream is capturing: {function}")
+            raise RuntimeError(f"operation not permitted when stream is capturing: {function}\nAnd advice.")
         inputs = [tensor for tensor in tree_flatten((args, kwargs))[0] if isinstance(tensor, torch.Tensor)]
         masks = function.overloadpacket in (_ATEN.index, _ATEN.index_put, _ATEN.index_put_)
         if masks and any(tensor.dtype == torch.bool for tensor in inputs[1:]):

@@ -88,11 +88,15 @@ def test_pages_come_back_as_they_were_rendered(hub, tmp_path):
     assert rows == [[f"d{i}#{n}", text, "en", "test", [i, n, 7]] for (i, n), text in texts.items()]
 
 
-def test_again_nothing_is_sent_and_nothing_rendered(hub, tmp_path):
-    assert len(push(hub, "alice/again", tmp_path, count=3)["pushed"]) == 1
+def test_what_is_there_is_neither_sent_nor_rendered_again_and_what_changed_is_replaced(hub, tmp_path):
+    [first] = push(hub, "alice/again", tmp_path, count=2)["pushed"]
     before = hub.mark()
-    assert push(hub, "alice/again", tmp_path, count=3) == {"pushed": [], "rendered": []}
+    assert push(hub, "alice/again", tmp_path, count=2) == {"pushed": [], "rendered": []}
     assert hub.uploads(since=before) == []
+    [second, _] = push(hub, "alice/again", tmp_path, count=4)["pushed"]
+    assert ids(hub, "alice/again") == [f"d{i}#{n}" for i in range(4) for n in (0, 1)]
+    assert first not in hub.repo("alice/again", "dataset").files()
+    assert second.startswith(first.rpartition("-")[0]), "in the place of the first"
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from deepsynth.errors import UserError
 from deepsynth.io.images import FORMATS, highest_max_pixels, open_image, page_count, to_rgb
@@ -26,6 +26,16 @@ def loaded(image: Image.Image, path: Path, **options: Any) -> Image.Image:
     result = to_rgb(open_image(path))
     assert result.mode == "RGB"
     return result
+
+
+@pytest.mark.parametrize("orientation", range(1, 10))
+def test_pages_are_turned_as_pillow_turns_them(orientation: int, tmp_path: Path) -> None:
+    image = Image.fromarray(np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    found = loaded(image, tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as stored:
+        assert np.array_equal(np.asarray(found), np.asarray(ImageOps.exif_transpose(stored)))
 
 
 def test_turned_by_exif(tmp_path: Path) -> None:
@@ -190,6 +200,29 @@ def test_the_size_of_a_webp_is_read_from_its_header(options: dict[str, Any]) -> 
     with pytest.raises(UserError, match=r"image: 300 x 200 pixels, more than 59,999"):
         open_image(content.getvalue(), 59_999)
     assert to_rgb(open_image(content.getvalue(), 60_000)).size == (300, 200)
+
+
+def extended(width: int, height: int) -> bytes:
+    return (
+        b"VP8X"
+        + struct.pack("<I", 10)
+        + bytes(4)
+        + (width - 1).to_bytes(3, "little")
+        + (height - 1).to_bytes(3, "little")
+    )
+
+
+def lossy(width: int, height: int) -> bytes:
+    return b"VP8 " + struct.pack("<I", 10) + b"\x30\x01\0\x9d\x01\x2a" + struct.pack("<HH", width | 0x4000, height)
+
+
+@pytest.mark.parametrize("chunk", [extended, lossy])
+@pytest.mark.parametrize("size", [(16_383, 5_000), (5_000, 16_383), (9_900, 9_901)])
+def test_a_webp_that_says_that_it_is_large_is_not_decoded(chunk: Any, size: tuple[int, int]) -> None:
+    """Nothing follows its header, so that the size is read there or nowhere."""
+    content = b"RIFF" + struct.pack("<I", 100) + b"WEBP" + chunk(*size)
+    with pytest.raises(UserError, match=rf"image: {size[0]:,} x {size[1]:,} pixels, more than 75,000,000"):
+        open_image(content)
 
 
 @pytest.mark.parametrize("length", [12, 15, 20, 29])
