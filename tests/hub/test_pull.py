@@ -170,7 +170,7 @@ def faults(method, body=b""):
     request = urllib.request.Request(os.environ["HF_ENDPOINT"] + "/__faults__", body, method=method)
     urllib.request.urlopen(request).read()
 
-pull._PATIENCE_S = 0
+pull.PATIENCE_S = 0
 description_s = pull_process._DESCRIPTION_S
 pull_process._FILE_S = 2
 for fault in json.loads(sys.argv[1]):

@@ -25,7 +25,7 @@ _REFERENCE = re.compile(r"hf://(?P<repo_id>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<rev
 _NEEDED = ("adapter_config.json", "adapter_model.safetensors")
 _ATTEMPTS = 5
 #: Time after which a call that has failed is not repeated, in seconds.
-_PATIENCE_S = 60.0
+PATIENCE_S = 60.0
 
 T = TypeVar("T")
 
@@ -165,7 +165,7 @@ def _repeat(wanted: object, attempt: Callable[[], T | Outcome]) -> T:
         offline = "HF_HUB_OFFLINE" in found.message
         if found.status == "refused" and not offline:
             raise UserError(f"{wanted}: it cannot be read ({found.message})")
-        if failures == _ATTEMPTS or offline or time.monotonic() - start > _PATIENCE_S:
+        if failures == _ATTEMPTS or offline or time.monotonic() - start > PATIENCE_S:
             raise HubUnreachableError(f"{wanted}: the Hub cannot be reached ({found.message})")
         time.sleep(min(found.retry_after_s or 2.0 ** (failures - 1), 30.0))
     return found

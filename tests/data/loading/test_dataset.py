@@ -90,7 +90,7 @@ def test_several_processes_find_the_samples_that_one_finds(
         return entries_of(document, *others)
 
     monkeypatch.setattr(entries, "available_cores", lambda: 2)
-    monkeypatch.setattr(entries, "_PATIENCE_S", -1.0)
+    monkeypatch.setattr(entries, "PATIENCE_S", -1.0)
     monkeypatch.setattr(entries, "entries_of", noted)
     together = PageDataset(documents, pipeline, on_error)
     assert here == ["d0"]
@@ -106,6 +106,6 @@ def test_the_first_mistake_that_another_process_finds_ends_the_search(
         file.write_bytes(b"no image")
     documents = [Document("good", "text"), *(Document(file.name, "text", image=file) for file in files)]
     monkeypatch.setattr(entries, "available_cores", lambda: 2)
-    monkeypatch.setattr(entries, "_PATIENCE_S", -1.0)
+    monkeypatch.setattr(entries, "PATIENCE_S", -1.0)
     with pytest.raises(UserError, match=r"bad\.png"):
         PageDataset(documents, make_data(jsonl, on_max_tokens="drop").pipeline())

@@ -22,7 +22,7 @@ from deepsynth.types import Document
 OnError = Literal["raise", "skip"]
 
 #: Seconds after which other processes help, if they save more than it takes to start them.
-_PATIENCE_S = 2.0
+PATIENCE_S = 2.0
 #: Documents that a process gets at a time.
 _CHUNK = 16
 
@@ -60,7 +60,7 @@ def find_entries(documents: Sequence[Document], pipeline: Pipeline, on_error: On
     processes = available_cores() // max(1, torch.cuda.device_count())
     for document in documents:
         spent = time.perf_counter() - start
-        if done and processes > 1 and spent > _PATIENCE_S and spent / done * (len(documents) - done) > _PATIENCE_S:
+        if done and processes > 1 and spent > PATIENCE_S and spent / done * (len(documents) - done) > PATIENCE_S:
             break
         yield entries_of(document, pipeline, on_error)
         done += 1
