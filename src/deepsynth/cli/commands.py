@@ -245,9 +245,14 @@ _OF_A_MODEL = ("--config", "-c", "--ckpt_path", "--model", "--data", "--trainer"
 
 
 def evaluate(args: list[str]) -> None:
-    """Run ``deepsynth evaluate`` with predictions, with a model (``--config …``), or with a benchmark's files."""
+    """Run ``deepsynth evaluate`` with predictions, with a model (``--config …``), a benchmark, or ``compression``."""
+    if args[:1] == ["compression"]:
+        from deepsynth.cli.evaluation.compression import evaluate_compression
+
+        evaluate_compression(args[1:], print_line)
+        return
     if any(arg.startswith("-") and arg.split("=")[0].split(".")[0] in _OF_A_MODEL for arg in args):
-        from deepsynth.cli.evaluate import evaluate_model
+        from deepsynth.cli.evaluation.model import evaluate_model
 
         evaluate_model(args, print_line)
         return

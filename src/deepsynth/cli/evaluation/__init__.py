@@ -1,0 +1,1 @@
+"""``deepsynth evaluate`` where it predicts: with a model, and over resolutions and sizes of type."""
