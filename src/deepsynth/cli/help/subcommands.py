@@ -16,7 +16,7 @@ SUBCOMMANDS: dict[str, str] = {
     "export": "merge an adapter into its model and verify the result",
     "benchmark": "measure speed: benchmark data, benchmark train, benchmark fit, benchmark generate",
     "compare": "measure backends side by side on the same work and write a report",
-    "evaluate": "compare predictions with their targets, or two systems; evaluate olmocr, evaluate omnidocbench",
+    "evaluate": "score a model, its predictions or two systems: evaluate olmocr, omnidocbench, compression",
     "hub": "Hugging Face Hub: hub resume, hub pull, hub push-data",
     "configs": "list the configurations that come with DeepSynth, for --config NAME",
 }
