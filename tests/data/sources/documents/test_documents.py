@@ -125,6 +125,17 @@ def test_pages_of_a_pdf_in_the_size_of_the_mode_or_by_dpi(tmp_path: Path) -> Non
         load_scan_pages(at_144, 0, 8, max_pixels=79_999)
 
 
+def test_a_page_has_the_pixels_of_the_library_whatever_was_drawn_before(tmp_path: Path) -> None:
+    write_pdf(tmp_path / "a.pdf", "first", "second")
+    (document,) = DocumentSource(tmp_path)
+    for number, side in ((0, 900), (1, 320), (0, 321), (1, 4000)):
+        page = pypdfium2.PdfDocument(tmp_path / "a.pdf")[number]
+        expected = page.render(scale=side / max(page.get_size())).to_pil().convert("RGB")
+        found = page_of(document, number, side_px=side).image
+        assert (found.mode, found.size, found.tobytes()) == ("RGB", expected.size, expected.tobytes())
+        assert len(set(found.convert("L").tobytes())) > 2
+
+
 def test_a_born_digital_pdf_has_its_text_by_choice(tmp_path: Path) -> None:
     write_pdf(tmp_path / "a.pdf", "first page", "second page")
     (unknown,) = DocumentSource(tmp_path)
