@@ -111,7 +111,9 @@ def main() -> None:
             write_pdf(folder / f"{number:05d}.pdf", args.pages, number)
         rate(alone, folder)
         for repeat in range(args.repeats):
-            figures = {way.__name__: rate(way, folder) for way in (alone, alone_in_four_bytes, through_source, shuffled)}
+            figures = {
+                way.__name__: rate(way, folder) for way in (alone, alone_in_four_bytes, through_source, shuffled)
+            }
             shown = ", ".join(f"{name} {value:.1f} pages/s" for name, value in figures.items())
             print(f"{args.files} files of {args.pages} pages, run {repeat + 1}: {shown}")
         long = Path(temporary) / "long.pdf"

@@ -78,7 +78,8 @@ def test_a_run_writes_its_folder_and_the_next_stages_have_their_own(config: str,
     assert {"train/loss", "val/loss", "val/cer", "test/cer", "train/samples_per_s", "step"} <= columns
     rows = [json.loads(line) for line in (tmp_path / "runs/tiny-predict/predictions.jsonl").open()]
     assert [row["id"] for row in rows] == [f"d{i}" for i in range(8)]
-    assert all(set(row) == {"id", "prediction", "target", "stop", "prompt"} for row in rows)
+    fields = {"id", "prediction", "target", "stop", "mean_logprob", "page_mean_logprobs", "prompt"}
+    assert all(set(row) == fields for row in rows)
     names = sorted(p.name for p in (tmp_path / "runs").iterdir())
     assert names == ["tiny", "tiny-predict", "tiny-test", "tiny-validate"]
     left = [p.name for p in (tmp_path / "runs").rglob("*") if p.name.endswith((".partial", ".lock", ".part"))]
@@ -286,9 +287,22 @@ def test_a_prediction_goes_on_in_its_folder(config: str, tmp_path: Path, caplog:
     assert (out / "predictions-1.jsonl").read_text() == rows
 
 
-def test_resuming_needs_the_folder(config: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["predict", "--config", config, "--resume"]) == 1
-    assert "--resume needs --output" in capsys.readouterr().err
+def test_parts_of_a_prediction_are_all_of_it(config: str, tmp_path: Path) -> None:
+    out = tmp_path / "results"
+    args = ["predict", "--config", config, "--output", str(out), "--format", "txt"]
+    for part in ("0/3", "1/3", "2/3"):
+        assert main([*args, "--shard", part]) == 0
+    found = {
+        path.name: [json.loads(line)["id"] for line in path.open()] for path in out.glob("predictions.*-of-3.jsonl")
+    }
+    assert found == {f"predictions.{part}-of-3.jsonl": [f"d{i}" for i in range(part, 8, 3)] for part in range(3)}
+    assert len(list(out.glob("d*.txt"))) == 8
+
+
+@pytest.mark.parametrize("option", ["--resume", "--shard=0/2"])
+def test_resuming_and_sharing_need_the_folder(option: str, config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "--config", config, option]) == 1
+    assert f"{option.partition('=')[0]} needs --output" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

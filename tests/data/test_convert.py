@@ -12,10 +12,11 @@ from PIL import Image
 
 from deepsynth.__main__ import main
 from deepsynth.data import JsonlSource, OcrProcessor, ParquetSource, TextRenderer
-from deepsynth.data.convert import Shard, convert
+from deepsynth.data.convert import convert
 from deepsynth.data.formats.alto import read_alto
 from deepsynth.data.formats.page_xml import read_page_xml
 from deepsynth.data.pipeline import Pipeline
+from deepsynth.data.shards import Shard
 from deepsynth.errors import UserError
 from deepsynth.types import Document, Sample
 from tests.helpers.training import PAGE
@@ -110,8 +111,12 @@ def test_the_files_have_the_structure_of_their_schemas(pipeline: Pipeline, tmp_p
     assert all({"HPOS", "VPOS", "WIDTH", "HEIGHT"} <= set(e.keys()) for e in alto.iter("{*}TextBlock", "{*}String"))
 
 
-def test_shards_are_named_by_two_numbers() -> None:
-    assert Shard.parse("3/4") == Shard(3, 4)
+def test_shards_are_named_by_two_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Shard.parse("3/4") == Shard.chosen("3/4") == Shard(3, 4)
+    assert Shard.chosen(None) == Shard(0, 1)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert (Shard.chosen(None), Shard.chosen("0/3")) == (Shard(1, 2), Shard(0, 3))
     for wrong in ("4/4", "1", "a/b"):
         with pytest.raises(UserError, match="it must be I/N with I from 0"):
             Shard.parse(wrong)

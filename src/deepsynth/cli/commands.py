@@ -146,10 +146,18 @@ class PushDataCLI(PagesCLI):
             default=None,
             help="Folder where a shard waits until it is delivered; by default below runs/push-data.",
         )
+        parser.add_argument(
+            "--shard",
+            type=str | None,
+            default=None,
+            help="Part I of N of the files on the Hub as I/N, I from 0; by default torchrun's rank, or all.",
+        )
 
 
 def push_data(args: list[str]) -> None:
     """Run ``deepsynth hub push-data --config … --repo_id owner/name``."""
+    from deepsynth.data.shards import Shard
+    from deepsynth.hub.data import Delivery
     from deepsynth.hub.data import push_data as push
     from deepsynth.hub.snapshot import Target
 
@@ -158,14 +166,16 @@ def push_data(args: list[str]) -> None:
     pipeline = cli.datamodule.pipeline()
     stages = (pipeline.renderer, pipeline.augmenter)
     recipe: dict[str, Any] = {type(stage).__name__: repr(stage) for stage in stages if stage is not None}
-    folder = cli.config["work_folder"] or f"runs/push-data/{target.repo_id.replace('/', '--')}"
+    folder = Path(cli.config["work_folder"] or f"runs/push-data/{target.repo_id.replace('/', '--')}")
+    shard = Shard.chosen(cli.config["shard"])
     lines = push(
         cli.datamodule.source,
         lambda document: pipeline.pages(document, None, 0),
         target,
-        Path(folder),
+        folder if shard.count == 1 else folder / f"shard-{shard.index}-of-{shard.count}",
         split=cli.config["split"],
         recipe={**recipe, "seed": pipeline.seed, "text": repr(pipeline.text)},
+        delivery=Delivery(part=(shard.index, shard.count)),
     )
     for line in lines:
         print_line(line)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Literal
@@ -77,19 +76,18 @@ class ConvertDataCLI(PagesCLI):
 
 def convert(args: list[str]) -> None:
     """Run ``deepsynth data convert --config … --output DIR --format page``."""
-    from deepsynth.data.convert import Shard
     from deepsynth.data.convert import convert as convert_documents
+    from deepsynth.data.shards import Shard
     from deepsynth.data.sources.base import checked_documents
 
     cli = ConvertDataCLI(args, "data convert")
-    ranks = f"{os.environ.get('RANK', '0')}/{os.environ.get('WORLD_SIZE', '1')}"
     skip = _print_skipped if cli.datamodule.on_error == "skip" else None
     lines = convert_documents(
         checked_documents(cli.datamodule.source, need_text=True, skip=skip),
         cli.datamodule.pipeline(),
         Path(cli.config["output"]),
         cli.config["format"],
-        Shard.parse(cli.config["shard"] or ranks),
+        Shard.chosen(cli.config["shard"]),
         skip=skip,
     )
     for line in lines:

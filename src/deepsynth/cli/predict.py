@@ -14,6 +14,7 @@ from deepsynth.callbacks.prediction_files import check_formats
 from deepsynth.callbacks.prediction_writer import NAME
 from deepsynth.cli.run_folder import run_of
 from deepsynth.cli.trainer import DeepSynthCLI
+from deepsynth.data.shards import Shard
 from deepsynth.errors import UserError
 
 #: Source by the suffix of a file with texts; folders, images and PDFs are read by DocumentSource.
@@ -103,6 +104,13 @@ class PredictCLI(DeepSynthCLI):
             help=f"Also write the log-probability of every token to {NAME}; those of pages are always there.",
         )
         parser.add_argument(
+            "--shard",
+            type=str | None,
+            default=None,
+            help="Part I of N of the documents as I/N, I from 0, for machines that share no torchrun; its predictions "
+            "are in predictions.I-of-N.jsonl.",
+        )
+        parser.add_argument(
             "--resume",
             type=bool,
             nargs="?",
@@ -110,6 +118,22 @@ class PredictCLI(DeepSynthCLI):
             default=False,
             help="Go on with what --output has of an interrupted run.",
         )
+
+    @property
+    def shard(self) -> Shard:
+        """The part of the documents that is predicted here.
+
+        Raises:
+            UserError: for one that is none, or that is given without a folder of results.
+        """
+        text = self.setting("shard")
+        if text and self.setting("output") is None:
+            raise UserError("--shard needs --output: the folder that all parts write to")
+        return Shard.parse(text) if text else Shard()
+
+    def before_predict(self) -> None:
+        """Tell the data which documents are predicted here."""
+        self.datamodule.predict_shard = self.shard
 
     def default_callbacks(self, folder: Path, *, checkpoints: bool) -> list[Callback]:
         """Return the callbacks of a prediction, whose writer has the options of the command.
@@ -131,7 +155,9 @@ class PredictCLI(DeepSynthCLI):
             )
         if resume and output is None:
             raise UserError("--resume needs --output: the folder where the interrupted run kept its predictions")
-        file = None if output is None else str(Path(output) / NAME)
+        shard = self.shard
+        name = NAME if shard.count == 1 else f"predictions.{shard.index}-of-{shard.count}.jsonl"
+        file = None if output is None else str(Path(output) / name)
         writer = PredictionWriter(file, resume, formats, tokens)
         others = super().default_callbacks(folder, checkpoints=checkpoints)
         return [*(c for c in others if not isinstance(c, PredictionWriter)), writer]

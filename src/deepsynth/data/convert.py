@@ -7,7 +7,6 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from PIL import Image
 from deepsynth.data.formats.layout import LayoutPage
 from deepsynth.data.formats.writing import layout_of, write_alto, write_page_xml
 from deepsynth.data.pipeline import Pipeline
+from deepsynth.data.shards import Shard
 from deepsynth.data.sources.base import Skip, tell
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_file, explain_write_errors
@@ -27,31 +27,6 @@ Format = Literal["jsonl", "parquet", "page", "alto"]
 _FORMATS = ("jsonl", "parquet", "page", "alto")
 _UNSAFE = re.compile(r"[^\w.-]+")
 _TEXTS = ("id", "text", "target", "prompt", "language", "source")
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """A part of the work: document k belongs to the shard k modulo ``count``.
-
-    Attributes:
-        index: from 0.
-        count: number of shards.
-    """
-
-    index: int = 0
-    count: int = 1
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """Return the shard that ``I/N`` names.
-
-        Raises:
-            UserError: for anything but a number from 0 and a larger one.
-        """
-        found = re.fullmatch(r"(\d+)/(\d+)", text)
-        if found is None or int(found[1]) >= int(found[2]):
-            raise UserError(f"shard is {text!r}; it must be I/N with I from 0 to N - 1, such as 0/4")
-        return cls(int(found[1]), int(found[2]))
 
 
 def convert(

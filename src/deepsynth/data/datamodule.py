@@ -26,6 +26,7 @@ from deepsynth.data.processing.collator import Collator
 from deepsynth.data.processing.processor import OcrProcessor, Processor
 from deepsynth.data.processing.targets import make_targets
 from deepsynth.data.rendering.renderer import Renderer, TextRenderer
+from deepsynth.data.shards import Shard
 from deepsynth.data.sources.base import Source
 from deepsynth.data.splits import Split, Splitter
 from deepsynth.data.text.cleaning import TextCleaning
@@ -160,6 +161,7 @@ class TextImageDataModule(LightningDataModule):
         self.check: Check = check
         self.datasets: dict[str, PageDataset] = {}
         self.training: MixedStream | None = None  # what is trained on where it cannot be held
+        self.predict_shard = Shard()  # set by ``deepsynth predict --shard I/N``
         self.stream: PageStream | None = None  # the documents to predict
         self._seen: Fingerprint | None = None  # of the documents that predict has read, once it is through
 
@@ -193,23 +195,20 @@ class TextImageDataModule(LightningDataModule):
 
     def _set_up_stream(self) -> None:
         trainer = self.trainer
-        rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        part = self.predict_shard.over(trainer.global_rank, trainer.world_size) if trainer else self.predict_shard
         chosen = self.predict_split
         documents = self.source if chosen == "all" else self.reader.read([chosen], trainer)[chosen]
-        stream = PageStream(documents, replace(self.pipeline(), prompt_only=True), rank, ranks, self.on_error)
+        stream = PageStream(documents, replace(self.pipeline(), prompt_only=True), part, self.on_error)
         if not stream.streams:
-            found = stream.check()
-            check_ranks_agree(self.trainer, self.source, "documents", found)
-            log.info("predict: %d documents", found[0])
+            check_ranks_agree(self.trainer, self.source, "documents", stream.check())
+            log.info("predict: %s documents", stream.own_documents)
         self.stream, self._seen = stream, None
 
     def _end_stream(self, found: Fingerprint, given: int, dropped: int) -> None:
         """Keep the fingerprint for the comparison of ranks, and report dropped samples."""
         self._seen = found
         if dropped and not given:
-            raise UserError(
-                f"all {dropped} samples of predict exceed data.max_tokens; raise it or put less text on a page"
-            )
+            raise UserError(f"all {dropped} samples of predict exceed data.max_tokens; raise it or take smaller pages")
         if dropped:
             log.info("predict: %d samples dropped as longer than data.max_tokens", dropped)
 

@@ -38,15 +38,17 @@ _SHARD = re.compile(r"data/(?P<split>\w+)-(?P<number>\d{5})-(?P<hash>[0-9a-f]{12
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """The effort to deliver one shard.
+    """The effort to deliver one shard, and which shards are this process's.
 
     Attributes:
         deadline_s: most seconds to try.
         backoff: waits between the attempts.
+        part: (I, N): of N processes that push at the same time this one, from 0, has the shards I modulo N.
     """
 
     deadline_s: float = 1800.0
     backoff: Backoff = field(default_factory=Backoff)
+    part: tuple[int, int] = (0, 1)
 
 
 def push_data(
@@ -69,12 +71,12 @@ def push_data(
         documents: the documents, the same ones in the same order at each call.
         render: returns the pages of a document; called only for shards that are not on the Hub.
         target: repository of the type ``"dataset"``.
-        work_folder: folder in which a shard waits until it is delivered.
+        work_folder: folder in which a shard waits until it is delivered; each of several processes needs its own.
         split: ``train``, ``validation``, ``test`` or another word.
         recipe: settings that the pages depend on (renderer, augmenter, seed); a change makes new shards, and the card
             of the dataset lists them.
         documents_per_shard: number of documents per shard; more make fewer and larger commits.
-        delivery: deadline and waits of the delivery of one shard.
+        delivery: deadline and waits of the delivery of one shard, and which shards are pushed.
 
     Returns:
         The shards that this call pushed, by their paths in the repository.
@@ -89,13 +91,15 @@ def push_data(
         raise ValueError(f"documents_per_shard is {documents_per_shard}; it must be at least 1")
     recipe = without_local_paths(dict(recipe or {}))
     present = set(_files_on_hub(target))
-    shards = _Shards(Spool.of_run(work_folder, target), target, delivery or Delivery())
+    delivery = delivery or Delivery()
+    index, parts = delivery.part
+    shards = _Shards(Spool.of_run(work_folder, target), target, delivery)
     pushed: list[str] = []
-    wanted: set[str] = set()
+    count = 0
     for number, batch in enumerate(_batches(documents, documents_per_shard)):
+        count += 1
         name = f"data/{split}-{number:05d}-{_fingerprint(batch, recipe)}.parquet"
-        wanted.add(name)
-        if name in present:
+        if name in present or number % parts != index:
             continue
         stale = {old for old in present if _same_place(old, split, number)}
         rows = [row for document in batch for row in _rows(document, render(document))]
@@ -104,10 +108,11 @@ def push_data(
         shards.push(message, _card(target, splits, recipe), {name: rows}, delete=stale)
         present = (present - stale) | {name}
         pushed.append(name)
-    if not wanted:
+    if not count:
         raise UserError("data.source has no documents; there is nothing to push")
-    surplus = {old for old in present - wanted if (m := _SHARD.fullmatch(old)) and m["split"] == split}
-    if surplus:  # the source has become shorter
+    found = ((old, _SHARD.fullmatch(old)) for old in present)
+    surplus = {old for old, m in found if m is not None and m["split"] == split and int(m["number"]) >= count}
+    if surplus and index == 0:  # the source has become shorter
         shards.push(f"remove {len(surplus)} {split} shards", _card(target, {split}, recipe), {}, delete=surplus)
     return pushed
 

@@ -124,7 +124,7 @@ def _canvas() -> Any:
 
 
 def _bitmap(width: int, height: int, *args: Any, **kwargs: Any) -> Any:
-    """Return a bitmap on the one canvas of this process: memory of its own costs a page fault each 4 KiB of each page."""
+    """Return a bitmap on the canvas of this process: new memory for each page costs a page fault for every 4 KiB."""
     import pypdfium2
 
     buffer = _canvas() if width * height * 4 <= _CANVAS_BYTES else None

@@ -19,6 +19,7 @@ from deepsynth.data.loading.entries import OnError
 from deepsynth.data.loading.workers import Workers
 from deepsynth.data.pipeline import Pipeline
 from deepsynth.data.processing.collator import Collator
+from deepsynth.data.shards import Shard
 from deepsynth.data.sources.base import Source, checked_documents
 from deepsynth.errors import UserError
 from deepsynth.types import Batch, Document, Sample, Task
@@ -93,13 +94,12 @@ class PagesOnRequest(Dataset[Sample | Skipped | None]):
 class PageStream:
     """Keys of this rank's samples: one per page, or one per document that is one sample.
 
-    Document k belongs to rank k modulo the number of ranks, so that a rank lays out only its own documents.
+    Document k belongs to the part k modulo their number, so that a rank lays out only its own documents.
 
     Args:
         source: a source, or a list of documents that have been checked.
         pipeline: makes samples of a document.
-        rank: rank of this process.
-        num_replicas: number of ranks that share the source.
+        part: what of the source is read here; all by default.
         on_error: what to do with rows that are no documents, and pages that cannot be made.
         need_text: whether a scan whose text is unknown is a mistake too.
 
@@ -112,16 +112,14 @@ class PageStream:
         self,
         source: Source | Sequence[Document],
         pipeline: Pipeline,
-        rank: int = 0,
-        num_replicas: int = 1,
+        part: Shard | None = None,
         on_error: OnError = "raise",
         *,
         need_text: bool = False,
     ) -> None:
         self.source = source
         self.pipeline = pipeline
-        self.rank = rank
-        self.num_replicas = num_replicas
+        self.part = part or Shard()
         self.on_error: OnError = on_error
         self.need_text = need_text
         self.own_documents: int | None = None
@@ -159,10 +157,10 @@ class PageStream:
         pages: list[int | None] = [
             self._known_pages(document)
             for position, document in enumerate(walked)
-            if position % self.num_replicas == self.rank
+            if position % self.part.count == self.part.index
         ]
         count, _ = walked.fingerprint
-        if count < self.num_replicas:
+        if count < self.part.count:
             raise UserError(f"{self.source} has {count} documents, fewer than processes")
         self.own_documents = len(pages)
         self.own_pages = None if None in pages else sum(filter(None, pages))
@@ -176,7 +174,7 @@ class PageStream:
     def keys(self, documents: Fingerprinted, skipped: list[Skipped]) -> Iterator[Key]:
         """Yield the keys of this rank's samples, in the source's order; what is passed over is added to ``skipped``."""
         for position, document in enumerate(documents):
-            if position % self.num_replicas != self.rank:
+            if position % self.part.count != self.part.index:
                 continue
             if document.is_whole:
                 yield Key(document, None)
@@ -226,7 +224,7 @@ class StreamSampler:
     def __iter__(self) -> Iterator[Key]:
         """Yield the keys of this rank's samples."""
         rows: list[Skipped] = []
-        self.skipped = rows if self._stream.rank == 0 else []  # every rank passes over the same rows
+        self.skipped = rows if self._stream.part.index == 0 else []  # every rank passes over the same rows
         self._documents = Fingerprinted(self._stream.documents(rows))
         self.count = 0
         for key in self._stream.keys(self._documents, self.skipped):
