@@ -269,9 +269,13 @@ class PredictionWriter(Callback):
             folder = partial.parent
             rank_zero_info(
                 f"{self._pages} pages are kept in {partial}; the same command with "
-                + (f"--output {folder} --resume" if self.path(trainer).name == NAME else "PredictionWriter.resume=true")
+                + (f"--output {folder} --resume" if self._by_command(trainer) else "PredictionWriter.resume=true")
                 + " continues after them"
             )
+
+    def _by_command(self, trainer: Trainer) -> bool:
+        """Return whether ``deepsynth predict --output`` named the file."""
+        return self.path(trainer).name.startswith("predictions.")
 
     def _release(self) -> None:
         if self._lock is not None:
