@@ -91,18 +91,26 @@ def sample(files: Iterable[Path], count: int, seed: int) -> list[Bug]:
         if not any(start <= mutation.start_pos < end for start, end in annotated[mutation.module_path]):
             places.setdefault((str(mutation.module_path), mutation.start_pos), []).append(mutation)
     generator = random.Random(seed)
-    chosen = generator.sample(sorted(places), min(count, len(places)))
-    order = {place: sorted(places[place], key=lambda one: (one.operator_name, one.occurrence)) for place in chosen}
-    mutations = (generator.choice(order[place]) for place in chosen)
-    return [bug_of(one) for one in sorted(mutations, key=lambda one: (one.module_path, one.start_pos))]
+    found: list[Bug] = []
+    for place in generator.sample(sorted(places), len(places)):
+        mutations = sorted(places[place], key=lambda one: (one.operator_name, one.occurrence))
+        bugs = [bug for bug in map(bug_of, generator.sample(mutations, len(mutations))) if bug is not None]
+        found += bugs[:1]
+        if len(found) == count:
+            break
+    return sorted(found, key=lambda bug: (bug.path, bug.line))
 
 
-def bug_of(mutation: MutationSpec) -> Bug:
-    """Return what a mutation of cosmic-ray makes of its file."""
+def bug_of(mutation: MutationSpec) -> Bug | None:
+    """Return what a mutation of cosmic-ray makes of its file; ``None`` for what Python itself would refuse."""
     operator = cosmic_ray.plugins.get_operator(mutation.operator_name)(**mutation.operator_args)
     source = (ROOT / mutation.module_path).read_text(encoding="utf-8")
     content = mutate_code(source, operator, mutation.occurrence)
     assert content is not None, mutation
+    try:
+        ast.parse(content)
+    except SyntaxError:
+        return None
     return Bug(mutation.module_path, mutation.start_pos[0], content)
 
 
