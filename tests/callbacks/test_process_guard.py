@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -142,11 +145,65 @@ def test_a_signal_sends_nothing_to_other_processes_until_the_step_is_over(
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda *args, **kwargs: sent.append(args))
     trainer, guard, module = one_of_two(tmp_path), ProcessGuard(), make_module()
     guard.setup(trainer, module, "fit")
+    guard.on_train_batch_start(trainer, None, 0)
     signal.raise_signal(number)
     assert not sent
     assert not trainer.received_sigterm
     guard.on_train_batch_end(trainer)
     assert trainer.received_sigterm  # at which Lightning ends the fit
+    guard.teardown(trainer, module, "fit")
+
+
+@pytest.fixture
+def no_timers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start none of the timers that would end this process."""
+    monkeypatch.setattr(threading.Timer, "start", lambda timer: None)
+
+
+@pytest.fixture
+def started() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that takes the place of another rank."""
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as process:
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_several_processes_end_at_once_before_their_first_step(
+    number: signal.Signals, tmp_path: Path, started: subprocess.Popen[bytes]
+) -> None:
+    """A model may load for minutes, and nothing is there to save."""
+    trainer, guard, module = one_of_two(tmp_path), ProcessGuard(), make_module()
+    launcher: Any = trainer.strategy.launcher
+    launcher.procs = [started]
+    guard.setup(trainer, module, "fit")
+    with pytest.raises(SIGTERMException):
+        signal.raise_signal(number)
+    assert started.wait(60) == -number
+    guard.teardown(trainer, module, "fit")
+
+
+def test_a_signal_that_came_before_the_handler_is_passed_on(tmp_path: Path, started: subprocess.Popen[bytes]) -> None:
+    """Another process would wait for half an hour for one that it cannot meet."""
+    trainer = one_of_two(tmp_path)
+    launcher: Any = trainer.strategy.launcher
+    launcher.procs = [started]
+    ProcessGuard().on_exception(trainer, make_module(), SIGTERMException())
+    assert started.wait(60) == -signal.SIGTERM
+
+
+@pytest.mark.usefixtures("no_timers")
+def test_one_that_was_asked_to_end_does_not_fail_when_another_is_gone(tmp_path: Path) -> None:
+    """One has begun its first step, which the other one, still without a batch, has left."""
+    trainer, guard, module = one_of_two(tmp_path), ProcessGuard(), make_module()
+    guard.setup(trainer, module, "fit")
+    guard.on_train_batch_start(trainer, None, 0)
+    lost = torch.distributed.DistNetworkError("Connection closed by peer")
+    guard.on_exception(trainer, module, lost)  # nobody has asked: the error is told
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(SIGTERMException):
+        guard.on_exception(trainer, module, lost)
+    guard.on_exception(trainer, module, ValueError("its own"))
     guard.teardown(trainer, module, "fit")
 
 

@@ -122,6 +122,13 @@ def test_a_run_that_did_nothing_leaves_no_folder(more: str | None, text: str, st
     assert run.path.exists() == stays
 
 
+def test_a_fit_that_did_no_step_leaves_no_table_of_its_learning_rate(tmp_path: Path) -> None:
+    run = RunFolder.claim(tmp_path, "run")
+    write(run.path, *STARTED, "metrics.csv")
+    run.discard_start(started=("metrics.csv",))
+    assert contents(tmp_path) == []
+
+
 @pytest.mark.parametrize("fails", [True, False])
 def test_parents_that_were_made_for_a_run_that_did_nothing_go_too(fails: bool, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()

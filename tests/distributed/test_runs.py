@@ -232,3 +232,35 @@ def test_a_signal_ends_all_processes_with_a_checkpoint(overlay: str, number: int
     arguments = ["--config", "run.yaml", "--ckpt_path", str(last), f"--trainer.max_steps={step + 1}"]
     run_command([sys.executable, "-m", "deepsynth", "fit", *arguments], tmp_path)
     assert torch.load(last, weights_only=True)["global_step"] == step + 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hook", [None, "on_fit_start", "on_train_start"])
+def test_a_signal_before_the_first_step_ends_all_processes_at_once(
+    hook: str | None, tmp_path: Path, jsonl: Path
+) -> None:
+    """While the processes meet, load and prepare: nothing is left, neither a process nor a file nor a traceback."""
+    write_config(tmp_path, jsonl, 1)
+    marker = tmp_path / "waits"
+    callback = {"class_path": "tests.helpers.faults.Waits", "init_args": {"hook": hook, "marker": str(marker)}}
+    process = start(
+        tmp_path, "--trainer.strategy=ddp", *(["--trainer.callbacks", json.dumps([callback])] if hook else [])
+    )
+    said = ""
+    try:
+        if hook:
+            wait_for(marker, process)
+        else:
+            assert process.stderr is not None
+            while "GLOBAL_RANK: 0" not in said:
+                said += process.stderr.readline()
+        begin = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        said += process.communicate(timeout=240)[1]  # until the last process has closed it
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 143, said[-4000:]
+    assert time.monotonic() - begin < 200, "it waits for ten minutes"
+    assert "Traceback" not in said
+    assert not (tmp_path / "runs").exists()

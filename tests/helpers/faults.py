@@ -21,3 +21,15 @@ class FailOnRank(Callback):
         if trainer.global_rank == self.rank and trainer.global_step == self.step:
             Path(self.marker).write_text(str(time.time()))
             raise UserError("planted failure")
+
+
+class Waits(Callback):
+    """Waits in a hook, as for weights that load slowly, and writes when it begins."""
+
+    def __init__(self, hook: str, marker: str) -> None:
+        def wait(trainer: Trainer, *args: Any) -> None:
+            Path(marker).touch()
+            for _ in range(6000):
+                time.sleep(0.1)
+
+        setattr(self, hook, wait)

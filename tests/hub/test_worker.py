@@ -295,3 +295,21 @@ def parent_of(process: Path) -> int | None:
         return int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
     except FileNotFoundError:
         return None
+
+
+def test_the_same_failure_is_told_once_whatever_its_request_is_called(monkeypatch, tmp_path, caplog):
+    numbers = itertools.count()
+
+    def fail(*args: Any, **kwargs: Any) -> Outcome:
+        number = next(numbers)
+        status = 503 if number < 4 else 502
+        return Outcome("retry", f"HTTP {status}: for url 'http://hub/{number}' (Request ID: Root={number}; retry)")
+
+    monkeypatch.setattr("deepsynth.hub.worker.run_attempt", fail)
+    spool = Spool.of_run(tmp_path, new_target())
+    worker = PushWorker(spool, backoff=Backoff(0.001, 0.001))
+    worker.submit(add_snapshot(spool, new_target()))
+    until(lambda: next(numbers) > 8)
+    worker.close(0)
+    told = [record.getMessage() for record in caplog.records if "trying again" in record.getMessage()]
+    assert ["HTTP 503" in line for line in told] == [True, False]

@@ -17,6 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from deepsynth.compat.lightning import ignore_sigterm, set_received_sigterm, set_root_folder
+from deepsynth.distributed.ranks import is_lost_connection
 from deepsynth.io.text import visible
 from deepsynth.modules import DeepSynthModule
 
@@ -102,7 +103,7 @@ class ProcessGuard(Callback):
                 os._exit(130)
             if not self._asked and number != signal.SIGINT:  # a terminal sends Ctrl-C to all processes by itself
                 signal_started_processes(trainer, number)
-            if stage != "fit" or (trainer.world_size == 1 and not self._trains):
+            if stage != "fit" or not self._trains:
                 self._asked = True
                 raise SIGTERMException  # nothing needs saving
             if not self._asked and trainer.is_global_zero:
@@ -154,7 +155,11 @@ class ProcessGuard(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """End the run when this process alone failed; its exception propagates."""
-        if trainer.world_size == 1 or isinstance(exception, SIGTERMException):
+        if trainer.world_size == 1:
+            return
+        if isinstance(exception, SIGTERMException):
+            if not self._asked:  # the signal came before this callback's handler, and only to this process
+                signal_started_processes(trainer, signal.SIGTERM)
             return
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint):
@@ -163,6 +168,8 @@ class ProcessGuard(Callback):
         timer = threading.Timer(_CLEANUP_S, _give_up, (trainer.global_rank, exception))
         timer.daemon = True
         timer.start()
+        if self._asked and is_lost_connection(exception):  # one that was asked too, and had not begun its first step
+            raise SIGTERMException from exception
 
 
 def signal_started_processes(trainer: Trainer, number: int) -> None:

@@ -24,7 +24,7 @@ from deepsynth.cli.predict import PredictCLI
 from deepsynth.cli.quickstart import quickstart
 from deepsynth.cli.trainer import DeepSynthCLI
 from deepsynth.compat.torch import end_processes, killed_worker
-from deepsynth.distributed.ranks import is_lost_connection, rank, rank_prefix
+from deepsynth.distributed.ranks import is_lost_connection, rank, rank_prefix, world_size
 from deepsynth.profiling.memory import is_out_of_memory
 
 #: The exit code of a run that was asked to end and has saved its checkpoint: 128 + SIGTERM, as in shells.
@@ -84,7 +84,8 @@ def _run(args: Sequence[str]) -> int:
         return 2
     except Exception as error:
         if is_lost_connection(error):
-            sys.stderr.write(f"deepsynth: {rank_prefix()}another process has ended; it says why itself\n")
+            met = "has ended" if world_size() > 1 else f"has ended or cannot be reached ({one_line(str(error))})"
+            sys.stderr.write(f"deepsynth: {rank_prefix()}another process {met}; it says why itself\n")
             return 1
         if cause := killed_worker(error):
             sys.stderr.write(

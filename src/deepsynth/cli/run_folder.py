@@ -90,24 +90,24 @@ class RunFolder:
             return None
         return cls(path, lock, earlier, made) if taken else None
 
-    def discard_start(self) -> None:
+    def discard_start(self, *, started: Sequence[str] = ()) -> None:
         """Remove what this run has written if that is no more than a run writes before its first step.
 
         Files that were there before stay, and so does everything when there is anything else that is new.
+
+        Args:
+            started: patterns of more such files.
         """
         new = [path for path in self.path.rglob("*") if path not in self._earlier]
         files = [path for path in new if path.is_symlink() or not path.is_dir()]
-        if not all(self._is_start(path) for path in files):
+        patterns = (*_STARTED, *started)
+        if not all(any(map(path.match, patterns)) or not path.stat().st_size for path in files):
             return
         for path in files:
             if path.name != LOCK_FILE:
                 path.unlink(missing_ok=True)
         self._lock.release()
         _remove_empty([*sorted(new, key=lambda path: len(path.parts), reverse=True), *self._made])
-
-    @staticmethod
-    def _is_start(path: Path) -> bool:
-        return any(path.match(pattern) for pattern in _STARTED) or not path.stat().st_size
 
     def release(self) -> None:
         """Let other runs have the folder; what was made for this run and is empty goes, its parents too."""

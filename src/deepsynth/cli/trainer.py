@@ -84,7 +84,8 @@ class DeepSynthCLI(LightningCLI):
         except BaseException:
             trainer: Trainer | None = getattr(self, "trainer", None)
             if self._run_folder and (trainer is None or trainer.global_step in (0, self._first_step)):
-                self._run_folder.discard_start()  # so that the next run can have its name
+                # So that the next run can have its name. What a fit logs before a step is its learning rate.
+                self._run_folder.discard_start(started=("metrics.csv",) if self.subcommand == "fit" else ())
             raise
         finally:
             if data := getattr(self, "datamodule", None):  # after an error, Lightning calls no teardown of the data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -134,10 +135,11 @@ class PushWorker:
                 self._last_warning = ""
         except OSError as error:  # no process, no disk: the training must not fail
             outcome = Outcome("retry", f"{type(error).__name__}: {error}")
-        if outcome.status != "delivered" and not self._out_of_time() and outcome.message != self._last_warning:
+        told = re.sub(r"https?://\S+|\(Request ID[^)]*\)", "", outcome.message)  # which differ in every attempt
+        if outcome.status != "delivered" and not self._out_of_time() and told != self._last_warning:
             then = "trying again in the background" if outcome.status == "retry" else "not trying this one again"
             log.warning("Push to %s failed, %s: %s", snapshot.target.repo_id, then, outcome.message)
-            self._last_warning = outcome.message
+            self._last_warning = told
         return outcome
 
     def _wait(self, seconds: float, outcome: Outcome) -> bool:
