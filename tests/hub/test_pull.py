@@ -171,10 +171,10 @@ def faults(method, body=b""):
     urllib.request.urlopen(request).read()
 
 pull.PATIENCE_S = 0
-description_s = pull_process._DESCRIPTION_S
-pull_process._FILE_S = 2
+description_s = pull_process.DESCRIPTION_S
+pull_process.FILE_S = 2
 for fault in json.loads(sys.argv[1]):
-    pull_process._DESCRIPTION_S = 2 if fault["path"].startswith("/api") else description_s
+    pull_process.DESCRIPTION_S = 2 if fault["path"].startswith("/api") else description_s
     shutil.rmtree(Path(os.environ["HF_HOME"]) / "hub", ignore_errors=True)
     faults("POST", json.dumps(fault).encode())
     try:

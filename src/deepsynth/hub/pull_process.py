@@ -21,9 +21,9 @@ from deepsynth.io.worker_process import WorkerEnded, WorkerProcess, serve
 #: Longest silence of the Hub within one request, in seconds.
 _REQUEST_TIMEOUT_S = 10.0
 #: Longest wait for the description of a repository, with the start of the process, in seconds.
-_DESCRIPTION_S = 30.0
+DESCRIPTION_S = 30.0
 #: Longest wait for a file: this many seconds, and its bytes at the slowest rate that is still waited for.
-_FILE_S = 60.0
+FILE_S = 60.0
 _SLOWEST_BYTES_PER_S = 50_000
 #: What the file system says, of the cache.
 _OF_THE_DISK = (*(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS), *(errno.EACCES, errno.EPERM, errno.ENOTDIR))
@@ -45,12 +45,12 @@ class PullProcess:
 
     def describe(self) -> dict[str, Any] | Outcome:
         """Return the ``commit``, the ``sizes`` of an adapter's files by name, and some ``names`` of all files."""
-        return self._ask({"task": "describe", **self._where}, _DESCRIPTION_S)
+        return self._ask({"task": "describe", **self._where}, DESCRIPTION_S)
 
     def download(self, name: str, revision: str | None, size: int) -> dict[str, Any] | Outcome:
         """Download a file into the Hugging Face cache, and return its ``path``."""
         request = {"task": "download", **self._where, "name": name, "revision": revision}
-        return self._ask(request, _FILE_S + size / _SLOWEST_BYTES_PER_S)
+        return self._ask(request, FILE_S + size / _SLOWEST_BYTES_PER_S)
 
     def close(self) -> None:
         """End the process, whatever it is waiting for."""
