@@ -22,6 +22,13 @@ install: $(VENV)/.installed  ## make .venv and install DeepSynth into it
 quickstart: $(VENV)/.installed  ## teach the built-in model light text on a dark background; a table of before and after
 	$(BIN)/deepsynth quickstart
 
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -c 'import mkdocs, material, mkdocstrings' 2>/dev/null || $(BIN)/python -m pip install -q -e '.[docs]' -c $(TESTED)
+	@touch $@
+
+docs: $(VENV)/.docs  ## build the documentation in site/ (strict; needs no network once installed)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q
+
 test: $(VENV)/.installed  ## run the default tests (no network, no GPU)
 	$(BIN)/python $(PYTEST)
 
@@ -52,9 +59,14 @@ FREEZE = $(NEWEST)/bin/python -m pip freeze --exclude-editable | sed 's/+.*//'
 
 constraints:  ## renew constraints/: the newest versions that pyproject.toml allows, and the oldest (with Python 3.11)
 	$(PYTHON) -m venv --clear $(NEWEST)
-	$(NEWEST)/bin/python -m pip install -q -e '.[dev,mutation]'
+	$(NEWEST)/bin/python -m pip install -q -e '.[dev,docs,mutation]'
 	$(FREEZE) >$(TESTED)
 	$(PYTHON) scripts/requirements.py lowest >constraints/lowest.txt
+
+lint: $(VENV)/.installed  ## lint and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 check: $(VENV)/.installed  ## lint, types, tests: what CI runs
 	$(BIN)/ruff check .
@@ -63,6 +75,6 @@ check: $(VENV)/.installed  ## lint, types, tests: what CI runs
 	$(BIN)/python $(PYTEST)
 
 clean:  ## remove the environments and caches; runs/ stays
-	rm -rf $(VENV) $(LOWEST) $(NEWEST) .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf $(VENV) $(LOWEST) $(NEWEST) .pytest_cache .mypy_cache .ruff_cache build dist site
 
-.PHONY: help install quickstart test mutation test-lowest test-newest constraints check clean
+.PHONY: help install quickstart docs lint test mutation test-lowest test-newest constraints check clean

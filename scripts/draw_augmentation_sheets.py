@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/augmentation.md: python scripts/draw_augmentation_sheets.py docs/images."""
+"""Draw the pictures of docs/guides/augmentation.md: python scripts/draw_augmentation_sheets.py docs/images."""
 
 from __future__ import annotations
 

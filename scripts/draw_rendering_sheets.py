@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/rendering.md: one page of each script, Markdown, and several styles.
+"""Draw the pictures of docs/how-it-works/rendering.md: one page of each script, Markdown, and several styles.
 
 Needs the fonts of Debian's fonts-noto-core and fonts-noto-cjk, libfribidi0 and pyphen.
 

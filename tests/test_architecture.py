@@ -163,7 +163,7 @@ def test_no_name_says_nothing() -> None:
     assert not [path for path in FILES if empty & set(path.stem.split("_"))]
 
 
-DOC = (PACKAGE.parents[1] / "docs" / "architecture.md").read_text()
+DOC = (PACKAGE.parents[1] / "docs/how-it-works/architecture.md").read_text()
 
 
 def test_the_page_on_architecture_lists_these_layers() -> None:
@@ -268,7 +268,7 @@ def test_tests_go_by_the_public_names_of_the_package() -> None:
 
 
 def test_the_table_of_private_parts_is_complete() -> None:
-    table = (PACKAGE.parents[1] / "docs" / "private_parts.md").read_text()
+    table = (PACKAGE.parents[1] / "docs/reference/private-parts.md").read_text()
     listed = set(re.findall(r"^\| (\w+) \| `(\w+)` \|", table, re.MULTILINE))
     found = set()
     for path in (PACKAGE / "compat").glob("*.py"):

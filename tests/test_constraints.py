@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NAMED = [Requirement(line) for line in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"])]
 
-EXTRAS = [Requirement(line) for line in PROJECT["optional-dependencies"]["mutation"]]
+EXTRAS = [Requirement(line) for name in ("mutation", "docs") for line in PROJECT["optional-dependencies"][name]]
 
 
 def pins(name: str) -> dict[str, Requirement]:

@@ -38,6 +38,16 @@ def test_each_profile_forgives_its_own_kind_of_error() -> None:
     assert len(figures) == 8
 
 
+def same_digits(prediction: str, target: str) -> float:
+    return float("".join(filter(str.isdigit, prediction)) == "".join(filter(str.isdigit, target)))
+
+
+def test_a_function_of_ones_own_is_a_mean_over_documents_under_each_profile() -> None:
+    rows = [row("a", "12 x", "12 y"), row("b", "12", "13"), row("c", "", "7"), row("d", "5", "5")]
+    figures = TextMetrics(profiles=["none", "case"], metrics=[], confidence=None, functions=[same_digits]).figures(rows)
+    assert figures == {"same_digits/none": 0.5, "same_digits/case": 0.5}
+
+
 def test_arabic_letters_are_one_under_their_profile() -> None:
     rows = [row("a", "\u0643\u062a\u0627\u0628", "\u06a9\u062a\u0627\u0628")]  # kaf of Arabic and of Persian
     figures = TextMetrics(profiles=["none", "arabic"], confidence=None).figures(rows)

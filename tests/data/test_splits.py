@@ -26,6 +26,19 @@ def test_copies_of_a_document_in_a_mix_are_in_one_split() -> None:
         assert len({splitter.split_of(Document(f"a/{number}{ending}", "")) for ending in ("", "~2", "~13")}) == 1
 
 
+def test_a_set_too_small_for_its_share_validates_on_one_document(caplog: pytest.LogCaptureFixture) -> None:
+    small = [document for document in DOCUMENTS if Splitter(test_fraction=0.0).split_of(document) == "train"][:16]
+    splitter = Splitter(val_fraction=0.05, test_fraction=0.0)
+    with caplog.at_level("INFO"):
+        train, val = (splitter.select(small, split) for split in ("train", "val"))
+    assert (len(train), len(val)) == (15, 1)
+    assert sorted(d.id for d in (*train, *val)) == sorted(d.id for d in small)
+    assert f"data.val_fraction 0.05 of 16 documents is none, so one is held out: {val[0].id}" in caplog.text
+    assert splitter.select(small[:1], "val") == []
+    assert splitter.select(small[:1], "train") == small[:1]
+    assert Splitter(val_fraction=0.0).select(small, "val") == []
+
+
 def test_a_limit_takes_the_same_documents_in_their_order_whatever_comes_beside() -> None:
     splitter = Splitter(max_train_documents=7, max_eval_documents=3)
     seven = splitter.limit(DOCUMENTS, "train")

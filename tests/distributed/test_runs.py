@@ -74,7 +74,8 @@ def test_the_torchrun_line_trains_in_four_processes_as_one_does(tmp_path: Path, 
     steps = "--trainer.max_steps=3"  # an epoch of one process has a fourth, of the samples that four leave over
     run_command([*deepsynth, "fit", "--config", "run.yaml", "--run_name=one", steps], tmp_path)
     write_config(tmp_path, jsonl, 1)
-    line = re.search(r"^torchrun (.*) -m deepsynth (.*)$", (ROOT / "docs" / "cluster.md").read_text(), re.MULTILINE)
+    guide = (ROOT / "docs/guides/several-gpus.md").read_text()
+    line = re.search(r"^torchrun (.*) -m deepsynth (.*)$", guide, re.MULTILINE)
     assert line is not None
     options = line.group(2).replace("--config quickstart", "--config run.yaml")
     launcher = [sys.executable, "-m", "torch.distributed.run", *line.group(1).split()]
@@ -140,7 +141,7 @@ sys.exit(max(one.wait() for one in started))
 @pytest.mark.slow
 def test_the_slurm_script_goes_on_after_a_notice(tmp_path: Path, jsonl: Path) -> None:
     write_config(tmp_path, jsonl, 1)
-    text = (ROOT / "docs" / "cluster.md").read_text()
+    text = (ROOT / "docs/guides/several-gpus.md").read_text()
     script = re.search(r"```bash\n(#!/usr/bin/env bash\n#SBATCH.*?)```", text, re.DOTALL)
     assert script is not None
     words = script.group(1).replace("--config quickstart", "--config run.yaml")

@@ -15,9 +15,9 @@ from deepsynth.data.datamodule import TextImageDataModule
 from deepsynth.types import Batch
 
 #: Batches at the start that are not timed: kernels are chosen and caches filled.
-_WARMUP_BATCHES = 3
+WARMUP_BATCHES = 3
 #: Batches and seconds of which both must have passed before the time is told.
-_TIMED_BATCHES, _TIMED_SECONDS = 8, 3.0
+TIMED_BATCHES, TIMED_SECONDS = 8, 3.0
 
 
 class RunPlan(Callback):
@@ -54,13 +54,13 @@ class RunPlan(Callback):
             epochs = steps * trainer.accumulate_grad_batches / batches
             left = f", {trainer.global_step:,} of them done" if trainer.global_step else ""
             parts.append(f"{int(steps):,} steps ({epochs:.3g} epoch{'s' if epochs != 1 else ''}){left}")
-        if trainer.enable_validation:
+        if _validates(trainer):
             parts.append(f"validation {_validation(trainer)}")
         return f"plan: {'; '.join(parts)}"
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Start the clock at the first batch that is timed."""
-        if self._seen >= _WARMUP_BATCHES and self._mark is None:
+        if self._seen >= WARMUP_BATCHES and self._mark is None:
             self._mark = time.perf_counter()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -84,7 +84,7 @@ class RunPlan(Callback):
             return
         now = time.perf_counter()
         self._seconds, self._mark, self._timed = self._seconds + now - self._mark, now, self._timed + 1
-        if self._timed < _TIMED_BATCHES or self._seconds < _TIMED_SECONDS:
+        if self._timed < TIMED_BATCHES or self._seconds < TIMED_SECONDS:
             return
         if torch.cuda.is_available():
             torch.cuda.synchronize()
@@ -99,7 +99,7 @@ class RunPlan(Callback):
         if not math.isinf(trainer.estimated_stepping_batches):
             left = int(trainer.estimated_stepping_batches) - trainer.global_step
             parts[0] += f", so about {duration(left * a_step)} for the {left:,} steps left"
-            parts[0] += ", validation not counted" if trainer.enable_validation else ""
+            parts[0] += ", validation not counted" if _validates(trainer) else ""
         parts.append(f"about {self._tokens / self._samples:,.0f} tokens a sample, image and text")
         monitor = next((one for one in trainer.callbacks if isinstance(one, VramMonitor)), None)  # type: ignore[attr-defined]
         if monitor is not None:
@@ -124,6 +124,12 @@ class FinalValidation(Callback):
         """Ask for the end of the run at its last step; Lightning validates before a run that is asked to end."""
         if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True
+
+
+def _validates(trainer: Trainer) -> bool:
+    """Return whether the run validates on any document."""
+    data = getattr(trainer, "datamodule", None)
+    return trainer.enable_validation and (not isinstance(data, TextImageDataModule) or "val" in data.datasets)
 
 
 def _validation(trainer: Trainer) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -39,6 +39,8 @@ class TextMetrics(Callback):
             several; prompts up to :data:`MOST_PROMPTS`.
         confidence: probability that a bootstrap over documents gives for the bounds; ``null`` for no bounds.
         resamples: of the bootstrap.
+        functions: metrics of your own, as ``module.function``: each takes a prediction and its target and returns a
+            number. Logged is the mean over the documents, as ``val/FUNCTION/PROFILE``.
 
     Raises:
         UserError: for an unknown profile or metric, or a number out of range.
@@ -51,6 +53,7 @@ class TextMetrics(Callback):
         by: Sequence[Literal["language", "source", "prompt"]] = ("language", "source", "prompt"),
         confidence: float | None = 0.95,
         resamples: int = 1000,
+        functions: Sequence[Callable[[str, str], float]] = (),
     ) -> None:
         for profile in profiles:
             normalize("", profile)  # names the ones that exist
@@ -69,6 +72,7 @@ class TextMetrics(Callback):
         self.by = tuple(by)
         self.confidence = confidence
         self.resamples = resamples
+        self.functions = tuple(functions)
         self._rows: list[dict[str, Any]] = []
 
     def figures(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -95,12 +99,24 @@ class TextMetrics(Callback):
                 # A group of all documents would say the same again, and questions that all differ would say nothing.
                 if len(set(names)) > 1 and (key != "prompt" or len(set(names)) <= MOST_PROMPTS):
                     groups |= {f"{key}={name}": each for name, each in summarize_groups(table, names).items()}
+            found |= self._own_figures(predictions, targets, profile)
             for metric in self.metrics:
                 found[f"{metric}/{profile}"] = total[metric]
                 if metric in bounds:
                     found[f"{metric}/{profile}/low"], found[f"{metric}/{profile}/high"] = bounds[metric]
                 found |= {f"{metric}/{profile}/{group}": figures[metric] for group, figures in groups.items()}
         return found
+
+    def _own_figures(self, predictions: Sequence[str], targets: Sequence[str], profile: str) -> dict[str, float]:
+        """Return the means of the functions over documents, both texts normalized."""
+        pairs = [
+            (normalize(prediction, profile), normalize(target, profile))
+            for prediction, target in zip(predictions, targets, strict=True)
+        ]
+        return {
+            f"{function.__name__}/{profile}": sum(float(function(*pair)) for pair in pairs) / len(pairs)
+            for function in self.functions
+        }
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last epoch's rows."""

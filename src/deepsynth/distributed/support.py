@@ -1,4 +1,4 @@
-"""Which combinations of module, strategy and weights are refused, and why; docs/cluster.md has the whole table."""
+"""Which combinations of module, strategy and weights are refused, and why; docs/guides/several-gpus.md has all."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
     batch ──► vision, in chunks ──► prompts waiting ──► prefill ──► rows of the cache ──► step, step, step ──► texts
                                      longest first                  refilled as they end                    in order
 
-See ``docs/decoding.md``.
+See ``docs/how-it-works/decoding.md``.
 """
 
 from deepsynth.generation.decoder import Compile, Decoder

@@ -26,7 +26,7 @@ Group = TypeVar("Group")
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """The settings ``model.engine``: how the model computes, above all in training; docs/training_engine.md.
+    """The settings ``model.engine``: how the model computes, above all in training; docs/how-it-works/training.md.
 
     Attributes:
         attn_implementation: attention of the decoder, by transformers' name. The vision encoder takes ``sdpa`` where
@@ -119,7 +119,7 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """The settings ``model.generation``: how texts are generated in validation, test and prediction; docs/decoding.md.
+    """The settings ``model.generation``: how texts are generated, see docs/how-it-works/decoding.md.
 
     Attributes:
         implementation: ``deepsynth`` is the decoder of this package, ``transformers`` the model's own; ``auto`` is the

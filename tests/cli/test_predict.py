@@ -1,0 +1,93 @@
+"""``deepsynth predict PATH --ckpt_path …``: what it leaves to be understood."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deepsynth.__main__ import main
+from deepsynth.cli.predict import with_defaults
+from deepsynth.data import TextRenderer
+from deepsynth.errors import UserError
+from deepsynth.types import Document
+
+CONFIG = """
+model:
+  class_path: PeftModule
+  init_args: {model_name: deepsynth/tiny, generation: {max_new_tokens: 24, samples: 0}}
+data:
+  class_path: TextImageDataModule
+  init_args:
+    source: {class_path: JsonlSource, init_args: {path: DOCS}}
+    renderer:
+      class_path: TextRenderer
+      init_args: {page_width_px: 256, page_height_px: 256, margin_px: 10, font_size_px: 12}
+    augmenter: {class_path: PageAugmenter, init_args: {preset: hard}}
+    val_fraction: 0.0
+trainer: {accelerator: cpu, max_steps: 1, enable_progress_bar: false}
+"""
+
+
+def test_the_settings_are_those_of_the_run_and_the_pages_stay_as_they_are(
+    tmp_path: Path, jsonl: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(CONFIG.replace("DOCS", str(jsonl)))
+    assert main(["fit", "--config", "mine.yaml"]) == 0
+    renderer = TextRenderer(page_width_px=256, page_height_px=256, margin_px=10, font_size_px=12.0)
+    (page,) = renderer(Document("a", "Scan number 7."), np.random.default_rng(0))
+    Path("new/deep").mkdir(parents=True)
+    page.image.save("new/deep/a.png")
+    args = ["predict", "new", "--ckpt_path", "runs/mine/adapter", "--output", "results", "--format", "txt"]
+    assert main([*args, "--trainer.enable_progress_bar=false"]) == 0
+    assert Path("results/deep/a.txt").read_text() == "Scan number 7.\n", "the page was not degraded"
+    assert "settings of" in caplog.text
+    assert "as it comes" not in caplog.text
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["mine", "mine-predict"]
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [("a.jsonl", "JsonlSource"), ("a.CSV", "CsvSource"), ("a.parquet", "ParquetSource"), ("a.pdf", "DocumentSource")],
+)
+def test_the_source_follows_from_the_path(name: str, source: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.touch()
+    found = with_defaults(["predict", str(path), "--config", "mine.yaml"])
+    assert found[1:] == [
+        *(f"--data.source={source}", f"--data.source.path={path}", "--data.augmenter=null"),
+        *("--config", "mine.yaml"),
+    ]
+
+
+def test_without_a_path_nothing_is_added() -> None:
+    args = ["predict", "--config", "mine.yaml", "--ckpt_path", "nowhere.ckpt"]
+    assert with_defaults(args) == args
+
+
+def test_a_path_that_is_not_there_is_a_mistake() -> None:
+    with pytest.raises(UserError, match=r"nowhere: no such file or folder to predict"):
+        with_defaults(["predict", "nowhere"])
+
+
+def test_random_and_untuned_weights_are_said(
+    tmp_path: Path, jsonl: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    args = ["predict", str(jsonl), "--trainer.limit_predict_batches=0", "--trainer.enable_progress_bar=false"]
+    with pytest.warns(UserWarning, match="deepsynth/tiny-random has random weights"):
+        assert main(args) == 0
+    assert "predicting with deepsynth/tiny-random as it comes" in caplog.text
+
+
+@pytest.mark.parametrize(("logger", "package"), [("WandbLogger", "wandb"), ("MLFlowLogger", "mlflow")])
+@pytest.mark.parametrize("sign", ["=", "+="])
+def test_a_logger_without_its_package_is_one_line(
+    logger: str, package: str, sign: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    assert main(["fit", "--config", "quickstart", f"--trainer.logger{sign}{logger}"]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("deepsynth: ")]
+    assert lines == [f"deepsynth: trainer.logger is {logger}, which needs {package}: pip install {package}"]
