@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,9 @@ from lightning.pytorch import Callback
 from deepsynth.callbacks import PredictionWriter
 from deepsynth.data import JsonlSource
 from deepsynth.generation import RepetitionCriterion
+from deepsynth.modules.text_generator import TextGenerator
+from deepsynth.profiling.memory import Usage
+from deepsynth.types import Batch
 from tests.helpers.training import make_data, make_module, make_trainer
 
 
@@ -91,6 +95,43 @@ def test_the_decoder_is_kept_between_calls_and_forgotten_after_an_epoch(
     assert module.generate(batch) == first
     assert made == [len(batch)]
     assert module.text_generator.holds_memory
+
+
+class AsWithFreshDecoders(Callback):
+    """Generates the texts of each validation again, with the decoder that is kept and with one that is new."""
+
+    def __init__(self) -> None:
+        self.found: list[Any] = []
+
+    def on_validation_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Batch, *args: Any) -> None:
+        fresh = TextGenerator(module)
+        fresh.longest_target = module.text_generator.longest_target
+        kept, new = ([(one.text, one.logprobs) for one in made.generate(batch) or []] for made in (module, fresh))
+        assert kept == new
+        assert [row["prediction"] for row in outputs["rows"]] == [text for text, _ in kept]
+        self.found.append(kept)
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_one_decoder_serves_all_validations_of_a_fit_where_there_is_room(
+    room: bool, tmp_path: Path, jsonl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = make_module(lr=2e-2, max_new_tokens=12, samples=8)
+    data = make_data(jsonl, val_source=JsonlSource(str(jsonl)), max_eval_documents=3, eval_batch_size=2)
+    made: list[int] = []
+    make_decoder = module.text_generator.make_decoder
+    monkeypatch.setattr(
+        module.text_generator, "make_decoder", lambda slots: (made.append(slots), make_decoder(slots))[1]
+    )
+    memory = SimpleNamespace(usage=lambda: Usage(5, 8, 8), limit=lambda: 10 if room else 8)
+    monkeypatch.setattr("deepsynth.modules.text_generator.memory_of", lambda device: memory)
+    again = AsWithFreshDecoders()
+    trainer = make_trainer(tmp_path, callbacks=[again], max_steps=6, val_check_interval=2, check_val_every_n_epoch=None)
+    trainer.fit(module, data)
+    assert len(again.found) == 3 * 2  # a batch of two and one of one
+    assert again.found[0] != again.found[2] != again.found[4]  # what trains changes what is generated
+    assert made == [2] * (1 if room else 3)
+    assert not module.text_generator.holds_memory
 
 
 def test_whoever_listens_is_told_when_generation_begins_and_is_over(jsonl: Path) -> None:

@@ -230,7 +230,8 @@ class DeepSynthModule(ModelModule):
         self.finite_check.stop_unless_finite(self.trainer)
 
     def on_train_end(self) -> None:
-        """Stop with an error when the last step was not finite."""
+        """Stop with an error when the last step was not finite, and release the memory of validation."""
+        self.text_generator.release()
         self.finite_check.stop_unless_finite(self.trainer)
 
     def on_validation_epoch_start(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from deepsynth.distributed.ranks import gather_parts
@@ -30,7 +31,7 @@ class Evaluator:
 
     def start(self) -> None:
         """Begin an epoch: forget the figures of the last one."""
-        self._generator.release()
+        self._generator.start_validation()
         self._scores = DocumentScores()
         self._kept_rows: list[Row] = []
         self._loss_sum, self._loss_tokens = 0.0, 0
@@ -69,6 +70,9 @@ class Evaluator:
             self._module.log(f"{stage}/loss", sum(loss for loss, _ in losses) / tokens, prog_bar=True)
         for name, value in figures(self._score_table()).items():
             self._module.log(f"{stage}/{name}", value, prog_bar=name == "cer")
+        trainer = self._module.trainer
+        trains = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        self._generator.end_validation(again=trains)
         self.start()  # no text of this epoch is kept
 
     def _own_share(self, samples: int) -> int:

@@ -15,7 +15,7 @@ from deepsynth.generation.cache import bytes_per_position
 from deepsynth.models.markup import text_codec
 from deepsynth.modules.adapter import recorded_longest_target
 from deepsynth.modules.model_module import ModelModule
-from deepsynth.profiling.memory import memory_of
+from deepsynth.profiling.memory import Usage, memory_of
 from deepsynth.types import Batch
 
 #: What is known of a sample and of its generated text; see :meth:`DeepSynthModule.predict_step`.
@@ -27,6 +27,8 @@ LIMIT_WITHOUT_TARGETS = 2048
 _LIMIT_STEP = 64
 #: Rows of a stream on a GPU where nothing else is said. A step of 32 rows takes little longer than one of a single row.
 _ROWS_ON_A_GPU = 32
+#: Share of the memory that training and a decoder that is kept may have together.
+_FILLED = 0.9
 
 
 class TextGenerator:
@@ -40,6 +42,7 @@ class TextGenerator:
         self._module = module
         self._listeners: list[Callable[[str | None], None]] = []
         self._decoder: Decoder | None = None
+        self._before: Usage | None = None  # memory when validation began
         self._stream: Decoder | None = None
         self._pending: deque[Row | None] = deque()
         self._to_skip = self._skipping = 0
@@ -82,6 +85,28 @@ class TextGenerator:
         """No longer call a function."""
         if listener in self._listeners:
             self._listeners.remove(listener)
+
+    def start_validation(self) -> None:
+        """Note what memory is held, and what the allocator has reserved for training."""
+        self._before = memory_of(self._module.device).usage()
+
+    def end_validation(self, *, again: bool) -> None:
+        """Keep the decoder for the next validation if there is room for it beside training; else release it.
+
+        Its caches and captured graphs stay valid: the optimizer changes weights where they are, and whatever else is
+        made of weights is made anew in every call; see :meth:`Decoder.submit`.
+
+        Args:
+            again: whether more validations are expected.
+        """
+        memory, before = memory_of(self._module.device), self._before
+        if not again or before is None:
+            self.release()
+            return
+        own = max(0, memory.usage().allocated - before.allocated)
+        # What the allocator had reserved is what training steps need, or more.
+        if before.reserved + own > _FILLED * memory.limit():
+            self.release()
 
     def release(self) -> None:
         """Release the memory of caches and captured graphs."""
@@ -129,7 +154,7 @@ class TextGenerator:
                 implementation="transformers",
                 repetition=self._repetition(),
             )
-        if self._decoder is None or self._decoder.slots != len(batch):
+        if self._decoder is None or self._decoder.slots < len(batch):
             self._decoder = self.make_decoder(len(batch))
         decoder, self._decoder = self._decoder, None  # one that fails in the middle is not used again
         decoder.submit(batch, limit)
