@@ -35,8 +35,6 @@ def write_scans(folder: Path, names: list[str]) -> None:
 
 def test_scans_become_an_adapter_and_text_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (config,) = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
-    Path("scans.yaml").write_text(config)
     write_scans(Path("scans"), [f"letters/{number}.png" for number in range(6)])
     write_scans(Path("new"), ["a.png", "old/b.tif"])
     commands = [shlex.split(block.strip()) for block in re.findall(r"```bash\n(.*?)```", GUIDE, re.DOTALL)]
@@ -46,8 +44,8 @@ def test_scans_become_an_adapter_and_text_files(tmp_path: Path, monkeypatch: pyt
     for command in commands:
         assert main([*command[1:], *SHORT.get(command[1], [])]) == 0
     assert {path.name for path in Path("check").iterdir()} == {"contact.png", "check.json"}
-    assert Path("runs/scans/adapter/adapter_model.safetensors").is_file()
-    assert Path("runs/scans/gallery.html").is_file()
+    assert Path("runs/finetune/adapter/adapter_model.safetensors").is_file()
+    assert Path("runs/finetune/gallery.html").is_file()
     results = {str(path.relative_to("results")) for path in Path("results").rglob("*.*")}
     assert results == {
         *("predictions.jsonl", "predictions.metrics.json"),
