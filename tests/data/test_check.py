@@ -71,6 +71,12 @@ def test_all_troubles_are_named_and_none_ends_the_walk() -> None:
     assert report.documents == 5
 
 
+def test_a_source_without_a_document_is_an_error_of_its_own_unless_its_rows_are() -> None:
+    assert check().errors == [(str(Listed(())), "it holds no document")]
+    unknown = [Document(name, "", image=SCAN) for name in ("a", "b")]
+    assert [place for place, _ in check(*unknown).errors] == ["a", "b"]
+
+
 @pytest.mark.parametrize(("policy", "errors"), [("error", 1), ("drop", 0)])
 def test_samples_over_the_budget_are_errors_unless_they_are_dropped(policy: str, errors: int) -> None:
     length = check(Document("a", "few words")).lengths[0]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from deepsynth.data.pipeline import Pipeline
 from deepsynth.data.processing.processor import OcrProcessor
-from deepsynth.data.sources.base import Source, checked_documents
+from deepsynth.data.sources.base import Source
 from deepsynth.errors import UserError
 from deepsynth.types import Document, Page
 
@@ -115,9 +115,12 @@ class _Check:
 
     def run(self, sources: Sequence[Source]) -> DataReport:
         for source in sources:
+            begun = (self.report.documents, len(self.report.errors))
             try:
-                for document in checked_documents(source, need_text=True, skip=self._note_error):
+                for document in source.walk(need_text=True, skip=self._note_error):
                     self._document(document)
+                if begun == (self.report.documents, len(self.report.errors)):
+                    self.report.errors.append((str(source), "it holds no document"))
             except UserError as error:  # there is no way behind it
                 self.report.errors.append(
                     (str(getattr(source, "path", source)), f"{error}; nothing behind it was checked")
