@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import logging
@@ -247,3 +248,24 @@ def test_tables_of_other_columns_are_rendered_as_before(tmp_path: Path) -> None:
     rows = [{"text": "A text about cats.png", "question": "?", "file": "a.txt", "answer": "x"}]
     (document,) = JsonlSource(write_jsonl(tmp_path / "a.jsonl", rows))
     assert (document.image, document.text, document.prompt) == (None, "A text about cats.png", None)
+
+
+def test_rows_are_named_by_the_files_of_their_images(folder: Path) -> None:
+    """Whose names may repeat, as files of several folders do: then a hash of the image tells them apart."""
+    one, two, three = contents(folder)[:3]
+    images = [
+        {"bytes": one, "path": "scans/a.png"},
+        {"bytes": two, "path": "C:\\more\\a.png"},
+        {"bytes": three, "path": None},
+        {"bytes": two, "path": "b"},
+        {"bytes": one, "path": "b"},
+    ]
+    table = pa.table({"image": images[:3], "text": ["x", "y", "z"]})
+    pq.write_table(table, folder / "named.parquet")
+    ids = [document.id for document in ParquetSource(folder / "named.parquet")]
+    digests = [hashlib.sha256(content).hexdigest() for content in (one, two, three)]
+    assert ids == ["a.png", f"a-{digests[1][:8]}.png", digests[2][:16]]
+    pq.write_table(pa.table({"image": images[3:], "text": ["x", "y"]}), folder / "named.parquet")
+    assert [document.id for document in ParquetSource(folder / "named.parquet")] == ["b", f"b-{digests[0][:8]}"]
+    pq.write_table(pa.table({"image": images[1::2], "text": ["x", "y"]}), folder / "named.parquet")
+    assert "row 2: the same document as " in error_of(ParquetSource(folder / "named.parquet"))

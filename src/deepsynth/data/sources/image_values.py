@@ -8,7 +8,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -43,6 +43,8 @@ class ImagePlace:
     def read(self, value: Any) -> tuple[Path | bytes | PagedFile | tuple[Path | bytes, ...], str]:
         """Return an image, or several, and a name for it: its path as the row has it, or a hash of its content.
 
+        Content that says which file it comes from is named by that file, whose name others may have too.
+
         Args:
             value: bytes, ``{bytes, path}``, a path, a data URL, or a list of these.
 
@@ -51,7 +53,8 @@ class ImagePlace:
                 no image.
         """
         if isinstance(value, (str, bytes, Mapping)):
-            return self._one(value)
+            image, name = self._one(value)
+            return image, _file_name(value) if isinstance(image, bytes) and _file_name(value) else name
         if isinstance(value, PagedFile):
             return value, ""
         if isinstance(value, Path):
@@ -62,7 +65,7 @@ class ImagePlace:
             raise UserError("an empty list of images; remove the row")
         images = [self._one(item) for item in value]
         if len(images) == 1:
-            return images[0]
+            return self.read(value[0])
         paged = next((image for image, _ in images if isinstance(image, PagedFile)), None)
         if paged is not None:
             raise UserError("a PDF in a list of images; name it alone")
@@ -100,6 +103,12 @@ class ImagePlace:
                 raise UserError(f"{shortened(name)} names a file, and the data set has no folder here")
             path = file_below(self.folder, name, outside=self.outside)
         return PdfPages.of(path, self.raster) if path.suffix.lower() == ".pdf" else path
+
+
+def _file_name(value: Any) -> str:
+    """Return the name of the file that an encoded image was in; "" where it is not known."""
+    path = value.get("path") if isinstance(value, Mapping) else None
+    return PurePath(path.replace("\\", "/")).name if isinstance(path, str) else ""
 
 
 def _data_url(url: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 from abc import abstractmethod
@@ -61,8 +62,8 @@ class RowSource(SkippingSource):
     * rows of a table with an image column are scans, each of them, and never drawn from their texts;
     * a target field that is absent, or empty in every row, makes the task transcription;
     * rows with and rows without a target in one source are an error (each row is judged against the first);
-    * without an id the id is the image's path, or a hash of the image or text, and two equal ids are an error; the
-      same image under another prompt has the ending ``~prompt2``;
+    * without an id the id is the image's path or file name, or a hash of the image or text; a repeated one is an error;
+      the same image under another prompt has the ending ``~prompt2``;
     * line ends become ``"\n"``; nothing else in a text is changed.
     """
 
@@ -133,6 +134,7 @@ class _RowReader:
         self._columns = columns
         self._first: tuple[str, Document] | None = None
         self._places: dict[str, str] = {}
+        self._names: dict[str, str] = {}
         self._prompts: dict[str, list[str | None]] = {}
         self.blank: list[str] = []
 
@@ -221,10 +223,14 @@ class _RowReader:
         Raises:
             UserError: for two documents of one id.
         """
-        earlier = self._places.setdefault(document.id, row.where)
         own = row.fields.get(self._columns.id) is not None
+        key = document.id
+        if isinstance(document.image, bytes) and not own:  # files of one name may hold different images
+            key = hashlib.sha256(document.image).hexdigest()[:16]
+            document = self._with_own_name(document, key)
+        earlier = self._places.setdefault(key, row.where)
         if document.prompt is not None and not own:
-            prompts = self._prompts.setdefault(document.id, [])
+            prompts = self._prompts.setdefault(key, [])
             if document.prompt not in prompts:
                 prompts.append(document.prompt)
                 if earlier is not row.where:
@@ -237,6 +243,13 @@ class _RowReader:
             f"{row.where}: the same document as {earlier} (no field {self._columns.id!r}, so the id comes from its "
             "content); remove one or give the rows ids"
         )
+
+    def _with_own_name(self, document: Document, content: str) -> Document:
+        """Return a document that is named by its image's file, with a hash where another image has the name."""
+        if self._names.setdefault(document.id, content) == content:
+            return document
+        stem, dot, suffix = document.id.rpartition(".")
+        return replace(document, id=f"{stem or suffix}-{content[:8]}{dot if stem else ''}{suffix if stem else ''}")
 
 
 def _sound(rows: Iterable[Row], skip: Skip | None) -> Iterator[Row]:
