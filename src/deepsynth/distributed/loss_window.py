@@ -32,6 +32,11 @@ class LossWindow:
         """The mean loss () over the label tokens of the window so far, or of the last one."""
         return self._sums[0] / self._sums[1].clamp(min=1)
 
+    @property
+    def tokens(self) -> torch.Tensor:
+        """The number () of label tokens of the window so far, or of the last one."""
+        return self._sums[1]
+
     def weigh(self, loss: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Count a batch, and return the loss to call backward on.
 

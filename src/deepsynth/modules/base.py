@@ -191,15 +191,15 @@ class DeepSynthModule(ModelModule):
         if gradients_wait(self.trainer):
             return
         self.loss_window.finish(self.parameters(), self.trainer.accumulate_grad_batches)
-        dead = untrained_adapters(self.model) if self.global_step == 0 else []
+        tokens, allowed = self.loss_window.tokens, self.engine.skip_non_finite
+        dead = untrained_adapters(self.model) if self.global_step == 0 and tokens else []
         if dead:
             raise MisconfigurationException(
                 f"{len(dead)} LoRA B matrices got no gradient in the first step, so they would train nothing: "
-                + ", ".join(dead[:4])
-                + (", …" if len(dead) > 4 else "")
+                + ", ".join(dead[:4] + ["…"] * (len(dead) > 4))
             )
-        loss, allowed = self.loss_window.mean, self.engine.skip_non_finite
-        skipped = self.finite_check.end_step(self.trainer, loss, self.parameters(), allowed=allowed)
+        step = self.loss_window.mean, tokens, self.parameters()
+        skipped = self.finite_check.end_step(self.trainer, *step, allowed=allowed)
         if skipped is not None:
             self.log("train/skipped_steps", float(skipped))
 

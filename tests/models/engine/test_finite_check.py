@@ -171,3 +171,46 @@ def test_a_resumed_run_goes_on_counting_what_it_skipped(tmp_path: Path, jsonl: P
     trainer = make_trainer(tmp_path, callbacks=[Spoil(2)], max_steps=4)
     with pytest.raises(UserError, match=r"step 3 \("):
         trainer.fit(make_module(skip_non_finite=1), make_data(jsonl), ckpt_path=tmp_path / "last.ckpt")
+
+
+class IgnoreLabels(Callback):
+    """Takes the labels from some batches, and notes the loss that is logged."""
+
+    def __init__(self, *batches: int) -> None:
+        self.batches = batches
+        self.losses: list[float] = []
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx in self.batches:
+            batch.tokens["labels"].fill_(-100)
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        self.losses.append(float(trainer.callback_metrics["train/loss"]))
+
+
+@pytest.mark.parametrize("loss", ["chunked", "plain"])
+def test_a_batch_without_labels_is_named_and_teaches_nothing(loss: str, tmp_path: Path, jsonl: Path) -> None:
+    ignore = IgnoreLabels(0, 2)
+    trainer = make_trainer(tmp_path, max_steps=4, callbacks=[ignore])
+    module = make_module(loss=loss)
+    with pytest.warns(UserWarning, match="has no label token, so nothing is learned from it") as warned:
+        trainer.fit(module, make_data(jsonl))
+    said = [str(warning.message) for warning in warned if "no label token" in str(warning.message)]
+    assert [line.partition(" (samples ")[0] for line in said] == ["step 1", "step 3"]
+    assert [value == 0 for value in ignore.losses] == [True, False, True, False]
+    check_state({name: p for name, p in module.named_parameters() if p.requires_grad}, "it")
+
+
+@pytest.mark.parametrize("loss", ["chunked", "plain"])
+def test_a_batch_without_labels_leaves_its_window_to_the_others(loss: str, tmp_path: Path, jsonl: Path) -> None:
+    """The gradients and the loss are those of the batch that has labels."""
+    found = []
+    for accumulate, ignored in ((1, ()), (2, (1,)), (2, (0,))):
+        ignore = IgnoreLabels(*ignored)
+        trainer = make_trainer(tmp_path, max_steps=1, callbacks=[ignore], accumulate_grad_batches=accumulate)
+        module = make_module(loss=loss)
+        trainer.fit(module, make_data(jsonl))
+        found.append((ignore.losses[-1], weights(module)))
+    assert found[1][0] == pytest.approx(found[0][0])
+    torch.testing.assert_close(found[1][1], found[0][1])
+    assert found[2][0] != 0

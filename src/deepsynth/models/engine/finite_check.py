@@ -41,13 +41,20 @@ class FiniteCheck:
         self._samples += ids
 
     def end_step(
-        self, trainer: Trainer, loss: torch.Tensor, parameters: Iterable[nn.Parameter], *, allowed: int
+        self,
+        trainer: Trainer,
+        loss: torch.Tensor,
+        tokens: torch.Tensor,
+        parameters: Iterable[nn.Parameter],
+        *,
+        allowed: int,
     ) -> int | None:
         """Check an optimizer step whose gradients are complete.
 
         Args:
             trainer: of the run.
             loss: () of the whole step, the same on all ranks.
+            tokens: () number of label tokens of the whole step; one without any is named in the log.
             parameters: with the gradients that the optimizer gets. They lose them when the step is skipped.
             allowed: number of steps that the run may skip.
 
@@ -67,7 +74,7 @@ class FiniteCheck:
             if scale < LEAST_SCALE:
                 raise self._stop(trainer, f"the gradients of {self._step} and those before overflow at any loss scale")
         gradients = [] if scaler is not None else [p.grad for p in trained if p.grad is not None]
-        self._look(trainer.global_step + 1, loss, gradients)
+        self._look(trainer.global_step + 1, loss, tokens, gradients)
         if self.skipped < allowed and self._failed():
             rank_zero_warn(f"{self._step} is skipped: its loss or a gradient is not finite")
             self.skipped += 1
@@ -101,28 +108,31 @@ class FiniteCheck:
             "model.engine.skip_non_finite"
         )
 
-    def _look(self, step: int, loss: torch.Tensor, gradients: list[torch.Tensor]) -> None:
+    def _look(self, step: int, loss: torch.Tensor, tokens: torch.Tensor, gradients: list[torch.Tensor]) -> None:
         norm = nn.utils.get_total_norm(gradients)
         whole: torch.Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # over shards
-        finite = loss.isfinite() & whole.isfinite().to(loss.device)
+        outcome = torch.stack([loss.isfinite() & whole.isfinite().to(loss.device), tokens > 0])
         done = None
-        if finite.is_cuda:
-            finite = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(finite, non_blocking=True)
+        if outcome.is_cuda:
+            outcome = torch.empty(2, dtype=torch.bool, pin_memory=True).copy_(outcome, non_blocking=True)
             done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record()
         samples, self._samples = self._samples, []
         named = ", ".join(samples[:8]) + (f" and {len(samples) - 8} more" if len(samples) > 8 else "")
-        self._outcome = finite, done
+        self._outcome = outcome, done
         self._step = f"step {step} (samples {named})"
 
     def _failed(self) -> bool:
         """Return whether the step that was looked at was not finite; told once."""
         if self._outcome is None:
             return False
-        (finite, done), self._outcome = self._outcome, None
+        (outcome, done), self._outcome = self._outcome, None
         if done is not None:
             done.synchronize()
-        return not bool(finite)
+        finite, has_labels = outcome.tolist()
+        if not has_labels:
+            rank_zero_warn(f"{self._step} has no label token, so nothing is learned from it; the processor made it so")
+        return not finite
 
 
 def check_state(state: Mapping[str, torch.Tensor], target: str) -> None:

@@ -121,8 +121,11 @@ class TrainingForward:
     def _plain(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         if "position_ids" in inputs:  # transformers sees that a row is packed only where there is no mask
             inputs = {name: tensor for name, tensor in inputs.items() if name != "attention_mask"}
+        labels = inputs["labels"]
+        if empty := not bool((labels[:, 1:] != -100).any()):  # the mean of nothing is no number
+            inputs = {**inputs, "labels": torch.cat([labels[:, :-1], inputs["input_ids"][:, -1:]], dim=1)}
         loss: torch.Tensor = self.model(**inputs, use_cache=False).loss
-        return loss
+        return loss * 0 if empty else loss
 
     def _decode(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the last hidden states (B, T, H), and the weighted balance loss where there is one."""
