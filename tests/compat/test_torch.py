@@ -11,6 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import torch._dynamo
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader
 from deepsynth.compat.torch import (
     attention_operations,
     copy_all,
+    end_compile_workers,
     end_processes,
     is_persistent,
     killed_worker,
@@ -42,6 +44,26 @@ def test_persistent_workers_end_when_they_are_told() -> None:
     shut_down_workers([loader])
     assert [int(value) for value in loader] == [0, 1, 2, 3], "the loader starts workers again"
     shut_down_workers([loader])
+
+
+def test_the_processes_that_compile_end_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    from torch._inductor import async_compile, config
+
+    with config.patch(compile_threads=3, worker_start_method="subprocess"):
+        pool: Any = async_compile.AsyncCompile.process_pool()
+        assert pool in async_compile._pool_set
+        end_compile_workers()  # while they import
+        assert pool.process.poll() is not None
+        assert pool not in async_compile._pool_set
+        pool = async_compile.AsyncCompile.process_pool()
+        assert pool.submit(abs, -3).result() == 3
+        children = psutil.Process(pool.process.pid).children(recursive=True)
+        assert len(children) == 3
+        end_compile_workers()
+    psutil.wait_procs(children, timeout=10)
+    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
+    end_compile_workers()
+    assert "unclean" not in capfd.readouterr().err
 
 
 def hang(worker: int) -> None:

@@ -23,7 +23,7 @@ from deepsynth.cli.help.subcommands import RUN_COMMANDS, command_of, examples
 from deepsynth.cli.predict import PredictCLI
 from deepsynth.cli.quickstart import quickstart
 from deepsynth.cli.trainer import DeepSynthCLI
-from deepsynth.compat.torch import end_processes, killed_worker
+from deepsynth.compat.torch import end_compile_workers, end_processes, killed_worker
 from deepsynth.distributed.ranks import is_lost_connection, rank, rank_prefix, world_size
 from deepsynth.profiling.memory import is_out_of_memory
 
@@ -49,6 +49,7 @@ def no_child_left() -> Iterator[None]:
         yield
     finally:
         end_processes([child for child in multiprocessing.active_children() if child not in before])
+        end_compile_workers()
 
 
 @contextmanager

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 import traceback
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 from torch.optim import Optimizer
@@ -96,6 +98,29 @@ def end_processes(processes: Sequence[BaseProcess]) -> None:
         process.kill()
     for process in left:
         process.join(_PATIENCE_S)
+
+
+def end_compile_workers() -> None:
+    """End the processes in which ``torch.compile`` builds kernels, at once.
+
+    torch's own end asks them and waits: for imports, if they have just begun, for jobs that nobody needs any more, and
+    for the interpreters of as many processes as there are cores to be taken apart. It has no option for it.
+    """
+    module: Any = sys.modules.get("torch._inductor.async_compile")  # imported by those who compile
+    if module is None:
+        return
+    for pool in module._pool_set:
+        process = getattr(pool, "process", None)
+        if process is None or process.poll() is not None:  # a pool of another kind, or one that has ended
+            continue
+        pool.running = False  # its reader takes the end for a failure otherwise
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(process.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+        process.kill()
+        process.wait(_PATIENCE_S)
+    module.shutdown_compile_workers()  # who compiles again gets new ones
 
 
 def attention_operations() -> set[Any]:
