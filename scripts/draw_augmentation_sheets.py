@@ -10,7 +10,8 @@ from typing import get_args, get_type_hints
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from deepsynth.data.augmentation.augmenter import PRESETS, PageAugmenter
+from deepsynth.data.augmentation.augmenter import PageAugmenter
+from deepsynth.data.augmentation.presets import PRESETS
 from deepsynth.data.fonts.files import bundled_faces
 from deepsynth.data.rendering.renderer import TextRenderer
 from deepsynth.measurement.pages import Excerpts

@@ -12,7 +12,8 @@ from typing import Literal, get_args
 
 import torch
 
-from deepsynth.data.augmentation.augmenter import Augmenter, PageAugmenter, Preset
+from deepsynth.data.augmentation.augmenter import Augmenter, PageAugmenter
+from deepsynth.data.augmentation.presets import Preset
 from deepsynth.data.datamodule import TextImageDataModule
 from deepsynth.data.pipeline import Pipeline
 from deepsynth.data.processing.processor import OcrProcessor

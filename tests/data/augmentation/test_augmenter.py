@@ -21,10 +21,11 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 from rapidfuzz.distance import Levenshtein
 
-from deepsynth.data.augmentation.augmenter import PRESETS, Augmenter, PageAugmenter
+from deepsynth.data.augmentation.augmenter import Augmenter, PageAugmenter
 from deepsynth.data.augmentation.device import Grayscale, InverseVideo, Jpeg
 from deepsynth.data.augmentation.geometric import Perspective, Rotation, Skew
 from deepsynth.data.augmentation.optics import SensorNoise
+from deepsynth.data.augmentation.presets import PRESETS
 from deepsynth.types import Box, Page
 from tests.helpers.degradation_pages import box_page, text_page
 

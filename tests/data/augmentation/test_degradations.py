@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepsynth.data.augmentation import (
+    books,
+    borders,
     device,
     geometric,
     ink,
@@ -33,6 +35,8 @@ from deepsynth.types import Page
 from tests.helpers.degradation_pages import box_page, text_page
 
 MODULES = (
+    books,
+    borders,
     device,
     geometric,
     ink,
@@ -79,7 +83,7 @@ def test_each_gives_an_image_of_the_same_size_and_leaves_its_input(degradation: 
         assert moved.shape == boxes.shape
         assert np.array_equal(result, again)
         changed |= result.shape != image.shape or not np.array_equal(result, image)
-        if not issubclass(degradation, GeometricDegradation):
+        if not issubclass(degradation, (GeometricDegradation, books.LetterJitter)):
             assert np.array_equal(moved, boxes)
     assert changed != (gray and degradation.key == "grayscale")
     assert np.array_equal(image, kept_image)

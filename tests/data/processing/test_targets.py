@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from deepsynth.data.augmentation.augmenter import PRESETS, PageAugmenter
+from deepsynth.data.augmentation.augmenter import PageAugmenter
 from deepsynth.data.augmentation.geometric import GeometricDegradation
+from deepsynth.data.augmentation.presets import PRESETS
 from deepsynth.data.processing.targets import Targets, block_box, make_targets
 from deepsynth.data.rendering.renderer import TextRenderer
 from deepsynth.errors import UserError
@@ -145,6 +146,8 @@ def test_the_box_of_a_block_holds_its_ink_however_the_page_is_moved(preset: Any)
     }
     if "perspective" in moves:
         moves["perspective"] = replace(moves["perspective"], desk=None)  # a desk is as dark as ink
+    if "scanner_background" in moves:
+        moves["scanner_background"] = replace(moves["scanner_background"], level=(255.0, 255.0))
     augmenter = PageAugmenter("none", **moves)
     (page,) = render(SAMPLE, page_width_px=500, page_height_px=500, margin_px=40)
     boxes = [block_box(page, block) for block in page.blocks]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Literal
 
 import cv2
 import numpy as np
 from PIL import Image
 
 from deepsynth.data.augmentation.base import BoxArray, Degradation, ImageArray, as_uint8
+from deepsynth.data.augmentation.books import LetterJitter, PenStrokes, PrintedFrame, Stamp
+from deepsynth.data.augmentation.borders import Bitonal, BorderSpecks, NeighborPage, ScannerBackground
 from deepsynth.data.augmentation.device import Fax, Grayscale, InverseVideo, Jpeg, PhotocopyLines, ScannerEdges
 from deepsynth.data.augmentation.geometric import (
     GeometricDegradation,
@@ -27,82 +28,21 @@ from deepsynth.data.augmentation.ink import BrokenStrokes, InkBleed, InkFade, Sa
 from deepsynth.data.augmentation.light import ColorCast, Shadow, UnevenLight
 from deepsynth.data.augmentation.optics import DefocusBlur, GaussianBlur, MotionBlur, ResolutionLoss, SensorNoise
 from deepsynth.data.augmentation.paper import BleedThrough, PaperTexture, Stains
+from deepsynth.data.augmentation.presets import PRESETS, Preset
 from deepsynth.errors import UserError
 from deepsynth.types import Page, Word
 
-Preset = Literal["none", "scan", "photo", "fax", "hard"]
-
-#: Degradations of each preset. Strengths were chosen by eye on pages of 16 px type at 1024 x 1024.
-PRESETS: Mapping[str, tuple[Degradation, ...]] = {
-    "none": (),
-    "scan": (
-        InkBleed(probability=0.15, amount=(0.1, 0.4)),
-        InkFade(probability=0.1, amount=(0.05, 0.35)),
-        PaperTexture(probability=0.25, depth=(0.02, 0.08)),
-        BleedThrough(probability=0.1, strength=(0.03, 0.1)),
-        Skew(probability=0.1, degrees=(0.1, 0.4)),
-        Rotation(probability=0.5, degrees=(0.1, 1.0)),
-        GaussianBlur(probability=0.3, sigma_px=(0.3, 0.7)),
-        SensorNoise(probability=0.5, sigma=(1.0, 5.0)),
-        Grayscale(probability=0.3),
-        ScannerEdges(probability=0.1),
-        PhotocopyLines(probability=0.05, strength=(0.05, 0.3)),
-        ResolutionLoss(probability=0.1, scale=(0.7, 0.95)),
-        Jpeg(probability=0.4, quality=(50.0, 90.0)),
-    ),
-    "photo": (
-        PaperTexture(probability=0.5, depth=(0.03, 0.15)),
-        Stains(probability=0.1, depth=(0.05, 0.25)),
-        Ripple(probability=0.3, amplitude=(0.0005, 0.0025)),
-        PageCurl(probability=0.3, height=(0.003, 0.02)),
-        Rotation(probability=0.7, degrees=(0.2, 3.0)),
-        Perspective(probability=0.8, shift=(0.0, 0.04), desk=(20.0, 140.0)),
-        Shadow(probability=0.5),
-        UnevenLight(probability=0.6),
-        ColorCast(probability=0.7),
-        MotionBlur(probability=0.15, length_px=(1.5, 2.5)),
-        DefocusBlur(probability=0.2, radius_px=(0.5, 1.0)),
-        SensorNoise(probability=0.8, sigma=(2.0, 8.0)),
-        Jpeg(probability=0.9, quality=(45.0, 90.0)),
-    ),
-    "fax": (
-        InkBleed(probability=0.3, amount=(0.1, 0.3)),
-        BrokenStrokes(probability=0.2, share=(0.005, 0.03), amount=0.6),
-        Skew(probability=0.2, degrees=(0.1, 0.5)),
-        Rotation(probability=0.6, degrees=(0.1, 1.2)),
-        SensorNoise(probability=0.5, sigma=(2.0, 10.0)),
-        ScannerEdges(probability=0.2),
-        PhotocopyLines(probability=0.3),
-        Fax(probability=1.0, threshold=(0.45, 0.65)),
-    ),
-    "hard": (
-        InkBleed(probability=0.3, amount=(0.2, 0.7)),
-        InkFade(probability=0.3, amount=(0.1, 0.5)),
-        BrokenStrokes(probability=0.2, share=(0.01, 0.05)),
-        SaltAndPepper(probability=0.2),
-        PaperTexture(probability=0.6, depth=(0.05, 0.25)),
-        BleedThrough(probability=0.3, strength=(0.05, 0.2)),
-        Stains(probability=0.3, depth=(0.1, 0.35)),
-        InverseVideo(probability=0.05),
-        Ripple(probability=0.3, amplitude=(0.0005, 0.003)),
-        PageCurl(probability=0.3, height=(0.005, 0.03)),
-        Skew(probability=0.2, degrees=(0.2, 2.0)),
-        Rotation(probability=0.7, degrees=(0.5, 5.0)),
-        Perspective(probability=0.4, shift=(0.0, 0.05), desk=(10.0, 160.0)),
-        Shadow(probability=0.4, depth=(0.1, 0.5)),
-        UnevenLight(probability=0.4, depth=(0.1, 0.5)),
-        ColorCast(probability=0.4, strength=(0.05, 0.3)),
-        MotionBlur(probability=0.15, length_px=(2.0, 3.0)),
-        DefocusBlur(probability=0.15, radius_px=(0.6, 1.2)),
-        GaussianBlur(probability=0.2, sigma_px=(0.4, 1.0)),
-        SensorNoise(probability=0.7, sigma=(4.0, 14.0)),
-        Grayscale(probability=0.3),
-        ScannerEdges(probability=0.2),
-        PhotocopyLines(probability=0.2),
-        ResolutionLoss(probability=0.2, scale=(0.6, 0.9)),
-        Jpeg(probability=0.8, quality=(25.0, 80.0)),
-    ),
-}
+#: Options that came later. Their draws follow those of the others, so that pages of the same seed stay as they were.
+_LATER = (
+    "letter_jitter",
+    "printed_frame",
+    "stamp",
+    "pen_strokes",
+    "scanner_background",
+    "neighbor_page",
+    "border_specks",
+    "bitonal",
+)
 
 
 class Augmenter(ABC):
@@ -132,10 +72,13 @@ class PageAugmenter(Augmenter):
 
     Attributes:
         preset: ``none`` (pages stay as they are), ``scan`` (an office scanner), ``photo`` (a phone's camera), ``fax``,
-            or ``hard`` (a mix of everything, legible to people).
+            ``hard`` (a mix of everything, legible to people), ``book`` (old books in black and white) or ``typescript``
+            (typed pages with stamps, scanned in gray).
     """
 
     preset: Preset = "scan"
+    letter_jitter: LetterJitter | None = None
+    printed_frame: PrintedFrame | None = None
     ink_bleed: InkBleed | None = None
     ink_fade: InkFade | None = None
     broken_strokes: BrokenStrokes | None = None
@@ -144,11 +87,15 @@ class PageAugmenter(Augmenter):
     bleed_through: BleedThrough | None = None
     stains: Stains | None = None
     inverse_video: InverseVideo | None = None
+    stamp: Stamp | None = None
+    pen_strokes: PenStrokes | None = None
     ripple: Ripple | None = None
     page_curl: PageCurl | None = None
     skew: Skew | None = None
     rotation: Rotation | None = None
     perspective: Perspective | None = None
+    scanner_background: ScannerBackground | None = None
+    neighbor_page: NeighborPage | None = None
     shadow: Shadow | None = None
     uneven_light: UnevenLight | None = None
     color_cast: ColorCast | None = None
@@ -159,8 +106,10 @@ class PageAugmenter(Augmenter):
     grayscale: Grayscale | None = None
     scanner_edges: ScannerEdges | None = None
     photocopy_lines: PhotocopyLines | None = None
+    border_specks: BorderSpecks | None = None
     resolution_loss: ResolutionLoss | None = None
     fax: Fax | None = None
+    bitonal: Bitonal | None = None
     jpeg: Jpeg | None = None
 
     def __post_init__(self) -> None:
@@ -176,8 +125,11 @@ class PageAugmenter(Augmenter):
     def degradations(self) -> tuple[Degradation | None, ...]:
         """Degradations in order, with ``None`` for those that are off."""
         preset = {degradation.key: degradation for degradation in PRESETS[self.preset]}
-        names = [field.name for field in fields(self) if field.name != "preset"]
-        return tuple(getattr(self, name) or preset.get(name) for name in names)
+        return tuple(getattr(self, name) or preset.get(name) for name in self._names)
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(field.name for field in fields(self) if field.name != "preset")
 
     def __call__(self, page: Page, rng: np.random.Generator) -> Page:
         """Return the degraded page: same size and text, boxes moved along with the pixels."""
@@ -203,9 +155,12 @@ class PageAugmenter(Augmenter):
 
     def _draw(self, rng: np.random.Generator) -> Iterator[tuple[Degradation, np.random.Generator]]:
         """Draw which degradations this page gets, and a generator for each."""
-        chances = rng.random(len(self.degradations))
-        seeds = rng.integers(2**63, size=len(self.degradations))
-        for degradation, chance, seed in zip(self.degradations, chances, seeds, strict=True):
+        drawn: dict[str, tuple[float, int]] = {}
+        for names in ([name for name in self._names if name not in _LATER], _LATER):
+            chances, seeds = rng.random(len(names)), rng.integers(2**63, size=len(names))
+            drawn |= dict(zip(names, zip(chances.tolist(), seeds.tolist(), strict=True), strict=True))
+        for name, degradation in zip(self._names, self.degradations, strict=True):
+            chance, seed = drawn[name]
             if degradation is not None and chance < degradation.probability:
                 yield degradation, np.random.default_rng(seed)
 
