@@ -224,7 +224,8 @@ class _Reader:
         self, runs: Sequence[tuple[str, RunStyle]], label: BlockLabel, *, keep_with_next: bool = False
     ) -> None:
         space = _PARAGRAPH_SPACE / 2 if self._blocks else 0.0
-        self._blocks.append(Paragraph(tuple(runs), 0, "", space, keep_with_next, "center", label=label))
+        side: Side | None = None if label == "table_caption" else "center"  # tables begin where the column does
+        self._blocks.append(Paragraph(tuple(runs), 0, "", space, keep_with_next, side, label=label))
 
     def _add_figure(self, token: Token) -> bool:
         """Add the image that a paragraph consists of, with its description as the caption."""

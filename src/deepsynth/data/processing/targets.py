@@ -161,13 +161,18 @@ def _transcription(page: Page, rng: np.random.Generator) -> None:
 
 
 def _markdown(page: Page, rng: np.random.Generator) -> Target:
-    parts = [part for block in page.blocks for part in (block.before, block.markdown)]
+    parts = [part for block in _document_blocks(page) for part in (block.before, block.markdown)]
     return Target("".join(parts), PROMPTS["markdown"])
 
 
 def _markdown_pipes(page: Page, rng: np.random.Generator) -> Target:
-    parts = [part for block in page.blocks for part in (block.before, block.pipes or block.markdown)]
+    parts = [part for block in _document_blocks(page) for part in (block.before, block.pipes or block.markdown)]
     return Target("".join(parts), PROMPTS["markdown_pipes"])
+
+
+def _document_blocks(page: Page) -> list[PageBlock]:
+    """Return the blocks of the document: what stands in the margins is no part of it."""
+    return [block for block in page.blocks if block.label not in ("header", "footer", "page_number")]
 
 
 def _grounded(page: Page, rng: np.random.Generator) -> Target:

@@ -13,6 +13,7 @@ from deepsynth.data.rendering.page_geometry import (
     mode_layout,
     page_size,
 )
+from deepsynth.data.rendering.templates import Template
 from deepsynth.data.typesetting.composition import Markup, Overflow
 from deepsynth.data.typesetting.hyphenation import check_hyphenation
 from deepsynth.data.typesetting.pages import make_frame
@@ -80,6 +81,9 @@ class TextOptions:
             formulas and footnotes as such.
         table_styles: what tables are set between: "grid" (rules around every cell), "ruled" (rules above, below and
             under the head), "banded" (those, and every other row on a light ground) or "borderless".
+        templates: typographic styles, one of which is drawn for each document: "article" (two columns, the title across
+            them), "report", "receipt" (or an invoice) and "form". They set margins, columns, line height and tables,
+            and font and size unless ``fonts`` or ``font_size_px`` do.
         figure_dir: folder of the images that Markdown names; without one, their descriptions are drawn.
         on_bad_formula: for a formula that mathtext cannot set: stop with an error, or leave it out, in the text too,
             and count it.
@@ -112,6 +116,7 @@ class TextOptions:
     background_color: tuple[str, ...] = ("white",)
     markup: Markup = "plain"
     table_styles: tuple[TableStyle, ...] = ("grid",)
+    templates: tuple[Template, ...] = ()
     figure_dir: str | None = None
     on_bad_formula: Literal["error", "omit"] = "error"
     on_overflow: Overflow = "paginate"
@@ -137,9 +142,10 @@ class TextOptions:
                 raise UserError(f"{name} is {getattr(self, name)!r}; it must be a list of at least one")
         if self.hyphenate:
             check_hyphenation()
-        for style in self.table_styles:
-            if style not in get_args(TableStyle):
-                raise UserError(f"table_styles has {style!r}; it must have some of {', '.join(get_args(TableStyle))}")
+        for name, kind in (("table_styles", TableStyle), ("templates", Template)):
+            for value in getattr(self, name):
+                if value not in get_args(kind):
+                    raise UserError(f"{name} has {value!r}; it must have some of {', '.join(get_args(kind))}")
         if self.figure_dir is not None and not Path(self.figure_dir).expanduser().is_dir():
             raise UserError(f"figure_dir is {self.figure_dir!r}; it must be a folder")
         self._check_page()

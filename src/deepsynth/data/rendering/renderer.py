@@ -129,6 +129,7 @@ class TextRenderer(TextOptions, Renderer):
     def _draw(self, job: _Job, plan: Plan, layout: PageLayout, number: int) -> Page:
         """Draw a page; what was counted for the whole document stands on its first page."""
         style = job.style(number)
+        layout = job.composition.furnished(layout, plan, number)
         image, lines = draw_page(layout, self.page_size_px, style.text_color, style.background_color)
         text = layout.text
         characters = len(fold_whitespace(text))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -76,10 +76,13 @@ def block_rows(
     while number < len(blocks):
         block = blocks[number]
         width = frame.width
+        spans = number == 0 and typesetter.look.spanning_title and isinstance(block, Paragraph) and block.heading == 1
         if isinstance(block, str):
             block = Paragraph(((block, BODY),))
         if isinstance(block, Paragraph):
-            yield from _paragraph_rows(block, typesetter, width, (number, within))
+            for row in _paragraph_rows(block, typesetter, frame.full_width if spans else width, (number, within)):
+                row.spans = spans
+                yield row
         elif isinstance(block, Table):
             for row in table_rows(block, typesetter, width):
                 if row.position[1] >= within:
@@ -97,13 +100,19 @@ def _paragraph_rows(
 ) -> Iterator[LayoutRow]:
     """Yield the lines of a paragraph, each with the footnotes that it refers to."""
     number, within = start
+    look = typesetter.look
+    if 0 < paragraph.heading <= look.centered:
+        paragraph = replace(paragraph, align="center")
     space = typesetter.pixels(paragraph.space_before_em)
     for line in typesetter.lines(paragraph, width, within):
         notes = [note for place, note in paragraph.notes if within < place <= line.end]
         rows = [row for note in notes for row in _note_rows(note, typesetter, width)]
         height = line.ascent + line.descent
-        keep = paragraph.keep_with_next
-        yield LayoutRow([(line, 0, line.ascent)], height, space, keep, position=(number, within), notes=rows)
+        row = LayoutRow([(line, 0, line.ascent)], height, space, paragraph.keep_with_next, position=(number, within))
+        row.notes = rows
+        if paragraph.heading > 1 and look.bars:
+            row.fills = ((0, 0, width, height),)
+        yield row
         space, within = 0, line.end
 
 

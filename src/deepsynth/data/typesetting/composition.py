@@ -17,10 +17,11 @@ from deepsynth.data.markup.markdown import markdown_blocks
 from deepsynth.data.text.bidi import runs_right_to_left
 from deepsynth.data.typesetting.blocks import Block, block_rows, block_text, visible_characters
 from deepsynth.data.typesetting.filling import fill_page
+from deepsynth.data.typesetting.furniture import furnish
 from deepsynth.data.typesetting.hyphenation import Hyphenation
 from deepsynth.data.typesetting.lines import Typesetter
 from deepsynth.data.typesetting.pages import Frame, PageLayout, TextPosition
-from deepsynth.data.typesetting.paragraphs import SIZE_STEP_PX, TableStyle, quantize
+from deepsynth.data.typesetting.paragraphs import SIZE_STEP_PX, Look, Paragraph, quantize
 from deepsynth.errors import UserError
 
 Overflow = Literal["error", "paginate", "shrink", "truncate"]
@@ -63,7 +64,7 @@ class PageDesign:
         line_height: distance of baselines, in units of the font size.
         justify: stretch lines to the width of the column.
         hyphenation: divides words at the end of a line.
-        table_style: what tables are set between.
+        look: how blocks are set.
         characters: number of characters on a full page, which sets the font size instead of ``font``.
     """
 
@@ -72,7 +73,7 @@ class PageDesign:
     line_height: float
     justify: bool
     hyphenation: Hyphenation | None
-    table_style: TableStyle
+    look: Look
     characters: float | None
 
 
@@ -184,14 +185,22 @@ class Composition:
 
     def _set(self, start: TextPosition, design: PageDesign, size_px: float) -> tuple[PageLayout, TextPosition | None]:
         """Return the page that begins at a position, and where the next one begins."""
-        body = design.font._replace(size_px=size_px)
+        typesetter = self._typesetter(design, size_px)
         frame = design.frame
         if _runs_right_to_left(self.source.text):
             frame = replace(frame, lefts=frame.lefts[::-1])
-        typesetter = Typesetter(
-            self.shaper, body, design.line_height, design.justify, design.hyphenation, design.table_style
-        )
         return fill_page(block_rows(self.blocks, typesetter, frame, start), frame)
+
+    def _typesetter(self, design: PageDesign, size_px: float) -> Typesetter:
+        body = design.font._replace(size_px=size_px)
+        return Typesetter(self.shaper, body, design.line_height, design.justify, design.hyphenation, design.look)
+
+    def furnished(self, layout: PageLayout, plan: Plan, number: int) -> PageLayout:
+        """Return a page with what its design has in the margins: the title above it, its number below."""
+        design = self.design(number)
+        headings = (block.text for block in self.blocks if isinstance(block, Paragraph) and block.heading)
+        title = next(headings, "") if design.look.running_head and number else ""
+        return furnish(layout, self._typesetter(design, plan.font_sizes_px[number]), design.frame, title, number + 1)
 
     def _size(self, start: TextPosition, design: PageDesign) -> float:
         """Return the font size of a page: its design's, or the one at which a full page holds so many characters.

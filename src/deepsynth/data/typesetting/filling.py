@@ -35,7 +35,7 @@ class _Filler:
         self._frame = frame
         self._layout = PageLayout()
         self._column = 0
-        self._y = frame.top
+        self._top = self._y = frame.top
         self._notes: list[LayoutRow] = []
 
     def fill(self, rows: Iterable[LayoutRow]) -> tuple[PageLayout, TextPosition | None]:
@@ -43,9 +43,14 @@ class _Filler:
         frame, layout = self._frame, self._layout
         before: LayoutRow | None = None
         for row in rows:
-            is_top = self._y == frame.top
-            if row.is_blank and is_top:
+            if row.is_blank and self._y == self._top:
                 continue
+            if row.spans and self._column == 0 and self._y == self._top:
+                self._y = self._top = self._span(row)
+                before = row
+                continue
+            if before and before.spans:
+                self._y = self._top = self._top + before.height // 2
             if not self._fits(row):
                 if row.is_blank:
                     self._y = frame.bottom
@@ -60,9 +65,9 @@ class _Filler:
                     self._set_notes()
                     return layout, row.position
                 self._set_notes()
-                self._column, self._y = self._column + 1, frame.top
+                self._column, self._y = self._column + 1, self._top
             self._check_height(row)
-            top = self._y if self._y == frame.top else self._y + row.space_before
+            top = self._y if self._y == self._top else self._y + row.space_before
             layout.add(row, self._column, frame.lefts[self._column], top)
             self._notes += row.notes
             self._y = top + row.height
@@ -70,18 +75,26 @@ class _Filler:
         self._set_notes()
         return layout, None
 
+    def _span(self, row: LayoutRow) -> int:
+        """Put a row across the columns, and return where they begin."""
+        self._check_height(row)
+        top = self._top if self._top == self._frame.top else self._top + row.space_before
+        self._layout.add(row, 0, min(self._frame.lefts), top)
+        return top + row.height
+
     def _fits(self, row: LayoutRow) -> bool:
         """Return whether the column has room for a row, its footnotes, and what may not be parted from it."""
-        if self._y == self._frame.top:
+        if self._y == self._top:
             return True
         needed = row.height + (row.height * 3 // 2 if row.keep_with_next else 0)
         return self._y + row.space_before + needed <= self._frame.bottom - _height([*self._notes, *row.notes])
 
     def _check_height(self, row: LayoutRow) -> None:
-        if row.height + _height(row.notes) > self._frame.height:
+        room = self._frame.bottom - self._top
+        if row.height + _height(row.notes) > room:
             what = "a line" if len(row.lines) == 1 else "a row of a table" if row.cells else "a figure"
             raise UserError(
-                f"{what} is {row.height + _height(row.notes)} pixels high, more than the {self._frame.height} pixels "
+                f"{what} is {row.height + _height(row.notes)} pixels high, more than the {room} pixels "
                 "between the margins; take a smaller font_size_px or margin_px, or a higher page"
             )
 

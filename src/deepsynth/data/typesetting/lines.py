@@ -21,7 +21,7 @@ from deepsynth.data.text.bidi import embedding_levels
 from deepsynth.data.text.linebreak import HYPHEN, SOFT_HYPHEN, gap_width
 from deepsynth.data.typesetting.bidi_lines import LineItem, in_visual_order
 from deepsynth.data.typesetting.hyphenation import Hyphenation
-from deepsynth.data.typesetting.paragraphs import Paragraph, RunStyle, TableStyle, quantize
+from deepsynth.data.typesetting.paragraphs import Look, Paragraph, RunStyle, quantize
 from deepsynth.data.typesetting.words import Word, break_run, direction_of, shape_marker, shaped_words, without_formulas
 
 _UNBROKEN_PX = 1_000_000
@@ -61,7 +61,7 @@ class Typesetter:
         line_height: distance of baselines, in units of the font size.
         justify: stretch white space until broken lines fill the column.
         hyphenation: divides words at the end of a line; without it they move to the next line whole.
-        table_style: what tables are set between.
+        look: how blocks are set.
     """
 
     def __init__(
@@ -71,9 +71,9 @@ class Typesetter:
         line_height: float,
         justify: bool = False,
         hyphenation: Hyphenation | None = None,
-        table_style: TableStyle = "grid",
+        look: Look = Look(),  # noqa: B008  it is frozen
     ) -> None:
-        self.table_style = table_style
+        self.look = look
         self.body = body
         self._shaper = shaper
         self._line_height = line_height

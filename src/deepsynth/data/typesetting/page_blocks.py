@@ -14,13 +14,13 @@ from deepsynth.data.markup.inline_markdown import (
     fenced,
     has_dollar_pairs,
     heading_markdown,
-    inline_html,
     inline_markdown,
 )
+from deepsynth.data.markup.table_writing import shown_cells, table_html, table_pipes
 from deepsynth.data.typesetting.blocks import Block, Figure, HorizontalRule
 from deepsynth.data.typesetting.pages import PageLayout, PlacedRow
-from deepsynth.data.typesetting.paragraphs import BODY, BOXES, Container, Paragraph, RunStyle
-from deepsynth.data.typesetting.tables import Cell, Table
+from deepsynth.data.typesetting.paragraphs import BODY, BOXES, FURNITURE, Container, Paragraph, RunStyle
+from deepsynth.data.typesetting.tables import Table
 from deepsynth.types import Box, PageBlock
 
 
@@ -87,6 +87,10 @@ class _Writer:
 
     def write(self, rows: Sequence[PlacedRow], lines: tuple[int, int], areas: tuple[Box, ...]) -> PageBlock:
         """Return a block of the page."""
+        furniture = rows[0].row.block
+        if furniture and furniture.label in FURNITURE:
+            text = " ".join([inline_markdown(runs, runs[0][1]) for _, runs in self._paragraphs(rows)])
+            return PageBlock(furniture.label, text, "", lines, areas)
         last, self._last = self._last, rows[-1]
         before = "\n\n" if last else ""
         block = _block_of(self._blocks, rows[0])
@@ -127,8 +131,8 @@ class _Writer:
             return PageBlock("rule", "---", before, lines, areas)
         if isinstance(block, Table):
             self._open, self._items = [], {}
-            cells = _shown_cells(block, rows)
-            return PageBlock("table", _html(cells), before, lines, areas, _pipes(cells))
+            cells = shown_cells(block, rows)
+            return PageBlock("table", table_html(cells), before, lines, areas, table_pipes(cells))
         if isinstance(block, Figure):
             self._open, self._items = [], {}
             self._figures += 1
@@ -242,55 +246,3 @@ def _styled(paragraph: Paragraph, text: str, start: int) -> list[Run]:
             runs.append((text[low - start : high - start], style))
         place += len(part)
     return runs
-
-
-#: Runs of each paragraph of a cell.
-_Shown = list[list[Run]]
-
-
-def _shown_cells(table: Table, rows: Sequence[PlacedRow]) -> list[list[tuple[Cell, _Shown]]]:
-    """Return the cells of a page's part of a table, by row, with what is drawn in them."""
-    found: list[list[tuple[Cell, _Shown]]] = []
-    for placed in rows:
-        row = placed.row
-        replaced = any(run.replaced for line, _, _ in row.lines for run, _ in line.places)
-        lines = iter([line for line, _, _ in row.lines])
-        counts = iter(row.cells)
-        for number in range(row.position[1], row.end):
-            found.append([])
-            for cell in table.rows[number]:
-                shown: _Shown = [list(paragraph.runs) for paragraph in cell.paragraphs]
-                own = [next(lines) for _ in range(next(counts))]
-                if replaced:
-                    text = "".join([part for line in own for part in (line.text, line.joiner)])
-                    shown = [[(text.strip(), cell.paragraphs[0].runs[0][1])]]
-                found[-1].append((cell, shown))
-    return found
-
-
-def _html(rows: Sequence[Sequence[tuple[Cell, _Shown]]]) -> str:
-    """Return cells as an HTML table; header cells are cells, as the published model writes them."""
-    lines = []
-    for cells in rows:
-        line = ""
-        for cell, shown in cells:
-            spans = (f' colspan="{cell.columns}"' if cell.columns > 1 else "") + (
-                f' rowspan="{cell.rows}"' if cell.rows > 1 else ""
-            )
-            line += f"<td{spans}>{'<br>'.join([inline_html(runs) for runs in shown])}</td>"
-        lines.append(f"<tr>{line}</tr>")
-    return f"<table>{''.join(lines)}</table>"
-
-
-def _pipes(rows: Sequence[Sequence[tuple[Cell, _Shown]]]) -> str:
-    """Return cells with pipes, "" where Markdown cannot say them so: it needs a head, and cells of one line."""
-    flat = [cell for cells in rows for cell in cells]
-    simple = all(cell.columns == cell.rows == len(shown) == 1 for cell, shown in flat)
-    if not simple or not all(cell.is_header for cell, _ in rows[0]) or any(len(r) != len(rows[0]) for r in rows):
-        return ""
-    sides = {None: "---", "left": ":--", "center": ":-:", "right": "--:"}
-    head, *rest = rows
-    lines = [[inline_markdown(shown[0], RunStyle(bold=True), cell=True) for _, shown in head]]
-    lines.append([sides[cell.paragraphs[0].align] for cell, _ in head])
-    lines += [[inline_markdown(shown[0], cell=True) for _, shown in cells] for cells in rest]
-    return "\n".join([f"| {' | '.join(cells)} |" for cells in lines])

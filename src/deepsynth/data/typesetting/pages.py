@@ -36,6 +36,11 @@ class Frame:
     bottom: int
 
     @property
+    def full_width(self) -> int:
+        """Width of all columns, pixels."""
+        return max(self.lefts) + self.width - min(self.lefts)
+
+    @property
     def height(self) -> int:
         """Height of a column, pixels."""
         return self.bottom - self.top
@@ -80,6 +85,7 @@ class LayoutRow:
         end: number of the table's row behind it.
         notes: rows of footnotes that stand at the foot of its column.
         block: what it shows, if that is no block of the document.
+        spans: whether it spans the columns, at the top of a page.
     """
 
     lines: list[tuple[LaidOutLine, int, int]]
@@ -94,6 +100,7 @@ class LayoutRow:
     end: int = 0
     notes: Sequence[LayoutRow] = ()
     block: Paragraph | None = None
+    spans: bool = False
 
     @property
     def is_blank(self) -> bool:

@@ -40,6 +40,31 @@ class RunStyle(NamedTuple):
 
 
 BODY = RunStyle()
+#: Labels of what stands in the margins.
+FURNITURE = ("header", "footer", "page_number")
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a page sets its blocks, apart from its font and columns.
+
+    Attributes:
+        table_style: what tables are set between.
+        wide_tables: whether tables fill the column.
+        centered: headings up to this level are centered.
+        bars: whether headings stand on a light bar.
+        spanning_title: whether a heading that begins the document spans the columns.
+        running_head: whether the title stands above every page but the first.
+        page_number: where the number of the page stands below it; "" is nowhere.
+    """
+
+    table_style: TableStyle = "grid"
+    wide_tables: bool = False
+    centered: int = 0
+    bars: bool = False
+    spanning_title: bool = False
+    running_head: bool = False
+    page_number: Literal["", "center", "right"] = ""
 
 
 #: What is drawn for the marks of tasks that are open and done, "[ ]" and "[x]".

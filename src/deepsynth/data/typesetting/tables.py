@@ -159,7 +159,7 @@ def _group(
             y += line.ascent + line.descent
         boxes.append((left, tops[row], right, tops[row + cell.rows]))
     decoration = _Decoration(
-        table, typesetter.table_style, rule, (0 if mirror is None else mirror - lefts[-1], lefts[-1])
+        table, typesetter.look.table_style, rule, (0 if mirror is None else mirror - lefts[-1], lefts[-1])
     )
     rules, fills = decoration.of_group(rows, boxes, tops)
     # Neighbors share the rule between them.
@@ -264,6 +264,8 @@ def _column_widths(table: Table, typesetter: Typesetter, width: int, padding: in
         words = max(typesetter.longest_word(paragraph) for paragraph in cell.paragraphs)
         _widen(natural, cell, wanted)
         _widen(smallest, cell, 2 * padding + 1 + min(words, _WORD_SHARE * width))
+    if sum(natural) <= width and typesetter.look.wide_tables:
+        return [int(column * width / sum(natural)) for column in natural]
     if sum(natural) <= width:
         return [int(column) + 1 if sum(natural) + len(natural) <= width else int(column) for column in natural]
     floors = [min(pair) for pair in zip(natural, smallest, strict=True)]

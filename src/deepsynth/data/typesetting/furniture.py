@@ -1,0 +1,45 @@
+"""What stands in the margins of a page: a running head and the page's number."""
+
+from __future__ import annotations
+
+from deepsynth.data.typesetting.lines import Typesetter
+from deepsynth.data.typesetting.pages import Frame, LayoutRow, PageLayout
+from deepsynth.data.typesetting.paragraphs import BlockLabel, Paragraph, RunStyle, Side
+
+_STYLE = RunStyle(scale=0.85)
+#: Distance from the columns, in units of the font size.
+_GAP_EM = 0.7
+
+
+def furnish(layout: PageLayout, typesetter: Typesetter, frame: Frame, title: str, number: int) -> PageLayout:
+    """Return a page with its running head and number, where its margins have room for them.
+
+    Args:
+        layout: the page.
+        typesetter: sets the lines.
+        frame: columns of the page.
+        title: the running head, as much of it as one line holds; "" is none.
+        number: number of the page, from 1.
+    """
+    look = typesetter.look
+    side: Side = "center" if look.page_number == "center" else "right"
+    head = _row(title, "header", "center", typesetter, frame) if title else None
+    foot = _row(str(number), "page_number", side, typesetter, frame) if look.page_number else None
+    gap, left = typesetter.pixels(_GAP_EM), min(frame.lefts)
+    whole = PageLayout()
+    if head and head.height + gap <= frame.top:
+        whole.add(head, 0, left, frame.top - gap - head.height)
+    shift = len(whole.lines)
+    whole.lines += layout.lines
+    whole.rows += [row._replace(first_line=row.first_line + shift) for row in layout.rows]
+    if foot and foot.height + gap <= frame.top:  # the margin is the same on every side
+        whole.add(foot, len(frame.lefts) - 1, left, frame.bottom + gap)
+    return whole
+
+
+def _row(text: str, label: BlockLabel, side: Side, typesetter: Typesetter, frame: Frame) -> LayoutRow:
+    paragraph = Paragraph(((text, _STYLE),), align=side, label=label)
+    line = next(typesetter.lines(paragraph, frame.full_width))
+    line.joiner = line.ending = "\n"
+    height = line.ascent + line.descent
+    return LayoutRow([(line, 0, line.ascent)], height, position=(-1, 0), block=paragraph)

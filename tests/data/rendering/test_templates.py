@@ -1,0 +1,135 @@
+"""Typographic templates: what they set, what a user's options keep, and what stands in the margins."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+from deepsynth.data.processing.targets import Targets, block_box
+from deepsynth.data.rendering.renderer import TextRenderer
+from deepsynth.data.rendering.templates import Template, typography
+from deepsynth.errors import UserError
+from deepsynth.types import Document, Page
+
+PAGE: dict[str, Any] = {
+    "page_width_px": 500,
+    "page_height_px": 640,
+    "system_fonts": False,
+    "markup": "markdown",
+}
+TEXT = "# The title of it\n\n" + "\n\n".join(f"## Part {n}\n\n" + "words of a part " * 60 for n in range(8))
+
+
+def render(template: str, seed: int = 0, text: str = TEXT, **options: Any) -> list[Page]:
+    renderer = TextRenderer(**{**PAGE, **options}, templates=(template,))
+    return renderer(Document("d", text), np.random.default_rng(seed))
+
+
+def test_an_article_has_its_title_across_two_columns_and_its_number_below() -> None:
+    heads = 0
+    for seed in range(6):
+        first, second, *_ = pages = render("article", seed)
+        title = first.blocks[0]
+        box = block_box(first, title)
+        assert title.label == "title"
+        assert box is not None
+        assert abs((box[0] + box[2]) / 2 - 250) <= 2
+        lefts = {round(line.box[0]) for line in first.lines[1:-1] if line.text.startswith("words")}
+        assert min(lefts) < 60
+        assert 245 < max(lefts) < 275
+        assert all(line.box[1] >= box[3] for line in first.lines[1:])
+        for number, page in enumerate(pages):
+            assert page.lines[-1].text == str(number + 1)
+            assert page.blocks[-1].label == "page_number"
+            assert page.lines[-1].box[1] > max(line.box[3] for line in page.lines[:-1])
+        if second.blocks[0].label == "header":
+            heads += 1
+            assert second.lines[0].text == "The title of it"
+            assert second.lines[0].box[3] < min(line.box[1] for line in second.lines[1:])
+        assert first.blocks[0].label == "title"
+    assert 0 < heads < 6
+
+
+def test_what_stands_in_the_margins_is_seen_and_not_part_of_the_document() -> None:
+    page = render("report", 0)[1]
+    assert page.text.startswith("The title of it\n")
+    assert page.text.endswith("\n2")
+    markdown = Targets({"markdown": 1.0}).draw(page, np.random.default_rng(0))
+    grounded = Targets({"grounded": 1.0}).draw(page, np.random.default_rng(0))
+    assert markdown is not None
+    assert grounded is not None
+    assert "The title" not in markdown.text
+    assert markdown.text == markdown.text.strip()
+    assert not markdown.text.endswith("2")
+    assert grounded.text.startswith("<|ref|>header<|/ref|>")
+    assert "<|ref|>page_number<|/ref|>" in grounded.text
+
+
+@pytest.mark.parametrize("template", get_args(Template))
+def test_a_template_keeps_the_text_and_varies_by_the_document_alone(template: str) -> None:
+    words = [word for page in render(template) for block in page.blocks for word in block.markdown.split()]
+    assert words.count("words") == 8 * 60
+    looks = set()
+    for seed in range(8):
+        pages = render(template, seed)
+        sizes = {page.stats["font_size_px"] for page in pages}
+        assert len(sizes) == 1
+        assert len({page.lines[1].font.removesuffix(" Bold") for page in pages}) == 1
+        looks.add((*sizes, round(min(line.box[0] for line in pages[0].lines))))
+    assert len(looks) > 3
+
+
+def test_a_receipt_is_narrow_in_one_width_of_letters_or_as_wide_as_the_page() -> None:
+    widths = {}
+    for seed in range(8):
+        page = render("receipt", seed, "# Shop\n\n| Item | Price |\n|:--|--:|\n| Rope | 2.50 |")[0]
+        fonts = {line.font for line in page.lines}
+        table = block_box(page, page.blocks[-1])
+        assert table is not None
+        widths["Mono" in str(fonts)] = table[2] - table[0]
+    assert widths[True] < 0.6 * 500 < 0.75 * 500 < widths[False]
+
+
+def test_headings_of_a_form_stand_on_bars_and_its_tables_fill_the_column() -> None:
+    text = "# Form\n\n## Part\n\n<table><tr><td>Name<br>x</td><td>Born</td></tr></table>"
+    bars = 0
+    for seed in range(6):
+        (page,) = render("form", seed, text)
+        heading, table = page.blocks[1], page.blocks[2]
+        bars += bool(heading.areas)
+        box = block_box(page, table)
+        assert box is not None
+        assert box[2] - box[0] > 0.75 * 500
+        if heading.areas:
+            left, top, right, _ = map(int, heading.areas[0])
+            assert 200 < np.asarray(page.image.convert("L"))[top, right - 2] < 250
+            assert right - left > 0.75 * 500
+    assert bars
+
+
+def test_fonts_and_sizes_of_the_user_win() -> None:
+    (page, *_) = render("article", fonts=("DejaVu Sans Mono",), font_size_px=9.0)
+    assert page.stats["font_size_px"] == 9.0
+    assert {line.font for line in page.lines} <= {"DejaVu Sans Mono", "DejaVu Sans Mono Bold"}
+
+
+def test_pages_one_by_one_equal_those_of_the_document() -> None:
+    renderer = TextRenderer(**PAGE, templates=("article", "report"))
+    document = Document("d", TEXT)
+    pages = renderer(document, np.random.default_rng(1))
+    for number, page in enumerate(pages):
+        alone = renderer.page(document, np.random.default_rng(1), number)
+        assert alone.image.tobytes() == page.image.tobytes()
+        assert alone.blocks == page.blocks
+
+
+def test_extreme_draws_leave_room_for_text() -> None:
+    for template in get_args(Template):
+        for draw in (0.0, 0.999):
+            found = typography(template, [draw] * 8, (256, 256))
+            assert found.frame.width > 40
+            assert found.size_px > 3
+    with pytest.raises(UserError, match=r"templates has 'poster'; it must have some of article, report"):
+        TextRenderer(templates=("poster",))  # type: ignore[arg-type]
