@@ -1,4 +1,4 @@
-"""Draw the templates and table styles of docs/how-it-works/rendering.md: python scripts/draw_structure_sheet.py docs/images."""
+"""Draw the templates and table styles: python scripts/draw_structure_sheet.py docs/images."""
 
 from __future__ import annotations
 
