@@ -94,8 +94,7 @@ def sample(files: Iterable[Path], count: int, seed: int) -> list[Bug]:
     found: list[Bug] = []
     for place in generator.sample(sorted(places), len(places)):
         mutations = sorted(places[place], key=lambda one: (one.operator_name, one.occurrence))
-        bugs = [bug for bug in map(bug_of, generator.sample(mutations, len(mutations))) if bug is not None]
-        found += bugs[:1]
+        found += islice(filter(None, map(bug_of, generator.sample(mutations, len(mutations)))), 1)
         if len(found) == count:
             break
     return sorted(found, key=lambda bug: (bug.path, bug.line))
