@@ -101,14 +101,14 @@ def sample(files: Iterable[Path], count: int, seed: int) -> list[Bug]:
 
 
 def bug_of(mutation: MutationSpec) -> Bug | None:
-    """Return what a mutation of cosmic-ray makes of its file; ``None`` for what Python itself would refuse."""
+    """Return what a mutation of cosmic-ray makes of its file; ``None`` for what it or Python itself refuses."""
     operator = cosmic_ray.plugins.get_operator(mutation.operator_name)(**mutation.operator_args)
     source = (ROOT / mutation.module_path).read_text(encoding="utf-8")
-    content = mutate_code(source, operator, mutation.occurrence)
-    assert content is not None, mutation
     try:
+        content = mutate_code(source, operator, mutation.occurrence)
+        assert content is not None, mutation
         ast.parse(content)
-    except SyntaxError:
+    except (SyntaxError, AttributeError):  # of cosmic-ray: an exception whose name has a dot
         return None
     return Bug(mutation.module_path, mutation.start_pos[0], content)
 
