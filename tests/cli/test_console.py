@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.version import Version
 
+from deepsynth import PeftModule
 from deepsynth.cli.commands import print_line
-from deepsynth.cli.console import KNOWN_CHATTER, KNOWN_NOISE, NOISE_WITHOUT_TRAINING, LineHandler, prepare
+from deepsynth.cli.console import (
+    KNOWN_CHATTER,
+    KNOWN_NOISE,
+    NOISE_WITHOUT_TRAINING,
+    LineHandler,
+    check_weights,
+    prepare,
+)
 from deepsynth.cli.errors import one_line
 
 TESTED = (Path(__file__).parents[2] / "constraints" / "tested.txt").read_text()
@@ -59,3 +69,33 @@ def test_advertisements_are_dropped_and_news_are_not(caplog: pytest.LogCaptureFi
             logger.info(text)
         logger.info("the run folder")
     assert [record.getMessage() for record in caplog.records] == ["the run folder"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "subcommand", "checkpoint", "warned", "told"),
+    [
+        ({"model_name": "deepsynth/tiny-random"}, "fit", None, True, False),
+        ({"model_name": "deepsynth/tiny", "weights": "random"}, "fit", None, True, False),
+        ({"model_name": "deepsynth/tiny"}, "fit", None, False, False),
+        ({"model_name": "deepsynth/tiny"}, "predict", None, False, True),
+        ({"model_name": "deepsynth/tiny"}, "predict", "run.ckpt", False, False),
+        ({"model_name": "deepsynth/tiny-random"}, "predict", None, True, True),
+        ({"model_name": "deepsynth/tiny-random", "adapter": "folder"}, "predict", None, False, False),
+    ],
+)
+def test_random_weights_and_an_untuned_model_are_named(
+    settings: dict[str, Any],
+    subcommand: str,
+    checkpoint: str | None,
+    warned: bool,
+    told: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        check_weights(PeftModule(**settings), subcommand, checkpoint)
+    said = [str(warning.message) for warning in found]
+    assert [f"{settings['model_name']} has random weights" in line for line in said] == [True] * warned
+    assert all(("or an adapter" in line) == told for line in said)
+    assert (f"predicting with {settings['model_name']} as it comes" in caplog.text) == told

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont, features
 
 from deepsynth.data.fonts.files import bundled_folder
-from deepsynth.data.rendering.renderer import TextRenderer
+from deepsynth.data.fonts.library import FontLibrary
+from deepsynth.data.rendering.renderer import TextRenderer, forget_drawn_text
 from deepsynth.data.text.cleaning import clean_text, fold_whitespace
 from deepsynth.data.typesetting.pages import join_pages
 from deepsynth.errors import UserError
@@ -475,3 +476,22 @@ def test_any_text_is_drawn_whole_when_missing_characters_are_replaced(text, size
     assert all(a == b or a == "\ufffd" for a, b in zip(shown, source, strict=True))
     replaced = sum(a != b for a, b in zip(shown, source, strict=True))
     assert sum(page.stats["characters_replaced"] for page in pages) == replaced
+
+
+def test_what_was_drawn_is_kept_until_it_is_to_be_forgotten(monkeypatch):
+    made = []
+
+    class Counted(FontLibrary):
+        def __init__(self, *args):
+            made.append(args)
+            super().__init__(*args)
+
+    monkeypatch.setattr("deepsynth.data.rendering.renderer.FontLibrary", Counted)
+    forget_drawn_text()
+    first = [page.image.tobytes() for page in render("some words")]
+    for libraries in (1, 2):
+        assert [page.image.tobytes() for page in render("some words")] == first
+        assert len(made) == libraries
+        forget_drawn_text()
+        render("some words")
+    forget_drawn_text()  # no other test goes on with this library
