@@ -4,6 +4,7 @@ from deepsynth.callbacks.adapter_checkpoint import AdapterCheckpoint
 from deepsynth.callbacks.hub_checkpoint import HubCheckpoint
 from deepsynth.callbacks.prediction_writer import PredictionWriter
 from deepsynth.callbacks.process_guard import ProcessGuard
+from deepsynth.callbacks.report.run_report import RunReport
 from deepsynth.callbacks.run_plan import FinalValidation, RunPlan
 from deepsynth.callbacks.sample_gallery import SampleGallery
 from deepsynth.callbacks.text_metrics import TextMetrics
@@ -17,6 +18,7 @@ __all__ = [
     "PredictionWriter",
     "ProcessGuard",
     "RunPlan",
+    "RunReport",
     "SampleGallery",
     "TextMetrics",
     "Throughput",

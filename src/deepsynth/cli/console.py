@@ -182,7 +182,9 @@ def results(trainer: Any) -> list[str]:
         if best is not None and best.best_model_score is not None:
             line += f"; best {float(best.best_model_score):.4f}: {_relative(best.best_model_path)}"
         lines.append(line)
-    return [*lines, f"run folder: {trainer.default_root_dir}"]
+    lines.append(f"run folder: {trainer.default_root_dir}")
+    report = Path(trainer.default_root_dir) / "report.html"
+    return [*lines, f"report: {report}"] if report.is_file() else lines
 
 
 def progress_bar(trainer: Any, given: Sequence[Callback]) -> list[Callback]:

@@ -74,6 +74,7 @@ def quickstart(args: Sequence[str]) -> None:
         print_line(f"{label:<{width}}  {before:6.3f}  {after:6.3f}")
     print_line("")
     print_line(f"Look at the pages and what the model made of them: {run / 'gallery.html'}")
+    print_line(f"Learning curves and errors: {run / 'report.html'}")
     print_line("Next, your own scans: deepsynth fit --config finetune --data.source.path=FOLDER")
 
 

@@ -19,7 +19,7 @@ from deepsynth.io.locks import FileLock
 LOCK_FILE = "run.lock"
 
 #: What a run writes before its first step.
-_STARTED = ("config*.yaml", "hparams.yaml", "gallery.html", "events.out.tfevents.*", "lock", LOCK_FILE)
+_STARTED = ("config*.yaml", "hparams.yaml", "gallery.html", "report.html", "events.out.tfevents.*", "lock", LOCK_FILE)
 
 #: How often a folder is made whose parents other runs remove.
 _ATTEMPTS = 10

@@ -22,6 +22,7 @@ from deepsynth.callbacks import (
     PredictionWriter,
     ProcessGuard,
     RunPlan,
+    RunReport,
     SampleGallery,
     Throughput,
     VramMonitor,
@@ -255,7 +256,7 @@ class DeepSynthCLI(LightningCLI):
             return [ProcessGuard(), VramMonitor()]
         callbacks: list[Callback] = [ProcessGuard(), VramMonitor(), Throughput(), RunPlan()]
         if self.setting("trainer", instantiated=True).get("logger") is not False:
-            callbacks += [LearningRateMonitor("step"), RowsBeforeCheckpoints()]
+            callbacks += [LearningRateMonitor("step"), RowsBeforeCheckpoints(), RunReport()]
         reads = bool(self.model.generation.samples) and self.datamodule.holds_out_validation
         if reads:
             callbacks.append(SampleGallery())

@@ -1,0 +1,1 @@
+"""One page about a run: learning curves, and where the errors are."""
