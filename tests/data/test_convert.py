@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lxml import etree
@@ -27,6 +28,12 @@ DOCUMENTS = [
     Document("a/long one", LONG, language="en", source="s"),
     Document("b", "a text & <more>", prompt="<image>\nRead it."),
 ]
+NOISE = np.random.default_rng(0).integers(0, 256, (2, 70, 90, 3), dtype=np.uint8)
+SCANS = [
+    Document("in/r.png", "read me", image=Image.fromarray(NOISE[0]), prompt="<image>\nFree OCR.", language="en"),
+    Document("in/r.png~prompt2", "one", image=Image.fromarray(NOISE[0]), prompt="How many?\n<image>"),
+    Document("s", "two\nlines", image=Image.fromarray(NOISE[1, :50])),
+]
 SUMMARIES = [Document("c", LONG, target="short"), Document("d", "text", target="shorter")]
 
 
@@ -43,7 +50,7 @@ def samples(documents: Any, pipeline: Pipeline) -> list[Sample]:
     return [sample for sample in found if sample is not None]
 
 
-@pytest.mark.parametrize("documents", [DOCUMENTS, SUMMARIES], ids=["pages", "summaries"])
+@pytest.mark.parametrize("documents", [DOCUMENTS, SCANS, SUMMARIES], ids=["pages", "scans", "summaries"])
 @pytest.mark.parametrize(("form", "source"), [("jsonl", JsonlSource), ("parquet", ParquetSource)])
 def test_rows_give_the_same_samples(
     form: Any, source: Any, documents: list[Document], pipeline: Pipeline, tmp_path: Path
