@@ -66,6 +66,28 @@ def test_of_the_texts_that_are_next_the_longest_expected_come_first(model: Any) 
     assert found == read(model, NAME, batch_of(NAME, of), 2)
 
 
+@pytest.mark.parametrize("steps", [FreeSteps, StaticSteps])
+def test_texts_that_end_out_of_order_and_canceled_ones_leave_the_others_as_they_are(model: Any, steps: Any) -> None:
+    of = samples(NAME, 6)
+    limits = [12, 2, 9, 30, 7, 5]
+    alone = [read(model, NAME, batch_of(NAME, [sample]), limit)[0] for sample, limit in zip(of, limits, strict=True)]
+    decoder = Decoder(model, tokenizer_of(NAME), slots=3, steps=steps)
+    assert decoder.submit(batch_of(NAME, of[:4]), limits[:4]) == range(4)
+    found = dict(decoder.step())
+    written = dict(decoder.unfinished())
+    assert set(written) == {0, 1, 2} - set(found)
+    for number, ids in written.items():
+        assert tuple(ids) == alone[number].ids[: len(ids)]
+    decoder.cancel({0, 3})  # one that is being written, whose slot another takes, and one that waits
+    assert 0 not in dict(decoder.unfinished())
+    assert decoder.submit(batch_of(NAME, of[4:]), limits[4:]) == range(4, 6)
+    assert decoder.waiting == 2
+    for _ in range(60):
+        found |= dict(decoder.step())
+    assert found == {number: alone[number] for number in (1, 2, 4, 5)}
+    assert len(decoder) == 0
+
+
 def test_a_deadline_gives_all_up_and_the_decoder_may_be_used_again(model: Any) -> None:
     of = samples(NAME, 2)
     decoder = Decoder(model, tokenizer_of(NAME), slots=2)

@@ -243,6 +243,13 @@ def benchmark(args: list[str]) -> None:
     call("benchmark", components, args).run(print_line)
 
 
+def serve(args: list[str]) -> None:
+    """Run ``deepsynth serve --ckpt_path FOLDER``."""
+    from deepsynth.serving.command import Serve
+
+    call("serve", Serve, args).run(print_line)
+
+
 def compare(args: list[str]) -> None:
     """Run ``deepsynth compare --config … --backends … --output DIR``."""
     from deepsynth.measurement.compare import CompareBackends
@@ -280,4 +287,5 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "compare": compare,
     "evaluate": evaluate,
     "hub": hub,
+    "serve": serve,
 }

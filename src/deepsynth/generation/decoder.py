@@ -6,7 +6,7 @@ S  slots: rows that are generated at the same time
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -56,6 +56,9 @@ class Decoder:
     each S that follow one another, those with the longest expected text come first, so that texts of like length are
     generated together, and the end of the data does not wait for a last long one.
 
+    A service has no order to keep: it calls :meth:`step`, which returns what has ended, looks at :meth:`unfinished`
+    texts and drops some with :meth:`cancel`. Of one decoder use either that or :meth:`advance`.
+
     Args:
         model: a model of the DeepSeek-OCR family, or peft's around one; its weights are read, never copied.
         tokenizer: decodes the generated tokens.
@@ -102,15 +105,26 @@ class Decoder:
         return self._submitted - self._handed_out
 
     @torch.inference_mode()
-    def submit(self, batch: Batch, max_new_tokens: int) -> None:
-        """Encode the pages of a batch and let its samples wait; the pixels are not kept."""
+    def submit(self, batch: Batch, max_new_tokens: int | Sequence[int]) -> range:
+        """Encode the pages of a batch and let its samples wait; the pixels are not kept.
+
+        Args:
+            batch: on the device of the model, in the dtype of its weights.
+            max_new_tokens: of every sample, or of each.
+
+        Returns:
+            The numbers of the samples, which count on from batch to batch.
+        """
+        limits = [max_new_tokens] * len(batch) if isinstance(max_new_tokens, int) else max_new_tokens
         self._steps.refresh()
         with self._runner.at_work():
             prompts = self._runner.prompts(batch.prompts)
-        for prompt, target in zip(prompts, batch.targets, strict=True):
-            state = GenerationState(self._tokenizer.eos_token_id, max_new_tokens, self._repetition)
+        first = self._submitted
+        for prompt, target, limit in zip(prompts, batch.targets, limits, strict=True):
+            state = GenerationState(self._tokenizer.eos_token_id, limit, self._repetition)
             self._waiting.append(_Row(self._submitted, prompt, len(target), state))
             self._submitted += 1
+        return range(first, self._submitted)
 
     @torch.inference_mode()
     def advance(self, *, drain: bool, deadline: float | None = None) -> list[Generation] | None:
@@ -139,6 +153,41 @@ class Decoder:
             texts.append(self._done.pop(self._handed_out))
             self._handed_out += 1
         return texts
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[int, Generation]]:
+        """Fill free slots with samples that wait, and write the next tokens of each row.
+
+        Returns:
+            The texts that have ended, with their numbers, in any order.
+        """
+        self._steps.refresh()
+        with self._runner.at_work():
+            self._admit()
+            if self._rows:
+                self._write()
+        ended, self._done = list(self._done.items()), {}
+        self._handed_out += len(ended)
+        return ended
+
+    @property
+    def waiting(self) -> int:
+        """The number of samples that have no slot yet."""
+        return len(self._waiting)
+
+    def unfinished(self) -> Iterator[tuple[int, list[int]]]:
+        """Yield the number of each text that is being written and its tokens so far, for looking at them."""
+        for row in self._rows:
+            yield row.number, row.state.ids
+
+    def cancel(self, numbers: Collection[int]) -> None:
+        """Give up samples that have not ended; numbers of others do nothing."""
+        before = len(self._waiting) + len(self._rows)
+        self._waiting = [row for row in self._waiting if row.number not in numbers]
+        for slot in reversed(range(len(self._rows))):
+            if self._rows[slot].number in numbers:
+                self._free(slot)
+        self._handed_out += before - len(self._waiting) - len(self._rows)
 
     def _admit(self) -> None:
         """Prefill samples that wait until every slot is taken; a text may end with its first token."""
@@ -184,7 +233,11 @@ class Decoder:
             if row.state.stop is None:
                 continue
             self._done[row.number] = to_generation(row.state, self._tokenizer, row.logprobs)
-            last = self._rows.pop()
-            if last is not row:
-                self._cache.move(len(self._rows), slot, last.position)
-                self._rows[slot] = last
+            self._free(slot)
+
+    def _free(self, slot: int) -> None:
+        """Take the row out of a slot; the last one moves there."""
+        last = self._rows.pop()
+        if slot < len(self._rows):
+            self._cache.move(len(self._rows), slot, last.position)
+            self._rows[slot] = last

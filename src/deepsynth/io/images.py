@@ -51,6 +51,10 @@ _TURNS = {
 _BROKEN_IMAGE = (OSError, RuntimeError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 
 
+class ImageTooLarge(UserError):
+    """An image of more pixels than are allowed."""
+
+
 def highest_max_pixels() -> int:
     """Return the highest limit of pixels that can be set: beyond it Pillow itself refuses."""
     return 2 * (Image.MAX_IMAGE_PIXELS or 2**62)
@@ -206,7 +210,7 @@ def _check_size(name: str, size: tuple[int, int], max_pixels: int) -> None:
     if width * height < 2:
         raise UserError(f"{name}: {width} x {height} pixels are not a page; remove it")
     if width * height > max_pixels:
-        raise UserError(
+        raise ImageTooLarge(
             f"{name}: {width:,} x {height:,} pixels, more than {max_pixels:,}; scale it down, or raise "
             f"data.max_image_pixels (up to {highest_max_pixels():,}) if you trust the file"
         )

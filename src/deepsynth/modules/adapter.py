@@ -107,8 +107,8 @@ def from_file_name(name: str) -> str:
     return _PUBLISHED_NAME.sub(r"\1language_model.", name)
 
 
-def read_adapter(model: Any, folder: Path) -> None:
-    """Load the weights of a plain peft folder into the adapter that ``model`` has.
+def read_adapter(model: Any, folder: Path, adapter_name: str = "default") -> None:
+    """Load the weights of a plain peft folder into an adapter that ``model`` has, by peft's name.
 
     Raises:
         UserError: when the folder holds no adapter, or one that does not fit, with the keys.
@@ -122,7 +122,7 @@ def read_adapter(model: Any, folder: Path) -> None:
         state = {from_file_name(name): tensor for name, tensor in load_file(file).items()}
     except (OSError, SafetensorError) as error:
         raise UserError(f"model.adapter: {file} cannot be read as an adapter: {error}") from error
-    own = get_peft_model_state_dict(model, save_embedding_layers=False)
+    own = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
     wrong = sorted(
         {name for name in own.keys() | state.keys() if name not in own or name not in state}
         | {name for name in own.keys() & state.keys() if own[name].shape != state[name].shape}
@@ -135,7 +135,7 @@ def read_adapter(model: Any, folder: Path) -> None:
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, tensor in state.items():
-            parameters[re.sub(r"(lora_\w+?)(\.weight)?$", r"\1.default\2", name)].copy_(tensor)
+            parameters[re.sub(r"(lora_\w+?)(\.weight)?$", rf"\1.{adapter_name}\2", name)].copy_(tensor)
 
 
 def adapter_record(module: Any) -> str:

@@ -31,6 +31,13 @@ _ROWS_ON_A_GPU = 32
 _FILLED = 0.9
 
 
+def limit_for(longest_target: int) -> int:
+    """Return the most tokens of a text: a quarter more than the longest target; 0 stands for one that is not known."""
+    if not longest_target:
+        return LIMIT_WITHOUT_TARGETS
+    return -(-longest_target * 5 // (4 * _LIMIT_STEP)) * _LIMIT_STEP
+
+
 class TextGenerator:
     """Generates the texts of batches as the settings ``generation`` of a module say.
 
@@ -72,9 +79,7 @@ class TextGenerator:
         if not self.longest_target and self._module.adapter:
             self.longest_target = recorded_longest_target(Path(self._module.adapter))
         self.longest_target = max(self.longest_target, own)
-        if not self.longest_target:
-            return LIMIT_WITHOUT_TARGETS
-        return -(-self.longest_target * 5 // (4 * _LIMIT_STEP)) * _LIMIT_STEP
+        return limit_for(self.longest_target)
 
     def add_listener(self, listener: Callable[[str | None], None]) -> None:
         """Have a function called with "generation" when generation begins and with ``None`` when it is over."""

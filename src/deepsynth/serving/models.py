@@ -1,0 +1,210 @@
+"""A base model with several adapters, and a decoder for each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deepsynth.data import Collator, OcrProcessor
+from deepsynth.errors import UserError
+from deepsynth.generation import Decoder
+from deepsynth.models.lora import LoraSettings, lora_config
+from deepsynth.models.quantization.quantize import Kind
+from deepsynth.models.registry import load_pretrained
+from deepsynth.modules import FullModule, PeftModule
+from deepsynth.modules.adapter import adapter_settings, json_object, read_adapter, recorded_longest_target
+from deepsynth.modules.base import DeepSynthModule
+from deepsynth.modules.settings import Dtype, GenerationSettings
+from deepsynth.modules.text_generator import LIMIT_WITHOUT_TARGETS, limit_for
+from deepsynth.types import Sample
+
+_NAME = re.compile(r"[\w.-]{1,100}")
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What requests choose by ``model``.
+
+    Attributes:
+        name: which they give.
+        folder: an adapter's; ``None`` for the base model as it is.
+        base: a built-in model, a local folder or a Hub repository.
+        prompt: that the adapter was trained with; ``None`` for the published one.
+        max_new_tokens: of a text.
+    """
+
+    name: str
+    folder: Path | None
+    base: str
+    prompt: str | None = None
+    max_new_tokens: int = LIMIT_WITHOUT_TARGETS
+
+    @classmethod
+    def of(cls, name: str, folder: Path, base: str | None, max_new_tokens: int | None) -> ServedModel:
+        """Return what a folder holds: an adapter, or a whole model.
+
+        Args:
+            name: for requests.
+            folder: of :meth:`DeepSynthModule.save_adapter`, of peft, or of transformers.
+            base: to take in place of the one that the adapter names.
+            max_new_tokens: of a text; by default a quarter more than the longest text of the training.
+
+        Raises:
+            UserError: when it holds neither, or its files are broken.
+        """
+        if not _NAME.fullmatch(name):
+            raise UserError(f"--ckpt_path: the name {name!r} must be letters, digits, dots and dashes: NAME=FOLDER")
+        limit = max_new_tokens or limit_for(recorded_longest_target(folder))
+        record = json_object(folder / "deepsynth.json") if (folder / "deepsynth.json").is_file() else {}
+        prompt = record.get("prompt")
+        prompt = prompt if isinstance(prompt, str) and prompt.count("<image>") == 1 else None
+        if (folder / "adapter_config.json").is_file():
+            stored = adapter_settings(folder).get("model_name")
+            named = base or stored or json_object(folder / "adapter_config.json").get("base_model_name_or_path")
+            if not isinstance(named, str):
+                raise UserError(f"{folder}/adapter_config.json names no base model; give it with --model_name")
+            return cls(name, folder, named, prompt, limit)
+        if (folder / "config.json").is_file():
+            return cls(name, None, str(folder), prompt, limit)
+        raise UserError(f"--ckpt_path is {folder}, which holds no adapter_config.json and no config.json")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """How the model is loaded and generates.
+
+    Attributes:
+        models: what requests may choose, all of one base; the first is the default.
+        slots: texts of a model that are written at the same time.
+        dtype: of the frozen weights.
+        quantization: of the frozen weights.
+        compile: what the decoder compiles, by ``model.generation.compile``.
+        mode: resolution by name; by default that of the model's ``processor_config.json``.
+    """
+
+    models: tuple[ServedModel, ...]
+    slots: int
+    dtype: Dtype = "auto"
+    quantization: Kind = "none"
+    compile: str = "auto"
+    mode: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be served together.
+
+        Raises:
+            UserError: with the models.
+        """
+        bases = {model.base for model in self.models}
+        if len(bases) > 1:
+            raise UserError(f"--ckpt_path: one service has one base model, not {', '.join(sorted(bases))}")
+        names = [model.name for model in self.models]
+        if len(set(names)) < len(names):
+            raise UserError(f"--ckpt_path: {', '.join(names)} are not all different; name them: NAME=FOLDER")
+        if self.slots < 1:
+            raise UserError(f"--slots is {self.slots}; it must be at least 1")
+        if len(names) > 1 and self.quantization != "none":
+            raise UserError("--quantization is for one adapter; serve several in the model's own precision")
+
+
+class ModelPool:
+    """The loaded model; one thread uses it.
+
+    Args:
+        settings: of the service.
+        device: torch's name.
+    """
+
+    def __init__(self, settings: ModelSettings, device: str) -> None:
+        self.settings = settings
+        self.models = {model.name: model for model in settings.models}
+        self.processor = OcrProcessor(settings.models[0].base, mode=settings.mode)
+        self.token_budget = self.processor.token_budget
+        self._collator = Collator(self.processor.pad_token_id)
+        self._module = _load(settings, torch.device(device))
+        self._decoders: dict[str, Decoder] = {}
+        self._active = settings.models[0].name
+        self.processor.longest_side_px  # noqa: B018  loads what threads would load at the same time
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the texts, which no other thread encodes with."""
+        return self._module.processor.tokenizer
+
+    def use(self, name: str) -> Decoder:
+        """Make a model the active one and return its decoder, which belongs to it alone: graphs stay valid."""
+        if name != self._active:
+            self._module.model.set_adapter(_peft_name(self.settings, name), inference_mode=True)
+            self._active = name
+        if name not in self._decoders:
+            self._decoders[name] = self._module.text_generator.make_decoder(self.settings.slots)
+        return self._decoders[name]
+
+    def submit(self, name: str, samples: Sequence[Sample], max_new_tokens: Sequence[int]) -> range:
+        """Let a model begin with samples; see :meth:`Decoder.submit`."""
+        decoder = self.use(name)
+        batch = self._module.in_weights_dtype(self._collator(samples).to(self._module.device))
+        with self._module.generation_context():
+            return decoder.submit(batch, max_new_tokens)
+
+    def forget(self, name: str) -> None:
+        """Throw the decoder of a model away, with all that it was writing."""
+        self._decoders.pop(name, None)
+
+
+def _peft_name(settings: ModelSettings, name: str) -> str:
+    """Return what peft calls an adapter: the first one ``default``, as modules do; others must not clash with it."""
+    return "default" if name == settings.models[0].name else f"served_{name}".replace(".", "_")
+
+
+def _load(settings: ModelSettings, device: torch.device) -> DeepSynthModule:
+    """Return the base model with all adapters, on its device."""
+    first = settings.models[0]
+    generation = GenerationSettings(compile=settings.compile, max_new_tokens=first.max_new_tokens)  # type: ignore[arg-type]
+    module: DeepSynthModule
+    if first.folder is None:
+        dtype = settings.dtype
+        if dtype == "auto":  # FullModule's own is for training
+            resolved = PeftModule(first.base).dtype_on(device.type)
+            dtype = str(resolved).removeprefix("torch.")  # type: ignore[assignment]
+        if settings.quantization != "none":
+            raise UserError("--quantization is for an adapter on its base; a whole model keeps its weights")
+        module = FullModule(first.base, dtype=dtype, generation=generation)
+    else:
+        module = PeftModule(
+            first.base,
+            adapter=str(first.folder),
+            dtype=settings.dtype,
+            quantization=settings.quantization,
+            lora=_lora_of(first.folder),
+            generation=generation,
+        )
+    module.to(device)
+    module.configure_model()
+    for other in settings.models[1:]:
+        _add(module, other, _peft_name(settings, other.name))
+    module.model.requires_grad_(False).eval()
+    return module
+
+
+def _lora_of(folder: Path) -> LoraSettings:
+    stored = adapter_settings(folder)
+    shape = {key.removeprefix("lora."): value for key, value in stored.items() if key.startswith("lora.")}
+    return replace(LoraSettings(), **shape)
+
+
+def _add(module: DeepSynthModule, model: ServedModel, name: str) -> None:
+    """Load a further adapter."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    if model.folder is None or not module.TRAINS_ADAPTERS:
+        raise UserError("--ckpt_path: several adapters of one base can be served together, and no whole models")
+    with torch.device("meta"):  # the parts are found in a model without adapters
+        base = AutoModelForImageTextToText.from_config(load_pretrained(AutoConfig, model.base))
+    module.model.add_adapter(name, lora_config(base, _lora_of(model.folder), base_model_name=model.base))
+    read_adapter(module.model, model.folder, name)

@@ -1,0 +1,41 @@
+"""Texts while they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from deepsynth.models.markup import text_codec
+
+#: Stands for bytes that are no character yet.
+_INCOMPLETE = "\ufffd"
+
+
+class TextStream:
+    """Turns growing tokens into pieces of text, each token decoded a few times at most.
+
+    A piece is what a window of tokens says beyond what its beginning says: a tokenizer may write a token in another way
+    at the start of a text than behind others, and a character may take several tokens.
+
+    Args:
+        tokenizer: of the model.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._codec = text_codec(tokenizer)
+        self._window = self._sent_tokens = 0
+        self._sent: list[str] = []
+
+    def add(self, ids: Sequence[int]) -> str:
+        """Return the text that is new with the tokens so far, without an incomplete character at its end."""
+        before = self._codec.decode(ids[self._window : self._sent_tokens])
+        now = self._codec.decode(ids[self._window :])
+        if now.endswith(_INCOMPLETE) or len(now) <= len(before):
+            return ""
+        self._window, self._sent_tokens = self._sent_tokens, len(ids)
+        self._sent.append(now[len(before) :])
+        return self._sent[-1]
+
+    def rest(self, text: str) -> str:
+        """Return what is missing of the whole text."""
+        return text[sum(map(len, self._sent)) :]
