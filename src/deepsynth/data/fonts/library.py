@@ -60,8 +60,8 @@ class FontLibrary:
         #: The first face of a family and style, and characters that it is known to have: most words need no more.
         self._known: dict[tuple[str, bool, bool], tuple[FontFile, set[str]]] = {}
         self._by_cluster: dict[tuple[tuple[str, ...], str, bool, bool, str], FontFile | None] = {}
-        #: Characters that a face is known to have.
-        self._covered: dict[FontFile, set[str]] = {}
+        #: Characters that the face of a family and style is known to have.
+        self._covered: dict[tuple[object, ...], set[str]] = {}
         self._by_script: dict[tuple[object, ...], str | None] = {}
 
     @property
@@ -158,15 +158,14 @@ class FontLibrary:
             Pairs of a script and the first family that has all letters of that script in the text; none for a script
             whose letters no one font has.
         """
-        own = self._own_faces(style.family, style.bold, style.italic)[0]
-        characters = set(text)
-        known = self._covered.setdefault(own, set())
-        unknown = characters - known
-        if not unknown:
+        known = self._covered.setdefault(style[:1] + style[2:4], set())
+        if known.issuperset(text):  # most paragraphs
             return ()
+        own = self._own_faces(style.family, style.bold, style.italic)[0]
         has = coverage(own.path, own.index)
-        known.update(character for character in unknown if ord(character) in has)
-        lacking = {script_of(character) for character in unknown - known}
+        characters = set(text)
+        known.update(character for character in characters if ord(character) in has)
+        lacking = {script_of(character) for character in characters - known}
         found: list[tuple[str, str]] = []
         for script in sorted(lacking - {""}):
             letters = tuple(sorted(character for character in characters if script_of(character) == script))

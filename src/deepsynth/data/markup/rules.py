@@ -36,8 +36,9 @@ def markdown_parser() -> MarkdownIt:
     return parser
 
 
-def _is_indented(state: StateBlock, line: int) -> bool:
-    return state.is_code_block(line)
+def _begins(state: StateBlock, line: int, sign: str) -> bool:
+    """Return whether a line that is no code begins with a sign."""
+    return state.src.startswith(sign, state.bMarks[line] + state.tShift[line]) and not state.is_code_block(line)
 
 
 def _text_from(state: StateBlock, line: int) -> str:
@@ -46,7 +47,7 @@ def _text_from(state: StateBlock, line: int) -> str:
 
 def _html_table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     """Take an HTML table up to its end, empty lines within it included."""
-    if _is_indented(state, start) or not _TABLE.match(_text_from(state, start)):
+    if not _begins(state, start, "<") or not _TABLE.match(_text_from(state, start)):
         return False
     lines: list[str] = []
     for line in range(start, end):
@@ -65,7 +66,7 @@ def _html_table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
 
 def _formula_block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     """Take a formula between ``$$`` that has its lines for itself."""
-    if _is_indented(state, start) or not _text_from(state, start).startswith("$$"):
+    if not _begins(state, start, "$$"):
         return False
     lines: list[str] = []
     for line in range(start, end):
@@ -87,7 +88,9 @@ def _formula_block(state: StateBlock, start: int, end: int, silent: bool) -> boo
 
 def _note_text(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     """Take the text of a footnote: a line, and those behind it up to an empty one."""
-    match = None if _is_indented(state, start) or state.level else _NOTE_TEXT.fullmatch(_text_from(state, start))
+    if state.level or not _begins(state, start, "[^"):
+        return False
+    match = _NOTE_TEXT.fullmatch(_text_from(state, start))
     if not match:
         return False
     if silent:

@@ -12,7 +12,8 @@ from PIL import Image
 from deepsynth.data.typesetting.lines import Typesetter
 from deepsynth.data.typesetting.pages import Frame, LayoutRow, TextPosition
 from deepsynth.data.typesetting.paragraphs import BODY, Paragraph
-from deepsynth.data.typesetting.tables import RULE, Table, table_rows
+from deepsynth.data.typesetting.table_layout import RULE, table_rows
+from deepsynth.data.typesetting.tables import Table
 from deepsynth.io.images import open_image, to_rgb
 
 #: Most of a column's height that a figure takes.

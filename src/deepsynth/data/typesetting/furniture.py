@@ -22,6 +22,8 @@ def furnish(layout: PageLayout, typesetter: Typesetter, frame: Frame, title: str
         number: number of the page, from 1.
     """
     look = typesetter.look
+    if not title and not look.page_number:
+        return layout
     side: Side = "center" if look.page_number == "center" else "right"
     head = _row(title, "header", "center", typesetter, frame) if title else None
     foot = _row(str(number), "page_number", side, typesetter, frame) if look.page_number else None

@@ -24,7 +24,8 @@ from deepsynth.data.typesetting.hyphenation import Hyphenation
 from deepsynth.data.typesetting.paragraphs import Look, Paragraph, RunStyle, quantize
 from deepsynth.data.typesetting.words import Word, break_run, direction_of, shape_marker, shaped_words, without_formulas
 
-_UNBROKEN_PX = 1_000_000
+#: Wider than any line.
+UNBROKEN_PX = 1_000_000
 
 
 @dataclass(slots=True)
@@ -129,7 +130,7 @@ class Typesetter:
             if line.places and line.places[-1][0].hyphenated:
                 line.ending = f"{HYPHEN}\n"
             if paragraph.align:
-                _align(line, paragraph.align, width, indent)
+                align_line(line, paragraph.align, width, indent)
             if number == 0 and start == 0 and paragraph.marker:
                 marker = shape_marker(self._shaper, paragraph.marker, style, base)
                 room = indent - marker.advance
@@ -213,17 +214,13 @@ class Typesetter:
                 yield part, level
             start += len(text)
 
-    def natural_width(self, paragraph: Paragraph) -> float:
-        """Return the width of a paragraph that is never broken, pixels."""
-        lines = self.lines(paragraph, _UNBROKEN_PX)
+    def unbroken(self, paragraph: Paragraph) -> tuple[list[LaidOutLine], float, float]:
+        """Return a paragraph that is never broken, its width and that of its widest run, pixels."""
+        lines = list(self.lines(paragraph, UNBROKEN_PX))
         places = [place for line in lines for place in line.places]
         left = min([x for _, x in places], default=0.0)
-        return max([x + run.room - left for run, x in places], default=0.0)
-
-    def longest_word(self, paragraph: Paragraph) -> float:
-        """Return the width of the widest run of a paragraph, pixels."""
-        lines = self.lines(paragraph, _UNBROKEN_PX)
-        return max((run.room for line in lines for run, _ in line.places), default=0.0)
+        width = max([x + run.room - left for run, x in places], default=0.0)
+        return lines, width, max([run.room for run, _ in places], default=0.0)
 
     def is_right_to_left(self, paragraphs: Iterable[Paragraph]) -> bool:
         """Return whether most of the paragraphs run from right to left; those without letters do not count."""
@@ -274,7 +271,7 @@ def _in_reading_order(
     return [(run, x + offset) for run, x in places] if offset else places
 
 
-def _align(line: LaidOutLine, side: Literal["left", "center", "right"], width: int, offset: int) -> None:
+def align_line(line: LaidOutLine, side: Literal["left", "center", "right"], width: int, offset: int) -> None:
     """Move a line within the column to its side, or to the middle."""
     if not line.places:
         return

@@ -44,6 +44,7 @@ def shaped_words(
     is_uniform = has_one_style and levels.count(levels[:1]) == len(levels)
     styles = [] if is_uniform else [style for part, style in styled for _ in part]
     remembered = (shaper.remembered(first, "ltr"), shaper.remembered(first, "rtl"))
+    tables: dict[tuple[int, int], dict[str, ShapedRun]] = {}
     gap, gap_level, end = "", 0, start
     text = shown if is_uniform else "".join([part for part, _ in styled])
     for token in TOKENS.findall(shown, start):
@@ -65,6 +66,16 @@ def shaped_words(
                 len(styled) == 1 and not first.formula and levels.count(level, begin, stop) == stop - begin
             ):
                 run = remembered[level & 1].get(segment) or shape(segment, first, direction_of(level))
+                yield begin, gap, gap_level, ((run, level),), run.room
+                gap, begin = "", stop
+                continue
+            style = styles[begin]
+            # Each run has a style object of its own.
+            if style is styles[stop - 1] and not style.formula and levels.count(level, begin, stop) == stop - begin:
+                known = tables.get((id(style), level & 1))
+                if known is None:
+                    known = tables[id(style), level & 1] = shaper.remembered(style, direction_of(level))
+                run = known.get(segment) or shape(segment, style, direction_of(level))
                 yield begin, gap, gap_level, ((run, level),), run.room
             else:
                 spans = _spans(text, begin, stop, styles, levels)
