@@ -54,7 +54,7 @@ def find_shipped(name: str) -> Path | None:
 
 
 def find_config(name: str) -> str:
-    """Return the file that a configuration's name stands for; a file of that name comes before a shipped one.
+    """Return the file of a configuration's name; a file of that name comes before a shipped one.
 
     Args:
         name: a path, the name of a shipped configuration, or a configuration itself, which is returned as it is.

@@ -94,7 +94,7 @@ def _free_bytes(place: Path) -> float:
 
 
 def explain(message: str, args: Sequence[str], classes: Sequence[str], options: Collection[str]) -> str:
-    """Return a parser's message with the place where the mistake stands, and the nearest name that exists.
+    """Return a parser's message with the place of the mistake and the nearest name that exists.
 
     Args:
         message: of jsonargparse.
@@ -129,7 +129,7 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 
 
 def _typed(key: str, args: Sequence[str]) -> str:
-    """Return an option as it stands on the command line, with its value; the key itself for one of a file."""
+    """Return an option as written on the command line, with its value; the key itself for one of a file."""
     leaf = key.rpartition(".")[2]
     for position, arg in enumerate(args):
         name, equals, value = arg.partition("=")

@@ -112,7 +112,7 @@ class MetricsCsv(Logger):
                 raise
 
     def _rewrite(self, columns: list[str], row: Mapping[str, Any]) -> None:
-        """Write the file anew with more columns and another row, or leave it as it is."""
+        """Rewrite the file with more columns and another row, or leave it as it is."""
         with atomic_file(self.file) as new, new.open("wb") as target:
             target.write(_line(columns))
             if self._columns:

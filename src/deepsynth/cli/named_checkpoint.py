@@ -1,4 +1,4 @@
-"""The checkpoints that ``--ckpt_path last`` and ``--ckpt_path best`` stand for."""
+"""The checkpoints that ``--ckpt_path last`` and ``--ckpt_path best`` name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deepsynth.errors import UserError
 
 
 def take_checkpoint(config: Any, name: str, *, new: bool) -> str | None:
-    """Take ``ckpt_path`` out of the configuration of a subcommand, and return the checkpoint that it stands for.
+    """Take ``ckpt_path`` out of the configuration of a subcommand, and return the checkpoint that it names.
 
     Args:
         config: as jsonargparse returns it.
@@ -30,7 +30,7 @@ def take_checkpoint(config: Any, name: str, *, new: bool) -> str | None:
 
 
 def find_checkpoint(path: str, root: Path, name: str, *, new: bool) -> str | None:
-    """Return the checkpoint that a word stands for; any other path as it is.
+    """Return the checkpoint that a word names; any other path as it is.
 
     Lightning's own search begins when the trainer is there, with this run's folder, which is new.
 

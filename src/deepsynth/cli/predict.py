@@ -80,7 +80,7 @@ class PredictCLI(DeepSynthCLI):
         return {"predict": DeepSynthCLI.subcommands()["predict"]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the folder of the results, their formats, and whether to go on."""
+        """Add the options for the output folder, the formats and resuming."""
         super().add_arguments_to_parser(parser)
         parser.add_argument(
             "--output",

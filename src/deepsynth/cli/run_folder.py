@@ -65,7 +65,7 @@ class RunFolder:
 
     @classmethod
     def resume(cls, path: Path) -> RunFolder:
-        """Take the folder of an earlier run, to go on with it.
+        """Take the folder of an earlier run to resume it.
 
         Raises:
             UserError: when that run is still alive, or the folder cannot be written.
@@ -110,7 +110,7 @@ class RunFolder:
         _remove_empty([*sorted(new, key=lambda path: len(path.parts), reverse=True), *self._made])
 
     def release(self) -> None:
-        """Let other runs have the folder; what was made for this run and is empty goes, its parents too."""
+        """Release the folder; remove it and the parents that were made for this run if they are empty."""
         self._lock.release()
         _remove_empty(self._made)
 

@@ -205,7 +205,7 @@ class DeepSynthCLI(LightningCLI):
         return Path(str(files[0])).stem if files else str(self.subcommand)
 
     def choose_run_folder(self, root: Path) -> Path:
-        """Return the run's folder: that of the run to go on with, or one of its own.
+        """Return the run's folder: that of the run to resume, or a new one.
 
         Args:
             root: the parent of all run folders.
@@ -290,7 +290,7 @@ class DeepSynthCLI(LightningCLI):
         return bool(self.model.dtype_on("cuda" if on_gpu else "cpu") == torch.float16)
 
     def predict(self, **kwargs: Any) -> None:
-        """Read; what was read is in the file."""
+        """Generate the predictions; the callbacks write them to a file."""
         self.trainer.predict(**kwargs, return_predictions=False)
 
     def after_fit(self) -> None:

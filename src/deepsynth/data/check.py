@@ -85,7 +85,7 @@ class DataReport:
 
 
 def check_data(sources: Sequence[Source], pipeline: Pipeline, pages_shown: int = 16) -> DataReport:
-    """Make every sample of the sources once, and return what was found.
+    """Make every sample of the sources once, and return the findings.
 
     Args:
         sources: of training, and of validation and test where they have their own.

@@ -34,7 +34,7 @@ def rank_prefix() -> str:
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Return whether an error says that another process has gone: gloo's sockets or NCCL's watchdog notice it."""
+    """Return whether an error means that another process has ended: gloo's sockets or NCCL's watchdog notice it."""
     if isinstance(error, (dist.DistNetworkError, dist.DistStoreError)):  # while the processes meet
         return True
     if world_size() == 1 or not isinstance(error, RuntimeError):

@@ -85,7 +85,7 @@ class FullyShardedStrategy(ModelParallelStrategy):
         return self.checkpoint_io.load_checkpoint(self.broadcast(checkpoint_path), weights_only=weights_only)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Copy this process's shards out of what was trained."""
+        """Copy this process's shards of the trained weights."""
         assert self.lightning_module is not None
         with torch.no_grad():
             for name, parameter in self.lightning_module.named_parameters():

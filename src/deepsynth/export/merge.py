@@ -40,7 +40,7 @@ _CARRIED = ("*.json", "*.py", "*.txt", "*.model", "LICENSE*")
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written, and what was measured on it.
+    """The files that an export wrote and the checks that they passed.
 
     Attributes:
         folder: the merged model.

@@ -34,7 +34,7 @@ class Steps(Protocol):
     """Generates the next tokens of the active rows."""
 
     def refresh(self) -> None:
-        """Discard what was prepared for other weights or another cache."""
+        """Discard the state prepared for other weights or another cache."""
 
     def prefill(self, prompts: list[Prompt], slots: list[int]) -> list[Choice]:
         """Prefill these slots of the cache with prompts, and return the first token of each text."""

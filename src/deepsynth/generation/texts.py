@@ -14,7 +14,7 @@ Stop = Literal["eos", "length", "loop"]
 
 @dataclass(frozen=True, slots=True)
 class RepetitionCriterion:
-    """Ends a text whose last ``ngram`` tokens stand once more among its last ``window`` tokens before.
+    """Ends a text whose last ``ngram`` tokens repeat earlier ones within ``window`` tokens.
 
     The numbers and the exemption are those of the published model's no-repeat processor
     (https://github.com/deepseek-ai/DeepSeek-OCR, ``process/ngram_norepeat.py``), which forbids the token that would

@@ -72,7 +72,7 @@ class PhaseClock(Callback):
         self._vision, self._forward = 0.0, True
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
-        """End the forward pass: what was not vision is the decoder's, the loss included."""
+        """End the forward pass: all time outside vision counts as the decoder's, the loss included."""
         self._forward = False
         self._book("decoder", less=self._vision)
         if self._seen >= self.warmup_steps:

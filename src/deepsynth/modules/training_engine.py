@@ -88,7 +88,7 @@ class TrainingEngine:
         self._chosen = True
 
     def start_fit(self) -> None:
-        """Log the fast paths, and forget what was chosen for another run, whose batches may have been smaller."""
+        """Log the fast paths, and reset the choices made for an earlier run, whose batches may have been smaller."""
         if self.fast_paths is not None:
             rank_zero_info(describe(self.fast_paths.rows))
         if self.layers:

@@ -109,7 +109,7 @@ class ProcessMemory(Memory):
         return Usage(self._resident, self._resident, self._peak)
 
     def restart_peak(self) -> None:
-        """Start the peak at what was resident when it was last asked for."""
+        """Reset the peak to the resident memory at the last query."""
         self._peak = self._resident
 
     def limit(self) -> int:

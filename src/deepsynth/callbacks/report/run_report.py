@@ -59,7 +59,7 @@ class RunReport(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep what was generated."""
+        """Keep the generated texts."""
         self._rows += [{name: row[name] for name in ("id", "prediction", "target")} for row in outputs["rows"]]
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -100,7 +100,7 @@ def parse_xml(path: Path) -> Any:
 
 
 def local_name(element: Any) -> str:
-    """Return the name of an element without its namespace: files of every version of a schema are read alike."""
+    """Return the name of an element without its namespace: all versions of a schema are supported."""
     return str(element.tag).rpartition("}")[2]
 
 

@@ -105,7 +105,7 @@ def _line(element: Any) -> Line:
 
 
 def _text_of(element: Any) -> str:
-    """Return the text that an element has of its own; of alternatives the one with the lowest index."""
+    """Return the text of an element itself; of alternatives the one with the lowest index."""
     found = children(element, "TextEquiv")
     if not found:
         return ""

@@ -144,7 +144,7 @@ def original_id(document_id: str) -> str:
 
 
 def _say_nothing(place: str, error: UserError) -> None:
-    """Take what was told before."""
+    """Ignore a mistake that was reported before."""
 
 
 def _time(turn: int, share: float, offset: float) -> float:

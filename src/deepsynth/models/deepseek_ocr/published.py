@@ -213,7 +213,7 @@ def to_published(config: Any) -> dict[str, Any]:
 
 
 def _published_text(text: Any) -> dict[str, Any]:
-    """Return the decoder's fields, which stand in the published file twice."""
+    """Return the decoder's fields, which the published file holds twice."""
     fields = {
         **{theirs: getattr(text, ours) for theirs, ours in _TEXT.items()},
         "first_k_dense_replace": list(text.mlp_layer_types).count("dense"),

@@ -94,7 +94,7 @@ class FiniteCheck:
             raise self._stop(trainer, f"the loss or a gradient of {self._step} is not finite")
 
     def _stop(self, trainer: Trainer, reason: str) -> NonFiniteError:
-        """Return the error that ends the run, and keep what was written from being replaced."""
+        """Return the error that ends the run, and keep the last checkpoint from being replaced."""
         written: list[Path] = []
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint):

@@ -95,7 +95,7 @@ def one_by_graph(module: nn.Module, captured: GraphRunner | None) -> Iterator[No
 
 
 class CompiledLayers:
-    """Compiled versions of layers, which stand in for them when asked to.
+    """Compiled versions of layers, which replace them on request.
 
     Args:
         layers: of one or several encoders; those of one class share their graphs.

@@ -1,4 +1,4 @@
-"""What a kernel offers to stand in for a module's forward method; ``models.engine.fast_paths`` puts it in place."""
+"""A replacement for a module's forward method; ``models.engine.fast_paths`` installs it."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ _FEW_ROWS = 2
 
 
 def dequantize_nf4(packed: torch.Tensor, state: Any) -> torch.Tensor:
-    """Return the weights that nf4 stands for, in the state's shape and dtype.
+    """Return the dequantized weights, in the state's shape and dtype.
 
     As one long row: on CPUs with AVX-512 the kernel of bitsandbytes 0.50 gives weights the scales of other blocks
     where rows are no whole blocks.

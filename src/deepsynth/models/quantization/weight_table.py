@@ -60,7 +60,7 @@ def weight_table(model: nn.Module, dtype: torch.dtype) -> list[WeightRow]:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return how many parameters a model has, quantized ones counted as what they stand for."""
+    """Return how many parameters a model has; packed quantized weights count unpacked."""
     return sum(parameters for _, parameters, _, _ in _weights(model, torch.float32))
 
 
