@@ -11,11 +11,12 @@ from PIL import Image
 
 from deepsynth.data import OcrProcessor, TextRenderer
 from deepsynth.data.augmentation.augmenter import Augmenter
-from deepsynth.data.pipeline import Pipeline
+from deepsynth.data.loading.dataset import PageDataset
+from deepsynth.data.pipeline import Pipeline, stable_hash
 from deepsynth.data.processing.targets import PROMPTS, make_targets
 from deepsynth.data.text.cleaning import TextCleaning
 from deepsynth.errors import UserError
-from deepsynth.types import Document, Page
+from deepsynth.types import Document, Page, Word
 from tests.helpers.training import PAGE
 
 OPTIONS: dict[str, Any] = PAGE
@@ -135,3 +136,45 @@ def test_other_targets_than_text_need_a_drawn_page(processor: OcrProcessor) -> N
     for document in (Document("d", "a", target="b"), Document("d", "a", image=Image.new("RGB", (9, 9)))):
         with pytest.raises(UserError, match=r"data\.target is grounded; it must be 'text' for it"):
             pipeline.pages(document, None, 0)
+
+
+def test_a_page_is_dropped_when_one_of_its_targets_is_too_long() -> None:
+    renderer = TextRenderer(**{**OPTIONS, "markup": "markdown"})
+    document = Document("d", "\n\n".join(["a b", "c d", "e f", "g h"]))
+    plain = Pipeline(renderer, None, OcrProcessor("deepsynth/tiny-random"))
+    lengths = {}
+    for kind in ("text", "grounded"):
+        sample = replace(plain, targets=make_targets(kind)).sample(document, 0, 0)
+        assert sample is not None
+        lengths[kind] = len(sample.input_ids)
+    assert lengths["text"] < lengths["grounded"]
+    processor = OcrProcessor("deepsynth/tiny-random", max_tokens=lengths["grounded"] - 1, on_max_tokens="drop")
+    for target, kept in (("text", 1), ({"text": 100.0, "grounded": 0.001}, 0)):
+        dataset = PageDataset([document], replace(plain, processor=processor, targets=make_targets(target)))
+        assert (len(dataset), dataset.dropped) == (kept, 1 - kept)
+
+
+def test_a_target_that_grows_too_long_is_that_of_the_first_epoch() -> None:
+    class Grows(Augmenter):
+        """Moves the page's boxes so far that their numbers have more digits, in all epochs but the first."""
+
+        def __call__(self, page: Page, rng: np.random.Generator) -> Page:
+            far = rng.integers(2**63) != first
+            moved = [
+                replace(line, words=tuple(Word(w.text, (200, 200, 250, 250)) for w in line.words))
+                for line in page.lines
+            ]
+            return replace(page, lines=tuple(moved)) if far else page
+
+    renderer = TextRenderer(**{**OPTIONS, "markup": "markdown", "margin_px": 0})
+    document = Document("d", "a")
+    first = np.random.default_rng([0, 0, stable_hash("d"), 0]).integers(2**63)
+    pipeline = Pipeline(renderer, Grows(), OcrProcessor("deepsynth/tiny-random"), targets=make_targets("lines"))
+    sample, later = (pipeline.sample(document, 0, epoch) for epoch in (0, 1))
+    assert sample is not None
+    assert later is not None
+    assert len(later.input_ids) > len(sample.input_ids)
+    budget = OcrProcessor("deepsynth/tiny-random", max_tokens=len(sample.input_ids), on_max_tokens="drop")
+    again = replace(pipeline, processor=budget).sample(document, 0, 1)
+    assert again is not None
+    assert again.target == sample.target

@@ -116,8 +116,18 @@ class Pipeline:
         return self.text.page(page.text, page.lines, markup=markup)
 
     def sample(self, document: Document, number: int | None, epoch: int) -> Sample | None:
-        """Return the sample of one page, or of a whole document (``number`` is ``None``)."""
-        return self.sample_of(document, self.pages(document, number, epoch))
+        """Return the sample of one page, or of a whole document (``number`` is ``None``).
+
+        A page of a later epoch whose target has become too long, as its boxes have more digits, is that of the first.
+        """
+        sample = self.sample_of(document, self.pages(document, number, epoch))
+        if sample is None and epoch and not self.targets.is_text:
+            return self.sample(document, number, 0)
+        return sample
+
+    def by_target(self) -> list[Pipeline]:
+        """Return a pipeline for each kind of target that is drawn: a page is of use when all of them fit."""
+        return [replace(self, targets=targets) for targets in self.targets.each()]
 
     def sample_of(self, document: Document, pages: Sequence[Page]) -> Sample | None:
         """Return the sample of pages that :meth:`pages` gave."""

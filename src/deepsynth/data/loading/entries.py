@@ -90,7 +90,7 @@ def entries_of(document: Document, pipeline: Pipeline, on_error: OnError) -> Ent
         return found
     for number in numbers:
         try:
-            if pipeline.sample(document, number, 0) is None:
+            if any(each.sample(document, number, 0) is None for each in pipeline.by_target()):
                 found.dropped += 1
             else:
                 found.numbers.append(number)

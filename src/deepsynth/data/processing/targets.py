@@ -86,6 +86,10 @@ class Targets:
     def _kinds(self) -> list[str]:
         return [kind for kind, weight in self.weights.items() if weight]
 
+    def each(self) -> list[Targets]:
+        """Return the kinds one by one."""
+        return [Targets({kind: 1.0}, self.has_prompt) for kind in self._kinds]
+
     @property
     def is_text(self) -> bool:
         """Whether pages are only transcribed, as scans can be too."""
