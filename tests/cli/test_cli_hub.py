@@ -88,6 +88,22 @@ def test_every_command_starts_from_an_adapter_of_the_hub(hub, tmp_path):
     assert len(list((tmp_path / "runs").glob("*/predictions.jsonl"))) == 1
 
 
+def test_parts_of_a_data_set_are_pushed_without_what_is_no_document(hub, tmp_path):
+    rows = "".join(f'{{"id": "r{i}", "text": "row {i}"}}\n' for i in range(502))
+    (tmp_path / "rows.jsonl").write_text('{"text": ""}\n' + rows.replace('"r7"', '"r6"'))
+    page = [f"--data.renderer.{name}_px=40" for name in ("page_width", "page_height")] + ["--data.renderer.margin_px=2"]
+    command = ["hub", "push-data", "--data.source=JsonlSource", f"--data.source.path={tmp_path / 'rows.jsonl'}", *page]
+    command += ["--data.renderer.font_size_px=6", "--repo_id=alice/parts", "--data.on_error=skip"]
+    parts = [[*command[:2], "--config", "tiny.yaml", *command[2:], "--shard", part] for part in ("1/2", "0/2")]
+    done = run_python(hub, COMMANDS, json.dumps(parts))
+    assert done.stderr.count("exit 0") == 2
+    named = [line for line in done.stdout.splitlines() if line.startswith("skipped: ")]
+    assert [line.partition("rows.jsonl, ")[2][:7] for line in named] == ["line 1:", "line 9:"] * 2
+    pushed = [line[:16] for line in done.stdout.splitlines() if line.startswith("data/train")]
+    assert pushed == ["data/train-00001", "data/train-00000"]
+    assert len([name for name in hub.repo("alice/parts", "dataset").files() if name.endswith(".parquet")]) == 2
+
+
 def test_what_cannot_be_loaded_is_one_line(hub, tmp_path):
     hub.fault(path="adapter_model", action="drop", when="mid_response", times=-1)
     found = deepsynth(

@@ -15,6 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from deepsynth.cli.errors import ParserError
 from deepsynth.cli.trainer import DeepSynthCLI
+from deepsynth.errors import UserError
 from deepsynth.io.text import visible
 
 #: Subcommands of a command by name; each is a function, or a class whose ``run`` does the work.
@@ -24,6 +25,15 @@ Components = dict[str, Callable[..., Any]]
 def print_line(line: str) -> None:
     """Write a line of a command's result."""
     sys.stdout.write(visible(line) + "\n")
+
+
+def skip_of(data: Any) -> Callable[[str, UserError], None] | None:
+    """Return what names rows and samples that are passed over, where ``data.on_error`` is ``skip``."""
+
+    def skip(place: str, error: UserError) -> None:
+        print_line(f"skipped: {place}: {str(error).removeprefix(f'{place}: ')}")
+
+    return skip if data.on_error == "skip" else None
 
 
 class CommandParser(ArgumentParser):  # type: ignore[misc]  # jsonargparse is not typed
@@ -157,27 +167,34 @@ class PushDataCLI(PagesCLI):
 def push_data(args: list[str]) -> None:
     """Run ``deepsynth hub push-data --config … --repo_id owner/name``."""
     from deepsynth.data.shards import Shard
-    from deepsynth.hub.data import Delivery
-    from deepsynth.hub.data import push_data as push
+    from deepsynth.data.sources.base import checked_documents, tell
+    from deepsynth.hub import data as hub_data
     from deepsynth.hub.snapshot import Target
 
     cli = PushDataCLI(args, "hub push-data")
     target = Target(cli.config["repo_id"], cli.config["revision"], cli.config["private"], repo_type="dataset")
     pipeline = cli.datamodule.pipeline()
-    stages = (pipeline.renderer, pipeline.augmenter)
-    recipe: dict[str, Any] = {type(stage).__name__: repr(stage) for stage in stages if stage is not None}
+    recipe = {type(stage).__name__: repr(stage) for stage in (pipeline.renderer, pipeline.augmenter) if stage}
     folder = Path(cli.config["work_folder"] or f"runs/push-data/{target.repo_id.replace('/', '--')}")
     shard = Shard.chosen(cli.config["shard"])
-    lines = push(
-        cli.datamodule.source,
-        lambda document: pipeline.pages(document, None, 0),
+    skip = skip_of(cli.datamodule)
+
+    def pages(document: Any) -> Any:
+        try:
+            return pipeline.pages(document, None, 0)
+        except UserError as error:
+            tell(skip, document.id, error)
+            return []
+
+    for line in hub_data.push_data(
+        checked_documents(cli.datamodule.source, need_text=False, skip=skip),
+        pages,
         target,
         folder if shard.count == 1 else folder / f"shard-{shard.index}-of-{shard.count}",
         split=cli.config["split"],
         recipe={**recipe, "seed": pipeline.seed, "text": repr(pipeline.text)},
-        delivery=Delivery(part=(shard.index, shard.count)),
-    )
-    for line in lines:
+        delivery=hub_data.Delivery(part=(shard.index, shard.count)),
+    ):
         print_line(line)
 
 

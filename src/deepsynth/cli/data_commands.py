@@ -10,7 +10,7 @@ from typing import Literal
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.cli import LightningArgumentParser
 
-from deepsynth.cli.commands import Components, PagesCLI, call, print_line
+from deepsynth.cli.commands import Components, PagesCLI, call, print_line, skip_of
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_file, explain_write_errors
 
@@ -81,7 +81,7 @@ def convert(args: list[str]) -> None:
     from deepsynth.data.sources.base import checked_documents
 
     cli = ConvertDataCLI(args, "data convert")
-    skip = _print_skipped if cli.datamodule.on_error == "skip" else None
+    skip = skip_of(cli.datamodule)
     lines = convert_documents(
         checked_documents(cli.datamodule.source, need_text=True, skip=skip),
         cli.datamodule.pipeline(),
@@ -92,10 +92,6 @@ def convert(args: list[str]) -> None:
     )
     for line in lines:
         print_line(line)
-
-
-def _print_skipped(place: str, error: UserError) -> None:
-    print_line(f"skipped: {place}: {str(error).removeprefix(f'{place}: ')}")
 
 
 def data(args: list[str]) -> None:
