@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Callback
 from PIL import Image
 
 from deepsynth.data import JsonlSource, TextImageDataModule, TextRenderer
@@ -16,7 +18,7 @@ from deepsynth.data.processing.processor import Processor
 from deepsynth.data.processing.targets import PROMPTS
 from deepsynth.errors import UserError
 from deepsynth.types import Document
-from tests.helpers.training import make_data
+from tests.helpers.training import make_data, make_module, make_trainer
 
 
 @pytest.mark.parametrize(("gpu", "given", "multiple"), [(True, None, 64), (False, None, 1), (True, 1, 1)])
@@ -129,3 +131,18 @@ def test_pages_are_as_large_as_the_processor_takes_them(jsonl: Path) -> None:
         renderer = data.pipeline().renderer
         assert isinstance(renderer, TextRenderer)
         assert (renderer.page_width_px, renderer.page_height_px) == (side, side)
+
+
+def test_workers_begin_while_the_model_is_loaded(jsonl: Path, tmp_path: Path) -> None:
+    class Looks(Callback):
+        children = 0
+
+        def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+            self.children = len(multiprocessing.active_children())
+
+    looks = Looks()
+    before = len(multiprocessing.active_children())
+    data = make_data(jsonl, num_workers=2)
+    make_trainer(tmp_path, callbacks=[looks], max_steps=1).fit(make_module(), data)
+    assert looks.children == before + 2
+    assert len(multiprocessing.active_children()) == before

@@ -149,9 +149,8 @@ class TextImageDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size or batch_size
         self.workers = Workers(num_workers, seed)
         self.seed = seed
-        if pad_to_multiple_of is None:
-            pad_to_multiple_of = 64 if torch.cuda.is_available() else 1
-        self.pad_to_multiple_of = pad_to_multiple_of
+        usual = 64 if torch.cuda.is_available() else 1
+        self.pad_to_multiple_of = usual if pad_to_multiple_of is None else pad_to_multiple_of
         self.group_by_length = group_by_length
         self.packing = packing
         self.augment_variants = augment_variants
@@ -161,6 +160,7 @@ class TextImageDataModule(LightningDataModule):
         self.check: Check = check
         self.datasets: dict[str, PageDataset] = {}
         self.training: MixedStream | None = None  # what is trained on where it cannot be held
+        self._started: ResumableLoader | None = None  # makes batches while the model is loaded
         self.predict_shard = Shard()  # set by ``deepsynth predict --shard I/N``
         self.stream: PageStream | None = None  # the documents to predict
         self._seen: Fingerprint | None = None  # of the documents that predict has read, once it is through
@@ -174,8 +174,7 @@ class TextImageDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read the documents of a stage (fit, validate, test), once for all of its splits, and lay out their pages.
 
-        For ``predict`` the documents are only checked; they are read again one by one. A source that streams is not
-        checked in advance, and trained on as it comes unless it has a limit.
+        For ``predict`` documents are only checked, and read again one by one; those of a stream are not checked.
         """
         if stage == "predict":
             self._set_up_stream()
@@ -192,6 +191,8 @@ class TextImageDataModule(LightningDataModule):
             if split == "train":
                 self.workers.choose_count(check_samples(dataset, self.check if self.on_error == "raise" else "quick"))
             self.datasets[split] = dataset
+        if stage == "fit" and self.trainer is not None and self.workers.count and "train" in self.datasets:
+            self._started = self._loader("train", self.batch_size, shuffle=True, even=True).start()
 
     def _set_up_stream(self) -> None:
         trainer = self.trainer
@@ -240,7 +241,8 @@ class TextImageDataModule(LightningDataModule):
             collator = Collator(self.processor.pad_token_id, self.pad_to_multiple_of, packed=self.packing)
             report = partial(report_skipped, self.trainer, "train")
             return StreamTrainingLoader(self.training, self.batch_size, collator, report, self.workers)
-        return self._loader("train", self.batch_size, shuffle=True, even=True)
+        started, self._started = self._started, None
+        return started or self._loader("train", self.batch_size, shuffle=True, even=True)
 
     def val_dataloader(self) -> ResumableLoader | list[ResumableLoader]:
         """Return validation batches in the source's order; none when nothing is held out."""
@@ -273,14 +275,13 @@ class TextImageDataModule(LightningDataModule):
         )
         if not len(sampler):
             raise UserError(f"the {split} split has {len(self.datasets[split])} samples, fewer than processes")
-        packed = self.packing and split == "train"
         return ResumableLoader(
             self.datasets[split],
             sampler,
             self.workers,
             batch_size=batch_size,
             endless=even,
-            collate_fn=Collator(self.processor.pad_token_id, self.pad_to_multiple_of, packed=packed),
+            collate_fn=Collator(self.processor.pad_token_id, self.pad_to_multiple_of, packed=self.packing and even),
         )
 
     def teardown(self, stage: str) -> None:

@@ -189,6 +189,26 @@ def test_the_next_epoch_is_made_while_this_one_ends(tmp_path: Path) -> None:
         workers.close()
 
 
+def test_workers_begin_before_batches_are_asked_for(tmp_path: Path) -> None:
+    plain = epochs_of(asked_loader(tmp_path, endless=False), 0, 1)
+    (tmp_path / "asked").unlink()
+    workers = Workers(1, start_method="fork")
+    loader = asked_loader(tmp_path, workers).start()
+    try:
+        end = time.monotonic() + 30
+        while not (tmp_path / "asked").exists():
+            assert time.monotonic() < end, "no sample before it was asked for"
+            time.sleep(0.01)
+        assert epochs_of(loader, 0, 1) == plain
+        made = (tmp_path / "asked").read_text().split("\n")
+        assert len(made) == len(set(made)), "a sample was made twice"
+        other = asked_loader(tmp_path, workers).start()
+        other.load_state_dict({"epoch": 0, "samples": 4, "group": 1})  # a run that goes on
+        assert epochs_of(other, 0)[0] == plain[0][2:]
+    finally:
+        workers.close()
+
+
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_epochs_are_the_same_with_and_without_prefetching(count: int, tmp_path: Path) -> None:
     plain = epochs_of(asked_loader(tmp_path, endless=False), 0, 1, 2, 5, 5)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 from deepsynth.data.loading.sampler import EpochBatches, EpochSampler, Place
 from deepsynth.data.loading.workers import Workers
@@ -91,12 +91,22 @@ class ResumableLoader:
                 return
         yield from self._take(Place(self.sampler.epoch, self._samples_done, self._group))
 
+    def start(self) -> Self:
+        """Have the workers begin with the present epoch, before its batches are asked for."""
+        self._begin(Place(self.sampler.epoch, 0, self.sampler.group))
+        return self
+
+    def _begin(self, place: Place) -> None:
+        """Have the DataLoader begin at a place."""
+        self._plan.place = place
+        self._running = iter(self._batches)
+        self._ready = place, self._workers.times_closed
+
     def _take(self, place: Place) -> Iterator[Batch]:
         """Yield the batches from a place to the end of its epoch."""
         if self._ready != (place, self._workers.times_closed):
-            self._plan.place = place
             start = time.perf_counter()
-            self._running = iter(self._batches)
+            self._begin(place)
             self.waited_s += time.perf_counter() - start
         running, self._ready = self._running, None
         count = self._plan.left(place)

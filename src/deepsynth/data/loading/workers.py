@@ -25,7 +25,7 @@ from deepsynth.profiling.cores import available_cores
 
 log = logging.getLogger(__name__)
 
-#: Samples/s that the workers of a GPU shall be able to make. The fastest measured run takes 82 (docs/results); a core
+#: Samples/s that the workers of a GPU shall be able to make. The fastest measured run takes 92 (docs/results); a core
 #: that shares a machine with others makes fewer than one alone.
 _RATE_PER_S = 200
 #: Workers of a GPU where it is not known what a sample costs.
