@@ -12,6 +12,7 @@ greedy text before the merge and after reading back. The folder appears only whe
 from __future__ import annotations
 
 import gc
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from deepsynth.errors import UserError
 from deepsynth.export.foreign import lora_config_of, read_tensors
 from deepsynth.export.verification import (
+    Agreement,
     adapted_weights,
     answer_of,
     check_answers,
@@ -48,11 +50,8 @@ class ExportReport:
         dtype: of the weights.
         changed: weight tensors that the adapter changed.
         unchanged: all others, bit for bit those of the base.
-        mean_difference: of the logits on the probe page, reloaded against unmerged.
-        max_difference: the same, largest.
-        same_tokens: greedy tokens for the probe page that are equal before and after; fewer than ``new_tokens`` only in
-            16 bits, when rounding decided between two tokens that were as likely.
-        new_tokens: tokens that were written.
+        agreement: of the logits and the greedy text for the probe page, reloaded against unmerged. Fewer tokens are the
+            same than were written only in 16 bits, when rounding decided between two that were as likely.
     """
 
     folder: Path
@@ -60,18 +59,27 @@ class ExportReport:
     dtype: str
     changed: int
     unchanged: int
-    mean_difference: float
-    max_difference: float
-    same_tokens: int
-    new_tokens: int
+    agreement: Agreement
 
     def __str__(self) -> str:
         """Return the lines that the command prints."""
+        found = self.agreement
+        most = f", at most {found.max_difference:.1e}"
+        if math.isfinite(found.max_tolerance):
+            most += f" (tolerance {found.max_tolerance:.1e})"
+        text = f"the greedy text is the same, {found.new_tokens} tokens"
+        if found.same_tokens < found.new_tokens:
+            text = (
+                f"the greedy text is the same for {found.same_tokens} of {found.new_tokens} tokens; then rounding "
+                "decided between two that were about as likely"
+            )
         return (
             f"{self.folder}: {self.format} format, {self.dtype}\n"
+            f"PASS: what was written is the model with its adapter, read back and compared on a page\n"
             f"  {self.changed} weights changed, all of the adapter's; {self.unchanged} are the base's, bit for bit\n"
-            f"  logits differ by {self.mean_difference:.1e} on average, {self.max_difference:.1e} at most; "
-            f"{self.same_tokens} of {self.new_tokens} greedy tokens are the same"
+            f"  logits differ by {found.mean_difference:.1e} on average (tolerance for {self.dtype} "
+            f"{found.mean_tolerance:.1e}){most}\n"
+            f"  {text}"
         )
 
 
@@ -98,7 +106,7 @@ def export_model(
 
     Raises:
         UserError: for an adapter that does not belong to the base (with its keys), a format that the model does not
-            have, or a merged model that is not the unmerged one.
+            have, or, beginning with FAIL, a merged model that is not the unmerged one.
     """
     import torch
     from safetensors import SafetensorError
@@ -142,7 +150,7 @@ def export_model(
         check_weights(changed, expected, allowed)
         reloaded = answer_of(again, probe_inputs(load_pretrained(AutoProcessor, str(part)), device))
         measured = check_answers(unmerged, reloaded, written)
-    return ExportReport(output, format, written, len(changed), len(before) - len(changed), *measured)
+    return ExportReport(output, format, written, len(changed), len(before) - len(changed), measured)
 
 
 def _base_of(adapter: Path) -> str:

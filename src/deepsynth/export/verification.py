@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from deepsynth.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -99,23 +101,43 @@ def answer_of(model: Any, inputs: dict[str, Any]) -> Answer:
     return Answer(logits, tokens, torch.cat(written.logits).float().cpu())
 
 
+class Agreement(NamedTuple):
+    """How far the output of the written model is that of the unmerged one.
+
+    Attributes:
+        mean_difference: of the logits.
+        max_difference: of the logits.
+        same_tokens: greedy tokens that are equal, up to the first that is not.
+        new_tokens: greedy tokens.
+        mean_tolerance: what rounding explains.
+        max_tolerance: likewise; infinite in 16 bits.
+    """
+
+    mean_difference: float
+    max_difference: float
+    same_tokens: int
+    new_tokens: int
+    mean_tolerance: float
+    max_tolerance: float
+
+
 def check_weights(changed: set[str], expected: set[str], allowed: set[str]) -> None:
     """Check that exactly the adapter's weights changed.
 
     Raises:
-        ValueError: when another weight changed, or one of the adapter's did not.
+        UserError: when another weight changed, or one of the adapter's did not.
     """
     if stray := changed - allowed:
-        raise ValueError(f"the merge changed weights that the adapter does not have: {some_keys(stray)}")
+        raise UserError(f"FAIL: the merge changed weights that the adapter does not have: {some_keys(stray)}")
     if missed := expected - changed:
-        raise ValueError(f"the merge did not change weights that the adapter changes: {some_keys(missed)}")
+        raise UserError(f"FAIL: the merge did not change weights that the adapter changes: {some_keys(missed)}")
 
 
-def check_answers(unmerged: Answer, reloaded: Answer, dtype: str) -> tuple[float, float, int, int]:
-    """Return the mean and largest difference of the logits, the equal tokens and all tokens.
+def check_answers(unmerged: Answer, reloaded: Answer, dtype: str) -> Agreement:
+    """Return how far logits and greedy tokens agree.
 
     Raises:
-        ValueError: when logits or tokens differ by more than rounding explains.
+        UserError: when logits or tokens differ by more than rounding explains.
     """
     import torch
 
@@ -130,13 +152,13 @@ def check_answers(unmerged: Answer, reloaded: Answer, dtype: str) -> tuple[float
     scale = max(1.0, unmerged.logits.std().item())
     mean_limit, limit = (scale * part for part in TOLERANCE[dtype])
     if not (mean <= mean_limit and largest <= limit):
-        raise ValueError(
-            f"the merged model is not the unmerged one: logits differ by {mean:.1e} on average and {largest:.1e} at "
-            f"most, rounding to {dtype} explains {mean_limit:.1e} and {limit:.1e}"
+        raise UserError(
+            f"FAIL: the merged model is not the unmerged one: logits differ by {mean:.1e} on average and {largest:.1e} "
+            f"at most, rounding to {dtype} explains {mean_limit:.1e} and {limit:.1e}"
         )
     if dtype == "float32" and before != after:
-        raise ValueError(f"the merged model writes {after} where the unmerged one writes {before}")
-    return mean, largest, same, len(before)
+        raise UserError(f"FAIL: the merged model writes {after} where the unmerged one writes {before}")
+    return Agreement(mean, largest, same, len(before), mean_limit, limit)
 
 
 def some_keys(keys: Any) -> str:
