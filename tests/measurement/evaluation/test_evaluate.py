@@ -169,16 +169,16 @@ def test_structure_has_bounds_and_groups_by_prompt(tmp_path: Path) -> None:
     rows = [
         {"id": "a", "prediction": TABLE, "target": TABLE, "prompt": "Parse the figure."},
         {"id": "b", "prediction": TABLE.replace("<td>2.1</td>", ""), "target": TABLE, "prompt": "Parse the figure."},
-        {"id": "c", "prediction": OTHER_BOX, "target": BOX, "prompt": "OCR this image."},
+        {"id": "c", "prediction": OTHER_BOX, "target": BOX, "prompt": "<image>\nOCR."},
     ]
     lines, record = evaluate(write(tmp_path / "predictions.jsonl", rows))
     assert record["structure"]["teds"] == pytest.approx((1 + 5 / 6) / 2)
     assert record["structure_bounds"]["teds"] == pytest.approx([5 / 6, 1])
     groups = record["structure_groups"]["prompt"]
     assert groups["Parse the figure."]["teds"] == record["structure"]["teds"]
-    assert "teds" not in groups["OCR this image."]
-    assert groups["OCR this image."]["box_iou"] == pytest.approx(151 / 201)
-    assert any(line.startswith("prompt 'OCR this image.': text_distance") for line in lines)
+    assert "teds" not in groups["<image>\nOCR."]
+    assert groups["<image>\nOCR."]["box_iou"] == pytest.approx(151 / 201)
+    assert any(line.startswith("prompt <image> OCR.: text_distance") for line in lines)
 
 
 def test_cells_of_tables_are_counted_where_they_are_wrong(tmp_path: Path) -> None:

@@ -169,14 +169,14 @@ def table_lines(evaluation: Evaluation, comparison: Comparison | None) -> Iterat
         yield f"{name:12} {value:8.4f}   {low:.4f} to {high:.4f}"
     for kind, groups in evaluation.groups.items():
         for group, metrics in groups.items():
-            yield f"{kind} {group}: cer {metrics['cer']:.4f}, wer {metrics['wer']:.4f}"
+            yield f"{kind} {normalize(group, 'whitespace')}: cer {metrics['cer']:.4f}, wer {metrics['wer']:.4f}"
     for name, value in evaluation.structure.items():
         low, high = evaluation.structure_bounds[name]
         yield f"{name:20} {value:.4f}   {low:.4f} to {high:.4f}"
     for kind, of_groups in evaluation.structure_groups.items():
         for group, metrics in of_groups.items():
             shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-            yield f"{kind} {group!r}: {shown}"
+            yield f"{kind} {normalize(group, 'whitespace')}: {shown}"
     if evaluation.cells:
         shown = ", ".join(
             f"{a or 'nothing'!r} as {b or 'nothing'!r} ({count})" for a, b, count in evaluation.cells[:10]
