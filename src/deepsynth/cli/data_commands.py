@@ -1,18 +1,28 @@
-"""``deepsynth data``: a look at the data before training, and the data in other formats."""
+"""``deepsynth data`` and ``deepsynth hub``: the data checked, in other formats, and what goes to and from the Hub."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.cli import LightningArgumentParser
 
-from deepsynth.cli.commands import Components, PagesCLI, call, print_line, skip_of
+from deepsynth.cli.commands import Components, PagesCLI, call, print_line
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_file, explain_write_errors
+
+
+def skip_of(data: Any) -> Callable[[str, UserError], None] | None:
+    """Return what names rows and samples that are passed over, where ``data.on_error`` is ``skip``."""
+
+    def skip(place: str, error: UserError) -> None:
+        print_line(f"skipped: {place}: {str(error).removeprefix(f'{place}: ')}")
+
+    return skip if data.on_error == "skip" else None
 
 
 class CheckDataCLI(PagesCLI):
@@ -103,3 +113,106 @@ def data(args: list[str]) -> None:
         commands[args[0]](args[1:])
     else:
         call("data", components, args)
+
+
+# ---------------------------------------------------------------------- the Hub
+
+
+class PushDataCLI(PagesCLI):
+    """Render the pages that training would see and push them to the Hub as a dataset."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the repository and where shards wait."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--repo_id", type=str, required=True, help="Dataset repository: owner/name.")
+        parser.add_argument("--revision", type=str, default="main", help="Branch.")
+        parser.add_argument("--private", type=bool, default=True, help="Whether a new repository is private.")
+        parser.add_argument("--split", type=str, default="train", help="train, validation, test or another word.")
+        parser.add_argument(
+            "--work_folder",
+            type=Path | None,
+            default=None,
+            help="Folder where a shard waits until it is delivered; by default below runs/push-data.",
+        )
+        parser.add_argument(
+            "--shard",
+            type=str | None,
+            default=None,
+            help="Part I of N of the files on the Hub as I/N, I from 0; by default torchrun's rank, or all.",
+        )
+
+
+def push_data(args: list[str]) -> None:
+    """Run ``deepsynth hub push-data --config … --repo_id owner/name``."""
+    from deepsynth.data.shards import Shard
+    from deepsynth.data.sources.base import checked_documents, tell
+    from deepsynth.hub import data as hub_data
+    from deepsynth.hub.snapshot import Target
+
+    cli = PushDataCLI(args, "hub push-data")
+    target = Target(cli.config["repo_id"], cli.config["revision"], cli.config["private"], repo_type="dataset")
+    pipeline = cli.datamodule.pipeline()
+    recipe = {type(stage).__name__: repr(stage) for stage in (pipeline.renderer, pipeline.augmenter) if stage}
+    folder = Path(cli.config["work_folder"] or f"runs/push-data/{target.repo_id.replace('/', '--')}")
+    shard = Shard.chosen(cli.config["shard"])
+    skip = skip_of(cli.datamodule)
+
+    def pages(document: Any) -> Any:
+        try:
+            return pipeline.pages(document, None, 0)
+        except UserError as error:
+            tell(skip, document.id, error)
+            return []
+
+    for line in hub_data.push_data(
+        checked_documents(cli.datamodule.source, need_text=False, skip=skip),
+        pages,
+        target,
+        folder if shard.count == 1 else folder / f"shard-{shard.index}-of-{shard.count}",
+        split=cli.config["split"],
+        recipe={**recipe, "seed": pipeline.seed, "text": repr(pipeline.text)},
+        delivery=hub_data.Delivery(part=(shard.index, shard.count)),
+    ):
+        print_line(line)
+
+
+def resume(run: Path, deadline_s: float = 600.0) -> None:
+    """Send what a run left in its spool to the Hub.
+
+    Args:
+        run: the run's folder, or its ``hub_spool``.
+        deadline_s: how long to try, in seconds.
+    """
+    from deepsynth.hub.worker import resume as resume_run
+
+    lines = resume_run(run, deadline_s)
+    for line in lines:
+        print_line(line)
+
+
+def pull(reference: str, *, output: Path | None = None) -> None:
+    """Download an adapter from the Hub.
+
+    Args:
+        reference: ``hf://owner/repo@revision``; without a revision, the branch ``main``.
+        output: folder for the files; by default they stay in the Hugging Face cache.
+    """
+    from deepsynth.hub.pull import pull as pull_adapter
+
+    print_line(str(pull_adapter(reference, output)))
+
+
+def hub(args: list[str]) -> None:
+    """Run ``deepsynth hub resume | pull | push-data``."""
+    # The last takes the options of a fit, and stands here for the help alone.
+    components: Components = {"resume": resume, "pull": pull, "push-data": PushDataCLI}
+    if args[:1] == ["push-data"]:
+        push_data(args[1:])
+    else:
+        if args[:1] == ["pull"] and len(args) > 2 and not any(arg.startswith("-") for arg in args[1:3]):
+            args = [*args[:2], f"--output={args[2]}", *args[3:]]  # the folder may stand after the reference
+        call("hub", components, args)
+
+
+#: Commands of this file.
+DATA_COMMANDS: dict[str, Callable[[list[str]], None]] = {"data": data, "hub": hub}

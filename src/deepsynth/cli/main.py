@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from deepsynth.cli import console
 from deepsynth.cli.commands import COMMANDS
-from deepsynth.cli.data_commands import data
+from deepsynth.cli.data_commands import DATA_COMMANDS
 from deepsynth.cli.errors import ParserError, explain, is_user_error, one_line, what_failed
 from deepsynth.cli.help.options import all_options, class_names
 from deepsynth.cli.help.page import show_help
@@ -116,10 +116,8 @@ def _dispatch(args: list[str]) -> None:
     try:
         if args[0] == "quickstart":
             quickstart(args[1:])
-        elif args[0] == "data":
-            data(args[1:])
-        elif args[0] in COMMANDS:
-            COMMANDS[args[0]](args[1:])
+        elif chosen := (COMMANDS | DATA_COMMANDS).get(args[0]):
+            chosen(args[1:])
         else:
             (PredictCLI if args[0] == "predict" else DeepSynthCLI)(args)
     except SystemExit as stop:
