@@ -222,17 +222,20 @@ def test_private_names_of_other_objects_are_used_in_compat_alone() -> None:
     assert found == []
 
 
-def test_what_was_checked_stays_as_it_was() -> None:
-    """A dataclass that checks its fields, or has a base that may, is frozen: a later change would not be checked."""
-    open_ones = set()
+def test_dataclasses_are_frozen_but_those_that_are_filled_step_by_step() -> None:
+    """What a dataclass has checked stays so, and values can be shared and hashed."""
+    filled = {
+        "GalleryEntry", "DataReport", "Entries", "_OpenCell", "Listing", "PageScore", "TableNode",  # while reading
+        "LaidOutLine", "LayoutRow", "PositionedLine", "PageLayout",  # while pages are laid out
+        "_Row", "Prompt", "GenerationState",  # while texts are generated
+        "Sample", "Batch",  # Lightning replaces fields of batches
+        "DeepseekOcrModelOutput", "DeepseekOcrCausalLMOutput",  # Hugging Face's own way
+    }  # fmt: skip
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef):
                 made = [text for one in node.decorator_list if (text := ast.unparse(one)).startswith("dataclass")]
-                checks = any(isinstance(one, ast.FunctionDef) and one.name == "__post_init__" for one in node.body)
-                if made and (checks or node.bases) and "frozen=True" not in made[0]:
-                    open_ones.add(node.name)
-    assert open_ones == {"DeepseekOcrModelOutput", "DeepseekOcrCausalLMOutput"}  # Hugging Face's own way
+                assert not made or ("frozen=True" in made[0]) == (node.name not in filled), f"{path}: {node.name}"
 
 
 def private_names(tree: ast.AST) -> set[str]:
