@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from deepsynth.__main__ import main
-from deepsynth.cli.errors import is_user_error, what_failed
+from deepsynth.cli.errors import explain, is_user_error, what_failed
 from deepsynth.errors import UserError
 from tests.cli.test_cli import TINY, one_line_of
 
@@ -99,3 +99,51 @@ def test_a_full_disk_is_named_where_the_system_does_not_name_the_file(
     error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     args = ["fit", f"--trainer.default_root_dir={tmp_path}/full", "--run_name", "n" * 5000]
     assert what_failed(error, args) == f"No space left on device: make room on the disk of {tmp_path}/full"
+
+
+WRONG = "Parser key \"data.batch_size\": Expected a <class 'int'>. Got value: many"
+
+
+@pytest.mark.parametrize(
+    ("message", "args", "line"),
+    [
+        (WRONG, ["fit", "--data.batch_size=many"], "(--data.batch_size=many)"),
+        (WRONG, ["fit", "--config={file}"], "({file}, line 2)"),
+        (WRONG, ["fit", "--config", "{file}"], "({file}, line 2)"),
+        (WRONG, ["fit", "--config={file}", "--data.batch_size=many"], "(--data.batch_size=many)"),
+        (WRONG, ["fit", "--config={folder}/batch_size.yaml"], "Got value: many"),  # the name of a file is no place
+        (WRONG, ["fit", "--data.batch_sizes=many"], "Got value: many"),
+        (
+            "Expected a dot import path string: JsonlSorce",
+            ["fit", "--data.source=JsonlSorce"],
+            "(--data.source=JsonlSorce); did you mean JsonlSource or CsvSource?",
+        ),
+        (
+            "Expected a dot import path string: Other",
+            ["fit"],
+            "there is no class 'Other'; there are CsvSource, JsonlSource",
+        ),
+        (
+            "unrecognized arguments: --data.batch_siz",
+            ["fit", "--data.batch_siz=2"],
+            "(--data.batch_siz=2); did you mean --data.batch_size=2?",
+        ),
+        (
+            "the following arguments are required: source",
+            ["fit"],
+            "--data.source=DocumentSource --data.source.path=FOLDER",
+        ),
+        ("something\n  else", ["fit"], "something else"),
+    ],
+)
+def test_a_mistake_is_shown_where_it_stands(message: str, args: list[str], line: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("data:\n  batch_size: many\n")
+    (tmp_path / "batch_size.yaml").write_text("data:\n  batch: 1\n")
+    places = {"{file}": str(file), "{folder}": str(tmp_path)}
+    for name, value in places.items():
+        args = [arg.replace(name, value) for arg in args]
+        line = line.replace(name, value)
+    found = explain(message, args, ["JsonlSource", "CsvSource"], ["data.batch_size"])
+    assert found.endswith(line)
+    assert "\n" not in found
