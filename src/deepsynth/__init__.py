@@ -25,14 +25,26 @@ from deepsynth.lazy_imports import importing
 if TYPE_CHECKING:
     from deepsynth.data import TextImageDataModule
     from deepsynth.modules import DeepSynthModule, FullModule, PeftModule, UnslothModule
+    from deepsynth.serve import Predictor, predict
 
-__all__ = ["DeepSynthModule", "FullModule", "PeftModule", "TextImageDataModule", "UnslothModule", "__version__"]
+__all__ = [
+    "DeepSynthModule",
+    "FullModule",
+    "PeftModule",
+    "Predictor",
+    "TextImageDataModule",
+    "UnslothModule",
+    "__version__",
+    "predict",
+]
 
 _HOMES = {
     "TextImageDataModule": "deepsynth.data",
     "DeepSynthModule": "deepsynth.modules",
     "FullModule": "deepsynth.modules",
     "PeftModule": "deepsynth.modules",
+    "Predictor": "deepsynth.serve",
+    "predict": "deepsynth.serve",
     "UnslothModule": "deepsynth.modules",
 }
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -175,6 +176,12 @@ class Page:
     blocks: tuple[PageBlock, ...] = ()
     prompt: str | None = None
     stats: Mapping[str, float] = field(default_factory=dict)
+
+    def _repr_png_(self) -> bytes:
+        """Return the image as a PNG file, which notebooks show."""
+        buffer = BytesIO()
+        self.image.save(buffer, "PNG")
+        return buffer.getvalue()
 
 
 @dataclass(slots=True)

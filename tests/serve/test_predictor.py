@@ -1,0 +1,61 @@
+"""One call predicts an image, in all forms of it; notebooks show pages and escape texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import deepsynth
+from deepsynth.data import TextRenderer
+from deepsynth.errors import UserError
+from deepsynth.serve import Gallery, Predictor
+from deepsynth.types import Document, Page
+from tests.helpers.training import make_data, make_module, make_trainer
+
+
+@pytest.fixture(scope="module")
+def page() -> Page:
+    renderer = TextRenderer(page_width_px=256, page_height_px=256, margin_px=10, font_size_px=12.0)
+    return renderer(Document("a", "Scan number 7 of 12."), np.random.default_rng(0))[0]
+
+
+def test_an_image_in_every_form_has_its_text(page: Page, tmp_path: Path) -> None:
+    file = tmp_path / "page.png"
+    page.image.save(file)
+    predictor = Predictor(model_name="deepsynth/tiny")
+    assert predictor(file) == "Scan number 7 of 12."
+    assert predictor.predict([str(file), file.read_bytes(), page.image]) == ["Scan number 7 of 12."] * 3
+    assert deepsynth.predict(file, model_name="deepsynth/tiny") == "Scan number 7 of 12."
+
+
+def test_an_adapter_brings_its_model_its_shape_and_its_prompt(page: Page, tmp_path: Path, jsonl: Path) -> None:
+    module = make_module(rank=3, mlp=True, max_new_tokens=8)
+    trainer = make_trainer(tmp_path, max_steps=2)
+    trainer.fit(module, make_data(jsonl, prompt="<image>\nRead."))
+    module.save_adapter(tmp_path / "adapter")
+    predictor = Predictor(tmp_path / "adapter", max_new_tokens=8)
+    assert predictor.module.model_name == module.model_name
+    assert (predictor.module.lora.rank, predictor.module.lora.mlp) == (3, True)
+    assert predictor.prompt == "<image>\nRead."
+    trained = {name: p for name, p in module.named_parameters() if "lora_" in name}
+    loaded = dict(predictor.module.named_parameters())
+    assert trained
+    assert all(loaded[name].equal(p) for name, p in trained.items())
+    assert isinstance(predictor(page.image), str)
+
+
+def test_nothing_to_predict_with_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="give one of them"):
+        Predictor()
+    with pytest.raises(UserError, match="holds no adapter"):
+        Predictor(tmp_path)
+
+
+def test_a_notebook_shows_pages_and_escapes_their_texts(page: Page) -> None:
+    assert page._repr_png_().startswith(b"\x89PNG")
+    html = Gallery([page, page.image], ["<b>bold</b>", "two"])._repr_html_()
+    assert html.count("<img ") == 2
+    assert "&lt;b&gt;bold&lt;/b&gt;" in html
+    assert "Scan number 7 of 12." in Gallery([page])._repr_html_()

@@ -1,0 +1,35 @@
+"""The tutorials run: a few steps by default, whole in the slow tests."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "docs/tutorials"
+TUTORIALS = sorted(FOLDER.glob("*.py"))
+
+
+def run(path: Path, code: str) -> None:
+    exec(compile(code, str(path), "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+def test_it_runs_for_a_few_steps(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, count = re.subn(r"^STEPS = \d+$", "STEPS = 2", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert count == 1
+    run(path, re.sub(r"max_new_tokens=\d+", "max_new_tokens=4", code))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+def test_it_runs_whole(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(path, path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+def test_it_begins_with_its_title_in_cells(path: Path) -> None:
+    assert path.read_text(encoding="utf-8").startswith("# %% [markdown]\n# # ")
