@@ -3,8 +3,7 @@
 Shape legend, used in every docstring of the package:
     B   samples in a batch            T  tokens of a sequence (padded)
     P   tokens of a prompt (padded)   V  image views (pages) over the whole batch
-    N   local tiles over the batch    S  side of a global view, in pixels
-    S'  side of a local tile, in pixels
+    N   local tiles over the batch    S, S'  side of a global view and of a local tile, in pixels
 """
 
 from __future__ import annotations
@@ -12,9 +11,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from deepsynth.io.notebook import ShownAsPng
 
 if TYPE_CHECKING:
     import torch
@@ -156,7 +156,7 @@ class PageBlock:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class Page(ShownAsPng):
     """A rendered (or scanned) image with the text that it shows.
 
     Attributes:
@@ -176,12 +176,6 @@ class Page:
     blocks: tuple[PageBlock, ...] = ()
     prompt: str | None = None
     stats: Mapping[str, float] = field(default_factory=dict)
-
-    def _repr_png_(self) -> bytes:
-        """Return the image as a PNG file, which notebooks show."""
-        buffer = BytesIO()
-        self.image.save(buffer, "PNG")
-        return buffer.getvalue()
 
 
 @dataclass(slots=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
 
+from deepsynth.io.notebook import png
 from deepsynth.types import Page
 
 
@@ -40,10 +40,3 @@ class Gallery:
             for image, text in zip(shown, texts, strict=True)
         ]
         return str(Markup('<div style="display:flex;flex-wrap:wrap;gap:12px">{}</div>').format(Markup().join(figures)))
-
-
-def png(image: Image.Image) -> bytes:
-    """Return an image as a PNG file."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
