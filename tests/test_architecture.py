@@ -22,7 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"models"}),
     frozenset({"data", "generation", "hub"}),
     frozenset({"modules"}),
-    frozenset({"callbacks", "export", "measurement", "serving"}),
+    frozenset({"callbacks", "export", "inference", "measurement", "serving"}),
     frozenset({"cli"}),
     frozenset({"__main__", "__init__"}),
 )

@@ -17,8 +17,8 @@ from lightning.pytorch import Trainer, seed_everything
 from deepsynth import PeftModule, TextImageDataModule
 from deepsynth.data import JsonlSource, TextRenderer
 from deepsynth.data.text.cleaning import TextCleaning
+from deepsynth.inference import Gallery
 from deepsynth.modules import GenerationSettings, LoraSettings
-from deepsynth.serve import Gallery
 
 STEPS = 150
 seed_everything(0)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from deepsynth.__main__ import main
 from deepsynth.data import PageAugmenter, TextRenderer
-from deepsynth.serve import Gallery
+from deepsynth.inference import Gallery
 from deepsynth.types import Document
 
 STEPS = 60

@@ -14,8 +14,8 @@ from lightning.pytorch import Trainer, seed_everything
 from deepsynth import PeftModule, Predictor, TextImageDataModule
 from deepsynth.data import PythonDocsSource, TextRenderer
 from deepsynth.data.text.cleaning import TextCleaning
+from deepsynth.inference import Gallery
 from deepsynth.modules import GenerationSettings, LoraSettings
-from deepsynth.serve import Gallery
 
 STEPS = 150
 seed_everything(0)

@@ -24,8 +24,8 @@ from deepsynth.lazy_imports import importing
 
 if TYPE_CHECKING:
     from deepsynth.data import TextImageDataModule
+    from deepsynth.inference import Predictor, predict
     from deepsynth.modules import DeepSynthModule, FullModule, PeftModule, UnslothModule
-    from deepsynth.serve import Predictor, predict
 
 __all__ = [
     "DeepSynthModule",
@@ -43,8 +43,8 @@ _HOMES = {
     "DeepSynthModule": "deepsynth.modules",
     "FullModule": "deepsynth.modules",
     "PeftModule": "deepsynth.modules",
-    "Predictor": "deepsynth.serve",
-    "predict": "deepsynth.serve",
+    "Predictor": "deepsynth.inference",
+    "predict": "deepsynth.inference",
     "UnslothModule": "deepsynth.modules",
 }
 

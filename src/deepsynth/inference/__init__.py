@@ -1,6 +1,6 @@
 """Texts of single images, and how they look in a notebook."""
 
-from deepsynth.serve.gallery import Gallery
-from deepsynth.serve.predictor import Predictor, predict
+from deepsynth.inference.gallery import Gallery
+from deepsynth.inference.predictor import Predictor, predict
 
 __all__ = ["Gallery", "Predictor", "predict"]

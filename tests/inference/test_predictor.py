@@ -10,7 +10,7 @@ import pytest
 import deepsynth
 from deepsynth.data import TextRenderer
 from deepsynth.errors import UserError
-from deepsynth.serve import Gallery, Predictor
+from deepsynth.inference import Gallery, Predictor
 from deepsynth.types import Document, Page
 from tests.helpers.training import make_data, make_module, make_trainer
 
