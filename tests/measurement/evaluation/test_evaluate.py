@@ -119,7 +119,13 @@ def test_the_p_value_is_the_share_of_exchanges_that_differ_as_much(tmp_path: Pat
     [
         ("", "none of its 0 documents has a target"),
         ("{}\n", "line 1: a row needs an id and a prediction"),
-        ('{"id": "a", "prediction": "x", "target": "x"}\nnothing\n', "line 2: no JSON"),
+        ('{"id": "a", "prediction": "x", "target": "x"}\nnothing\n', "line 2: not JSON"),
+        ("[" * 100_000, "not JSON: maximum recursion"),
+        ('{"a": ' * 100_000, "line 1: not usable JSON: nested too deeply"),
+        ('{"id": "a", "prediction": "x", "target": 5}\n', "line 1: target is of type int; it must be a text"),
+        ('{"id": "a", "prediction": "\\ud800", "target": "x"}\n', "'prediction' has half a surrogate pair"),
+        ('{"id": "a", "prediction": "x", "target": "x", "prompt": "\\udfff"}\n', "'prompt' has half a surrogate pair"),
+        ("\x00\ufeff{}\n", "line 1: not JSON"),
         ('{"id": "a", "prediction": "x", "target": "x"}\n' * 2, "line 2: the id 'a' comes twice"),
     ],
 )

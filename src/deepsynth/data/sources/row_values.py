@@ -19,7 +19,7 @@ def text_of(where: str, row: Mapping[str, Any], field: str, optional: bool) -> s
         return ""
     if not isinstance(value, str):
         raise UserError(f"{where}: {field} is of type {type(value).__name__}; it must be a text")
-    return unix_line_ends(_encodable(where, field, value))
+    return unix_line_ends(unicode_text(where, field, value))
 
 
 def label_of(where: str, row: Mapping[str, Any], field: str, optional: bool) -> str | None:
@@ -31,13 +31,18 @@ def label_of(where: str, row: Mapping[str, Any], field: str, optional: bool) -> 
         return None
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise UserError(f"{where}: {field} is of type {type(value).__name__}; it must be a name or a number")
-    label = _encodable(where, field, str(value)).strip()
+    label = unicode_text(where, field, str(value)).strip()
     if not label:
         raise UserError(f"{where}: {field} is empty; give it a value or remove it")
     return label
 
 
-def _encodable(where: str, field: str, value: str) -> str:
+def unicode_text(where: str, field: str, value: str) -> str:
+    """Return a value that can be written.
+
+    Raises:
+        UserError: for half a surrogate pair, which JSON can name and no file can hold.
+    """
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deepsynth.data.sources.row_files import json_objects
+from deepsynth.data.sources.row_values import unicode_text
 from deepsynth.errors import UserError
 
 #: By what documents may be grouped.
@@ -47,29 +48,32 @@ def read_predictions(path: Path) -> Predictions:
     rows: list[dict[str, Any]] = []
     unknown = 0
     seen: set[str] = set()
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            row = _row(file, number, line)
-            if str(row["id"]) in seen:
-                raise UserError(f"{file}, line {number}: the id {str(row['id'])[:80]!r} comes twice")
-            seen.add(str(row["id"]))
-            if row.get("target"):
-                rows.append(row)
-            else:
-                unknown += 1
+    for where, row in json_objects(file):
+        check_row(where, row)
+        if str(row["id"]) in seen:
+            raise UserError(f"{where}: the id {str(row['id'])[:80]!r} comes twice")
+        seen.add(str(row["id"]))
+        if row.get("target"):
+            rows.append(row)
+        else:
+            unknown += 1
     if not rows:
         raise UserError(f"{file}: none of its {unknown} documents has a target, so nothing can be compared")
     return Predictions(file, tuple(rows), unknown)
 
 
-def _row(file: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{file}, line {number}: no JSON ({error})") from error
-    if not isinstance(row, dict) or not isinstance(row.get("prediction"), str) or "id" not in row:
-        raise UserError(f"{file}, line {number}: a row needs an id and a prediction; give what deepsynth predict wrote")
-    return row
+def check_row(where: str, row: Mapping[str, Any]) -> None:
+    """Refuse a row that is no prediction.
+
+    Raises:
+        UserError: with the field that is missing, no text, or no Unicode.
+    """
+    if not isinstance(row.get("prediction"), str) or "id" not in row:
+        raise UserError(f"{where}: a row needs an id and a prediction; give what deepsynth predict wrote")
+    if not isinstance(row.get("target"), str | None):
+        raise UserError(f"{where}: target is of type {type(row['target']).__name__}; it must be a text")
+    for field in ("id", "prediction", "target", *GROUPS):
+        unicode_text(where, field, str(row.get(field)))
 
 
 def in_common(one: Predictions, other: Predictions) -> tuple[Predictions, Predictions, int]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from deepsynth.data.sources.row_files import json_objects
+from deepsynth.data.sources.row_values import unicode_text
 from deepsynth.errors import UserError
 
 #: Names in olmOCR-bench: several predictions of a page are allowed.
@@ -28,28 +30,32 @@ def read_page_texts(path: Path) -> Mapping[PageKey, Sequence[str]]:
     rows = path / "predictions.jsonl" if path.is_dir() else path
     found: dict[PageKey, list[str]] = {}
     if rows.is_file():
-        with rows.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                name, text = _row(rows, number, line)
-                found.setdefault((name, 1), []).append(text)
+        for where, row in json_objects(rows):
+            name, text = _row(where, row)
+            found.setdefault((name, 1), []).append(text)
     elif path.is_dir():
         for file in sorted(path.rglob("*.md")):
             name = file.relative_to(path).with_suffix("").as_posix()
             match = _REPEAT.fullmatch(name)
             key = (match["name"], int(match["page"])) if match else (name, 1)
-            found.setdefault(key, []).append(file.read_text(encoding="utf-8"))
+            found.setdefault(key, []).append(_markdown(file))
     if not found:
         raise UserError(f"{path}: no predictions; give the predictions.jsonl of deepsynth predict or a folder of *.md")
     return found
 
 
-def _row(file: Path, number: int, line: str) -> tuple[str, str]:
+def _row(where: str, row: Mapping[str, Any]) -> tuple[str, str]:
+    if "id" not in row or "prediction" not in row:
+        raise UserError(f"{where}: no prediction; a row needs an id and a prediction")
+    values = [unicode_text(where, field, str(row[field])) for field in ("id", "prediction")]
+    return page_name(values[0]), values[1]
+
+
+def _markdown(file: Path) -> str:
     try:
-        row = json.loads(line)
-        name, text = row["id"], row["prediction"]
-    except (ValueError, TypeError, KeyError):
-        raise UserError(f"{file}, line {number}: no prediction; a row needs an id and a prediction") from None
-    return page_name(str(name)), str(text)
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: no UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
 def page_name(path: str) -> str:
