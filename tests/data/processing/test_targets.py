@@ -128,6 +128,7 @@ LINES = st.lists(
     st.sampled_from(["markdown", "plain"]),
     st.integers(1, 2),
 )
+@example([("1. ", []), ("", []), ("1. ", ["~~~"])], "", "\n\n", "markdown", 1)
 @example([("", ["# Title"]), ("- ", ["a"])], " ", "\n", "markdown", 1)
 def test_markdown_drawn_again_has_the_same_words(lines: Any, joiner: str, end: str, markup: str, columns: int) -> None:
     text = end.join(start + joiner.join(pieces) for start, pieces in lines)

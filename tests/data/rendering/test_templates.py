@@ -133,3 +133,37 @@ def test_extreme_draws_leave_room_for_text() -> None:
             assert found.size_px > 3
     with pytest.raises(UserError, match=r"templates has 'poster'; it must have some of article, report"):
         TextRenderer(templates=("poster",))  # type: ignore[arg-type]
+
+
+def test_a_table_too_wide_for_a_column_spans_the_columns_between_equal_ones() -> None:
+    words = "some words of a paragraph in a column " * 8
+    table = "| " + " | ".join(f"long{k}" for k in range(9)) + " |\n" + "|---" * 9 + "|\n"
+    table += ("| " + " | ".join(f"value{k}" for k in range(9)) + " |\n") * 2
+    text = f"{words}\n\n{words}\n\n{table}\n\n{words}\n\n{words}\n\n{table}"
+    (page,) = TextRenderer(**PAGE, columns=2, font_size_px=9.0)(Document("d", text), np.random.default_rng(0))
+    assert page.text.split() == text.replace("|", " ").replace("-", "").split()
+    first, second = (block for block in page.blocks if block.label == "table")
+    one, two = block_box(page, first), block_box(page, second)
+    assert one is not None
+    assert two is not None
+    assert one[2] - one[0] > 230
+    above = [line.box for line in page.lines[: first.lines[0]]]
+    between = [line.box for line in page.lines[first.lines[1] : second.lines[0]]]
+    for boxes, top, bottom in ((above, 0, one[1]), (between, one[3], two[1])):
+        columns = [[box for box in boxes if (box[0] > 250) == right] for right in (False, True)]
+        ends = [max(box[3] for box in column) for column in columns]
+        assert all(top < box[1] and box[3] <= bottom for box in boxes)
+        assert abs(ends[0] - ends[1]) <= 2 * 9 * 1.3
+        assert bottom - max(ends) < 2 * 9 * 1.3
+
+
+def test_a_table_that_finds_no_room_across_the_columns_begins_the_next_page() -> None:
+    table = "| " + " | ".join(f"long{k}" for k in range(9)) + " |\n" + "|---" * 9 + "|\n"
+    table += ("| " + " | ".join(f"value{k}" for k in range(9)) + " |\n") * 2
+    note = "[^1]: a note\n"
+    for text in ("word " * 600 + f"\n\n{table}", f"word[^1]\n\n{table}\n\n{note}"):
+        first, second = TextRenderer(**PAGE, columns=2, font_size_px=9.0)(Document("d", text), np.random.default_rng(0))
+        assert "table" not in [block.label for block in first.blocks]
+        assert second.blocks[0].label == "table"
+    (alone,) = TextRenderer(**PAGE, columns=2, font_size_px=9.0)(Document("d", table), np.random.default_rng(0))
+    assert alone.blocks[0].label == "table"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 from PIL import Image
@@ -78,6 +79,8 @@ def block_rows(
         block = blocks[number]
         width = frame.width
         spans = number == 0 and typesetter.look.spanning_title and isinstance(block, Paragraph) and block.heading == 1
+        if isinstance(block, Paragraph) and block.label == "table_caption" and number + 1 < len(blocks):
+            spans = any(row.spans for row in islice(block_rows(blocks, typesetter, frame, (number + 1, 0)), 1))
         if isinstance(block, str):
             block = Paragraph(((block, BODY),))
         if isinstance(block, Paragraph):
@@ -85,7 +88,7 @@ def block_rows(
                 row.spans = spans
                 yield row
         elif isinstance(block, Table):
-            for row in table_rows(block, typesetter, width):
+            for row in table_rows(block, typesetter, frame):
                 if row.position[1] >= within:
                     row.position = (number, row.position[1])
                     yield row

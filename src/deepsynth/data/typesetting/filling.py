@@ -10,6 +10,8 @@ from deepsynth.errors import UserError
 
 #: Length of the rule above footnotes, as a share of the column.
 _NOTE_RULE = 0.3
+#: Heights of columns that are tried to make them equal go up by this.
+_STEP_PX = 4
 
 
 def fill_page(rows: Iterable[LayoutRow], frame: Frame) -> tuple[PageLayout, TextPosition | None]:
@@ -37,6 +39,9 @@ class _Filler:
         self._column = 0
         self._top = self._y = frame.top
         self._notes: list[LayoutRow] = []
+        self._has_notes = False
+        #: Index of the first row and line below what spans the columns.
+        self._band = (0, 0)
 
     def fill(self, rows: Iterable[LayoutRow]) -> tuple[PageLayout, TextPosition | None]:
         """Return the page and the position of the next one; see :func:`fill_page`."""
@@ -45,12 +50,15 @@ class _Filler:
         for row in rows:
             if row.is_blank and self._y == self._top:
                 continue
-            if row.spans and self._column == 0 and self._y == self._top:
-                self._y = self._top = self._span(row)
+            if row.spans:
+                if not self._span(row):
+                    self._set_notes()
+                    return layout, row.position
                 before = row
                 continue
             if before and before.spans:
-                self._y = self._top = self._top + before.height // 2
+                self._y = self._top = min(self._top + before.height // 2, frame.bottom - 1)
+                self._band = len(layout.rows), len(layout.lines)
             if not self._fits(row):
                 if row.is_blank:
                     self._y = frame.bottom
@@ -75,12 +83,39 @@ class _Filler:
         self._set_notes()
         return layout, None
 
-    def _span(self, row: LayoutRow) -> int:
-        """Put a row across the columns, and return where they begin."""
+    def _span(self, row: LayoutRow) -> bool:
+        """Put a row across the columns, below what they hold, unless the page has no room; say whether it had."""
+        is_first = not self._layout.rows
+        bottom = self._top
+        if self._column or self._y > self._top:
+            if self._has_notes or self._notes:
+                return False  # they stand where the row would
+            bottom = self._balance()
+        top = bottom if is_first else bottom + row.space_before
+        needed = row.height * 2 if row.keep_with_next else row.height
+        if top + needed > self._frame.bottom and not is_first:
+            return False
         self._check_height(row)
-        top = self._top if self._top == self._frame.top else self._top + row.space_before
         self._layout.add(row, 0, min(self._frame.lefts), top)
-        return top + row.height
+        self._column, self._y, self._top = 0, top + row.height, top + row.height
+        self._band = len(self._layout.rows), len(self._layout.lines)
+        return True
+
+    def _balance(self) -> int:
+        """Make the columns below what spans them equally high, and return where they end."""
+        layout, (first_row, first_line) = self._layout, self._band
+        rows = [placed.row for placed in layout.rows[first_row:]]
+        total = sum([row.height + row.space_before for row in rows])
+        for height in range(total // len(self._frame.lefts), self._frame.bottom - self._top + _STEP_PX, _STEP_PX):
+            places = _placed(rows, height, len(self._frame.lefts))
+            if places:
+                break
+        else:
+            return self._frame.bottom
+        del layout.rows[first_row:], layout.lines[first_line:]
+        for row, (column, y) in zip(rows, places, strict=True):
+            layout.add(row, column, self._frame.lefts[column], self._top + y)
+        return self._top + max([y + row.height for row, (_, y) in zip(rows, places, strict=True)], default=0)
 
     def _fits(self, row: LayoutRow) -> bool:
         """Return whether the column has room for a row, its footnotes, and what may not be parted from it."""
@@ -107,11 +142,27 @@ class _Filler:
         first = self._notes[0]
         lines = [(line, x, baseline + gap) for line, x, baseline in first.lines]
         notes = [replace(first, lines=lines, height=first.height + gap, rules=(rule,)), *self._notes[1:]]
+        self._has_notes = True
         y = self._frame.bottom - _height(self._notes)
         for note in notes:
             self._layout.add(note, self._column, self._frame.lefts[self._column], y)
             y += note.height
         self._notes = []
+
+
+def _placed(rows: Sequence[LayoutRow], height: int, columns: int) -> list[tuple[int, int]]:
+    """Return column and top of rows in columns of a height, none when they do not fit."""
+    found: list[tuple[int, int]] = []
+    column = y = 0
+    for row in rows:
+        top = y + row.space_before if y else 0
+        if y and top + row.height * (2 if row.keep_with_next else 1) > height:
+            column, top = column + 1, 0
+        if column == columns or top + row.height > height:
+            return []
+        found.append((column, top))
+        y = top + row.height
+    return found
 
 
 def _gap(notes: Sequence[LayoutRow]) -> int:

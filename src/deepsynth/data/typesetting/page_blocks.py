@@ -158,6 +158,9 @@ class _Writer:
         if begins and block.marker in BOXES:
             prefix += f"[{' x'[BOXES.index(block.marker)]}] "
         parts = self._paragraphs(rows)
+        head = ""
+        if "\\" in prefix and (block.heading or block.label == "code"):
+            head, prefix = f"{prefix.rstrip()}\n\n", rest  # a marker that is text has a line for itself
         if block.label == "code":
             texts = fenced(["".join([text for text, _ in runs]) for _, runs in parts])
         elif block.heading:
@@ -169,7 +172,7 @@ class _Writer:
         if tight and texts[0] and (not deeper or not marker[0].isdigit() or marker[:-1] == "1"):
             before = before and "\n"
         markdown = "\n".join([f"{rest if number else prefix}{text}".rstrip() for number, text in enumerate(texts)])
-        return PageBlock(block.label, markdown, before, lines, areas)
+        return PageBlock(block.label, head + markdown, before, lines, areas)
 
     def _texts(self, rows: Sequence[PlacedRow]) -> list[str]:
         """Return the shown part of each paragraph in the rows, as Markdown."""

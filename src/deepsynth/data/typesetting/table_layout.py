@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from deepsynth.data.typesetting.lines import LaidOutLine, Typesetter, align_line
-from deepsynth.data.typesetting.pages import LayoutRow
+from deepsynth.data.typesetting.pages import Frame, LayoutRow
 from deepsynth.data.typesetting.paragraphs import TableStyle
 from deepsynth.data.typesetting.tables import Cell, Table
 from deepsynth.errors import UserError
@@ -19,8 +19,11 @@ RULE = 0.07
 _WORD_SHARE = 0.3
 
 
-def table_rows(table: Table, typesetter: Typesetter, width: int) -> Iterator[LayoutRow]:
+def table_rows(table: Table, typesetter: Typesetter, frame: Frame) -> Iterator[LayoutRow]:
     """Yield the rows of a table that a page may part; their positions are those of their first rows.
+
+    A table that does not fit into a column of the page spans them all; where titles do, one that would have to wrap its
+    cells does too.
 
     Raises:
         UserError: when there are too many columns.
@@ -28,10 +31,22 @@ def table_rows(table: Table, typesetter: Typesetter, width: int) -> Iterator[Lay
     rule = max(1, typesetter.pixels(RULE))
     padding = typesetter.pixels(_CELL_PADDING) + rule
     measured = _Measured(typesetter)
+    width = frame.width
     widths = _column_widths(table, measured, width, padding)
+    wraps = sum(measured.natural) > width
+    if len(frame.lefts) > 1 and (not widths or (typesetter.look.spanning_title and wraps)):
+        width = frame.full_width
+        widths = _column_widths(table, measured, width, padding)
+    if not widths:
+        raise UserError(
+            f"a table of {table.columns} columns does not fit into {width} pixels; take a smaller font_size_px or a "
+            "wider page"
+        )
     mirrored = typesetter.is_right_to_left([part for row in table.rows for cell in row for part in cell.paragraphs])
     for first, end in table.groups():
-        yield _group(table, (first, end), measured, widths, (rule, padding), width if mirrored else None)
+        row = _group(table, (first, end), measured, widths, (rule, padding), width if mirrored else None)
+        row.spans = width > frame.width
+        yield row
 
 
 def _group(
@@ -110,11 +125,15 @@ class _Measured:
 
     def __init__(self, typesetter: Typesetter) -> None:
         self.typesetter = typesetter
+        #: Widths of the columns in which no cell wraps, pixels.
+        self.natural: list[float] = []
         self._found: dict[int, tuple[list[LaidOutLine], float, float]] = {}
 
     def widths(self, cell: Cell) -> tuple[float, float]:
         """Return the width of a cell's text, and that of its widest word, pixels."""
         for paragraph in cell.paragraphs:
+            if id(paragraph) in self._found:
+                continue
             plain = replace(paragraph, align=None) if paragraph.align else paragraph
             self._found[id(paragraph)] = self.typesetter.unbroken(plain)
         found = [self._found[id(paragraph)] for paragraph in cell.paragraphs]
@@ -205,11 +224,7 @@ def _grid(boxes: Sequence[Box], rule: int, right: float, bottom: float) -> list[
 
 
 def _column_widths(table: Table, measured: _Measured, width: int, padding: int) -> list[int]:
-    """Return the widths of the columns: as wide as their text, or in proportion to it when that does not fit.
-
-    Raises:
-        UserError: when there are too many columns.
-    """
+    """Return the widths of the columns: as wide as their text, or in proportion to it; none when that does not fit."""
     natural = [2.0 * padding + 1] * table.columns
     smallest = [2.0 * padding + 1] * table.columns
     cells = sorted((cell for row in table.rows for cell in row), key=lambda cell: cell.columns)
@@ -218,6 +233,7 @@ def _column_widths(table: Table, measured: _Measured, width: int, padding: int) 
         wanted = wide + 2 * padding + 1
         _widen(natural, cell, wanted)
         _widen(smallest, cell, 2 * padding + 1 + min(words, _WORD_SHARE * width))
+    measured.natural = natural
     if sum(natural) <= width and measured.typesetter.look.wide_tables:
         return [int(column * width / sum(natural)) for column in natural]
     if sum(natural) <= width:
@@ -225,10 +241,7 @@ def _column_widths(table: Table, measured: _Measured, width: int, padding: int) 
     floors = [min(pair) for pair in zip(natural, smallest, strict=True)]
     spare = width - sum(floors)
     if spare < 0:
-        raise UserError(
-            f"a table of {len(natural)} columns does not fit into {width} pixels; take a smaller font_size_px or a "
-            "wider page"
-        )
+        return []
     wish = [wide - floor for wide, floor in zip(natural, floors, strict=True)]
     return [int(floor + spare * part / sum(wish)) for floor, part in zip(floors, wish, strict=True)]
 
