@@ -88,11 +88,14 @@ def test_a_run_ends_on_the_hub_with_the_weights_it_would_have_had(hub, tmp_path,
     assert not any(TOKEN.encode() in p.read_bytes() for p in run_files)
 
 
-def test_peft_alone_reads_what_was_pushed(hub, tmp_path, jsonl):
+def test_peft_alone_reads_what_was_pushed_and_validation_pushes_nothing(hub, tmp_path, jsonl):
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 
-    pushed, _ = fit(tmp_path, jsonl, HubCheckpoint("alice/ocr"), steps=1)
+    callback = HubCheckpoint("alice/ocr")
+    pushed, _ = fit(tmp_path, jsonl, callback, steps=1)
+    data = make_data(jsonl, val_fraction=0.5)
+    make_trainer(tmp_path, callbacks=[callback]).validate(make_module(samples=1), data, verbose=False)
     assert titles(hub) == ["Step 1"]
     base = AutoModelForImageTextToText.from_pretrained(resolve_model_name("deepsynth/tiny-random"))
     loaded = PeftModel.from_pretrained(base, hub.repo("alice/ocr").checkout(tmp_path / "checkout"))
@@ -214,14 +217,6 @@ def test_a_trial_run_and_validation_push_nothing(hub, tmp_path, jsonl):
     make_trainer(tmp_path, callbacks=[callback]).validate(make_module(samples=1), make_data(jsonl), verbose=False)
     assert hub.log() == []
     assert not (tmp_path / "hub_spool").exists()
-
-
-def test_validation_after_a_run_pushes_nothing(hub, tmp_path, jsonl):
-    callback = HubCheckpoint("alice/ocr")
-    fit(tmp_path, jsonl, callback, steps=1)
-    data = make_data(jsonl, val_fraction=0.5)
-    make_trainer(tmp_path, callbacks=[callback]).validate(make_module(samples=1), data, verbose=False)
-    assert titles(hub) == ["Step 1"]
 
 
 @pytest.mark.parametrize(
