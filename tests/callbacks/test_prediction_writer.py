@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from PIL import Image
 
 from deepsynth.callbacks import PredictionWriter
-from deepsynth.callbacks.prediction_rows import document_row
+from deepsynth.callbacks.prediction_rows import document_row, rows_of
 from deepsynth.data import DocumentSource, TextImageDataModule
 from deepsynth.data.formats.alto import read_alto
 from deepsynth.data.formats.page_xml import read_page_xml
@@ -390,3 +390,11 @@ def test_a_document_says_its_language_source_and_prompt_where_they_are_known() -
     known = {"language": "fa", "source": "books", "prompt": "<image>\nFree OCR."}
     assert document_row([{**page, **known} for page in pages]) == {**document_row(pages), **known}
     assert "language" not in document_row([{**page, "language": None} for page in pages])
+
+
+@pytest.mark.parametrize("line", [b"\x00\xff\n", b"[" * 100_000 + b"\n", b"5\n"])
+def test_a_damaged_line_of_an_interrupted_run_is_named(line: bytes, tmp_path: Path) -> None:
+    partial = tmp_path / "read.jsonl.partial"
+    partial.write_bytes(b'{"document_id": "a"}\n' + line)
+    with pytest.raises(UserError, match=r"partial, line 2: it is damaged; remove the file to predict from the start"):
+        list(rows_of(partial))

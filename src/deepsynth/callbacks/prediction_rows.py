@@ -12,6 +12,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_file, explain_write_errors
 from deepsynth.metrics.corpus import join_pages
 from deepsynth.metrics.documents import DocumentScores, figures
@@ -20,10 +21,20 @@ Row = dict[str, Any]
 
 
 def rows_of(partial: Path) -> Iterator[Row]:
-    """Yield the rows of a partial file."""
-    with partial.open(encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
+    """Yield the rows of a file of predictions.
+
+    Raises:
+        UserError: for a line that is damaged.
+    """
+    with partial.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if not isinstance(row, dict):
+                raise UserError(f"{partial}, line {number}: it is damaged; remove the file to predict from the start")
+            yield row
 
 
 def cut_broken_line(partial: Path) -> None:

@@ -147,7 +147,12 @@ def test_parts_are_joined_where_one_side_cuts_them() -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "no JSON"), ("{}", "no list of pages"), ('[{"layout_dets": [{}]}]', "page 1: not as")],
+    [
+        ("{", "no JSON"),
+        ("[" * 100_000, "no JSON"),
+        ("{}", "no list of pages"),
+        ('[{"layout_dets": [{}]}]', "page 1: not as"),
+    ],
 )
 def test_files_that_are_no_annotations(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "a.json").write_text(content)

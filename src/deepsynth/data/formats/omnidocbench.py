@@ -92,7 +92,7 @@ def read_annotations(file: Path) -> list[AnnotatedPage]:
         found = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}; give the JSON of OmniDocBench") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: no JSON ({error})") from error
     if not isinstance(found, list) or not found:
         raise UserError(f"{file}: no list of pages; give the JSON of OmniDocBench")
