@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -11,6 +12,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.helpers.first_hour import FIRST_PAGES, commands, prepare, shortened
 
 ROOT = Path(__file__).parents[1]
 #: pip builds in an environment of its own, for which it fetches the build backend; the rest takes half a minute.
@@ -82,6 +85,17 @@ def test_the_quickstart_runs_in_an_empty_folder(environment: Path, tmp_path: Pat
     assert (tmp_path / "runs/quickstart/adapter/adapter_model.safetensors").is_file()
     assert (tmp_path / "runs/quickstart/checkpoints/last.ckpt").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+@pytest.mark.parametrize("page", FIRST_PAGES, ids=lambda page: page.name)
+def test_every_command_of_the_first_pages_works_as_printed(environment: Path, tmp_path: Path, page: Path) -> None:
+    prepare(tmp_path)
+    for line in commands(page):
+        program, *args = shlex.split(line)
+        run(environment, tmp_path, program, *args, *shortened(line))
+    assert (tmp_path / "results/a.txt").is_file()
+    assert (tmp_path / "runs/quickstart/report.html").is_file()
+    assert (tmp_path / "runs/quickstart/unseen/light-after/predictions.jsonl").is_file()
 
 
 def test_the_list_is_that_of_the_package(environment: Path, tmp_path: Path) -> None:
