@@ -167,3 +167,13 @@ def test_a_table_that_finds_no_room_across_the_columns_begins_the_next_page() ->
         assert second.blocks[0].label == "table"
     (alone,) = TextRenderer(**PAGE, columns=2, font_size_px=9.0)(Document("d", table), np.random.default_rng(0))
     assert alone.blocks[0].label == "table"
+
+
+def test_text_that_finds_no_room_below_a_spanning_table_begins_the_next_page() -> None:
+    rows = "".join("| " + " | ".join(f"value{k}" for k in range(9)) + " |\n" for _ in range(60))
+    table = "| " + " | ".join(f"long{k}" for k in range(9)) + " |\n" + "|---" * 9 + "|\n" + rows
+    for height in range(200, 260, 3):
+        options = {**PAGE, "page_height_px": height, "columns": 2, "font_size_px": 9.0, "margin_px": 20}
+        pages = TextRenderer(**options)(Document("d", f"{table}\n\n# Heading\n\nwords"), np.random.default_rng(0))
+        assert [page.text.split()[-1] for page in pages][-1] == "words"
+        assert sum(page.text.count("value0") for page in pages) == 60

@@ -74,6 +74,8 @@ class _Filler:
                     return layout, row.position
                 self._set_notes()
                 self._column, self._y = self._column + 1, self._top
+            if self._is_below_band() and row.height + _height(row.notes) > frame.bottom - self._top:
+                return layout, row.position
             self._check_height(row)
             top = self._y if self._y == self._top else self._y + row.space_before
             layout.add(row, self._column, frame.lefts[self._column], top)
@@ -95,7 +97,8 @@ class _Filler:
         needed = row.height * 2 if row.keep_with_next else row.height
         if top + needed > self._frame.bottom and not is_first:
             return False
-        self._check_height(row)
+        if is_first:
+            self._check_height(row)
         self._layout.add(row, 0, min(self._frame.lefts), top)
         self._column, self._y, self._top = 0, top + row.height, top + row.height
         self._band = len(self._layout.rows), len(self._layout.lines)
@@ -116,6 +119,10 @@ class _Filler:
         for row, (column, y) in zip(rows, places, strict=True):
             layout.add(row, column, self._frame.lefts[column], self._top + y)
         return self._top + max([y + row.height for row, (_, y) in zip(rows, places, strict=True)], default=0)
+
+    def _is_below_band(self) -> bool:
+        """Return whether the column is empty and something spans the columns above it."""
+        return self._column == 0 and self._y == self._top > self._frame.top and bool(self._layout.rows)
 
     def _fits(self, row: LayoutRow) -> bool:
         """Return whether the column has room for a row, its footnotes, and what may not be parted from it."""
