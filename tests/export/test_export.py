@@ -104,6 +104,58 @@ def test_merged_model_stands_alone(scope: str, format: Any, base: Path, tmp_path
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_a_native_base_gives_published_files_too_and_what_it_lacks_is_named(base: Path, tmp_path: Path) -> None:
+    named = json.loads((base / "config.json").read_text()) | {"auto_map": {"AutoModel": "modeling_published.Model"}}
+    (base / "config.json").write_text(json.dumps(named))
+    native = tmp_path / "native"
+    AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32).save_pretrained(native)
+    AutoProcessor.from_pretrained(base).save_pretrained(native)
+    adapter = _adapter(str(native), tmp_path / "adapter", "attention")
+    report = export_model(adapter, output=tmp_path / "out", format="published")
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config == json.loads((base / "config.json").read_text())
+    assert report.missing_code == ("modeling_published.py",)
+    assert "config.json names modeling_published.py, which the base does not have" in str(report)
+    processor = json.loads((tmp_path / "out/processor_config.json").read_text())
+    assert processor["candidate_resolutions"] == [[256, 256]]  # as the original processor and vLLM's have it
+    assert {key: t.shape for key, t in load_file(tmp_path / "out/model.safetensors").items()} == {
+        key: t.shape for key, t in load_file(base / "model.safetensors").items()
+    }
+
+
+#: Prefixes of weights that vLLM renames for its ``DeepseekOCRForCausalLM``, in their order, and the parts that it has.
+#: Source: https://github.com/vllm-project/vllm, ``vllm/model_executor/models/deepseek_ocr.py`` at 029329a8.
+VLLM_PREFIXES = {
+    "model.embed_tokens.": "language_model.model.embed_tokens.",
+    "model.layers.": "language_model.model.layers.",
+    "model.norm.": "language_model.model.norm.",
+    "lm_head.": "language_model.lm_head.",
+    "model.": "",
+}
+VLLM_PARTS = {"language_model", "sam_model", "vision_model", "projector", "image_newline", "view_seperator"}
+
+
+def in_vllm(name: str) -> str:
+    """Return the name that vLLM gives a weight."""
+    for prefix, other in VLLM_PREFIXES.items():
+        if name.startswith(prefix):
+            return other + name.removeprefix(prefix)
+    return name
+
+
+def test_vllm_finds_a_place_for_every_weight_of_an_export_and_of_an_adapter(base: Path, tmp_path: Path) -> None:
+    export_model(_adapter(str(base), tmp_path / "adapter"), output=tmp_path / "out", format="published")
+    exported = load_file(tmp_path / "out/model.safetensors")
+    assert {in_vllm(name).split(".")[0] for name in exported} == VLLM_PARTS
+    module = make_module(model_name=str(base), mlp=True, experts="shared")
+    module.configure_model()
+    module.save_adapter(tmp_path / "own")
+    weights = {in_vllm(name) for name in exported}
+    for name in load_file(tmp_path / "own/adapter_model.safetensors"):
+        layer = re.sub(r"\.lora_[AB]\.weight$", "", name.removeprefix("base_model.model."))
+        assert f"{in_vllm(layer)}.weight" in weights, name
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"rslora": True}, {"dora": True}], ids=lambda changes: next(iter(changes)))
 def test_variants_of_lora(changes: dict[str, bool], base: Path, tmp_path: Path) -> None:

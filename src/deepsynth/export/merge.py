@@ -52,6 +52,7 @@ class ExportReport:
         unchanged: all others, bit for bit those of the base.
         agreement: of the logits and the greedy text for the probe page, reloaded against unmerged. Fewer tokens are the
             same than were written only in 16 bits, when rounding decided between two that were as likely.
+        missing_code: files of the original code that the published configuration names and the base does not have.
     """
 
     folder: Path
@@ -60,6 +61,7 @@ class ExportReport:
     changed: int
     unchanged: int
     agreement: Agreement
+    missing_code: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Return the lines that the command prints."""
@@ -80,6 +82,11 @@ class ExportReport:
             f"  logits differ by {found.mean_difference:.1e} on average (tolerance for {self.dtype} "
             f"{found.mean_tolerance:.1e}){most}\n"
             f"  {text}"
+        ) + (
+            f"\n  config.json names {', '.join(self.missing_code)}, which the base does not have: the original code "
+            "and whatever loads it need these files from the published repository"
+            if self.missing_code
+            else ""
         )
 
 
@@ -150,7 +157,8 @@ def export_model(
         check_weights(changed, expected, allowed)
         reloaded = answer_of(again, probe_inputs(load_pretrained(AutoProcessor, str(part)), device))
         measured = check_answers(unmerged, reloaded, written)
-    return ExportReport(output, format, written, len(changed), len(before) - len(changed), measured)
+        missing = _missing_code(part) if format == "published" else ()
+    return ExportReport(output, format, written, len(changed), len(before) - len(changed), measured, missing)
 
 
 def _base_of(adapter: Path) -> str:
@@ -231,9 +239,25 @@ def _write(model: Any, processor: Any, source: str, folder: Path, format: Format
         processor.save_pretrained(folder)
         return
     processor.save_published(folder)
-    if model.config.published is not None:
+    if model.config.published is not None and not _is_native(source, model.config.model_type):
         _carry(source, folder)
     model.save_pretrained(folder, format="published", max_shard_size=max_shard_size)
+
+
+def _is_native(source: str, model_type: str) -> bool:
+    """Return whether a base is in transformers' format, whose other files would not fit a published config."""
+    from deepsynth.modules.adapter import json_object
+
+    return Path(source).is_dir() and json_object(Path(source) / "config.json").get("model_type") == model_type
+
+
+def _missing_code(folder: Path) -> tuple[str, ...]:
+    """Return the files of code that the configuration in a folder names and that are not there."""
+    from deepsynth.modules.adapter import json_object
+
+    named = json_object(folder / "config.json").get("auto_map") or {}
+    files = {f"{value.split('--')[-1].partition('.')[0]}.py" for value in named.values()}
+    return tuple(sorted(name for name in files if not (folder / name).exists()))
 
 
 def _carry(source: str, folder: Path) -> None:

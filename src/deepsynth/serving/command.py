@@ -37,6 +37,8 @@ class Serve:
         dtype: of the frozen weights; ``auto`` is bfloat16 on a GPU that has it, float32 on the CPU.
         quantization: of the frozen weights.
         compile: what the decoder compiles, as ``model.generation.compile``.
+        weights: ``random`` makes the architecture with random weights, to measure speed.
+        stop_on_repetition: end a text whose last 30 tokens stand once more among the 90 before them.
         slots: texts that are written at the same time, for each adapter in use; by default 64 on a GPU and 8 on the
             CPU.
         host: 127.0.0.1 answers this machine alone; 0.0.0.0 and :: all that reach it.
@@ -61,6 +63,8 @@ class Serve:
         dtype: Dtype = "auto",
         quantization: Kind = "none",
         compile: Literal["auto", "none", "vision", "all"] = "auto",
+        weights: Literal["pretrained", "random"] = "pretrained",
+        stop_on_repetition: bool = True,
         slots: int | None = None,
         host: Host = "127.0.0.1",
         port: int = 8000,
@@ -83,6 +87,8 @@ class Serve:
             quantization=quantization,
             compile=compile,
             mode=mode or found_mode,
+            weights=weights,
+            stop_on_repetition=stop_on_repetition,
         )
         self.address = Address(host, port, api_key_file)
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -85,14 +85,18 @@ class ModelSettings:
         quantization: of the frozen weights.
         compile: what the decoder compiles, by ``model.generation.compile``.
         mode: resolution by name; by default that of the model's ``processor_config.json``.
+        weights: ``random`` makes the architecture with random weights, to measure speed.
+        stop_on_repetition: whether a text that repeats itself is ended, by ``model.generation``.
     """
 
     models: tuple[ServedModel, ...]
     slots: int
     dtype: Dtype = "auto"
     quantization: Kind = "none"
-    compile: str = "auto"
+    compile: Literal["auto", "none", "vision", "all"] = "auto"
     mode: str | None = None
+    weights: Literal["pretrained", "random"] = "pretrained"
+    stop_on_repetition: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what cannot be served together.
@@ -165,7 +169,11 @@ def _peft_name(settings: ModelSettings, name: str) -> str:
 def _load(settings: ModelSettings, device: torch.device) -> DeepSynthModule:
     """Return the base model with all adapters, on its device."""
     first = settings.models[0]
-    generation = GenerationSettings(compile=settings.compile, max_new_tokens=first.max_new_tokens)  # type: ignore[arg-type]
+    generation = GenerationSettings(
+        compile=settings.compile,
+        max_new_tokens=first.max_new_tokens,
+        stop_on_repetition=settings.stop_on_repetition,
+    )
     module: DeepSynthModule
     if first.folder is None:
         dtype = settings.dtype
@@ -174,11 +182,12 @@ def _load(settings: ModelSettings, device: torch.device) -> DeepSynthModule:
             dtype = str(resolved).removeprefix("torch.")  # type: ignore[assignment]
         if settings.quantization != "none":
             raise UserError("--quantization is for an adapter on its base; a whole model keeps its weights")
-        module = FullModule(first.base, dtype=dtype, generation=generation)
+        module = FullModule(first.base, weights=settings.weights, dtype=dtype, generation=generation)
     else:
         module = PeftModule(
             first.base,
             adapter=str(first.folder),
+            weights=settings.weights,
             dtype=settings.dtype,
             quantization=settings.quantization,
             lora=_lora_of(first.folder),
