@@ -1,6 +1,6 @@
 """Measure whether text on degraded pages is still legible: the character error rate of Tesseract on each preset.
 
-    python scripts/measure_legibility.py FOLDER_OF_TXT [--pages 20] [--presets none,scan,photo,fax,hard] [--seed 0]
+    python scripts/measure_legibility.py FOLDER_OF_TXT [--pages 20] [--presets none,scan,…] [--seed 0]
 
 Passages of 1,500 characters, set in 20 px on pages of 1,024 x 1,024; ``tesseract --psm 6``. White space is folded
 before texts are compared. A row per preset: pages, mean, median and worst CER.
@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pages", type=int, default=20)
-    parser.add_argument("--presets", default="none,scan,photo,fax,hard")
+    parser.add_argument("--presets", default="none,scan,photo,fax,book,typescript,hard")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     draw = random.Random(args.seed)

@@ -82,7 +82,7 @@ def test_the_table_has_the_paper_s_form(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "curve.png").size == (990, 418)
 
 
-def test_the_command_predicts_pages_and_controls_before_and_after(
+def test_the_command_predicts_pages_and_controls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -110,6 +110,35 @@ def test_the_command_predicts_pages_and_controls_before_and_after(
     own = [json.loads(line)["target"] for line in Path("out/own-14px/predictions.jsonl").read_text().splitlines()]
     assert own[0].startswith("A ship came in from the north")
     assert capsys.readouterr().out.splitlines()[-1] == "compression.png, .md and .json in out"
+
+
+def test_scans_are_predicted_as_they_are_without_an_adapter_and_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"id": name, "image": f"{name}.png", "text": f"The page {name}"} for name in "abc"]
+    for row in rows:
+        Image.new("RGB", (200, 300), "white").save(row["image"])
+    Path("scans.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    adapter = Path(__file__).parents[2] / "fixtures" / "tiny_adapter"
+    options = [
+        "--model.model_name=deepsynth/tiny",
+        "--model.generation.max_new_tokens=2",
+        "--data.source=JsonlSource",
+        "--data.source.path=scans.jsonl",
+        "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+        "--num=2",
+    ]
+    assert run(["evaluate", "compression", *options, "--output=out", f"--ckpt_path={adapter}"]) == 0
+    assert "pages are taken as they are" in capsys.readouterr().out
+    record = json.loads(Path("out/compression.json").read_text())
+    found = [
+        (c["font_size_px"], c["shuffled"], c["tuned"], sum(p["pages"] for p in c["points"])) for c in record["curves"]
+    ]
+    assert found == [(None, False, False, 2), (None, False, True, 2)]
+    assert record["vision_tokens"] == {"own": 256}
+    assert {path.name for path in Path("out").glob("own*")} == {"own", "own-tuned"}
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def evaluate_compression(args: Sequence[str], print_line: Callable[[str], None])
     Raises:
         UserError: for conditions that cannot be, a mode with tiles, or a source without text.
     """
-    plan = PlanCLI(args)
+    plan = PlanCLI(_without_checkpoint(args))
     options = {name: plan.config[name] for name in _OPTIONS}
     output = plan.config["output"]
     _check(options, output)
