@@ -96,7 +96,14 @@ def test_sound_pages(fields: dict[str, Any], text: str, passes: bool) -> None:
 
 @pytest.mark.parametrize(
     ("formula", "passes"),
-    [(r"\frac{a}{b}", True), (r"\dfrac ab", True), (r"\frac{a}{c}", False), (r"\dfrac{a}{b}", True), ("a=b", False)],
+    [
+        (r"\frac{a}{b}", True),
+        (r"\dfrac ab", True),
+        (r"\frac{a}{c}", False),
+        (r"\frac{\mathbf{a}}{b}", True),
+        (r"\dfrac{a}{b}", True),
+        ("a=b", False),
+    ],
 )
 def test_formulas_are_the_same_in_any_layout(formula: str, passes: bool) -> None:
     assert TYPES["math"]({"math": formula}, r"so \(x = \left(\frac{a}{b}\right)\) holds") is passes

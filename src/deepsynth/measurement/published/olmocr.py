@@ -34,6 +34,9 @@ _FORMULAS = tuple(
     re.compile(pattern, re.DOTALL) for pattern in (r"\\\((.+?)\\\)", r"\\\[(.+?)\\\]", r"\$\$(.+?)\$\$", r"\$(.+?)\$")
 )
 
+#: Fonts of letters, which the published comparison does not see.
+_FONT = re.compile(r"\\(?:math(?:bf|it|bb|cal|scr|frak|sf|tt)|boldsymbol|bm|pmb)(?![A-Za-z])")
+
 
 @dataclass(frozen=True)
 class UnitTest:
@@ -157,13 +160,17 @@ _RELATIONS: dict[str, Callable[[Grid, int], set[int]]] = {
 
 def _has_formula(fields: Mapping[str, Any], text: str) -> bool:
     formula = fields["math"].strip()
-    wanted = normalize_formula(formula)
+    wanted = _symbols(formula)
     for found in _formulas(text, dollars=not fields.get("ignore_dollar_delimited")):
-        symbols = normalize_formula(found)
+        symbols = _symbols(found)
         starts = range(len(symbols) - len(wanted) + 1)
         if found == formula or any(symbols[start : start + len(wanted)] == wanted for start in starts):
             return True
     return False
+
+
+def _symbols(latex: str) -> tuple[str, ...]:
+    return normalize_formula(_FONT.sub("", latex))
 
 
 def _formulas(text: str, *, dollars: bool) -> Iterator[str]:
