@@ -74,6 +74,16 @@ def test_other_architectures_are_refused_with_the_list() -> None:
         family_of(SimpleNamespace(model_type="llama"))
 
 
+def test_a_model_of_the_package_is_loaded_without_a_bar_and_others_with_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_pretrained(AutoModelForImageTextToText, "deepsynth/tiny-random")
+    assert "Loading weights" not in capsys.readouterr().err
+    shutil.copytree(resolve_model_name("deepsynth/tiny-random"), tmp_path / "model")
+    load_pretrained(AutoModelForImageTextToText, str(tmp_path / "model"))
+    assert "Loading weights" in capsys.readouterr().err
+
+
 def test_names_are_folders_or_repositories() -> None:
     assert resolve_model_name("owner/repository") == "owner/repository"
     assert all(resolve_model_name(name) != name for name in BUILTIN)

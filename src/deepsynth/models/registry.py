@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ def load_pretrained(auto_class: Any, model_name: str, **kwargs: Any) -> Any:
     try:
         if auto_class.__name__ == "AutoConfig":
             _refuse_kernels(model_name, source, kwargs)
-        loaded = auto_class.from_pretrained(source, trust_remote_code=False, **kwargs)
+        with _without_bar(source):
+            loaded = auto_class.from_pretrained(source, trust_remote_code=False, **kwargs)
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -96,6 +98,21 @@ def load_pretrained(auto_class: Any, model_name: str, **kwargs: Any) -> Any:
             f"model_name {model_name!r} cannot be loaded: {reason} (a folder with the model's files works offline)"
         ) from error
     return unify_dtype(loaded) if hasattr(loaded, "named_parameters") else loaded
+
+
+@contextmanager
+def _without_bar(source: str | Path) -> Iterator[None]:
+    """Show no progress bar while a model of this package is loaded, which takes no time."""
+    from transformers.utils import logging
+
+    hidden = Path(source).is_relative_to(Path(__file__).parent) and logging.is_progress_bar_enabled()
+    if hidden:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hidden:
+            logging.enable_progress_bar()
 
 
 def _refuse_kernels(model_name: str, source: str, kwargs: Mapping[str, Any]) -> None:
