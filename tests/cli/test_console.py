@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from packaging.version import Version
 
 from deepsynth import PeftModule
@@ -22,6 +25,8 @@ from deepsynth.cli.console import (
     LineHandler,
     check_weights,
     prepare,
+    quiet,
+    results,
 )
 from deepsynth.cli.errors import one_line
 
@@ -99,3 +104,39 @@ def test_random_weights_and_an_untuned_model_are_named(
     assert [f"{settings['model_name']} has random weights" in line for line in said] == [True] * warned
     assert all(("or an adapter" in line) == told for line in said)
     assert (f"predicting with {settings['model_name']} as it comes" in caplog.text) == told
+
+
+def test_a_warning_of_ours_is_one_line_and_others_keep_their_place(capsys: pytest.CaptureFixture[str]) -> None:
+    prepare(trains=True)
+    shown = warnings.formatwarning("two\nlines \x1b", UserWarning, "/x/deepsynth/cli/console.py", 1)
+    assert shown == "warning: two lines \\x1b\n"
+    assert warnings.formatwarning("gone", FutureWarning, "/x/numpy/core.py", 7) == (
+        "/x/numpy/core.py:7: FutureWarning: gone\n"
+    )
+
+
+def test_quiet_hides_news_and_ends(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("deepsynth.somewhere")
+    prepare(trains=True)
+    with quiet():
+        logger.info("hidden")
+        logger.warning("shown")
+    logger.info("after")
+    assert [record.getMessage() for record in caplog.records] == ["shown", "after"]
+
+
+def test_a_fit_ends_with_its_last_and_its_best_error_and_where_its_files_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    best = ModelCheckpoint(monitor="val/cer")
+    best.best_model_path, best.best_model_score = str(tmp_path / "runs/a/best.ckpt"), torch.tensor(0.125)
+    trainer = Trainer(callbacks=[best], default_root_dir="runs/a", logger=False, accelerator="cpu")
+    trainer.callback_metrics["val/cer"] = torch.tensor(0.25)
+    assert results(trainer) == [
+        "character error rate (val/cer): 0.2500 after the last step; best 0.1250: runs/a/best.ckpt",
+        "run folder: runs/a",
+    ]
+    (tmp_path / "runs/a").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "runs/a/report.html").touch()
+    assert results(trainer)[-1] == "report: runs/a/report.html"
