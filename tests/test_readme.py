@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,9 +32,15 @@ def test_the_first_command_is_the_quickstart() -> None:
 
 
 def test_the_python_of_the_reference_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/reference/python.md").read_text(), re.DOTALL)
+    first, second = re.findall(r"```python\n(.*?)```", (ROOT / "docs/reference/python.md").read_text(), re.DOTALL)
     prepare(tmp_path)
     monkeypatch.chdir(tmp_path)
-    short = code.replace("max_steps=200", "max_steps=2, limit_val_batches=0")
-    assert short != code
-    exec(compile(short, "python.md", "exec"), {"__name__": "__main__"})
+    short = first.replace("max_steps=200", "max_steps=2, limit_val_batches=0")
+    assert short != first
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(short, "python.md", "exec"), names)
+    names["model"].save_adapter(tmp_path / "runs/finetune/adapter")
+    for name in ("page.png", "page2.png"):
+        shutil.copy("new/a.png", name)
+    exec(compile(second, "python.md", "exec"), names)
+    assert len(names["texts"]) == 2
