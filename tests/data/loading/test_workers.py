@@ -82,15 +82,15 @@ def test_the_number_is_chosen_by_the_first_samples_unless_it_was_given(
 ) -> None:
     machine(1, 16)
     clock = iter(range(1000))
-    monkeypatch.setattr("deepsynth.data.loading.usable.time.perf_counter", lambda: 0.03 * next(clock))
+    monkeypatch.setattr("deepsynth.data.loading.usable.time.perf_counter", lambda: 2**-5 * next(clock))
     with caplog.at_level(logging.INFO, "deepsynth"):
-        for given, count in (("auto", 6), (3, 3)):
+        for given, count in (("auto", 7), (3, 3)):
             data = make_data(jsonl, num_workers=given)
             data.setup("fit")
             assert data.workers.count == count
             assert data.workers.loader(Documents(DOCUMENTS)).num_workers == count
     lines = [record.getMessage() for record in caplog.records if "workers" in record.getMessage()]
-    assert lines == ["data: 6 workers, as a sample takes 30 ms on one of 16 cores"]
+    assert lines == ["data: 7 workers, as a sample takes 31 ms on one of 16 cores"]
 
 
 # ---------------------------------------------------------------------- how they start
