@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -28,6 +28,9 @@ class RunPlan(Callback):
     """
 
     def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
         self._seen = self._timed = 0
         self._tokens = self._samples = 0
         self._seconds = 0.0
@@ -36,7 +39,7 @@ class RunPlan(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the plan."""
-        self.__init__()  # type: ignore[misc]  # a trainer may fit again
+        self._clear()  # a trainer may fit again
         if trainer.is_global_zero:
             rank_zero_info(self.plan(trainer))
 
@@ -101,7 +104,7 @@ class RunPlan(Callback):
             parts[0] += f", so about {duration(left * a_step)} for the {left:,} steps left"
             parts[0] += ", validation not counted" if _validates(trainer) else ""
         parts.append(f"about {self._tokens / self._samples:,.0f} tokens a sample, image and text")
-        monitor = next((one for one in trainer.callbacks if isinstance(one, VramMonitor)), None)  # type: ignore[attr-defined]
+        monitor = next((one for one in cast(Any, trainer).callbacks if isinstance(one, VramMonitor)), None)
         if monitor is not None:
             figures = monitor.figures()
             parts.append(f"memory {figures['peak_gib']:.2f} of {figures['limit_gib']:.1f} GiB so far")

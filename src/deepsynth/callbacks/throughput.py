@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -119,7 +119,7 @@ class Throughput(Callback):
         self._amounts = self._amounts + TrainingFlops.amounts(batch.inputs)
         if self._flops is not None:
             self._image_flops += self._flops.of_images(batch.inputs) * _encoded_share(pl_module)
-        logs = self._seen % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]  # set by a connector
+        logs = self._seen % cast(Any, trainer).log_every_n_steps == 0  # set by a connector
         if logs and torch.cuda.is_available():
             torch.cuda.synchronize()
         now = time.perf_counter()

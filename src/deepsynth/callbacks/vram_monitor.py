@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -102,7 +102,7 @@ class VramMonitor(Callback):
         """End the step, and log at logging steps."""
         self._enter(None)
         self._batches += 1
-        if self._batches % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set by a connector
+        if self._batches % cast(Any, trainer).log_every_n_steps == 0:  # set by a connector
             pl_module.log_dict(self._over_ranks(trainer)[0])
 
     def on_validation_batch_start(

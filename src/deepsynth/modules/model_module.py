@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -238,7 +238,7 @@ class ModelModule(LightningModule, ABC):
         then the next step begins. So the bar has a ``loss`` of its own, on the host, which is new at logging steps.
         """
         self.log("train/loss", loss, batch_size=len(batch))
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
+        every: int = cast(Any, self.trainer).log_every_n_steps  # set by a connector
         if batch_idx % max(every, 1) == 0:
             self.log("loss", loss.cpu(), prog_bar=True, logger=False, batch_size=len(batch))
 

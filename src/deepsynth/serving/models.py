@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -179,7 +179,7 @@ def _load(settings: ModelSettings, device: torch.device) -> DeepSynthModule:
         dtype = settings.dtype
         if dtype == "auto":  # FullModule's own is for training
             resolved = PeftModule(first.base).dtype_on(device.type)
-            dtype = str(resolved).removeprefix("torch.")  # type: ignore[assignment]
+            dtype = cast(Dtype, str(resolved).removeprefix("torch."))
         if settings.quantization != "none":
             raise UserError("--quantization is for an adapter on its base; a whole model keeps its weights")
         module = FullModule(first.base, weights=settings.weights, dtype=dtype, generation=generation)

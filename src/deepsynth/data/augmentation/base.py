@@ -188,4 +188,5 @@ def _noise_tile(number: int) -> ImageArray:
 def as_uint8(array: Any) -> ImageArray:
     """Return an array of OpenCV as uint8 for the type checker; nothing is converted."""
     assert array.dtype == np.uint8
-    return array  # type: ignore[no-any-return]
+    pixels: ImageArray = array
+    return pixels
