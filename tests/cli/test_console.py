@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+import subprocess
+import sys
 import warnings
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -29,6 +31,7 @@ from deepsynth.cli.console import (
     results,
 )
 from deepsynth.cli.errors import one_line
+from deepsynth.cli.main import OUTPUT_NOT_READ
 
 TESTED = (Path(__file__).parents[2] / "constraints" / "tested.txt").read_text()
 
@@ -140,3 +143,13 @@ def test_a_fit_ends_with_its_last_and_its_best_error_and_where_its_files_are(
     (tmp_path / "runs/a").mkdir(parents=True, exist_ok=True)
     (tmp_path / "runs/a/report.html").touch()
     assert results(trainer)[-1] == "report: runs/a/report.html"
+
+
+def test_a_reader_that_leaves_ends_the_command_without_a_traceback() -> None:
+    code = "from deepsynth.__main__ import main; import sys; sys.exit(main(['predict', '--help']))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == OUTPUT_NOT_READ

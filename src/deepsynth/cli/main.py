@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import select
 import signal
 import sys
 import threading
@@ -29,6 +31,8 @@ from deepsynth.profiling.memory import is_out_of_memory
 
 #: The exit code of a run that was asked to end and has saved its checkpoint: 128 + SIGTERM, as in shells.
 SAVED_AND_ENDED = 143
+#: The exit code where the reader of the output has left: 128 + SIGPIPE.
+OUTPUT_NOT_READ = 141
 
 
 def run(args: Sequence[str]) -> int:
@@ -83,6 +87,10 @@ def _run(args: Sequence[str]) -> int:
             traceback.print_exc()
         sys.stderr.write(f"deepsynth: {explain(str(error), args, class_names(), all_options())}\n")
         return 2
+    except BrokenPipeError:
+        if not reader_has_left():
+            raise
+        return OUTPUT_NOT_READ
     except Exception as error:
         if is_lost_connection(error):
             met = "has ended" if world_size() > 1 else f"has ended or cannot be reached ({one_line(str(error))})"
@@ -106,6 +114,18 @@ def _run(args: Sequence[str]) -> int:
     except SystemExit as stop:
         return int(stop.code) if isinstance(stop.code, int) else 1
     return 0
+
+
+def reader_has_left() -> bool:
+    """Return whether nobody reads this process's output any more, as after ``| head``; then drop what is left of it."""
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    if not any(event & select.POLLERR for _, event in output.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor does the end of the interpreter fail
+    return True
 
 
 def _dispatch(args: list[str]) -> None:

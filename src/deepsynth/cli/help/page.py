@@ -33,8 +33,10 @@ COMMON_OPTIONS = (
 OWN_OPTIONS: dict[str, tuple[Option, ...]] = {
     "predict": (
         Option("output", "DIR", "", "folder for predictions.jsonl and the other results; by default that of the run"),
-        Option("format", "jsonl,txt,md", "jsonl", "formats with commas between: a file for each document as txt or md"),
+        Option("format", "NAMES", "jsonl", "of jsonl, txt, md, page and alto, with commas between; a file a document"),
         Option("resume", "", "", "continue what --output has of an interrupted run"),
+        Option("shard", "I/N", "", "part I of N of the documents, I from 0, for several commands with one --output"),
+        Option("token_logprobs", "", "", "add the log-probability of each token to predictions.jsonl"),
     ),
     "render": (
         Option("output", "DIR", "", "folder for the pages, contact.png and pages.csv"),
