@@ -62,7 +62,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "deepsynth compare --config model/deepseek_ocr2_random --backends backend/transformers backend/peft "
         "--output runs/compare",
     ),
-    "evaluate": ("deepsynth evaluate runs/tuned --against runs/base --output runs/report",),
+    "evaluate": (
+        "deepsynth evaluate runs/tuned --against runs/base --output runs/report",
+        "deepsynth evaluate --config my.yaml --ckpt_path runs/my/adapter    predicts first, with options of predict",
+        "deepsynth evaluate compression --help    also olmocr and omnidocbench: published benchmarks",
+    ),
     "evaluate olmocr": ("deepsynth evaluate olmocr olmOCR-bench runs/predict --output runs/olmocr",),
     "evaluate omnidocbench": ("deepsynth evaluate omnidocbench OmniDocBench.json runs/predict --output runs/scores",),
     "hub": ("deepsynth hub pull hf://owner/adapter --output adapter",),
