@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache, lru_cache
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from deepsynth.data.fonts.glyphs import FontStyle, GlyphBitmap, ShapedRun
@@ -73,9 +74,10 @@ def _bitmap(latex: str, size_px: float, font: str) -> tuple[GlyphBitmap | None, 
             f"the formula {shortened(latex)!r} cannot be set ({reason}); write it otherwise, or set on_bad_formula to "
             "'omit'"
         ) from error
-    if not found.image.any():
+    pixels = np.asarray(found.image)  # matplotlib 3.9 has a type of its own
+    if not pixels.any():
         return None, float(found.width)
-    image = Image.fromarray(found.image)
+    image = Image.fromarray(pixels)
     left, top, right, bottom = image.getbbox() or (0, 0, *image.size)
     mask = image.crop((left, top, right, bottom)).im
     return GlyphBitmap(mask, left, top - round(found.height - found.depth)), float(found.width)
