@@ -24,12 +24,20 @@ _NAMES_SHOWN = 5
 class _Benchmark:
     """What both commands share: where predictions come from, and where figures go."""
 
-    def __init__(self, predictions: Path, output: Path | None, confidence: float, resamples: int) -> None:
+    def __init__(
+        self,
+        benchmark: Path,
+        predictions: Path,
+        *,
+        output: Path | None = None,
+        confidence: float = 0.95,
+        resamples: int = 1000,
+    ) -> None:
         if not 0.0 < confidence < 1.0:
             raise UserError(f"--confidence is {confidence}; it must be between 0 and 1")
         if resamples < 1:
             raise UserError(f"--resamples is {resamples}; it must be at least 1")
-        self.predictions, self.output = predictions, output
+        self.benchmark, self.predictions, self.output = benchmark, predictions, output
         self.confidence, self.resamples = confidence, resamples
 
     def bounds(
@@ -71,18 +79,6 @@ class EvaluateOlmocr(_Benchmark):
         confidence: probability between the bounds.
         resamples: of the bootstrap over the tests of each file.
     """
-
-    def __init__(
-        self,
-        benchmark: Path,
-        predictions: Path,
-        *,
-        output: Path | None = None,
-        confidence: float = 0.95,
-        resamples: int = 1000,
-    ) -> None:
-        super().__init__(predictions, output, confidence, resamples)
-        self.benchmark = benchmark
 
     def run(self, print_line: Callable[[str], None]) -> None:
         """Run the tests and print the score."""
@@ -149,18 +145,6 @@ class EvaluateOmniDocBench(_Benchmark):
         confidence: probability between the bounds.
         resamples: of the bootstrap over pages.
     """
-
-    def __init__(
-        self,
-        benchmark: Path,
-        predictions: Path,
-        *,
-        output: Path | None = None,
-        confidence: float = 0.95,
-        resamples: int = 1000,
-    ) -> None:
-        super().__init__(predictions, output, confidence, resamples)
-        self.benchmark = benchmark
 
     def run(self, print_line: Callable[[str], None]) -> None:
         """Score all pages and print the figures."""

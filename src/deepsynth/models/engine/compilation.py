@@ -11,8 +11,8 @@ from typing import Any, Literal
 #: Parts of a model whose layers ``torch.compile`` compiles.
 CompiledParts = Literal["none", "decoder", "vision", "all"]
 #: Batches of a run from which on compilation pays. On an H100, DeepSeek-OCR-2 at batch 8 with pages of 1,024 pixels
-#: compiles for 35 s (65 s the first time on a machine). It saves 91 ms a step on a slow host; on a fast one 12, or 29
-#: by the figures less the time that steps wait for data. See docs/results/fit_h100.md.
+#: compiles for 35 s (65 s the first time on a machine). It saves 91 ms a step on a slow host
+#: and 12 on a fast one. See docs/results/fit_h100.md.
 PAYS_FROM_BATCHES = 1000
 #: Lengths that are multiples of this are few: each needs its own recording, which takes about a second.
 _ROUNDED = 64
