@@ -106,3 +106,27 @@ def test_pieces_of_a_text_make_the_whole(count: int) -> None:
     assert "".join(pieces) + stream.rest(whole) == whole
     assert "\ufffd" not in "".join(pieces)
     assert sum(bool(piece) for piece in pieces) > len(pieces) // 3
+
+
+def test_tokens_that_say_nothing_are_not_decoded_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = tokenizer_of("deepsynth/tiny-random")
+    broken = tokenizer.encode("日", add_special_tokens=False)[:1]  # the first byte of a character
+    decode, decoded = tokenizer.decode, []
+    monkeypatch.setattr(tokenizer, "decode", lambda ids, **options: decoded.append(len(ids)) or decode(ids, **options))
+    ids = broken * 4000 + tokenizer.encode("ab", add_special_tokens=False)
+    stream = TextStream(tokenizer)
+    pieces = [stream.add(ids[:end]) for end in range(1, len(ids))]
+    whole = decode(ids)
+    assert "".join(pieces) + stream.rest(whole) == whole
+    assert sum(decoded) < 10 * len(ids)
+
+
+def test_texts_of_random_weights_take_all_their_tokens() -> None:
+    torch.manual_seed(50)  # whose weights would write the token that ends a text
+    models, _ = served_models([], NAME, 200)
+    pool = ModelPool(ModelSettings(models, slots=8, weights="random", stop_on_repetition=False), "cpu")
+    pool.submit(models[0].name, samples(NAME, 8), [200] * 8)
+    decoder, tokens = pool.use(models[0].name), []
+    while len(decoder):
+        tokens += [found.tokens for _, found in decoder.step()]
+    assert tokens == [200] * 8

@@ -180,6 +180,7 @@ class Decoder:
         for row in self._rows:
             yield row.number, row.state.ids
 
+    @torch.inference_mode()
     def cancel(self, numbers: Collection[int]) -> None:
         """Give up samples that have not ended; numbers of others do nothing."""
         before = len(self._waiting) + len(self._rows)

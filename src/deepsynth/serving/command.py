@@ -37,7 +37,7 @@ class Serve:
         dtype: of the frozen weights; ``auto`` is bfloat16 on a GPU that has it, float32 on the CPU.
         quantization: of the frozen weights.
         compile: what the decoder compiles, as ``model.generation.compile``.
-        weights: ``random`` makes the architecture with random weights, to measure speed.
+        weights: ``random`` makes the architecture with random weights, to measure speed: no token ends a text.
         stop_on_repetition: end a text whose last 30 tokens stand once more among the 90 before them.
         slots: texts that are written at the same time, for each adapter in use; by default 64 on a GPU and 8 on the
             CPU.

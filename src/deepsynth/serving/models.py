@@ -85,7 +85,7 @@ class ModelSettings:
         quantization: of the frozen weights.
         compile: what the decoder compiles, by ``model.generation.compile``.
         mode: resolution by name; by default that of the model's ``processor_config.json``.
-        weights: ``random`` makes the architecture with random weights, to measure speed.
+        weights: ``random`` makes the architecture with random weights, to measure speed: no token ends a text.
         stop_on_repetition: whether a text that repeats itself is ended, by ``model.generation``.
     """
 
@@ -131,6 +131,8 @@ class ModelPool:
         self.token_budget = self.processor.token_budget
         self._collator = Collator(self.processor.pad_token_id)
         self._module = _load(settings, torch.device(device))
+        if settings.weights == "random":  # each text takes all its tokens: such weights end it anywhere
+            self.tokenizer.eos_token_id = self.processor.hf_processor.image_token_id
         self._decoders: dict[str, Decoder] = {}
         self._active = settings.models[0].name
         self.processor.longest_side_px  # noqa: B018  loads what threads would load at the same time

@@ -9,6 +9,8 @@ from deepsynth.models.markup import text_codec
 
 #: Stands for bytes that are no character yet.
 _INCOMPLETE = "\ufffd"
+#: Tokens that may say nothing, or be no character yet, before they are looked at less often.
+_PATIENCE = 32
 
 
 class TextStream:
@@ -23,14 +25,18 @@ class TextStream:
 
     def __init__(self, tokenizer: Any) -> None:
         self._codec = text_codec(tokenizer)
-        self._window = self._sent_tokens = 0
+        self._window = self._sent_tokens = self._next_look = 0
         self._sent: list[str] = []
 
     def add(self, ids: Sequence[int]) -> str:
         """Return the text that is new with the tokens so far, without an incomplete character at its end."""
+        if len(ids) < self._next_look:
+            return ""
         before = self._codec.decode(ids[self._window : self._sent_tokens])
         now = self._codec.decode(ids[self._window :])
         if now.endswith(_INCOMPLETE) or len(now) <= len(before):
+            # A long run of such tokens would be decoded again and again.
+            self._next_look = len(ids) + max(len(ids) - self._window - _PATIENCE, 0)
             return ""
         self._window, self._sent_tokens = self._sent_tokens, len(ids)
         self._sent.append(now[len(before) :])
