@@ -197,6 +197,7 @@ class Sample:
         source: source name of the document, or ``None``.
         pixel_table: (3, 256) values that the model takes, by channel and byte; ``None`` when ``images`` has values.
         sizes: width and height of each page, pixels.
+        token_inputs: other model inputs with a value for each token, (T,), by Hugging Face's own names.
     """
 
     id: str
@@ -212,6 +213,7 @@ class Sample:
     source: str | None = None
     pixel_table: torch.Tensor | None = None
     sizes: tuple[tuple[int, int], ...] = ()
+    token_inputs: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 #: Image inputs that are counts of tiles, not pixels.
@@ -224,8 +226,8 @@ class Batch:
 
     Attributes:
         tokens: right-padded, or packed into one row: ``input_ids`` (B, T), ``attention_mask`` (B, T), ``labels``
-            (B, T), -100 where nothing is learned, and for a packed row ``position_ids`` (1, T).
-        prompt_tokens: left-padded: ``input_ids`` (B, P) and ``attention_mask`` (B, P).
+            (B, T), -100 where nothing is learned, for a packed row ``position_ids`` (1, T), and the ``token_inputs``.
+        prompt_tokens: left-padded: ``input_ids`` (B, P), ``attention_mask`` (B, P) and the ``token_inputs``.
         images: ``pixel_values`` (V, 3, S, S), ``pixel_values_local`` (N, 3, S', S'), ... by Hugging Face's own names.
             Where there is a ``pixel_table``, views are bytes of three channels or one; :meth:`with_pixel_values`.
         targets: B texts.
@@ -234,7 +236,7 @@ class Batch:
         pages: B page numbers.
         languages: B language codes or ``None``.
         sources: B source names or ``None``.
-        prompt_texts: B prompts as text; the distinct ones are stored with the adapter.
+        prompt_texts: B prompts as text.
         pixel_table: (3, 256) values that the model takes, by channel and byte; ``None`` when ``images`` has values.
         sizes: for each of B samples, width and height of its pages, pixels.
     """
@@ -289,10 +291,7 @@ class Batch:
         return moved
 
     def pin_memory(self) -> Batch:
-        """Return the batch in page-locked memory, from which copies to a GPU are asynchronous.
-
-        torch's DataLoader calls it; it leaves objects without this method as they are.
-        """
+        """Return the batch in page-locked memory, for asynchronous copies to a GPU; torch's DataLoader calls it."""
         return self.map_tensors(lambda tensor: tensor.pin_memory())
 
     def __len__(self) -> int:

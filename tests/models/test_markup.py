@@ -83,7 +83,7 @@ def test_labels_and_generated_text_agree() -> None:
     labels = sample.labels[sample.labels != -100].tolist()
     assert {tokenizer.convert_tokens_to_ids(name) for name in ("<|ref|>", "<td>", "<tr>")} < set(labels)
     assert processor.hf_processor.image_token_id not in labels
-    state = GenerationState(eos=tokenizer.eos_token_id, limit=999, repetition=None)
+    state = GenerationState(stops=[tokenizer.eos_token_id], limit=999, repetition=None)
     assert state.add_all(labels) == "eos"
     assert to_generation(state, tokenizer, [0.0] * len(state.ids)).text == page.text
 

@@ -215,7 +215,7 @@ class TextImageDataModule(LightningDataModule):
 
     def pipeline(self) -> Pipeline:
         """Return the stages that make samples of a document."""
-        side = self.processor.layout.base_size if isinstance(self.processor, OcrProcessor) else 1024
+        side = self.processor.page_side_px
         renderer = self.renderer or TextRenderer(page_width_px=side, page_height_px=side)
         stages = (renderer, self.augmenter, self.processor, self.seed)
         limits = (self.max_pages, self.augment_variants, self.max_image_pixels)

@@ -119,7 +119,7 @@ def export_model(
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from deepsynth.models.registry import load_pretrained, resolve_model_name
+    from deepsynth.models.registry import family_of, load_pretrained, resolve_model_name
 
     adapter, output = Path(adapter), Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -128,13 +128,10 @@ def export_model(
     source = resolve_model_name(base)
     kind = "auto" if dtype == "auto" else getattr(torch, dtype)
     model = load_pretrained(AutoModelForImageTextToText, base, dtype=kind).to(device).eval()
-    if format == "published" and model.config.model_type != "deepseek_ocr":
-        raise UserError(
-            f"format is 'published', but {base} is a {model.config.model_type} model; only DeepSeek-OCR is written in "
-            "its original format, use format=native"
-        )
+    if format == "published":
+        family_of(model.config).refuse("published", "format is 'published'", "use format=native")
     processor = load_pretrained(AutoProcessor, base)
-    inputs = probe_inputs(processor, device)
+    inputs = probe_inputs(base, device)
     before = weight_digests(model)
     adapted = _with_adapter(model, adapter, base)
     _quantize_for_loftq(adapted, adapter)
@@ -155,7 +152,7 @@ def export_model(
         again = load_pretrained(AutoModelForImageTextToText, str(part), dtype=kind).to(device).eval()
         changed = {name for name, digest in weight_digests(again).items() if digest != before[name]}
         check_weights(changed, expected, allowed)
-        reloaded = answer_of(again, probe_inputs(load_pretrained(AutoProcessor, str(part)), device))
+        reloaded = answer_of(again, probe_inputs(str(part), device))
         measured = check_answers(unmerged, reloaded, written)
         missing = _missing_code(part) if format == "published" else ()
     return ExportReport(output, format, written, len(changed), len(before) - len(changed), measured, missing)

@@ -51,12 +51,12 @@ def weight_digests(model: Any) -> dict[str, str]:
     }
 
 
-def probe_inputs(processor: Any, device: str) -> dict[str, Any]:
-    """Return the model inputs of a drawn page with the plain prompt, made by the processor's own settings."""
-    import torch
+def probe_inputs(model_name: str, device: str) -> dict[str, Any]:
+    """Return the model inputs of a drawn page with the plain prompt, made by the settings of a model's processor."""
     from PIL import Image, ImageDraw
 
-    from deepsynth.models.tokens import image_layout
+    from deepsynth.data import Collator, OcrProcessor
+    from deepsynth.types import Document, Page
 
     page = Image.new("RGB", (600, 400), "white")
     draw = ImageDraw.Draw(page)
@@ -64,13 +64,9 @@ def probe_inputs(processor: Any, device: str) -> dict[str, Any]:
         draw.text(
             (30, 20 + 30 * row), f"{row + 1}. The quick brown fox jumps over the lazy dog, 0123456789.", fill="black"
         )
-    layout = image_layout(processor)
-    tokenizer = processor.tokenizer
-    image = [tokenizer.convert_tokens_to_ids("<image>")] * layout.tokens(*page.size)
-    ids = [tokenizer.bos_token_id, *image, *tokenizer.encode("\nFree OCR.", add_special_tokens=False)]
-    views = processor.image_processor(images=[page], return_tensors="pt", **layout.processor_kwargs())
-    inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long), **views}
-    return {name: tensor.to(device) for name, tensor in inputs.items()}
+    sample = OcrProcessor(model_name)(Document("probe", ""), [Page(page, "")], prompt_only=True)
+    assert sample is not None, "nothing is dropped"
+    return {name: tensor.to(device) for name, tensor in Collator()([sample]).prompts.items()}
 
 
 @dataclass(frozen=True)

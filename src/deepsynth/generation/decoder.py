@@ -63,6 +63,7 @@ class Decoder:
         model: a model of the DeepSeek-OCR family, or peft's around one; its weights are read, never copied.
         tokenizer: decodes the generated tokens.
         slots: S.
+        stops: ids that end a text; by default the tokenizer's EOS.
         repetition: the criterion that ends a text that repeats itself; ``None`` lets it run.
         steps: how rows get their next tokens; by default what suits the device.
         compile: the layers of ``vision``, and with ``all`` the steps of a GPU too; it takes minutes at the start.
@@ -77,6 +78,7 @@ class Decoder:
         tokenizer: Any,
         *,
         slots: int,
+        stops: Sequence[int] | None = None,
         repetition: RepetitionCriterion | None = None,
         steps: Callable[[ModelRunner, RowCache], Steps] | None = None,
         compile: Compile = "none",
@@ -86,6 +88,7 @@ class Decoder:
         self.slots = slots
         self._runner = ModelRunner(model, compile_vision=compile != "none")
         self._tokenizer = tokenizer
+        self._stops = stops
         self._repetition = repetition
         self._cache = RowCache(len(self._runner.layers), slots, self._runner.device)
         make_steps = steps or partial(steps_for, compiled=compile == "all")
@@ -115,13 +118,14 @@ class Decoder:
         Returns:
             The numbers of the samples, which count on from batch to batch.
         """
+        stops = (self._tokenizer.eos_token_id,) if self._stops is None else self._stops
         limits = [max_new_tokens] * len(batch) if isinstance(max_new_tokens, int) else max_new_tokens
         self._steps.refresh()
         with self._runner.at_work():
             prompts = self._runner.prompts(batch.prompts)
         first = self._submitted
         for prompt, target, limit in zip(prompts, batch.targets, limits, strict=True):
-            state = GenerationState(self._tokenizer.eos_token_id, limit, self._repetition)
+            state = GenerationState(stops, limit, self._repetition)
             self._waiting.append(_Row(self._submitted, prompt, len(target), state))
             self._submitted += 1
         return range(first, self._submitted)

@@ -6,6 +6,7 @@ Shapes are explained in :mod:`deepsynth.types`.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -27,6 +28,7 @@ def generate(
     deadline: float | None = None,
     implementation: Implementation = "auto",
     repetition: RepetitionCriterion | None = None,
+    stops: Sequence[int] | None = None,
 ) -> list[Generation] | None:
     """Generate the text of every sample of a batch, greedily.
 
@@ -39,15 +41,17 @@ def generate(
         implementation: ``deepsynth``, the decoder of this package; ``transformers``, the model's own ``generate``;
             ``auto``, the first for the models that it knows.
         repetition: the criterion that ends a text that repeats itself; ``None`` lets it run.
+        stops: ids that end a text; by default the tokenizer's EOS.
 
     Returns:
         B generations; ``None`` when the deadline cut them short.
     """
+    stops = (tokenizer.eos_token_id,) if stops is None else stops
     if not decodes(model, implementation):
         return _generate_by_transformers(
-            model, tokenizer, batch, max_new_tokens=max_new_tokens, repetition=repetition, deadline=deadline
+            model, tokenizer, batch, stops, max_new_tokens=max_new_tokens, repetition=repetition, deadline=deadline
         )
-    decoder = Decoder(model, tokenizer, slots=len(batch), repetition=repetition)
+    decoder = Decoder(model, tokenizer, slots=len(batch), stops=stops, repetition=repetition)
     decoder.submit(batch, max_new_tokens)
     return decoder.advance(drain=True, deadline=deadline)
 
@@ -62,6 +66,7 @@ def _generate_by_transformers(
     model: Any,
     tokenizer: Any,
     batch: Batch,
+    stops: Sequence[int],
     *,
     max_new_tokens: int,
     repetition: RepetitionCriterion | None = None,
@@ -71,7 +76,7 @@ def _generate_by_transformers(
     from transformers import LogitsProcessorList, StoppingCriteriaList
 
     prompt_length = batch.prompt_tokens["input_ids"].shape[1]
-    states = [GenerationState(tokenizer.eos_token_id, max_new_tokens, repetition) for _ in range(len(batch))]
+    states = [GenerationState(stops, max_new_tokens, repetition) for _ in range(len(batch))]
 
     logprobs: list[torch.Tensor] = []  # of every step (B,)
 
@@ -93,8 +98,8 @@ def _generate_by_transformers(
         do_sample=False,
         num_beams=1,
         use_cache=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=stops[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+        eos_token_id=list(stops),
         logits_processor=LogitsProcessorList([note]),
         stopping_criteria=StoppingCriteriaList([ended]),
         **limits,

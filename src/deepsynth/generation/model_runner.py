@@ -31,6 +31,7 @@ from deepsynth.models.engine.vision_chunks import (
     one_by_graph,
 )
 from deepsynth.models.kernels import frozen_experts, sam_attention
+from deepsynth.models.registry import family_of
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Prompt:
 
 
 class ModelRunner:
-    """A model of the DeepSeek-OCR family, taken apart for decoding.
+    """A model of a family whose layers are known, taken apart for decoding.
 
     Args:
         model: the model, or peft's around it.
@@ -70,7 +71,7 @@ class ModelRunner:
     def __init__(self, model: Any, *, compile_vision: bool = False) -> None:
         if not self.fits(model):
             raise UserError(
-                f"{type(model).__name__} is no model of the DeepSeek-OCR family, whose parts decoding knows; "
+                f"{type(model).__name__} is no model whose parts the decoder of this package knows; "
                 "use model.generation.implementation=transformers"
             )
         self.model = _base(model)
@@ -91,11 +92,9 @@ class ModelRunner:
 
     @staticmethod
     def fits(model: Any) -> bool:
-        """Return whether a model, or the one in peft's, has the parts, whole on this process."""
+        """Return whether a model, or the one in peft's, is of a family that is known, whole on this process."""
         base = _base(model)
-        text = getattr(getattr(base, "model", None), "language_model", None)
-        parts = ("layers", "norm", "rotary_emb", "embed_tokens")
-        if not hasattr(base, "get_image_features") or not all(hasattr(text, part) for part in parts):
+        if not hasattr(base, "config") or not family_of(base.config).supports("decoder"):
             return False
         return not any(hasattr(parameter, "device_mesh") for parameter in base.parameters())
 

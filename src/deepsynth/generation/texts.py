@@ -65,14 +65,14 @@ class GenerationState:
     """The tokens generated for one sample so far, and why they ended.
 
     Attributes:
-        eos: id that ends a text.
+        stops: ids that end a text.
         limit: most tokens.
         repetition: ends a text that repeats itself; ``None`` lets it run.
         ids: generated tokens, EOS among them.
         stop: why the text ended; ``None`` while it is being generated.
     """
 
-    eos: int
+    stops: Collection[int]
     limit: int
     repetition: RepetitionCriterion | None
     ids: list[int] = field(default_factory=list)
@@ -83,7 +83,7 @@ class GenerationState:
     def add(self, token: int) -> Stop | None:
         """Append the next token; return why the text ended, or ``None``."""
         self.ids.append(token)
-        if token == self.eos:
+        if token in self.stops:
             self.stop = "eos"
         elif self.repetition is not None and self._repeats(token, self.repetition):
             self.stop = "loop"

@@ -45,9 +45,7 @@ def measure_generation(harness: Harness, *, batch_size: int, text_tokens: int, n
     # Every page takes all its tokens: random weights repeat themselves, and a trained model ends an empty page at
     # once. So repetition is allowed, and a text ends with a token that no model generates.
     module.generation = replace(before, stop_on_repetition=False)
-    tokenizer = module.processor.tokenizer
-    end = tokenizer.eos_token_id
-    tokenizer.eos_token_id = module.processor.image_token_id
+    module.text_generator.stops = (module.processor.image_token_id,)
     prefills, waits, rates, tokens = [], [], [], []
     try:
         harness.restart_peak()
@@ -64,7 +62,7 @@ def measure_generation(harness: Harness, *, batch_size: int, text_tokens: int, n
                 tokens.append(statistics.mean(generation.tokens for generation in generations))
     finally:
         module.generation = before
-        tokenizer.eos_token_id = end
+        module.text_generator.stops = None
         module.text_generator.release()
         module.train()
     if statistics.median(waits) <= 0:

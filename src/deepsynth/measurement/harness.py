@@ -131,7 +131,7 @@ class Harness:
             NotMeasured: when a sample is longer than the model's positions.
         """
         processor = self.processor
-        side = processor.layout.base_size
+        side = processor.layout.page_side
         page = Page(Image.new("RGB", (side, side), "white"), "")
         sample = processor(Document("synthetic", ""), [page])
         assert sample is not None, "an empty page exceeds no budget"

@@ -60,7 +60,7 @@ class SyntheticBatches:
         for name, image in self.images.items():
             images[name] = image.repeat(len(samples), *[1] * (image.dim() - 1))
             if image.is_floating_point():  # pixels: views of one sample after those of another
-                images[name] -= shades.repeat_interleave(len(image)).view(-1, 1, 1, 1)
+                images[name] -= shades.repeat_interleave(len(image)).view(-1, *[1] * (image.dim() - 1))
         names = [f"{index}-{row}" for row in range(len(samples))]
         return replace(
             batch.map_tensors(lambda tensor: tensor.to(self.device)),
@@ -77,6 +77,10 @@ class SyntheticBatches:
             self.sample,
             input_ids=torch.cat([prompt, text]),
             labels=torch.cat([torch.full_like(prompt, IGNORED_LABEL), text]),
+            token_inputs={
+                name: torch.cat([values[: len(prompt)], values.new_zeros(len(text))])
+                for name, values in self.sample.token_inputs.items()
+            },
         )
 
     @property

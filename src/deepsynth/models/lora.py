@@ -1,14 +1,15 @@
-"""Which weights of a DeepSeek-OCR model get LoRA adapters, by name of the part.
+"""Which weights of a model get LoRA adapters, by name of the part.
 
-v1 and v2 share the names of the language model. The expressions are anchored to it: bare ``gate_proj`` names, and
-peft's ``all-linear``, also match layers of v2's vision encoder; and the routed experts are fused 3-D parameters that
-``target_modules`` cannot reach at all.
+A family's expressions are anchored to its decoder: bare ``gate_proj`` names, and peft's ``all-linear``,
+also match layers of vision encoders; and routed experts are fused 3-D parameters that ``target_modules`` cannot reach
+at all.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -16,6 +17,8 @@ import torch
 from torch import nn
 
 from deepsynth.errors import UserError
+from deepsynth.models.family import Scope
+from deepsynth.models.registry import family_of
 
 Experts = Literal["none", "shared", "routed", "all"]
 
@@ -24,9 +27,6 @@ Init = Literal["default", "gaussian", "loftq", "pissa", "olora"]
 #: What peft does; the others are computed by ``deepsynth.models.lora_init`` after it, routed experts included.
 _PEFT_INITS: dict[Init, bool | str] = {"gaussian": "gaussian"}
 _CHANGES_BASE = ("pissa", "olora")
-
-_LAYER = r"model\.language_model\.layers\.\d+"
-_MLP = "(gate_proj|up_proj|down_proj)"
 
 
 @dataclass(frozen=True)
@@ -140,54 +140,61 @@ class LoraSettings:
                 "model.lora.init=default"
             )
 
-    def target_modules(self, model: nn.Module) -> str:
+    def target_modules(self, model: Any) -> str:
         """Return one regular expression for peft that matches whole module names of ``model``.
 
         Raises:
             UserError: when a chosen part is not in the model.
         """
-        parts: dict[str, str] = {}
-        if self.attention:
-            parts["attention"] = rf"{_LAYER}\.self_attn\.(q_proj|k_proj|v_proj|o_proj)"
-        if self.mlp:
-            parts["mlp"] = rf"{_LAYER}\.mlp\.{_MLP}"
-        if self.experts in ("shared", "all"):
-            parts["experts=shared"] = rf"{_LAYER}\.mlp\.shared_experts\.{_MLP}"
+        family = family_of(model.config)
+        scopes = family.scopes(model)
+        chosen: dict[Scope, bool] = {
+            "attention": self.attention,
+            "mlp": self.mlp,
+            "experts=shared": self.experts in ("shared", "all"),
+        }
+        parts: dict[str, str] = {scope: scopes.get(scope, "") for scope, is_chosen in chosen.items() if is_chosen}
         if self.vision:
-            parts["vision"] = _linear_layers_below(model, "vision_tower")
+            parts["vision"] = _linear_layers_below(model, family.vision_paths(model))
         if self.projector:
-            parts["projector"] = _linear_layers_below(model, "multi_modal_projector")
+            parts["projector"] = _linear_layers_below(model, family.projector)
         names = [name for name, _ in model.named_modules()]
         for part, expression in parts.items():
-            if not any(re.fullmatch(expression, name) for name in names):
+            if not expression or not any(re.fullmatch(expression, name) for name in names):
                 raise UserError(f"model.lora.{part} asks for layers that {type(model).__name__} does not have")
         return "|".join(parts.values())
 
-    def target_parameters(self, model: nn.Module) -> list[str]:
-        """Return the fused expert parameters to adapt, by the end of their names."""
+    def target_parameters(self, model: Any) -> list[str]:
+        """Return the fused expert parameters to adapt, by the end of their names.
+
+        Raises:
+            UserError: when there are none, or adapters on them do not work for the family.
+        """
         if self.experts not in ("routed", "all"):
             return []
+        family_of(model.config).refuse(
+            "experts", f"model.lora.experts is {self.experts}", "set model.lora.experts=none"
+        )
         found = [name for name, _ in model.named_parameters() if name.endswith("mlp.experts.gate_up_proj")]
         if not found:
             raise UserError(f"model.lora.experts is {self.experts}, but {type(model).__name__} has no routed experts")
         return ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 
 
-def _linear_layers_below(model: nn.Module, part: str) -> str:
-    """Return an expression for all linear layers in ``model.<part>``, whatever the layer's number.
+def _linear_layers_below(model: nn.Module, parts: Sequence[str]) -> str:
+    """Return an expression for all linear layers in some parts of a model, whatever the layer's number.
 
     Whole paths, because leaf names are not unique: SAM's attention and its strided convolutions both have a ``proj``.
     """
-    prefix = f"model.{part}"
     paths = {
         re.sub(r"(?<=\.)\d+(?=\.)", "#", name)
         for name, module in model.named_modules()
-        if (name == prefix or name.startswith(prefix + ".")) and isinstance(module, nn.Linear)
+        if any(name == part or name.startswith(f"{part}.") for part in parts) and isinstance(module, nn.Linear)
     }
     return "|".join(re.escape(path).replace(r"\#", r"\d+") for path in sorted(paths))
 
 
-def lora_config(model: nn.Module, lora: LoraSettings, *, base_model_name: str) -> Any:
+def lora_config(model: Any, lora: LoraSettings, *, base_model_name: str) -> Any:
     """Return peft's configuration of an adapter for ``model``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The markup of the DeepSeek-OCR family, which are tokens of their own, and what of a text may become such a token.
+"""The markup of models, which are tokens of their own, and what of a text may become such a token.
 
 A tokenizer has more special tokens than a text may hold. Those that say where a prompt, an image or a text begins and
 ends (``<image>``, ``<|User|>``, the end of the text, padding) are for the processor alone: a document that contains
@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-#: What the published models write: the name of a block and its boxes, and the cells and rows of HTML tables. The
-#: published tokenizers have them as special tokens (128816 to 128824).
-MARKUP_TOKENS = ("<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>", "<|grounding|>", "<td>", "</td>", "<tr>", "</tr>")
-#: Markup that a table may repeat for as long as it likes; DeepSeek's own recipes exempt the same two.
-REPEATABLE_TOKENS = ("<td>", "</td>")
+from deepsynth.models.registry import FAMILIES
+
+#: The markup of all families. A tokenizer that has some of it as tokens is that of a family whose markup it is.
+MARKUP_TOKENS = tuple(dict.fromkeys(name for family in FAMILIES.values() for name in family.markup))
+#: Markup that may be repeated for as long as a text likes.
+REPEATABLE_TOKENS = tuple(dict.fromkeys(name for family in FAMILIES.values() for name in family.repeatable))
 
 
 class TextCodec:

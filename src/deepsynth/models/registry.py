@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 from deepsynth.errors import UserError
+from deepsynth.models import families
+from deepsynth.models.family import Family
 from deepsynth.models.reachability import hub_options
-from deepsynth.models.tokens import Family
 
 #: Folders of the models in this package, by the name a user types. The full-size ones hold architecture and processor
 #: without weights, for measurements with ``weights: random``.
@@ -20,11 +23,16 @@ BUILTIN: dict[str, str] = {
     "deepsynth/full-size-ocr-2": "full_size_ocr_2",
 }
 
-#: The published repository of each family. A family is named by the ``model_type`` of its configuration.
-PUBLISHED: dict[Family, str] = {
-    "deepseek_ocr": "deepseek-ai/DeepSeek-OCR",
-    "deepseek_ocr2": "deepseek-community/DeepSeek-OCR-2",
-}
+
+def _find_families() -> dict[str, Family]:
+    """Return the family of every file in ``models/families``, by name; the generic one is asked last."""
+    names = sorted(module.name for module in iter_modules(families.__path__))
+    found = [import_module(f"{families.__name__}.{name}").FAMILY for name in names]
+    return {family.name: family for family in sorted(found, key=lambda family: not family.model_types)}
+
+
+#: What DeepSynth knows of each kind of model, by name.
+FAMILIES: dict[str, Family] = _find_families()
 
 
 def resolve_model_name(model_name: str) -> str:
@@ -142,17 +150,32 @@ def family_of(config: Any) -> Family:
     """Return the family of a model's configuration.
 
     Args:
-        config: as ``AutoConfig.from_pretrained`` returns it.
+        config: as ``AutoConfig.from_pretrained`` returns it, or of a loaded model.
 
     Raises:
         UserError: for any other model, with the list of supported ones.
     """
-    found = getattr(config, "model_type", None)
-    for family in PUBLISHED:
-        if family == found:
+    for family in FAMILIES.values():
+        if family.matches(config):
             return family
-    raise UserError(f"the model's type is {found!r}; it must be one of {_supported()}")
+    listed = ", ".join(getattr(config, "architectures", None) or []) or "no architectures"
+    raise UserError(
+        f"the model's type is {getattr(config, 'model_type', None)!r} ({listed}); it must be one of {_supported()}, or "
+        "another image-text-to-text model of transformers with a decoder and a chat template"
+    )
+
+
+def family_of_model(model_name: str) -> Family:
+    """Return the family of a model by its name; its configuration is read.
+
+    Raises:
+        UserError: when it cannot be loaded, or is no model that DeepSynth can use.
+    """
+    from transformers import AutoConfig
+
+    return family_of(load_pretrained(AutoConfig, model_name))
 
 
 def _supported() -> str:
-    return ", ".join([*(f"{name} ({family})" for family, name in PUBLISHED.items()), *sorted(BUILTIN)])
+    known = [f"{model.repository} ({family.name})" for family in FAMILIES.values() for model in family.published[:1]]
+    return ", ".join([*known, *sorted(BUILTIN)])

@@ -12,7 +12,8 @@ An encoder turns a square view of ``S`` pixels into ``n x n`` features, ``n = ce
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil, isqrt
@@ -20,11 +21,62 @@ from typing import Any, Literal
 
 from deepsynth.errors import UserError
 
-Family = Literal["deepseek_ocr", "deepseek_ocr2"]
+ViewFamily = Literal["deepseek_ocr", "deepseek_ocr2"]
+
+
+class Layout(ABC):
+    """How an image becomes tokens of a prompt: the count on which renderer, processor and model agree."""
+
+    @abstractmethod
+    def tokens(self, width: int, height: int) -> int:
+        """Return the number of image tokens of an image of ``width`` x ``height`` pixels."""
+
+    @property
+    @abstractmethod
+    def longest_side(self) -> int:
+        """Longest side in pixels at which an image loses nothing."""
+
+    @property
+    @abstractmethod
+    def page_side(self) -> int:
+        """Side of the square pages that are drawn where the user chooses no size, pixels."""
+
+    @abstractmethod
+    def processor_kwargs(self) -> dict[str, Any]:
+        """Return what the family's Hugging Face image processor must be called with."""
+
+
+class CountedLayout(Layout):
+    """A layout that nothing is known of: the tokens of an image are counted in what the processor makes of it.
+
+    Args:
+        count: returns the number of image tokens for width and height in pixels; it is asked once for each size.
+    """
+
+    def __init__(self, count: Callable[[int, int], int]) -> None:
+        self._count = lru_cache(maxsize=1024)(count)
+
+    def tokens(self, width: int, height: int) -> int:
+        """Return the number of image tokens of an image of ``width`` x ``height`` pixels."""
+        return self._count(width, height)
+
+    @property
+    def longest_side(self) -> int:
+        """Longest side in pixels at which pages without a size of their own are drawn."""
+        return 1024
+
+    @property
+    def page_side(self) -> int:
+        """Side of the square pages that are drawn where the user chooses no size, pixels."""
+        return 1024
+
+    def processor_kwargs(self) -> dict[str, Any]:
+        """Return nothing: the processor goes by its own configuration."""
+        return {}
 
 
 @dataclass(frozen=True)
-class ImageLayout:
+class ImageLayout(Layout):
     """How one image becomes square views, and the views become tokens.
 
     Attributes:
@@ -40,7 +92,7 @@ class ImageLayout:
             its shape and padding.
     """
 
-    family: Family
+    family: ViewFamily
     base_size: int
     tile_size: int | None
     min_tiles: int = 2
@@ -70,6 +122,11 @@ class ImageLayout:
     def longest_side(self) -> int:
         """Longest side in pixels at which an image loses nothing: the global view, or the largest square of tiles."""
         return max(self.base_size, (self.tile_size or 0) * isqrt(self.max_tiles))
+
+    @property
+    def page_side(self) -> int:
+        """Side of the square pages that are drawn where the user chooses no size, pixels: of the global view."""
+        return self.base_size
 
     def features(self, side: int) -> int:
         """Return the number of features along one side of a view of ``side`` pixels."""
@@ -160,7 +217,7 @@ def image_layout(hf_processor: Any, mode: str | None = None) -> ImageLayout:
             f"{type(images).__name__} is no image processor of {' or '.join(MODE_FAMILIES)}; "
             "call deepsynth.models.register() before AutoProcessor loads the model's folder"
         )
-    family: Family = "deepseek_ocr" if stretches else "deepseek_ocr2"
+    family: ViewFamily = "deepseek_ocr" if stretches else "deepseek_ocr2"
     patch_size = int(getattr(hf_processor, "patch_size", None) or 16)
     downsample = int(getattr(hf_processor, "downsample_ratio", None) or 4)
     if mode is not None:

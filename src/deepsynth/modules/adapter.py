@@ -93,13 +93,7 @@ def check_adapter_keys(module: nn.Module, state: dict[str, torch.Tensor]) -> Non
 # renaming of published checkpoints, whose pattern for DeepSeek-OCR-2 also matches in "language_model.layers." and
 # doubles it: a file with the model's own names loads in plain peft with every key missing. Published names are what
 # the renaming is made for.
-_OWN_NAME = re.compile(r"^(base_model\.model\.model\.)language_model\.")
 _PUBLISHED_NAME = re.compile(r"^(base_model\.model\.model\.)(?=(layers|embed_tokens|norm)\.)")
-
-
-def to_file_name(name: str) -> str:
-    """Return the name that a parameter of the adapter has in a file."""
-    return _OWN_NAME.sub(r"\1", name)
 
 
 def from_file_name(name: str) -> str:
@@ -224,12 +218,12 @@ def write_adapter(module: Any, folder: Path, trained: dict[str, torch.Tensor]) -
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    model, stored = module.model, module.lora.as_stored()
+    model, stored, family = module.model, module.lora.as_stored(), module.family
     named = {name.removeprefix("model."): tensor for name, tensor in trained.items()}
     if module.lora_start:
         named = plain_lora(named, module.lora_start, module.lora.rank)
     state = get_peft_model_state_dict(model, named, save_embedding_layers=False)
-    tensors = {to_file_name(name): tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    tensors = {family.to_file_name(name): tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     config = copy.copy(model.peft_config["default"])
     config.r, config.lora_alpha = stored.rank, stored.scale
     config.inference_mode = True  # as peft's own save_pretrained: whoever loads it does not train it by accident

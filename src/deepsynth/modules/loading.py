@@ -13,7 +13,7 @@ from deepsynth.errors import UserError
 from deepsynth.models.quantization.quantize import Quantization, mark_for_peft, quantize, require_bitsandbytes
 from deepsynth.models.quantization.weight_table import format_weight_table, weight_table
 from deepsynth.models.random_weights import fill_with_random_weights
-from deepsynth.models.registry import family_of, load_pretrained
+from deepsynth.models.registry import load_pretrained
 from deepsynth.modules.model_module import ModelModule
 from deepsynth.modules.settings import Attention
 
@@ -34,7 +34,6 @@ def load_base(module: ModelModule, quantization: Quantization | None) -> Any:
     if quantization is not None:
         require_bitsandbytes(quantization.kind)
     config = load_pretrained(AutoConfig, name)
-    family_of(config)  # refuses other architectures, with the list
     kwargs: dict[str, Any] = {
         "dtype": module.resolved_dtype,
         "attn_implementation": attention_by_part(module.engine.attn_implementation),

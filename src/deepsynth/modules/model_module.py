@@ -14,18 +14,26 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from deepsynth.distributed.strategy import apply_strategy, check_module
+from deepsynth.distributed.strategy import apply_strategy, attached_trainer, check_module, strategy_name
 from deepsynth.errors import UserError
 from deepsynth.generation import Generation, Implementation
 from deepsynth.models.engine.training_forward import TrainingForward
+from deepsynth.models.family import Family
 from deepsynth.models.lora import LoraSettings
 from deepsynth.models.lora_init import Factors, start_adapters
 from deepsynth.models.quantization.quantize import Kind
 from deepsynth.models.quantization.weight_table import count_parameters
-from deepsynth.models.registry import load_pretrained
+from deepsynth.models.registry import family_of_model, load_pretrained
 from deepsynth.modules.adapter import read_adapter
 from deepsynth.modules.optim import FusedAdamW, Schedule, check_callbacks, check_optimizer
-from deepsynth.modules.settings import Dtype, EngineSettings, GenerationSettings, plain_settings, restore_group
+from deepsynth.modules.settings import (
+    Dtype,
+    EngineSettings,
+    GenerationSettings,
+    check_family,
+    plain_settings,
+    restore_group,
+)
 from deepsynth.types import Batch
 
 
@@ -103,6 +111,8 @@ class ModelModule(LightningModule, ABC):
         )
         self.model: Any = None
         self.processor: Any = None
+        #: What is known of the model's kind; ``None`` until the model is loaded.
+        self.family: Family | None = None
         #: What adapters took out of the frozen weights at their start; empty for starts that leave these alone.
         self.lora_start: Factors = {}
         #: Computes the loss of a batch; ``None`` until the model is loaded.
@@ -162,6 +172,8 @@ class ModelModule(LightningModule, ABC):
         from transformers import AutoProcessor
 
         check_module(self, self.quantization, self.resolved_dtype)
+        self.family = family_of_model(self.model_name)  # refuses what is no model that can be used
+        self._check_family(self.family)
         self.processor = load_pretrained(AutoProcessor, self.model_name)
         self.model = self.load_model()
         self._loaded_dtype = self.resolved_dtype  # a module that is moved later keeps the weights that it has
@@ -182,6 +194,14 @@ class ModelModule(LightningModule, ABC):
         rank_zero_info(f"{self.model_name}: {parts}")
         apply_strategy(self, self.model, all_weights=not self.TRAINS_ADAPTERS)
         self.training_forward = self.build_training_forward(self.model)
+
+    def _check_family(self, family: Family) -> None:
+        """Refuse settings that ask for what does not work for the family, and say what is left out of the others."""
+        trainer = attached_trainer(self)
+        sharded = trainer is not None and strategy_name(trainer.strategy) == "fsdp2"
+        check_family(family, self.engine, self.generation, quantization=self.quantization, sharded=sharded)
+        if note := family.note():
+            rank_zero_info(f"{self.model_name}: {note}")
 
     def _trains(self) -> bool:
         """Return whether a trainer fits the module, or none has it yet."""

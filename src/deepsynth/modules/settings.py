@@ -15,6 +15,7 @@ from deepsynth.errors import UserError
 from deepsynth.generation import Implementation
 from deepsynth.models.engine.compilation import CompiledParts
 from deepsynth.models.engine.fast_paths import Kernels
+from deepsynth.models.family import Family, Feature
 from deepsynth.models.kernels.linear_cross_entropy import Loss
 from deepsynth.models.lora import LoraSettings
 
@@ -160,6 +161,32 @@ class GenerationSettings:
             raise UserError(f"model.generation.rows is {self.rows}; it must be at least 1")
         if self.time_limit_s <= 0:
             raise UserError(f"model.generation.time_limit_s is {self.time_limit_s}; it must be above 0 seconds")
+
+
+def check_family(
+    family: Family, engine: EngineSettings, generation: GenerationSettings, *, quantization: str, sharded: bool
+) -> None:
+    """Refuse settings that ask for what does not work for a family; what is ``auto`` is left out, and logged.
+
+    Raises:
+        UserError: with the key, its value, the reason and what to set.
+    """
+    asked: list[tuple[Feature, str, Any, Any, str]] = [
+        ("loss", "model.engine.loss", engine.loss, ("auto", "plain"), "auto"),
+        ("frozen_vision", "model.engine.vision_chunk", engine.vision_chunk, (None,), "null"),
+        ("vision_cache", "model.engine.vision_cache", engine.vision_cache, ("none",), "none"),
+        ("experts", "model.engine.experts_implementation", engine.experts_implementation, (None,), "null"),
+        ("layers", "model.engine.activation_memory", engine.activation_memory, ("auto", "none"), "auto"),
+        ("compile", "model.engine.compile", engine.compile, ("auto", "none"), "auto"),
+        ("quantization", "model.quantization", quantization, ("none",), "none"),
+        ("decoder", "model.generation.implementation", generation.implementation, ("auto", "transformers"), "auto"),
+        ("decoder", "model.generation.compile", generation.compile, ("auto", "none"), "auto"),
+    ]
+    for feature, key, value, harmless, way_out in asked:
+        if value not in harmless:
+            family.refuse(feature, f"{key} is {value}", f"set {key}={way_out}")
+    if sharded:
+        family.refuse("sharding", "trainer.strategy shards the weights", "set trainer.strategy=ddp")
 
 
 def plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,6 +57,8 @@ class TextGenerator:
         self._warned = False
         #: Tokens of the longest target that is known, from this run or that of the checkpoint; 0 if none is.
         self.longest_target = 0
+        #: Ids that end a text; ``None`` for those of the model's family.
+        self.stops: tuple[int, ...] | None = None
 
     def note_targets(self, batch: Batch) -> None:
         """Note the longest target of a batch with labels, by its shapes: nothing waits for a GPU."""
@@ -158,6 +160,7 @@ class TextGenerator:
                 deadline=deadline,
                 implementation="transformers",
                 repetition=self._repetition(),
+                stops=self._stops(),
             )
         if self._decoder is None or self._decoder.slots < len(batch):
             self._decoder = self.make_decoder(len(batch))
@@ -173,8 +176,14 @@ class TextGenerator:
         chosen = module.generation.compile
         if chosen == "auto":
             chosen = "vision" if module.device.type == "cuda" else "none"
-        tokenizer = module.processor.tokenizer
-        return Decoder(module.model, tokenizer, slots=slots, repetition=self._repetition(), compile=chosen)
+        return Decoder(
+            module.model,
+            module.processor.tokenizer,
+            slots=slots,
+            stops=self._stops(),
+            repetition=self._repetition(),
+            compile=chosen,
+        )
 
     def _rows(self, batch: Batch) -> int:
         """Return how many texts of a stream are generated at the same time, which needs no larger batches."""
@@ -193,6 +202,13 @@ class TextGenerator:
         if not self._module.generation.stop_on_repetition:
             return None
         return RepetitionCriterion.for_tokenizer(self._module.processor.tokenizer)
+
+    def _stops(self) -> tuple[int, ...]:
+        """Return the ids that end a text."""
+        if self.stops is not None:
+            return self.stops
+        assert self._module.family is not None, "configure_model was called"
+        return self._module.family.stop_ids(self._module.processor, self._module.model)
 
     def _announce(self, phase: str | None) -> None:
         for listener in self._listeners:

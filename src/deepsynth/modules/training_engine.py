@@ -99,12 +99,12 @@ class TrainingEngine:
         if self._chosen or self.fast_paths is None:
             return
         self._chosen = True
-        engine = self._module.engine
+        engine, family = self._module.engine, self._module.family
         if engine.activation_memory == "auto":
             if engine.compile == "auto":
                 self.fast_paths.compile("none")  # the trial takes no time for it
             self._choose_activations(batch)
-        if engine.compile == "auto":
+        if engine.compile == "auto" and family is not None and family.supports("compile"):
             chosen = self._choose_compilation(batch)
             if engine.cuda_graphs != "auto":
                 chosen = replace(chosen, cuda_graphs=engine.cuda_graphs)

@@ -26,7 +26,7 @@ from deepsynth.models.lora import lora_config
 from deepsynth.models.quantization.quantize import Kind
 from deepsynth.models.quantization.weight_table import format_weight_table, weight_table
 from deepsynth.models.random_weights import fill_with_random_weights
-from deepsynth.models.registry import family_of, load_pretrained, resolve_model_name
+from deepsynth.models.registry import load_pretrained, resolve_model_name
 from deepsynth.modules.base import DeepSynthModule
 from deepsynth.types import Batch
 from deepsynth.unsloth_import import prepare_environment
@@ -114,7 +114,7 @@ class UnslothModule(DeepSynthModule):
         from transformers import AutoConfig, AutoModelForImageTextToText
 
         name = self.model_name
-        if family_of(load_pretrained(AutoConfig, name)) == "deepseek_ocr":  # refuses what is neither of the two
+        if not type(load_pretrained(AutoConfig, name)).__module__.startswith("transformers."):
             rank_zero_info(
                 f"{name} is DeepSynth's own class: Unsloth compiles its layers one by one, and fuses nothing"
             )

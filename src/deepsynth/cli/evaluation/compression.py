@@ -28,7 +28,7 @@ from deepsynth.measurement.evaluation.compression import (
     shuffled,
     table,
 )
-from deepsynth.models.tokens import ImageLayout, image_layout
+from deepsynth.models.tokens import ImageLayout
 from deepsynth.types import Document
 
 _OPTIONS: dict[str, tuple[Any, Any, str]] = {
@@ -130,7 +130,9 @@ def _check(options: dict[str, Any], output: Path | None) -> None:
 def _layout(processor: Any, mode: str | None) -> ImageLayout:
     if not isinstance(processor, OcrProcessor):
         raise UserError(f"data.processor is {type(processor).__name__}; the curve needs an OcrProcessor")
-    layout = image_layout(processor.hf_processor, mode or processor.mode)
+    layout = processor.family.layout(processor.hf_processor, mode or processor.mode)
+    if not isinstance(layout, ImageLayout):
+        raise UserError(f"{processor.model_name} has no square views, which the curve needs; give a DeepSeek-OCR model")
     if layout.tile_size is not None:
         raise UserError(f"the mode {mode or processor.mode!r} has tiles; give --modes without, such as tiny and small")
     return layout

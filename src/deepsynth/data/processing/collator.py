@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from torch.nn.functional import pad
 from torch.utils.data import get_worker_info
 
 from deepsynth.data.processing.processor import IGNORED_LABEL
@@ -52,9 +53,13 @@ class Collator:
             prompt = sample.prompt_length
             prompt_ids[row, prompt_length - prompt :] = sample.input_ids[:prompt]
             prompt_mask[row, prompt_length - prompt :] = 1
+        prompt_tokens = {"input_ids": prompt_ids, "attention_mask": prompt_mask}
+        for name in _token_inputs(samples):
+            values = [sample.token_inputs[name][: sample.prompt_length] for sample in samples]
+            prompt_tokens[name] = torch.stack([pad(own, (prompt_length - len(own), 0)) for own in values])
         batch = Batch(
             tokens=self._pack(samples) if self.packed else self._pad(samples),
-            prompt_tokens={"input_ids": prompt_ids, "attention_mask": prompt_mask},
+            prompt_tokens=prompt_tokens,
             images=self._join_images(samples),
             targets=[sample.target for sample in samples],
             ids=[sample.id for sample in samples],
@@ -82,7 +87,11 @@ class Collator:
             input_ids[row, :size] = sample.input_ids
             attention_mask[row, :size] = 1
             labels[row, :size] = sample.labels
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        tokens = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        for name in _token_inputs(samples):
+            values = [sample.token_inputs[name] for sample in samples]
+            tokens[name] = torch.stack([pad(own, (0, length - len(own))) for own in values])
+        return tokens
 
     def _pack(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
         """Return all samples in one row, (1, T)."""
@@ -97,21 +106,43 @@ class Collator:
             "labels": [*labels, torch.full((rest,), IGNORED_LABEL)],
             "position_ids": [torch.arange(size) for size in [*sizes, rest]],
         }
+        for name in _token_inputs(samples):
+            values = [sample.token_inputs[name] for sample in samples]
+            joined[name] = [*values, values[0].new_zeros(rest)]
         return {name: torch.cat(parts)[None] for name, parts in joined.items()}
 
     @staticmethod
     def _join_images(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
         """Concatenate every image input along its first axis; samples without it (no image, no tiles) add nothing.
 
-        Views in gray get three channels where another sample has color.
+        Views in gray get three channels where another sample has color. What else differs in size, such as the number
+        of tiles or the sides of images that keep their shape, is filled up with zeros, as Hugging Face's processors do.
         """
         joined = {}
         for name in dict.fromkeys(name for sample in samples for name in sample.images):
             parts = [sample.images[name] for sample in samples if name in sample.images]
-            if len({part.shape[1:] for part in parts}) > 1:
+            as_bytes = any(sample.pixel_table is not None for sample in samples)
+            if as_bytes and len({part.shape[1:] for part in parts}) > 1:
                 parts = [part.expand(-1, 3, -1, -1) for part in parts]
-            joined[name] = torch.cat(parts)
+            joined[name] = torch.cat(_filled_up(parts))
         return joined
+
+
+def _token_inputs(samples: Sequence[Sample]) -> list[str]:
+    """Return the names of the inputs with a value for each token."""
+    return list(samples[0].token_inputs)
+
+
+def _filled_up(parts: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return tensors with zeros behind the ends of all their axes but the first, up to the largest."""
+    shapes = {part.shape[1:] for part in parts}
+    if len(shapes) == 1:
+        return parts
+    largest = [max(sizes) for sizes in zip(*shapes, strict=True)]
+    return [
+        pad(part, [n for most, own in zip(largest[::-1], part.shape[:0:-1], strict=True) for n in (0, most - own)])
+        for part in parts
+    ]
 
 
 def in_shared_memory(batch: Batch) -> Batch:

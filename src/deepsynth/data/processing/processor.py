@@ -6,25 +6,24 @@ Shapes are explained in :mod:`deepsynth.types`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 
-from deepsynth.data.processing.pixel_lookup import ViewTable, view_table
+from deepsynth.data.processing.prompts import EncodedPrompt, Prompts, prompts_of
 from deepsynth.errors import UserError
-from deepsynth.models.markup import text_codec
-from deepsynth.models.registry import load_pretrained
-from deepsynth.models.tokens import ImageLayout, image_layout
+from deepsynth.models.family import Family
+from deepsynth.models.registry import family_of_model, load_pretrained
+from deepsynth.models.tokens import Layout
 from deepsynth.types import Document, Page, PagedFile, Sample, Task
 
-#: Prompts by task: DeepSeek-OCR's published one for plain transcription, and our own for summaries.
+#: Prompts by task, for families that have none of their own.
 DEFAULT_PROMPTS: dict[Task, str] = {
-    "transcribe": "<image>\nFree OCR.",
+    "transcribe": "<image>\nTranscribe the text of this page.",
     "summarize": "<image>\nSummarize this document.",
 }
 IGNORED_LABEL = -100
@@ -54,6 +53,11 @@ class Processor(ABC):
         return 1024
 
     @property
+    def page_side_px(self) -> int:
+        """Side of the pages that are drawn where the user chooses no size."""
+        return 1024
+
+    @property
     @abstractmethod
     def pad_token_id(self) -> int:
         """The id that fills ``input_ids`` of shorter samples."""
@@ -65,10 +69,10 @@ class Processor(ABC):
 
 @dataclass(frozen=True)
 class OcrProcessor(Processor):
-    """The processor of the DeepSeek-OCR family: ``[bos] image tokens, prompt, target, [eos]``.
+    """The processor of OCR models: the prompt with its pages, the target, and what ends it.
 
-    The labels are the target and its EOS, which is never cut. The number of image tokens is counted by
-    :class:`deepsynth.models.tokens.ImageLayout` and checked against the views that were made.
+    The labels are the target and its end, which is never cut. How prompts look is for the model's family to say:
+    DeepSeek-OCR's is ``[bos] image tokens, prompt, target, [eos]``, others go by their chat template.
 
     Args:
         model_name: model whose tokenizer and image processor are used: a built-in name, a folder or a Hub repository.
@@ -113,14 +117,28 @@ class OcrProcessor(Processor):
         return load_pretrained(AutoProcessor, self.model_name)
 
     @cached_property
-    def layout(self) -> ImageLayout:
-        """Layout of an image as views and tokens."""
-        return image_layout(self.hf_processor, self.mode)
+    def family(self) -> Family:
+        """What is known of the model's kind."""
+        return family_of_model(self.model_name)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """How an image becomes tokens."""
+        return self.family.layout(self.hf_processor, self.mode)
+
+    @cached_property
+    def _prompts(self) -> Prompts:
+        return prompts_of(self.family, self.hf_processor, self.layout)
 
     @property
     def longest_side_px(self) -> int:
-        """Longest side of a page that the model can use: of its global view, or of a square of tiles."""
+        """Longest side of a page that the model can use."""
         return self.layout.longest_side
+
+    @property
+    def page_side_px(self) -> int:
+        """Side of the pages that are drawn where the user chooses no size."""
+        return self.layout.page_side
 
     @cached_property
     def token_budget(self) -> int:
@@ -139,50 +157,27 @@ class OcrProcessor(Processor):
 
     @property
     def pad_token_id(self) -> int:
-        """The tokenizer's padding id."""
-        return int(self.hf_processor.tokenizer.pad_token_id)
+        """The tokenizer's padding id, else that of its EOS: the attention mask hides it."""
+        tokenizer = self.hf_processor.tokenizer
+        return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
     def prompt_for(self, document: Document) -> str:
         """Return the document's own prompt, or that of its task; the pages come first where it has no ``<image>``."""
-        prompt = (document.prompt or self.prompt or DEFAULT_PROMPTS[document.task]).strip()
+        prompt = document.prompt or self.prompt
+        if prompt is None:
+            prompt = self.family.prompts.get(document.task, DEFAULT_PROMPTS[document.task])
+        prompt = prompt.strip()
         return prompt if "<image>" in prompt else f"<image>\n{prompt}"
 
-    @cached_property
-    def _view_table(self) -> ViewTable | None:
-        return view_table(self.hf_processor.image_processor, self.layout)
-
-    def _views(self, images: Sequence[Image.Image]) -> tuple[Mapping[str, torch.Tensor], torch.Tensor | None]:
-        """Return the outputs of the image processor for the pages, and the table of their values if they are bytes."""
-        image_processor = self.hf_processor.image_processor
-        if self._view_table:
-            return self._view_table(images, image_processor), self._view_table.values
-        outputs = image_processor(images=list(images), return_tensors="pt", **self.layout.processor_kwargs())
-        return outputs, None
-
-    def _encode(self, text: str) -> list[int]:
-        if not text:
-            return []  # on both sides of most prompts
-        ids = self.hf_processor.tokenizer.encode(text, add_special_tokens=False)
-        return [int(i) for i in ids]
-
-    def _target_ids(self, target: str) -> list[int]:
-        return text_codec(self.hf_processor.tokenizer).encode(target)
-
-    def _prompt_ids(self, document: Document, prompt: str, pages: Sequence[Page]) -> list[int]:
-        """Return the ids of a prompt: all pages where ``<image>`` stands once, else each page at its own."""
-        texts = prompt.split("<image>")
-        if len(texts) not in (2, len(pages) + 1):
+    def _encode(self, document: Document, prompt: str, pages: Sequence[Page]) -> EncodedPrompt:
+        """Return a prompt with its pages: all where ``<image>`` stands once, else each at its own."""
+        count = prompt.count("<image>")
+        if count not in (1, len(pages)):
             raise UserError(
-                f"document {document.id!r}: its prompt holds <image> {len(texts) - 1} times, and it has {len(pages)} "
+                f"document {document.id!r}: its prompt holds <image> {count} times, and it has {len(pages)} "
                 "pages; write <image> once for all pages, or once for each"
             )
-        image_token = self.hf_processor.image_token_id
-        ids = [int(self.hf_processor.tokenizer.bos_token_id), *self._encode(texts[0])]
-        for number, page in enumerate(pages):
-            ids += [image_token] * self.layout.tokens(*page.image.size)
-            if len(texts) > 2:
-                ids += self._encode(texts[number + 1])
-        return ids if len(texts) > 2 else ids + self._encode(texts[1])
+        return self._prompts.encode(prompt, [page.image for page in pages])
 
     def __call__(self, document: Document, pages: Sequence[Page], *, prompt_only: bool = False) -> Sample | None:
         """Return input ids (T,), labels (T,) and the views of the pages.
@@ -191,11 +186,10 @@ class OcrProcessor(Processor):
             UserError: when the sample exceeds the token budget, with its id and lengths.
         """
         target = _target_of(document, pages)
-        outputs, table = self._views([page.image for page in pages])
-        tokenizer = self.hf_processor.tokenizer
         prompt = self.prompt_for(document)
-        prompt_ids = self._prompt_ids(document, prompt, pages)
-        target_ids = [] if prompt_only else [*self._target_ids(target), tokenizer.eos_token_id]
+        encoded = self._encode(document, prompt, pages)
+        prompt_ids = encoded.ids
+        target_ids = [] if prompt_only else self._prompts.target_ids(target)
         total = len(prompt_ids) + len(target_ids)
         if total > self.token_budget:
             if self.on_max_tokens == "drop":
@@ -218,12 +212,16 @@ class OcrProcessor(Processor):
             input_ids=input_ids,
             labels=labels,
             prompt_length=len(prompt_ids),
-            images={name: torch.as_tensor(value) for name, value in outputs.items()},
+            images=encoded.images,
+            token_inputs={
+                name: torch.cat([values, values.new_zeros(len(target_ids))])
+                for name, values in encoded.token_inputs.items()
+            },
             target=target,
             prompt=prompt,
             language=document.language,
             source=document.source,
-            pixel_table=table,
+            pixel_table=encoded.pixel_table,
             sizes=tuple(page.image.size for page in pages),
         )
 

@@ -19,7 +19,6 @@ from deepsynth.data.typesetting.hyphenation import check_hyphenation
 from deepsynth.data.typesetting.pages import make_frame
 from deepsynth.data.typesetting.paragraphs import TableStyle
 from deepsynth.errors import UserError
-from deepsynth.models.tokens import Family
 
 #: Smallest and largest value of every number, or of both ends of its range.
 _BOUNDS: dict[str, tuple[float, float]] = {
@@ -94,7 +93,7 @@ class TextOptions:
         min_font_size_px: the smallest font that "shrink" may take.
     """
 
-    family: Family = "deepseek_ocr"
+    family: str = "deepseek_ocr"
     mode: str | None = None
     page_width_px: int | None = None
     page_height_px: int | None = None

@@ -7,7 +7,8 @@ from typing import Literal
 from PIL import ImageColor
 
 from deepsynth.errors import UserError
-from deepsynth.models.tokens import MODES, Family, ImageLayout
+from deepsynth.models.registry import FAMILIES
+from deepsynth.models.tokens import Layout
 
 PageShape = Literal["a4", "a5", "letter", "legal"]
 
@@ -72,7 +73,7 @@ def _luminance(color: Color) -> float:
 
 
 def page_size(
-    layout: ImageLayout | None, width_px: int | None, height_px: int | None, shape: PageShape | None, dpi: float
+    layout: Layout | None, width_px: int | None, height_px: int | None, shape: PageShape | None, dpi: float
 ) -> tuple[int, int]:
     """Return width and height of a page in pixels: as given, from a shape of paper, from the mode, else 1024 square.
 
@@ -84,11 +85,11 @@ def page_size(
             raise UserError(f"page_shape is {shape!r}; it must be one of {', '.join(_PAGE_SHAPES_MM)}")
         width, height = _PAGE_SHAPES_MM[shape]
         return round(width / _MILLIMETERS_PER_INCH * dpi), round(height / _MILLIMETERS_PER_INCH * dpi)
-    side = layout.base_size if layout else 1024
+    side = layout.page_side if layout else 1024
     return width_px or side, height_px or side
 
 
-def mode_layout(family: Family, mode: str | None) -> ImageLayout | None:
+def mode_layout(family: str, mode: str | None) -> Layout | None:
     """Return how a mode's images become tokens, ``None`` without a mode.
 
     Raises:
@@ -96,8 +97,9 @@ def mode_layout(family: Family, mode: str | None) -> ImageLayout | None:
     """
     if mode is None:
         return None
-    if family not in MODES:
-        raise UserError(f"family is {family!r}; known: {', '.join(MODES)}")
-    if mode not in MODES[family]:
-        raise UserError(f"mode is {mode!r}; {family} has {', '.join(MODES[family])}")
-    return MODES[family][mode]
+    if family not in FAMILIES:
+        raise UserError(f"family is {family!r}; known: {', '.join(FAMILIES)}")
+    modes = FAMILIES[family].modes
+    if mode not in modes:
+        raise UserError(f"mode is {mode!r}; {family} has {', '.join(modes) or 'no modes'}")
+    return modes[mode]

@@ -21,6 +21,7 @@ from deepsynth.models.engine.layer_runner import LayerRunner, transformer_layers
 from deepsynth.models.kernels import decoder, frozen_experts, sam_attention
 from deepsynth.models.kernels.adapters import AdapterFactors
 from deepsynth.models.kernels.fast_forward import FastForward, Forward
+from deepsynth.models.registry import family_of
 
 #: Whether the fast paths are used at all.
 Kernels = Literal["auto", "plain"]
@@ -138,7 +139,7 @@ class TrainingPaths(ReplacedForwards):
         self.decoder_layers, self.vision_layers = decoder_layers, vision_layers
         super().__init__([*forwards, *((runner.layer, runner.run) for runner in self.layers)])
         self.rows = rows
-        self._adapted, self._factors = adapted, AdapterFactors(text.embed_tokens.weight.dtype)
+        self._adapted, self._factors = adapted, AdapterFactors(text.get_input_embeddings().weight.dtype)
         self._config = text.config
         self._experts = experts_implementation(text.config), experts  # now, and before
 
@@ -212,21 +213,19 @@ class GenerationPaths:
             yield
 
 
-def install_training_paths(
-    base: Any,
-    *,
-    kernels: Kernels = "auto",
-    experts: str | None = None,
-) -> TrainingPaths:
+def install_training_paths(base: Any, *, kernels: Kernels = "auto", experts: str | None = None) -> TrainingPaths:
     """Install the fast paths of training in a model that is on its device, and return them.
 
     Args:
-        base: a DeepSeek-OCR or DeepSeek-OCR-2 model, adapters inside.
+        base: a model of a family in ``deepsynth.models.families``, adapters inside.
         kernels: ``plain`` leaves layers as transformers and peft wrote them, but for what they keep and compile.
         experts: the implementation of routed experts, where it is chosen already.
     """
-    text, tower = base.model.language_model, base.model.vision_tower
-    against = f"model.engine.kernels is {kernels}" if kernels != "auto" else ""
+    family = family_of(base.config)
+    text, tower = family.decoder_of(base), nn.ModuleList(family.vision_of(base))
+    against = family.unsupported.get("kernels", "")
+    if kernels != "auto":
+        against = f"model.engine.kernels is {kernels}"
     forwards: list[tuple[nn.Module, Forward]] = []
     adapted: list[Any] = []
     if against:
@@ -236,6 +235,7 @@ def install_training_paths(
         adapted = [module for module, fast in found if fast.path == decoder.ADAPTERS]
         forwards = _methods([*found, *_find(tower, sam_attention.fast_forward_for)], training=True)
         rows = _rows(text, tower, training=True)
+    against = against or family.unsupported.get("experts", "")
     if experts is not None:
         against = f"model.engine.experts_implementation is {experts}"
     before = experts_implementation(text.config)

@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
 from deepsynth.compat import liger_kernel
@@ -28,6 +27,7 @@ from deepsynth.models.engine.feature_cache import FeatureCache, image_keys
 from deepsynth.models.engine.vision_chunks import ENCODED_AT_ONCE, RemainderPolicy, in_chunks
 from deepsynth.models.kernels import packed_attention, sam_attention
 from deepsynth.models.kernels.linear_cross_entropy import Loss, linear_cross_entropy
+from deepsynth.models.registry import family_of
 
 _IMAGE_INPUTS = ("pixel_values", "pixel_values_local", "num_local_patches", "patches_grid")
 
@@ -66,6 +66,9 @@ class TrainingForward:
             )
         self.model = model
         self.base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.family = family_of(self.base.config)
+        if not self.family.supports("loss"):
+            loss = "plain"
         self.loss = loss
         self._run, self._head_loss = self._compute, self._project
         if isinstance(model, FSDPModule):
@@ -245,11 +248,12 @@ def _gathering(module: Any, name: str, function: Callable[..., torch.Tensor]) ->
     return found
 
 
-def vision_tensors(base: nn.Module) -> dict[str, torch.Tensor]:
+def vision_tensors(base: Any) -> dict[str, torch.Tensor]:
     """Return all parameters and buffers that have a part in the features of images, by name."""
     named = {**dict(base.named_parameters()), **dict(base.named_buffers())}
+    decoder = f"{family_of(base.config).decoder_path(base)}."
     return {
         name: tensor
         for name, tensor in named.items()
-        if ".language_model." not in f".{name}" and not name.startswith("lm_head.")
+        if not name.startswith(decoder) and not name.startswith("lm_head.")
     }

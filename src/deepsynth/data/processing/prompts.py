@@ -1,0 +1,132 @@
+"""Prompts and targets of a family as tokens, with the model inputs of their pages."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from PIL import Image
+
+from deepsynth.data.processing.pixel_lookup import ViewTable, view_table
+from deepsynth.models import chat_template
+from deepsynth.models.family import Family
+from deepsynth.models.markup import text_codec
+from deepsynth.models.tokens import ImageLayout, Layout
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A prompt with its pages.
+
+    Attributes:
+        ids: P tokens, those of images among them.
+        images: model inputs of the pages by Hugging Face's own names.
+        token_inputs: model inputs with a value for each token, (P,).
+        pixel_table: (3, 256) values of views that are bytes; ``None`` when ``images`` has values.
+    """
+
+    ids: list[int]
+    images: dict[str, torch.Tensor]
+    token_inputs: dict[str, torch.Tensor] = field(default_factory=dict)
+    pixel_table: torch.Tensor | None = None
+
+
+class Prompts(ABC):
+    """Encodes the prompts and targets of a family.
+
+    Args:
+        family: of the model.
+        hf_processor: Hugging Face's.
+        layout: of its images.
+    """
+
+    def __init__(self, family: Family, hf_processor: Any, layout: Layout) -> None:
+        self.family, self.hf_processor, self.layout = family, hf_processor, layout
+
+    @abstractmethod
+    def encode(self, prompt: str, images: Sequence[Image.Image]) -> EncodedPrompt:
+        """Return a prompt with its pages: all where ``<image>`` stands once, else each at its own."""
+
+    @abstractmethod
+    def target_ids(self, target: str) -> list[int]:
+        """Return what the model is to write behind a prompt: the target and what ends it."""
+
+
+class ViewPrompts(Prompts):
+    """``[bos] image tokens, prompt, target, [eos]``; the number of image tokens is that of the layout."""
+
+    layout: ImageLayout
+
+    @cached_property
+    def _view_table(self) -> ViewTable | None:
+        return view_table(self.hf_processor.image_processor, self.layout)
+
+    def encode(self, prompt: str, images: Sequence[Image.Image]) -> EncodedPrompt:
+        """Return a prompt with its pages, views as bytes where the processor's values follow from them."""
+        outputs, table = self._views(images)
+        tensors = {name: torch.as_tensor(value) for name, value in outputs.items()}
+        return EncodedPrompt(self._prompt_ids(prompt, images), tensors, pixel_table=table)
+
+    def _views(self, images: Sequence[Image.Image]) -> tuple[Mapping[str, torch.Tensor], torch.Tensor | None]:
+        """Return the outputs of the image processor for the pages, and the table of their values if they are bytes."""
+        image_processor = self.hf_processor.image_processor
+        if self._view_table:
+            return self._view_table(images, image_processor), self._view_table.values
+        outputs = image_processor(images=list(images), return_tensors="pt", **self.layout.processor_kwargs())
+        return outputs, None
+
+    def _prompt_ids(self, prompt: str, images: Sequence[Image.Image]) -> list[int]:
+        texts = prompt.split("<image>")
+        image_token = self.hf_processor.image_token_id
+        ids = [int(self.hf_processor.tokenizer.bos_token_id), *self._encode(texts[0])]
+        for number, image in enumerate(images):
+            ids += [image_token] * self.layout.tokens(*image.size)
+            if len(texts) > 2:
+                ids += self._encode(texts[number + 1])
+        return ids if len(texts) > 2 else ids + self._encode(texts[1])
+
+    def _encode(self, text: str) -> list[int]:
+        if not text:
+            return []  # on both sides of most prompts
+        ids = self.hf_processor.tokenizer.encode(text, add_special_tokens=False)
+        return [int(i) for i in ids]
+
+    def target_ids(self, target: str) -> list[int]:
+        """Return the target and EOS."""
+        tokenizer = self.hf_processor.tokenizer
+        return [*text_codec(tokenizer).encode(target), tokenizer.eos_token_id]
+
+
+class ChatPrompts(Prompts):
+    """A turn of the processor's chat template, and what the template adds for an answer."""
+
+    @cached_property
+    def _frame(self) -> chat_template.AnswerFrame:
+        return chat_template.answer_frame(self.hf_processor, self.family.chat_template)
+
+    def encode(self, prompt: str, images: Sequence[Image.Image]) -> EncodedPrompt:
+        """Return a prompt with its pages, as the processor writes them out."""
+        messages = chat_template.turn(prompt, len(images))
+        text = chat_template.render(self.hf_processor, messages, self.family.chat_template, asks=True)
+        outputs = chat_template.model_inputs(self.hf_processor, text, images, self.layout.processor_kwargs())
+        ids, mask = outputs.pop("input_ids")[0], outputs.pop("attention_mask", None)
+        assert mask is None or bool(mask.all()), "one prompt needs no padding"
+        tensors = {name: torch.as_tensor(value) for name, value in outputs.items()}
+        token_inputs = {name: value[0] for name, value in tensors.items() if value.shape == (1, len(ids))}
+        return EncodedPrompt(
+            ids.tolist(), {name: value for name, value in tensors.items() if name not in token_inputs}, token_inputs
+        )
+
+    def target_ids(self, target: str) -> list[int]:
+        """Return the target in the frame that the template gives an answer."""
+        return [*self._frame.before, *text_codec(self.hf_processor.tokenizer).encode(target), *self._frame.end]
+
+
+def prompts_of(family: Family, hf_processor: Any, layout: Layout) -> Prompts:
+    """Return what encodes the prompts of a family."""
+    kind = ViewPrompts if family.inputs == "views" else ChatPrompts
+    return kind(family, hf_processor, layout)
