@@ -153,6 +153,28 @@ def test_keys_that_do_not_fit_are_listed(folder: Path) -> None:
     assert "1 misshaped (model.projector.layers.bias (7,) (want (72,)))" in text
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(["mtp_module.0.enorm.weight", "mtp_embed_tokens.weight", "model.mtp.head.weight"], id="jina-ocr"),
+        pytest.param(["model.layers.9.eh_proj.weight", "model.layers.9.mlp.gate.weight"], id="a layer behind the last"),
+    ],
+)
+def test_draft_weights_are_named_and_left_out(names: list[str], folder: Path, caplog: Any) -> None:
+    """A file with what drafts tokens ahead is the same model, and one line says what was not taken."""
+    state = load_file(folder / "model.safetensors")
+    save_file({**state, **{n: torch.ones(3) for n in names}}, folder / "model.safetensors", metadata={"format": "pt"})
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    assert {key: t.shape for key, t in published_state(model).items()} == {key: t.shape for key, t in state.items()}
+    said = [record.getMessage() for record in caplog.records if record.name == "deepsynth.models.deepseek_ocr.checkpoint"]
+    assert len(said) == 1
+    assert f"{len(names)} weights that only draft tokens ahead are left out" in said[0]
+    state["model.layers.9.norm.weight"] = torch.zeros(3)  # no part of a draft says that this layer is one
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"1 unexpected \(model.layers.9.norm.weight\)"):
+        AutoModelForImageTextToText.from_pretrained(folder)
+
+
 def test_state_dict_without_a_folder_is_checked_too(reference: Path) -> None:
     """What transformers itself reports is enough when no file can be looked at."""
     state = load_file(reference / "model/model.safetensors")
@@ -258,23 +280,65 @@ def test_other_types_are_refused_by_the_class(folder: Path) -> None:
         DeepseekOcrForConditionalGeneration.from_pretrained(folder)
 
 
-def test_a_later_transformers_keeps_its_own_deepseek_vl2(monkeypatch: pytest.MonkeyPatch, reference: Path) -> None:
-    """Should transformers learn deepseek_vl_v2, other models of that type are its own, DeepSeek-OCR stays ours."""
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Register stand-ins for what a later transformers may bring, for one test."""
     from transformers import PreTrainedConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    from deepsynth.models.deepseek_ocr.registration import PublishedDeepseekConfig
+    from deepsynth.models.deepseek_ocr import registration
 
-    class Later(PreTrainedConfig):
-        model_type = "deepseek_vl_v2"
+    def bring(name: str) -> Any:
+        native = type("Later", (PreTrainedConfig,), {"model_type": name, "__annotations__": {}})
+        monkeypatch.setitem(CONFIG_MAPPING._extra_content, name, native)
+        monkeypatch.setattr(registration.PublishedDeepseekConfig, "others", None)
+        registration._say_once.cache_clear()
+        return native
 
-    monkeypatch.setitem(CONFIG_MAPPING._extra_content, "deepseek_vl_v2", Later)
-    monkeypatch.setattr(PublishedDeepseekConfig, "others", None)
+    return bring
+
+
+def _said(caplog: Any) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name.endswith("registration")]
+
+
+@pytest.mark.parametrize("name", ["deepseek_ocr", "deepseek_vl_v2"])
+def test_names_that_transformers_has_are_its_own(name: str, later: Any, tmp_path: Path, caplog: Any) -> None:
+    """Its class is loaded, whatever was registered first, and one line says so."""
+    native = later(name)
     register()
+    register()
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": name}))
+    assert type(AutoConfig.from_pretrained(tmp_path)) is native
+    assert _said(caplog) == [f"transformers' own classes are used for {name}; DEEPSYNTH_OWN_CLASSES=1 uses DeepSynth's"]
+
+
+def test_the_published_format_does_not_load_behind_the_back_of_transformers(later: Any, reference: Path) -> None:
+    """Its classes stand for the model, and do not know this format: the way to ours is named."""
+    later("deepseek_ocr")
+    register()
+    with pytest.raises(ValueError, match="published format, .* set DEEPSYNTH_OWN_CLASSES=1"):
+        AutoConfig.from_pretrained(reference / "model")
+
+
+def test_own_classes_replace_those_of_transformers_when_asked(
+    later: Any, monkeypatch: pytest.MonkeyPatch, reference: Path, tmp_path: Path, caplog: Any
+) -> None:
+    """Both names are DeepSeek-OCR's then, but for other models of the type that several share."""
+    later("deepseek_ocr")
+    native = later("deepseek_vl_v2")
+    monkeypatch.setenv("DEEPSYNTH_OWN_CLASSES", "1")
+    register()
+    register()
+    assert isinstance(AutoConfig.from_pretrained(reference / "model"), DeepseekOcrConfig)
+    tiny_config().save_pretrained(tmp_path)
+    assert isinstance(AutoConfig.from_pretrained(tmp_path), DeepseekOcrConfig)
     config = json.loads((reference / "model/config.json").read_text())
-    assert isinstance(CONFIG_MAPPING["deepseek_vl_v2"].from_dict(dict(config)), DeepseekOcrConfig)
     _vl2(config)
-    assert isinstance(CONFIG_MAPPING["deepseek_vl_v2"].from_dict(config), Later)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert type(AutoConfig.from_pretrained(tmp_path)) is native
+    assert len(_said(caplog)) == 1
+    assert "DeepSynth's classes replace those that transformers has" in _said(caplog)[0]
 
 
 @pytest.mark.slow

@@ -7,8 +7,10 @@ tensor by tensor while the file is read, and the reverse of the same mapping wri
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,10 +32,16 @@ from deepsynth.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+log = logging.getLogger(__name__)
+
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 #: Keys that some published files carry and that are computed, not learned.
 IGNORED = {"model.vision_model.embeddings.position_ids"}
+#: Weights that guess tokens ahead for another engine's speculative decoding: jina-ocr's are ``mtp_module`` and
+#: ``mtp_embed_tokens``, those of DeepSeek's larger models a layer behind the last one, with these parts.
+_LAYER = re.compile(r"model\.(language_model\.)?layers\.\d+\.")
+_DRAFT = re.compile(rf"(model\.)?mtp[._].*|{_LAYER.pattern}(eh_proj|enorm|hnorm|shared_head)\..*")
 
 _SAM, _CLIP = "model.vision_tower.sam_encoder", "model.vision_tower.vision_encoder"
 _RENAMINGS = [
@@ -137,12 +145,16 @@ def load_strictly(load: Callable[..., Any], source: Any, *args: Any, **kwargs: A
         model, info = load(source, *args, output_loading_info=True, **kwargs)
     except SafetensorError as error:
         raise UserError(f"{source}: a weight file cannot be read ({error}); download it again") from error
+    draft = draft_keys(info["unexpected_keys"])
     wrong = {
         "missing": set(info["missing_keys"]),
-        "unexpected": set(info["unexpected_keys"]) - IGNORED,
+        "unexpected": set(info["unexpected_keys"]) - IGNORED - draft,
         "misshaped": {str(key) for key in info["mismatched_keys"]},
     }
     _refuse(str(source), wrong)
+    if draft:
+        some = f"{', '.join(sorted(draft)[:3])}{', …' if len(draft) > 3 else ''}"
+        log.warning("%s: %d weights that only draft tokens ahead are left out (%s)", source, len(draft), some)
     return (model, info) if wants_info else model
 
 
@@ -167,9 +179,10 @@ def check_folder(folder: Path, model_class: type[PreTrainedModel], config: Any =
     if not published and not any(key in expected for key in shapes):
         # The base model's file in the full model or the reverse: transformers adds or strips the prefix itself.
         return
+    unexpected = shapes.keys() - expected.keys()
     wrong = {
         "missing": expected.keys() - shapes.keys(),
-        "unexpected": shapes.keys() - expected.keys() - IGNORED,
+        "unexpected": unexpected - IGNORED - draft_keys(unexpected),
         "misshaped": {
             f"{key} {shape} (want {expected[key]})"
             for key, shape in shapes.items()
@@ -177,6 +190,13 @@ def check_folder(folder: Path, model_class: type[PreTrainedModel], config: Any =
         },
     }
     _refuse(str(folder), wrong)
+
+
+def draft_keys(unexpected: Collection[str]) -> set[str]:
+    """Return the keys of draft weights among those that the model has no place for; whole layers of them too."""
+    draft = {key for key in unexpected if _DRAFT.fullmatch(key)}
+    layers = {found[0] for key in draft if (found := _LAYER.match(key))}
+    return draft | {key for key in unexpected if (found := _LAYER.match(key)) and found[0] in layers}
 
 
 def _refuse(source: str, wrong: dict[str, Any]) -> None:
