@@ -34,7 +34,6 @@ from deepsynth.models.deepseek_ocr.modeling import DeepseekOcrForConditionalGene
 from deepsynth.models.deepseek_ocr.processing import DeepseekOcrProcessor, DeepseekVLV2Processor
 from deepsynth.models.deepseek_ocr.published import PUBLISHED_MODEL_TYPE, is_deepseek_ocr
 
-
 log = logging.getLogger(__name__)
 
 #: Set to 1, this package's classes are used for names that transformers has too.
@@ -89,7 +88,7 @@ def register() -> None:
     taken = names_of_transformers()
     own = asked_for_own_classes()
     if taken:
-        _say_once(tuple(taken), own)
+        name_classes_once(tuple(taken), own)
     if own or PUBLISHED_MODEL_TYPE not in taken:
         if PUBLISHED_MODEL_TYPE in taken:
             PublishedDeepseekConfig.others = CONFIG_MAPPING[PUBLISHED_MODEL_TYPE]
@@ -108,7 +107,7 @@ def register() -> None:
 
 
 @cache
-def _say_once(taken: tuple[str, ...], own: bool) -> None:
+def name_classes_once(taken: tuple[str, ...], own: bool) -> None:
     """Log whose classes this process uses."""
     names = " and ".join(taken)
     if own:
