@@ -239,6 +239,7 @@ class Batch:
         prompt_texts: B prompts as text.
         pixel_table: (3, 256) values that the model takes, by channel and byte; ``None`` when ``images`` has values.
         sizes: for each of B samples, width and height of its pages, pixels.
+        moved_from: ``tokens`` as they are on the host, of a batch that :meth:`to` has moved to a device.
     """
 
     tokens: dict[str, torch.Tensor]
@@ -253,6 +254,7 @@ class Batch:
     prompt_texts: list[str]
     pixel_table: torch.Tensor | None = None
     sizes: list[tuple[tuple[int, int], ...]] = field(default_factory=list)
+    moved_from: dict[str, torch.Tensor] | None = None
 
     @property
     def inputs(self) -> dict[str, torch.Tensor]:
@@ -282,11 +284,9 @@ class Batch:
         return replace(self, tokens=tokens, prompt_tokens=prompt_tokens, images=images, pixel_table=table)
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device, copied without waiting where its memory is page-locked.
-
-        The numbers of tiles stay on the host, where the model reads them: reading a device waits for all it has to do.
-        """
+        """Return the batch on a device, copied without waiting from pinned memory; what the host reads stays there."""
         moved = self.map_tensors(lambda tensor: tensor.to(device, non_blocking=True))
+        moved.moved_from = self.moved_from or self.tokens
         moved.images.update((name, self.images[name]) for name in READ_ON_HOST if name in self.images)
         return moved
 

@@ -19,6 +19,7 @@ from deepsynth.compat.lightning import (
     gradients_wait,
     ignore_sigterm,
     is_last_predict_batch,
+    leave_out_sigterm_broadcast,
     pending_metrics,
     restore_loader,
     set_batches_done,
@@ -26,6 +27,7 @@ from deepsynth.compat.lightning import (
     set_root_folder,
     use_one_mesh,
 )
+from tests.helpers.ranks import in_ranks
 from tests.helpers.training import make_trainer
 
 
@@ -93,6 +95,27 @@ def test_sigterm_reaches_the_handler_before_lightning_s_alone(tmp_path: Path) ->
     assert received == [signal.SIGTERM]
     assert not trainer.received_sigterm
     assert trainer.global_step == 8
+
+
+@pytest.mark.parametrize("left_out", [False, True])
+def test_lightning_asks_about_sigterm_before_every_batch(
+    left_out: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run() -> int:
+        asked: list[str] = []
+        trainer = make_trainer(tmp_path, max_steps=2)
+        if left_out:
+            leave_out_sigterm_broadcast(trainer)
+
+        def pretend_to_be_two(trainer: Trainer) -> None:
+            monkeypatch.setattr(Trainer, "world_size", 2)
+            monkeypatch.setattr(torch.distributed, "broadcast", lambda *args, **kwargs: asked.append("broadcast"))
+
+        trainer.callbacks.append(Act("on_train_start", pretend_to_be_two))
+        trainer.fit(BoringModel())
+        return len(asked)
+
+    assert in_ranks(run, 1, tmp_path) == [0 if left_out else 2]
 
 
 def test_the_sizes_of_a_mesh_are_chosen_late() -> None:

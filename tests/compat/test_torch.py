@@ -24,9 +24,12 @@ from deepsynth.compat.torch import (
     end_compile_workers,
     end_processes,
     is_persistent,
+    keep_traced_layers,
     killed_worker,
     leave_out_of_ddp,
     leave_scaling_to_scaler,
+    let_vary,
+    own_blas_workspace,
     own_parameters,
     recompile_limit,
     scale_all,
@@ -208,6 +211,70 @@ def test_graphs_of_one_function_are_limited_for_a_block() -> None:
     with recompile_limit(before + 3):
         assert config.recompile_limit == before + 3
     assert config.recompile_limit == before
+
+
+def test_sizes_that_may_vary_make_one_graph_for_all() -> None:
+    graphs: list[Any] = []
+
+    def record(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    def scale(x: torch.Tensor, others: tuple[torch.Tensor, int]) -> torch.Tensor:
+        return (x * others[0]).sum() * others[1]
+
+    torch._dynamo.reset()
+    compiled = torch.compile(scale, backend=record)
+    for rows, length in ((4, 8), (4, 9), (3, 7)):
+        x, others = torch.ones(rows, length, 2), (torch.ones(1, length, 1), 3)
+        let_vary((x, others), x.shape[:2])
+        assert compiled(x, others) == 6 * rows * length
+    assert len(graphs) == 1
+
+
+class Double(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+        return 2 * grads[0]
+
+
+@pytest.mark.slow
+def test_layers_with_own_autograd_functions_are_kept_between_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch._functorch.config, "autograd_cache_allow_custom_autograd_functions", False)
+    keep_traced_layers()
+    x = torch.ones(2, requires_grad=True)
+    for _ in range(2):
+        torch._dynamo.reset()
+        counters.clear()
+        torch.compile(lambda x: Double.apply(x).sum(), backend="inductor")(x).backward()  # type: ignore[no-untyped-call]
+    assert counters["aot_autograd"]["autograd_cache_hit"] == 1
+    assert x.grad is not None
+    assert x.grad.tolist() == [4.0, 4.0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_graph_outlives_the_work_space_of_cublas() -> None:
+    x, y = torch.randn(64, 4096, device="cuda"), torch.randn(4096, 64, device="cuda")
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    with torch.cuda.stream(stream):
+        x @ y
+    with own_blas_workspace(), torch.cuda.graph(graph, stream=stream):
+        found = x @ y
+    with own_blas_workspace():  # as torch.compile frees it when it records graphs
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+    graph.replay()
+    torch.testing.assert_close(found, x @ y)
 
 
 def test_buffers_that_are_saved_are_told_from_others() -> None:

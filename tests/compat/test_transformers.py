@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, DynamicCache, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from deepsynth.compat.transformers import (
@@ -21,8 +21,10 @@ from deepsynth.compat.transformers import (
     implementations,
     initialize,
     register_attention,
+    register_causal_attention,
     register_experts,
     sdpa_attention,
+    sees_all,
     unify_dtype,
 )
 from deepsynth.generation.cache import RowCache
@@ -114,6 +116,35 @@ def test_layers_run_the_implementations_that_are_registered() -> None:
             found = model(input_ids=ids).logits
     assert set(seen) == {"attention", "experts"}
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_causal_attention_computes_the_same_and_nothing_looks_for_several_sequences(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda *_: looked.append("here"))
+    model: Any = load_pretrained(AutoModelForImageTextToText, "deepsynth/tiny-random").train()
+    register_causal_attention("causal")
+    ids = torch.arange(12).view(2, 6) + 20
+    wanted = model(input_ids=ids, use_cache=False).logits
+    assert looked
+    looked.clear()
+    with implementations(model.config.text_config, attention="causal"):
+        assert torch.equal(model(input_ids=ids, use_cache=False).logits, wanted)
+    assert not looked
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, True),
+        ({"sliding_window": None, "layer_types": ["full_attention"] * 2}, True),
+        ({"sliding_window": 128}, False),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, False),
+    ],
+)
+def test_windows_of_attention_are_known(settings: dict[str, Any], expected: bool) -> None:
+    assert sees_all(PreTrainedConfig(**settings)) is expected
 
 
 def test_modules_are_initialized_one_by_one() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from deepsynth.compat.torch import own_blas_workspace
 from deepsynth.generation import Decoder
 from deepsynth.generation.steps import StaticSteps
 from tests.helpers.generation import batch_of, load, read, samples, stream, tokenizer_of
@@ -72,6 +73,22 @@ def test_a_cache_that_grows_is_captured_again(
     expected = read(model, name, batch_of(name, of, "cuda"), 60, "transformers")
     assert stream(model, name, of, 60, slots=2, submitted=3) == expected
     assert not caplog.records
+
+
+def test_graphs_are_valid_after_training_has_recorded_its_own() -> None:
+    """Then torch has freed the work space of cuBLAS, and given unused memory back."""
+    name = "deepsynth/tiny-random"
+    model, of = load(name, torch.bfloat16, "cuda"), samples(name, 4)
+    batch = batch_of(name, of, "cuda", torch.bfloat16)
+    decoder = Decoder(model, tokenizer_of(name), slots=4)
+    written = []
+    for _ in range(4):
+        decoder.submit(batch, 20)
+        written.append(decoder.advance(drain=True))
+        with own_blas_workspace():
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+    assert written == [written[0]] * 4
 
 
 @pytest.mark.parametrize("compile", ["vision", "all"])

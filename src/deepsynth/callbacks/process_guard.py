@@ -16,8 +16,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from deepsynth.compat.lightning import ignore_sigterm, set_received_sigterm, set_root_folder
+from deepsynth.compat.lightning import (
+    ignore_sigterm,
+    leave_out_sigterm_broadcast,
+    set_received_sigterm,
+    set_root_folder,
+)
 from deepsynth.distributed.ranks import is_lost_connection
+from deepsynth.distributed.vote import Vote
 from deepsynth.io.text import visible
 from deepsynth.modules import DeepSynthModule
 
@@ -55,12 +61,14 @@ class ProcessGuard(Callback):
         self._agreed = False
         self._trains = False
         self._handlers: dict[int, Any] = {}
+        self._vote = Vote()
 
     # ------------------------------------------------------------------ signals
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Install the signal handlers."""
         self._asked = self._agreed = self._trains = False
+        self._vote = Vote()
         if trainer.world_size > 1:
             # Each process looked for a free folder by itself, and the first may have made its own by then.
             set_root_folder(trainer, trainer.strategy.broadcast(trainer.default_root_dir))
@@ -70,6 +78,7 @@ class ProcessGuard(Callback):
         for number in numbers:
             self._install(number, trainer, stage)
         ignore_sigterm(trainer)
+        leave_out_sigterm_broadcast(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
         """Install the handler of Ctrl-C in a run of one process: before its first step there is nothing to save.
@@ -114,10 +123,10 @@ class ProcessGuard(Callback):
         return handle
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Have all processes end after this batch when one was asked to."""
+        """Have all processes end after this batch when one was asked to; GPUs of several after the next one."""
         if trainer.world_size == 1:
             self._agreed = self._asked
-        elif trainer.strategy.reduce_boolean_decision(self._asked, all=False):
+        elif self._vote.cast(self._asked, trainer.strategy.root_device):
             self._agreed = True
         set_received_sigterm(trainer, self._agreed)
 

@@ -46,6 +46,19 @@ def ignore_sigterm(trainer: Trainer) -> None:
     vars(trainer._signal_connector)["_sigterm_notifier_fn"] = _do_nothing
 
 
+def leave_out_sigterm_broadcast(trainer: Trainer) -> None:
+    """Keep Lightning from asking all processes before every batch whether one of them was told to end.
+
+    It waits for the answer, and so for all that the GPU has been given to do. Whoever agrees on the end by other means
+    does not need it; the method is private, and no option leaves it out.
+    """
+    vars(trainer.fit_loop.epoch_loop)["_broadcast_sigterm_tensor"] = _ask_nobody
+
+
+def _ask_nobody() -> None:
+    """Do nothing before a batch."""
+
+
 def _do_nothing(number: int, frame: FrameType | None) -> None:
     """Handle a signal by doing nothing."""
 

@@ -6,8 +6,8 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -168,6 +168,53 @@ def recompile_limit(most: int) -> AbstractContextManager[None]:
 
     context: AbstractContextManager[None] = torch._dynamo.config.patch(recompile_limit=most)
     return context
+
+
+def keep_traced_layers() -> None:
+    """Let ``torch.compile`` keep what it has traced of layers with own autograd functions, as it keeps all others.
+
+    Kernels are kept either way; without this the graphs before them are made anew in every process, which takes as
+    long. Torch has an environment variable for it, which is read when torch is imported.
+    """
+    from torch._functorch import config
+
+    config.autograd_cache_allow_custom_autograd_functions = True
+
+
+def let_vary(inputs: Iterable[Any], sizes: Sequence[int]) -> None:
+    """Have ``torch.compile`` take any size of the first axes of these inputs, where they have these sizes now.
+
+    It compiles for the sizes that it sees first, and once more when it sees others. ``torch.compile(dynamic=True)``
+    would take every axis of every input for one that varies.
+
+    Args:
+        inputs: of what is compiled; tensors, tuples of them, and others, which are left alone.
+        sizes: of the axes that vary, from the first on; an input has them, or does not vary.
+    """
+    import torch._dynamo  # a second of imports, for who compiles alone
+
+    for each in inputs:
+        if isinstance(each, tuple):
+            let_vary(each, sizes)
+        elif isinstance(each, torch.Tensor):
+            for axis, (size, own) in enumerate(zip(sizes, each.shape, strict=False)):
+                if size == own:
+                    torch._dynamo.maybe_mark_dynamic(each, axis)
+
+
+@contextmanager
+def own_blas_workspace() -> Iterator[None]:
+    """Have cuBLAS take new work space within the block, and forget it at the end.
+
+    A CUDA graph keeps the address of the work space that it was captured with. Within a capture new work space comes
+    from the graph's own pool of memory, which lasts as long as the graph. What there was before is freed whenever
+    ``torch.compile`` records graphs, and a graph that was captured with it writes to memory of others, or none.
+    """
+    torch._C._cuda_clearCublasWorkspaces()
+    try:
+        yield
+    finally:
+        torch._C._cuda_clearCublasWorkspaces()
 
 
 def is_persistent(module: nn.Module, buffer: str) -> bool:

@@ -74,16 +74,18 @@ def set_experts_implementation(config: Any, name: str | None) -> None:
 
 
 @contextmanager
-def implementations(config: Any, *, attention: str, experts: str) -> Iterator[None]:
-    """Have a decoder attend and compute routed experts in these ways, for the block."""
+def implementations(config: Any, *, attention: str, experts: str | None = None) -> Iterator[None]:
+    """Have a decoder attend and compute routed experts in these ways, for the block; ``None`` leaves experts alone."""
     before = attention_implementation(config), experts_implementation(config)
     set_attention_implementation(config, attention)
-    set_experts_implementation(config, experts)
+    if experts is not None:
+        set_experts_implementation(config, experts)
     try:
         yield
     finally:
         set_attention_implementation(config, before[0])
-        set_experts_implementation(config, before[1])
+        if experts is not None:
+            set_experts_implementation(config, before[1])
 
 
 def attention_function(name: str | None) -> Any:
@@ -138,6 +140,26 @@ def register_attention(name: str, function: Any) -> None:
 
     AttentionInterface.register(name, function)
     AttentionMaskInterface.register(name, sdpa_mask)
+
+
+def register_causal_attention(name: str) -> None:
+    """Add torch's attention under a name for which transformers makes no masks, for rows that are causal and no more.
+
+    Where it does make them it first looks whether several sequences share a row, and waits for the device to know.
+    """
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    AttentionInterface.register(name, sdpa_attention_forward)
+
+
+def sees_all(config: Any) -> bool:
+    """Return whether every token of a decoder attends to all before it, in every layer: no layer has a window.
+
+    transformers' name for windows differs by configuration, and their absence has none.
+    """
+    kinds = set(getattr(config, "layer_types", None) or ())
+    return not getattr(config, "sliding_window", None) and kinds <= {"full_attention"}
 
 
 def initialize(owner: Any, module: Any) -> None:

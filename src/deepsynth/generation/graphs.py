@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from deepsynth.compat.torch import own_blas_workspace
+
 #: Runs before a capture: kernels are chosen, libraries get their work space, and what is compiled is compiled.
 WARM_UPS = 2
 #: Calls that are captured: what comes in ever new shapes must not fill the memory with graphs.
@@ -39,8 +41,8 @@ class StepGraphs:
     """Steps as CUDA graphs, which share one pool of memory and one stream.
 
     They may share the pool because one runs after the other, and what a step leaves behind is in tensors that were
-    there before it. The warm-up runs on the stream of the capture, so that the work space that cuBLAS keeps for a
-    stream is none of the pool's.
+    there before it. The warm-up runs on the stream of the capture: what libraries keep for a stream is none of the
+    pool's, but for the work space of cuBLAS, which must last as long as the graph.
 
     Args:
         device: of the model.
@@ -91,7 +93,7 @@ class StepGraphs:
             graph: Any = torch.cuda.CUDAGraph()
             # Other threads keep running: a loader's pins memory, which would end a stricter capture.
             how = {"pool": self._pool, "stream": self._stream, "capture_error_mode": "thread_local"}
-            with no_garbage_collection(), torch.cuda.graph(graph, **how):
+            with no_garbage_collection(), own_blas_workspace(), torch.cuda.graph(graph, **how):
                 step()
         self._pool = graph.pool()
         self._graphs[shape] = graph

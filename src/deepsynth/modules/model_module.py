@@ -265,4 +265,4 @@ class ModelModule(LightningModule, ABC):
     def compute_loss(self, batch: Batch) -> torch.Tensor:
         """Return the mean loss over the batch's label tokens."""
         assert self.training_forward is not None, "configure_model was called"
-        return self.training_forward(self.in_weights_dtype(batch).inputs)
+        return self.training_forward(self.in_weights_dtype(batch).inputs, batch.moved_from)

@@ -140,16 +140,17 @@ def test_choosing_does_not_change_the_run(tmp_path: Path, jsonl: Path, monkeypat
 
 
 @pytest.mark.parametrize("level", [pytest.param("none", marks=pytest.mark.slow), "full"])
-def test_few_graphs_are_compiled_and_none_for_another_length(level: Any, jsonl: Path) -> None:
+def test_few_graphs_are_compiled_and_none_for_another_shape(level: Any, jsonl: Path) -> None:
     from torch._dynamo.utils import counters
 
-    batches = [batch_of(jsonl, FAMILY, pad_to_multiple_of=length) for length in (200, 210, 220, 230)]
+    batches = [batch_of(jsonl, FAMILY, pad_to_multiple_of=length) for length in (200, 210, 220)]
+    batches.append(batch_of(jsonl, FAMILY, pad_to_multiple_of=230, batch_size=2))
     module = make(FAMILY, activation_memory="none")
     expected = loss_and_gradients(module, batches[2])
     decoder = module.training_forward.base.model.language_model
     torch._dynamo.reset()
     counters.clear()
-    keep(installed(LayerRunner(layer, {"backend": "eager"}) for layer in decoder.layers), level)
+    keep(installed(LayerRunner(layer, {"backend": "eager"}, shapes_vary=True) for layer in decoder.layers), level)
     graphs = []
     for batch in batches:
         found = loss_and_gradients(module, batch)
@@ -157,7 +158,7 @@ def test_few_graphs_are_compiled_and_none_for_another_length(level: Any, jsonl: 
         if batch is batches[2]:
             assert_same(found, expected)
     assert 0 < graphs[0] <= 2 * len(decoder.layers)
-    assert graphs[1] == graphs[-1] <= 2 * graphs[0], "the second length makes graphs for every length"
+    assert graphs[0] == graphs[-1], "another length, or a smaller batch, makes other graphs"
     module.eval().generate(batches[0])  # a cache that grows is not compiled
     assert counters["stats"]["unique_graphs"] == graphs[-1]
 

@@ -107,6 +107,22 @@ def test_in_bfloat16_it_is_as_near_to_the_truth_as_the_plain_path(
     assert distance(fast) < 1.5 * distance(plain) + 1e-4
 
 
+@pytest.mark.parametrize("settings", [{}, {"compile": "all", "cuda_graphs": True}], ids=str)
+def test_the_host_never_waits_for_the_device_within_a_step(settings: dict[str, Any], jsonl: Path) -> None:
+    """Liger's loss is left out, which reads how many labels count."""
+    module = make(dtype="bfloat16", loss="chunked", activation_memory="none", **settings)
+    batch = on_gpu(batch_of(jsonl, FAMILY).pin_memory(), jsonl)
+    expected = [loss_and_gradients(module, batch)[0] for _ in range(3)][-1]
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loss = module.compute_loss(batch)
+        loss.backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(loss, expected, rtol=1e-2, atol=1e-2)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_packed_attention_is_attention_within_each_sequence(dtype: torch.dtype) -> None:
     torch.manual_seed(0)

@@ -24,7 +24,7 @@ AUX = 0.01
 
 def batch_of(path: Path, family: str, **kwargs: Any) -> Batch:
     mode = {"mode": "tiny"} if family == FIRST else {}  # its own files say 1024 pixels
-    data = make_data(path, model_name=family, batch_size=3, **mode, **kwargs)
+    data = make_data(path, model_name=family, **{"batch_size": 3, **mode, **kwargs})
     data.setup("fit")
     return next(iter(data.train_dataloader()))
 

@@ -240,7 +240,8 @@ def install_training_paths(base: Any, *, kernels: Kernels = "auto", experts: str
         against = f"model.engine.experts_implementation is {experts}"
     before = experts_implementation(text.config)
     rows.append(_choose_experts(text, against))
-    of_decoder, of_vision = ([LayerRunner(layer) for layer in transformer_layers(part)] for part in (text, tower))
+    of_decoder = [LayerRunner(layer, shapes_vary=True) for layer in transformer_layers(text)]
+    of_vision = [LayerRunner(layer) for layer in transformer_layers(tower)]
     return TrainingPaths(forwards, rows, of_decoder, of_vision, adapted, text=text, experts=before).install()
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from deepsynth.compat.torch import attention_operations
+from deepsynth.compat.torch import attention_operations, keep_traced_layers, let_vary
 from deepsynth.models.kernels.frozen_experts import frozen_experts_of
 
 #: What a layer keeps of its activations, from the fastest to the smallest.
@@ -40,10 +40,15 @@ class LayerRunner:
     Args:
         layer: its ``forward`` is to be replaced by :meth:`run`, which ``models.engine.fast_paths`` does.
         compile_options: for ``torch.compile``; ``None`` to run as it is.
+        shapes_vary: whether batches have other lengths, and the last one fewer rows: what is compiled takes all of them
+            then. torch.compile would compile for the first shape alone, and again at the second.
     """
 
-    def __init__(self, layer: nn.Module, compile_options: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, layer: nn.Module, compile_options: dict[str, Any] | None = None, *, shapes_vary: bool = False
+    ) -> None:
         self.layer = layer
+        self.shapes_vary = shapes_vary
         self.plain = plain_forward(layer)  # not another runner's, from before
         self.compile(compile_options)
         self._experts: Any = None
@@ -51,6 +56,9 @@ class LayerRunner:
 
     def compile(self, options: dict[str, Any] | None) -> None:
         """Have ``torch.compile`` compile the layer with these options from now on; ``None`` to run it as it is."""
+        self.compiles = options is not None
+        if self.compiles:
+            keep_traced_layers()
         self.fast = self.plain if options is None else torch.compile(self.plain, **options)
 
     def keep(self, level: Level) -> None:
@@ -64,6 +72,8 @@ class LayerRunner:
         """Return what the layer returns."""
         if not self.layer.training:
             return self.plain(*args, **kwargs)
+        if self.compiles and self.shapes_vary:
+            let_vary((*args, *kwargs.values()), args[0].shape[:2])
         by_experts = self.level == "selective" and self._experts is not None
         if self.level == "none" or by_experts or not torch.is_grad_enabled():
             return self.fast(*args, **kwargs)

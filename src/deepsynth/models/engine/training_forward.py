@@ -10,7 +10,7 @@ decoder, and projects the positions that have a label, a chunk at a time (``line
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import Any
@@ -19,7 +19,13 @@ import torch
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
 from deepsynth.compat import liger_kernel
-from deepsynth.compat.transformers import attention_implementation, set_attention_implementation
+from deepsynth.compat.transformers import (
+    attention_implementation,
+    implementations,
+    register_causal_attention,
+    sees_all,
+    set_attention_implementation,
+)
 from deepsynth.errors import UserError
 from deepsynth.lazy_imports import install_command
 from deepsynth.models.engine.fast_paths import TrainingPaths
@@ -28,6 +34,9 @@ from deepsynth.models.engine.vision_chunks import ENCODED_AT_ONCE, RemainderPoli
 from deepsynth.models.kernels import packed_attention, sam_attention
 from deepsynth.models.kernels.linear_cross_entropy import Loss, linear_cross_entropy
 from deepsynth.models.registry import family_of
+
+#: What decoders attend by in training where rows are not packed, in transformers' table of attention functions.
+CAUSAL_ATTENTION = "sdpa_causal"
 
 _IMAGE_INPUTS = ("pixel_values", "pixel_values_local", "num_local_patches", "patches_grid")
 
@@ -64,6 +73,7 @@ class TrainingForward:
                 f"model.engine.loss is liger, but liger-kernel is not installed; {install_command('gpu')}, or use "
                 "model.engine.loss=auto"
             )
+        register_causal_attention(CAUSAL_ATTENTION)
         self.model = model
         self.base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.family = family_of(self.base.config)
@@ -97,8 +107,15 @@ class TrainingForward:
         #: Whether compiled layers are recorded as CUDA graphs.
         self.cuda_graphs = False
 
-    def __call__(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Return the loss of right-padded or packed inputs; see ``deepsynth.types.Batch``."""
+    def __call__(
+        self, inputs: dict[str, torch.Tensor], on_host: Mapping[str, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """Return the loss of right-padded or packed inputs; see ``deepsynth.types.Batch``.
+
+        Args:
+            inputs: on the device of the model.
+            on_host: the same tokens, on the host, where they are read without waiting for the device.
+        """
         if self.cuda_graphs:
             # Otherwise each compiled layer without gradients, as all of frozen vision, counts as a step of its own,
             # which may overwrite what the one before it has returned.
@@ -108,13 +125,17 @@ class TrainingForward:
             packed_attention.register()
             set_attention_implementation(config, packed_attention.NAME)
         with nullcontext() if self.fast_paths is None else self.fast_paths.cast_adapters():
-            return self._plain(inputs) if self.loss == "plain" else self._run(inputs)
+            if self.loss == "plain":
+                return self._plain(inputs)
+            read = on_host or inputs
+            slots = int((read["input_ids"] == self.base.config.image_token_id).sum())
+            return self._run(inputs, _predicting(read["labels"]).to(inputs["labels"].device, non_blocking=True), slots)
 
-    def _compute(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        labels = inputs["labels"]
-        positions = (labels[:, 1:] != -100).nonzero(as_tuple=True)  # found now, while the device has nothing to do
-        hidden, balance = self._decode(inputs)
-        loss = self._head_loss(hidden[positions], labels[:, 1:][positions])
+    def _compute(self, inputs: dict[str, torch.Tensor], predicting: torch.Tensor, slots: int) -> torch.Tensor:
+        hidden, balance = self._decode(inputs, slots)
+        loss = self._head_loss(
+            hidden.flatten(0, 1).index_select(0, predicting), inputs["labels"].flatten().index_select(0, predicting + 1)
+        )
         return loss if balance is None else loss + balance
 
     def _project(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -130,13 +151,12 @@ class TrainingForward:
         loss: torch.Tensor = self.model(**inputs, use_cache=False).loss
         return loss * 0 if empty else loss
 
-    def _decode(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _decode(self, inputs: dict[str, torch.Tensor], slots: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the last hidden states (B, T, H), and the weighted balance loss where there is one."""
         decoder = self.base.model.language_model
         embeds = decoder.embed_tokens(inputs["input_ids"])
         if len(inputs.get("pixel_values", ())):
             mask = inputs["input_ids"] == self.base.config.image_token_id
-            slots = int(mask.sum())  # now, while the device has nothing to do: it would be waited for
             embeds = self._insert(embeds, mask, slots, torch.cat(self.image_features(inputs)))
         coefficient = float(getattr(self.base.config, "router_aux_loss_coef", 0.0) or 0.0)
         balances = coefficient > 0 and self.base.training and self.base.config.model_type == "deepseek_ocr"
@@ -155,7 +175,9 @@ class TrainingForward:
             from deepsynth.models.deepseek_ocr.balance import RouterRecorder
 
             recorder = RouterRecorder(decoder, active=True)
-        with recorder:
+        # Its own name where no mask is needed: see register_causal_attention.
+        causal = mask is None and attention_implementation(decoder.config) == "sdpa" and sees_all(decoder.config)
+        with recorder, implementations(decoder.config, attention=CAUSAL_ATTENTION) if causal else nullcontext():
             hidden = decoder(inputs_embeds=embeds, attention_mask=mask, use_cache=False, **packing).last_hidden_state
         if not balances:
             return hidden, None
@@ -234,6 +256,17 @@ class TrainingForward:
                 chunks.enter_context(in_chunks(part, partial(_always, most), rest))
             features: list[torch.Tensor] = list(inner.get_image_features(**own).pooler_output)
         return features
+
+
+def _predicting(labels: torch.Tensor) -> torch.Tensor:
+    """Return the places (L,) in all tokens of a batch, row after row, whose next token is a label.
+
+    Args:
+        labels: (B, T), -100 where nothing is learned; the first token of a row is predicted by none.
+    """
+    rows, places = (labels[:, 1:] != -100).nonzero(as_tuple=True)
+    found = rows * labels.shape[1] + places
+    return found.pin_memory() if torch.cuda.is_available() and not found.is_cuda else found
 
 
 def _always(most: int, images: torch.Tensor) -> int:
