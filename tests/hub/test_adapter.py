@@ -11,9 +11,6 @@ import pytest
 import yaml
 
 from deepsynth.hub.adapter import ADAPTER_FILES, Card, snapshot_adapter
-from deepsynth.hub.client import asked_wait_s, classify
-from deepsynth.hub.privacy import clean_text, is_local_path, redact
-from deepsynth.hub.pull import Reference
 from deepsynth.hub.snapshot import Snapshot, Target
 from deepsynth.hub.spool import Spool
 from tests.helpers.hub_server import validate_card
@@ -131,85 +128,106 @@ def test_a_full_disk_leaves_no_half_snapshot(tmp_path):
     assert list(spool.folder.iterdir()) == []
 
 
-def test_a_damaged_snapshot_is_named(tmp_path):
-    spool = Spool(tmp_path / "spool")
-    staged = spool.stage()
-    (staged / "README.md").write_text("whole")
-    snapshot = spool.seal(staged, Target("alice/ocr"), "step 1")
-    snapshot.path("README.md").write_text("cut")
-    with pytest.raises(ValueError, match="it has 3 bytes, not 5"):
-        spool.pending()
-
-
-@pytest.mark.parametrize("repo_id", ["ocr", "/home/me/ocr", "alice/ocr/x", "alice/a..b", "", "alice/--b"])
-def test_a_target_must_be_a_name_on_the_hub(repo_id):
-    with pytest.raises(ValueError, match="repo_id is"):
-        Target(repo_id)
-
-
-@pytest.mark.parametrize("revision", ["", "a b", "../x"])
-def test_a_target_must_be_a_branch(revision):
-    with pytest.raises(ValueError, match="revision is"):
-        Target("alice/ocr", revision)
-
-
-def test_references_are_read_and_written():
-    for text in ("hf://alice/ocr", "hf://alice/ocr@v1", "hf://alice/ocr@refs/pr/1"):
-        assert str(Reference.parse(text)) == text
-    assert Reference.parse("hf://alice/ocr@refs/pr/1").revision == "refs/pr/1"
-    for text in ("hf://alice", "hf://", "alice/ocr", "hf://a/b@", "hf://a/b/c"):
-        with pytest.raises(ValueError, match="must be hf://owner/repo"):
-            Reference.parse(text)
-
-
-@pytest.mark.parametrize("prefix", ["hf_", "api_", "xet_", "hf_oauth_"])
-def test_tokens_of_every_kind_are_removed(prefix: str) -> None:
-    token = prefix + "Ab3-" * 8
-    for clean in (redact, clean_text):
-        assert clean(f"401 for {token}: log in") == "401 for <token>: log in"
-        assert clean(f"'{token}'") == "'<token>'"
-        assert clean(f"{prefix}short, and no_token_but_a_long_name_of_a_setting") == (
-            f"{prefix}short, and no_token_but_a_long_name_of_a_setting"
-        )
-
-
-def test_texts_are_cleaned():
-    assert redact(f"see https://x.y/z?X-Sig=abc&t={TOKEN} or {TOKEN}") == "see https://x.y/z or <token>"
-    assert clean_text("read /home/me/a/b.txt and ~/c/d.txt") == "read b.txt and d.txt"
-    assert clean_text("and/or https://hf.co/a/b, 1/2, <br/>") == "and/or https://hf.co/a/b, 1/2, <br/>"
-    assert is_local_path("~/x")
-    assert is_local_path(__file__)
-    assert not is_local_path("alice/ocr-that-is-nowhere")
-    assert not is_local_path("x" * 10_000 + "/")
-
-
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ({}, None),
-        ({"Retry-After": "7"}, 7.0),
-        ({"Retry-After": "86400"}, 300.0),
-        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
-        ({"Retry-After": "soon"}, None),
-        ({"ratelimit": '"api";r=0;t=55'}, 55.0),
-    ],
-)
-def test_the_hubs_requests_to_wait(headers, seconds):
-    assert asked_wait_s(headers) == seconds
-
-
-def test_errors_of_either_http_library_are_understood():
-    assert classify(RuntimeError("DNS failure")).status == "retry"
-    assert classify(ConnectionError("HTTP status client error (403 Forbidden)")).status == "refused"
-    assert classify(ConnectionError("HTTP status server error (503 Service Unavailable)")).status == "retry"
-    assert classify(json.JSONDecodeError("x", "", 0), last_status=401).status == "refused"
-    assert classify(json.JSONDecodeError("x", "", 0)).status == "retry"
-    assert classify(json.JSONDecodeError("x", "", 0), last_status=200).status == "retry"
-
-
 def test_importing_the_hub_package_is_cheap():
     code = (
         "import sys, deepsynth.hub.worker, deepsynth.hub.adapter, deepsynth.hub.pull;"
         "print([m for m in ('torch', 'lightning', 'huggingface_hub', 'httpx', 'httpx2') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("license", "front", "shown"),
+    [
+        ("Apache-2.0", {"license": "apache-2.0"}, "Apache-2.0"),
+        ("cc-by-nc-sa-4.0", {"license": "cc-by-nc-sa-4.0"}, "cc-by-nc-sa-4.0"),
+        ("lgpl-3.0", {"license": "lgpl-3.0"}, "lgpl-3.0"),
+        (" Acme (v1.2)!", {"license": "other", "license_name": "acme-v1.2"}, "Acme (v1.2)!"),
+        (None, {}, "that of the base model"),
+    ],
+)
+def test_a_license_is_named_as_the_hub_names_it(tmp_path: Path, license: str | None, front: dict, shown: str) -> None:
+    text = card(tmp_path, license=license).text()
+    found = front_matter(text)
+    assert {key: found[key] for key in ("license", "license_name") if key in found} == front
+    assert f"- **License**: {shown}" in text.replace("**:  ", "**: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "expected"),
+    [
+        ({"languages": ["EN-us", "en", "fas", "x", "abcd"]}, "language", ["en", "fas"]),
+        ({"languages": ["not a language"]}, "language", None),
+        ({"datasets": ["a/b", "a/b/c", "./a", "plain"]}, "datasets", ["a/b"]),
+        ({"datasets": ["plain"]}, "datasets", None),
+        ({"metrics": {"test/wer": 1.0, "val/bleu": 2.0}}, "metrics", ["wer", "bleu"]),
+        ({"metrics": {"cer/loss": 1.0}}, "metrics", None),
+        ({"base_model": "org/base"}, "base_model", "org/base"),
+        ({"base_model": "org/base"}, "base_model_relation", "adapter"),
+        ({"base_model": "deepsynth/tiny-random"}, "base_model_relation", None),
+        ({"base_model": "base"}, "base_model", None),
+        ({}, "library_name", "peft"),
+        ({}, "pipeline_tag", "image-text-to-text"),
+    ],
+)
+def test_the_front_matter_has_what_the_hub_can_show(tmp_path: Path, changes: dict, key: str, expected: object) -> None:
+    assert front_matter(card(tmp_path, **changes).text()).get(key) == expected
+
+
+def test_a_card_shows_numbers_and_settings_as_tables(tmp_path: Path) -> None:
+    recipe = {"a": {"b": {"c": 1, "none": None}}, "text": "x | y\n z", "rate": 0.00012345678, "off": False}
+    text = card(tmp_path, recipe=recipe, metrics={"val/cer": 1 / 3}, metric_settings={}).text()
+    metrics, recipe_table = text.split("## Metrics")[1].split("## Recipe")
+    assert metrics.strip().splitlines() == ["| metric | value |", "| --- | --- |", "| val/cer | 0.333333 |"]
+    assert recipe_table.strip().splitlines() == [
+        "| setting | value |",
+        "| --- | --- |",
+        "| a.b.c | 1 |",
+        "| text | x \\| y z |",
+        "| rate | 0.000123457 |",
+        "| off | False |",
+    ]
+    bare = card(tmp_path, recipe={}, metrics={}, metric_settings={}, datasets=[]).text()
+    assert "Nothing was measured before this state was pushed." in bare
+    assert "## Recipe" not in bare
+    assert "How they were measured" not in bare
+    assert "- **Data**: not named" in bare
+    assert bare.endswith("\n")
+
+
+@pytest.mark.parametrize(
+    ("base", "shown"),
+    [
+        ("org/base", "[org/base](https://huggingface.co/org/base)"),
+        ("deepsynth/tiny-random", "deepsynth/tiny-random, a small model that is part of DeepSynth"),
+        ("/models/base", "a model that is not on the Hub"),
+    ],
+)
+def test_a_card_says_where_the_base_model_is(tmp_path: Path, base: str, shown: str) -> None:
+    assert f"- **Base model**: {shown}\n" in card(tmp_path, base_model=base).text()
+
+
+@pytest.mark.parametrize("with_optimizer", [False, True])
+def test_the_state_of_the_optimizer_is_pushed_only_if_asked_for(tmp_path: Path, with_optimizer: bool) -> None:
+    def save_adapter(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "adapter_model.safetensors").write_bytes(b"weights")
+
+    snapshot = snapshot_adapter(
+        Spool(tmp_path / "spool"),
+        Target("alice/ocr"),
+        save_adapter,
+        card(tmp_path),
+        "step 1200",
+        tag="v1",
+        save_optimizer=(lambda path: path.write_bytes(b"state") and None) if with_optimizer else None,
+    )
+    expected = {"README.md", "metrics.json", "adapter_model.safetensors"}
+    assert set(snapshot.files) == (expected | {"optimizer.pt"} if with_optimizer else expected)
+    assert (snapshot.message, snapshot.tag) == ("step 1200", "v1")
+    assert json.loads(snapshot.path("metrics.json").read_text()) == {
+        "step": 1200,
+        "metrics": {"val/cer": 0.03125, "val/rouge1": 0.9},
+        "settings": {"samples": 64, "read with": "the cache in cache", "token": "<token>"},
+        "deepsynth": "0.1.0",
+    }

@@ -8,8 +8,6 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from deepsynth.hub.data import push_data
-from deepsynth.hub.snapshot import Target
 from tests.helpers.local_hub import local_hub, run_python
 
 PUSH = """
@@ -149,10 +147,3 @@ def test_what_broke_off_goes_on_where_it_stopped(hub, tmp_path, fault, request):
     hub.wait_idle(quiet=0.1)
     assert ids(hub, repo) == [f"d{i}#{n}" for i in range(8) for n in (0, 1)]
     assert sum(c["title"].startswith("train shard") for c in hub.repo(repo, "dataset").commits()) == 3
-
-
-def test_mistakes_are_one_line(tmp_path):
-    with pytest.raises(ValueError, match="split is 'a b'"):
-        push_data([], lambda d: [], Target("a/b", repo_type="dataset"), tmp_path, split="a b")
-    with pytest.raises(ValueError, match="documents_per_shard is 0"):
-        push_data([], lambda d: [], Target("a/b", repo_type="dataset"), tmp_path, documents_per_shard=0)

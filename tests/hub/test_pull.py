@@ -6,11 +6,14 @@ import json
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from deepsynth.errors import UserError
-from deepsynth.hub.pull import resolve_checkpoint
+from deepsynth.hub.client import HubUnreachableError
+from deepsynth.hub.pull import Reference, is_reference, resolve_checkpoint, with_retries
 from deepsynth.hub.snapshot import Target
 from deepsynth.hub.spool import Spool
 from tests.helpers.local_hub import local_hub, run_python
@@ -107,11 +110,106 @@ def test_a_cache_that_cannot_be_written_is_named(hub, tmp_path):
     assert said.startswith(f"UserError: the download cannot be written ({tmp_path}/file/home: Not a directory); make")
 
 
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The waits between calls, on a clock that only they move."""
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setattr(time, "monotonic", lambda: sum(slept, 5.0))
+    return slept
+
+
+class Asked(RuntimeError):
+    """An error of the Hub that may pass."""
+
+
+def test_a_call_is_repeated_after_longer_and_longer_waits(waits: list[float]) -> None:
+    errors = iter([Asked("one"), OSError("two"), ValueError("three"), Asked("four")])
+
+    def call() -> str:
+        for error in errors:
+            raise error
+        return "found"
+
+    assert with_retries("alice/x", call) == "found"
+    assert waits == [1.0, 2.0, 4.0, 8.0]
+
+
+def test_the_fifth_failure_is_the_last(waits: list[float]) -> None:
+    def call() -> str:
+        raise RuntimeError(f"number {len(waits) + 1}")
+
+    with pytest.raises(HubUnreachableError, match=r"^alice/x: the Hub cannot be reached \(RuntimeError: number 5\)$"):
+        with_retries("alice/x", call)
+    assert waits == [1.0, 2.0, 4.0, 8.0]
+
+
+@pytest.mark.parametrize(("asked", "expected"), [("7", [7.0] * 4), ("300", [30.0, 30.0, 30.0]), ("20", [20.0] * 4)])
+def test_a_call_waits_as_long_as_the_hub_asks_within_a_minute_of_patience(
+    asked: str, expected: list[float], waits: list[float]
+) -> None:
+    response = SimpleNamespace(status_code=429, headers={"Retry-After": asked}, request=None)
+
+    def call() -> str:
+        raise HfHubHTTPError("slow down", response=response)  # type: ignore[arg-type]
+
+    with pytest.raises(HubUnreachableError, match="HTTP 429"):
+        with_retries("alice/x", call)
+    assert waits == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (OfflineModeIsEnabled("x"), HubUnreachableError, "alice/x: the Hub cannot be reached (HF_HUB_OFFLINE is set"),
+        (HFValidationError("bad"), UserError, "alice/x: it cannot be read (HFValidationError: bad)"),
+        (KeyError("a bug"), KeyError, "'a bug'"),
+    ],
+)
+def test_what_no_wait_can_mend_is_raised_at_once(
+    error: Exception, raised: type[Exception], message: str, waits: list[float]
+) -> None:
+    def call() -> str:
+        raise error
+
+    with pytest.raises(raised) as caught:
+        with_retries("alice/x", call)
+    assert type(caught.value) is raised
+    assert str(caught.value).startswith(message)
+    assert waits == []
+
+
 def test_only_a_reference_is_downloaded(tmp_path):
     for path in (tmp_path, str(tmp_path), "runs/hf/adapter", "alice/ocr"):
         assert resolve_checkpoint(path) == Path(path)
     with pytest.raises(UserError, match="the reference is 'hf://alice'; it must be hf://owner/repo"):
         resolve_checkpoint("hf://alice")
+
+
+@pytest.mark.parametrize(
+    ("text", "repo_id", "revision"),
+    [
+        ("hf://alice/ocr", "alice/ocr", None),
+        ("hf://alice/ocr@v1", "alice/ocr", "v1"),
+        ("hf://alice/ocr@refs/pr/1", "alice/ocr", "refs/pr/1"),
+        ("hf://a-b/_c.d@x", "a-b/_c.d", "x"),
+    ],
+)
+def test_references_are_read_and_written(text: str, repo_id: str, revision: str | None) -> None:
+    assert Reference.parse(text) == Reference(repo_id, revision)
+    assert str(Reference.parse(text)) == text
+    assert is_reference(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["hf://alice", "hf://", "alice/ocr", "hf://a/b@", "hf://a/b/c", "hf://a/b@x y", "hf://.a/b"]
+)
+def test_what_is_no_reference_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"must be hf://owner/repo or hf://owner/repo@revision$"):
+        Reference.parse(text)
+    assert not is_reference(None)
+    assert not is_reference(Path("hf:/a/b"))
+    assert not is_reference("runs/hf://a/b")
 
 
 def test_a_page_of_a_network_in_between_passes(hub):

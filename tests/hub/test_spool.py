@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deepsynth.errors import UserError
 from deepsynth.hub.snapshot import MARK_FILE, Snapshot, Target
-from deepsynth.hub.spool import Spool
+from deepsynth.hub.spool import Spool, spools_of
 
 TARGET = Target("alice/ocr")
 
@@ -89,3 +91,97 @@ def test_a_snapshot_that_is_gone_already_is_removed_in_silence(tmp_path: Path) -
     assert not spool.is_empty()
     spool.remove(snapshots[2])
     assert spool.is_empty()
+
+
+def sealed(spool: Spool, step: int = 1, **settings: Any) -> Snapshot:
+    staged = spool.stage()
+    (staged / "README.md").write_text("x" * step)
+    (staged / "sub").mkdir()
+    (staged / "sub" / "b.json").write_text("ab")
+    return spool.seal(staged, TARGET, f"step {step}", **settings)
+
+
+def test_a_snapshot_is_read_back_as_it_was_sealed(tmp_path: Path) -> None:
+    target = Target("alice/ocr", "trained", private=False, repo_type="dataset")
+    spool = Spool.of_run(tmp_path, target)
+    staged = spool.stage()
+    (staged / "README.md").write_text("four")
+    (staged / "sub").mkdir()
+    (staged / "sub" / "b.json").write_text("ab")
+    snapshot = spool.seal(staged, target, "step 7", tag="v1", delete=["old", "older"])
+    assert spool.folder == tmp_path / "hub_spool" / "datasets--alice--ocr@trained"
+    assert snapshot == Snapshot(
+        snapshot.folder, snapshot.id, target, "step 7", "v1", {"README.md": 4, "sub/b.json": 2}, ("old", "older")
+    )
+    assert snapshot.size == 6
+    assert snapshot.path("sub/b.json").read_text() == "ab"
+    assert spool.pending() == [snapshot]
+    assert not snapshot.attempted
+    snapshot.mark_attempted()
+    snapshot.mark_attempted()  # of the next attempt
+    assert Snapshot.load(snapshot.folder).attempted
+    assert sealed(Spool.of_run(tmp_path, target)).id != snapshot.id
+
+
+def test_snapshots_are_in_the_order_of_sealing_whatever_was_pushed_meanwhile(tmp_path: Path) -> None:
+    spool = Spool.of_run(tmp_path, TARGET)
+    snapshots = [sealed(spool, step) for step in range(1, 12)]
+    assert spool.pending() == snapshots, "the tenth is newer than the ninth"
+    for snapshot in snapshots[:-1]:
+        spool.remove(snapshot)
+    again = sealed(spool, 12)
+    assert spool.pending() == [snapshots[-1], again]
+    assert [path.name[:7] for path in sorted(spool.folder.glob("0*"))] == ["000011-", "000012-"]
+
+
+def test_the_spools_of_a_run_are_found_from_either_folder(tmp_path: Path) -> None:
+    spools = [Spool.of_run(tmp_path, Target("alice/ocr", branch)) for branch in ("b", "a")]
+    (tmp_path / "hub_spool" / "notes.txt").touch()
+    expected = sorted(spool.folder for spool in spools)
+    assert [spool.folder for spool in spools_of(tmp_path)] == expected
+    assert [spool.folder for spool in spools_of(tmp_path / "hub_spool")] == expected
+    with pytest.raises(UserError, match="there is no folder 'hub_spool' in it; give the folder of a run"):
+        spools_of(tmp_path / "elsewhere")
+
+
+def test_sweeping_removes_what_is_half_written_and_nothing_else(tmp_path: Path) -> None:
+    spool = Spool.of_run(tmp_path, TARGET)
+    snapshot, staged = sealed(spool), spool.stage()
+    (staged / "half").touch()
+    spool.sweep()
+    assert not staged.exists()
+    assert spool.pending() == [snapshot]
+
+
+@pytest.mark.parametrize(("content", "found"), [("", 0), ("xx", 2), (None, None)])
+def test_a_file_that_changed_after_it_was_sealed_is_named(
+    content: str | None, found: int | None, tmp_path: Path
+) -> None:
+    snapshot = sealed(Spool.of_run(tmp_path, TARGET))
+    file = snapshot.path("README.md")
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UserError, match=f"README.md: it has {found} bytes, not 1; delete {snapshot.folder}"):
+        Snapshot.load(snapshot.folder)
+
+
+@pytest.mark.parametrize("repo_id", ["alice/ocr", "a-b_c/d.e-f", "A1/_x"])
+@pytest.mark.parametrize("revision", ["main", "refs/pr/1", "v1.0"])
+def test_names_that_the_hub_has_are_taken(repo_id: str, revision: str) -> None:
+    assert Target(repo_id, revision).folder_name == f"{repo_id}@{revision}".replace("/", "--")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"repo_id": name}
+        for name in ("ocr", "/home/me/ocr", "alice/ocr/x", "alice/a..b", "", "alice/--b", ".a/b", "a/.b")
+    ]
+    + [{"revision": name} for name in ("", "a b", "../x", "/x", "x/", "a\tb", "a..b")],
+    ids=str,
+)
+def test_names_that_the_hub_cannot_have_are_refused(settings: dict[str, str]) -> None:
+    ((key, value),) = settings.items()
+    with pytest.raises(UserError, match=f"^{key} is {re.escape(repr(value))}; it must be"):
+        Target(**{"repo_id": "alice/ocr", **settings})

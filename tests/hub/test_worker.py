@@ -313,3 +313,122 @@ def test_the_same_failure_is_told_once_whatever_its_request_is_called(monkeypatc
     worker.close(0)
     told = [record.getMessage() for record in caplog.records if "trying again" in record.getMessage()]
     assert ["HTTP 503" in line for line in told] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("failures", "longest"), [(1, 5.0), (2, 10.0), (3, 20.0), (6, 160.0), (7, 300.0), (33, 300.0), (5000, 300.0)]
+)
+def test_waits_double_up_to_a_limit_and_differ_between_runs(failures: int, longest: float) -> None:
+    drawn = [Backoff().seconds(failures) for _ in range(50)]
+    assert longest * 0.75 <= min(drawn) < longest * 0.85
+    assert longest * 0.9 < max(drawn) <= longest
+    assert Backoff(longest_s=6.0).seconds(failures) <= 6.0
+
+
+class Answers:
+    """Attempts that end as they are told, one after the other; a function is called for its outcome."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[str, bool]] = []
+
+    def __call__(self, snapshot: Snapshot, *, use_xet: bool, **kwargs: Any) -> Outcome:
+        self.asked.append((snapshot.message, use_xet))
+        answer = self.answers[min(len(self.asked), len(self.answers)) - 1]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+RETRY, REFUSED, DELIVERED = (
+    Outcome("retry", "HTTP 503"),
+    Outcome("refused", "HTTP 403"),
+    Outcome("delivered", "ok", "c1"),
+)
+AT_ONCE = Backoff(0.001, 0.001)
+
+
+@pytest.fixture
+def answered(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def install(*answers: Any) -> Answers:
+        attempts = Answers(*answers)
+        monkeypatch.setattr("deepsynth.hub.worker.run_attempt", attempts)
+        return attempts
+
+    return install
+
+
+def test_lfs_takes_turns_with_xet_once_xet_has_failed_twice(answered: Any, tmp_path: Path) -> None:
+    attempts = answered(*[RETRY] * 6, DELIVERED)
+    worker = PushWorker(Spool.of_run(tmp_path, new_target()), backoff=AT_ONCE)
+    worker.submit(add_snapshot(worker.spool, new_target(), size=1))
+    until(worker.spool.is_empty)
+    assert worker.close(60)
+    assert [xet for _, xet in attempts.asked] == [True, True, False, True, False, True, False]
+
+
+@pytest.mark.parametrize(("failure", "message"), [(RETRY, "HTTP 503"), (OSError("no process"), "OSError: no process")])
+def test_a_failure_is_told_once_and_anew_after_a_push_that_went_well(
+    failure: Any, message: str, answered: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = new_target()
+    attempts = answered(failure, failure, DELIVERED, failure, DELIVERED)
+    worker = PushWorker(Spool.of_run(tmp_path, target), backoff=AT_ONCE)
+    for step, count in ((1, 3), (2, 5)):
+        worker.submit(add_snapshot(worker.spool, target, step, size=1))
+        until(worker.spool.is_empty)
+        assert len(attempts.asked) == count
+    assert worker.close(60)
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [f"Push to {target.repo_id} failed, trying again in the background: {message}"] * 2
+
+
+def test_a_refused_snapshot_stays_where_it_is_and_is_named(
+    answered: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = new_target()
+    attempts = answered(REFUSED)
+    worker = PushWorker(Spool.of_run(tmp_path, target), backoff=AT_ONCE)
+    worker.submit(add_snapshot(worker.spool, target, size=1))
+    until(lambda: worker.last_outcome is not None)
+    assert not worker.close(60)
+    assert len(attempts.asked) == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        f"Push to {target.repo_id} failed, not trying this one again: HTTP 403",
+        f"Not pushed to the Hub (HTTP 403). It is kept in {worker.spool.folder}; "
+        f"send it with: deepsynth hub resume {tmp_path}",
+    ]
+    answered(RETRY)
+    with pytest.raises(
+        HubUnreachableError, match=f"^{target.repo_id}@main: not delivered .HTTP 503.; the same command"
+    ):
+        resume(tmp_path, 0.2, backoff=AT_ONCE)
+    answered(DELIVERED)
+    assert resume(worker.spool.folder.parent) == [f"step 1 delivered to {target.repo_id}@main as c1"]
+    with pytest.raises(UserError, match="there is no folder 'hub_spool' in it"):
+        resume(tmp_path / "nowhere")
+
+
+def test_a_worker_that_closes_starts_again_with_the_shortest_wait(answered: Any, tmp_path: Path) -> None:
+    attempts = answered(RETRY, Outcome("retry", "HTTP 429", retry_after_s=3600.0), RETRY, DELIVERED)
+    worker = PushWorker(Spool.of_run(tmp_path, new_target()), backoff=AT_ONCE)
+    worker.submit(add_snapshot(worker.spool, new_target(), size=1))
+    until(lambda: len(attempts.asked) >= 2)
+    assert worker.close(60)
+    assert [xet for _, xet in attempts.asked] == [True, True, True, True], "failures are counted anew"
+
+
+@pytest.mark.parametrize("left", [0, 1, 3])
+def test_a_new_worker_pushes_the_newest_of_what_was_left_and_drops_the_rest(
+    left: int, answered: Any, tmp_path: Path
+) -> None:
+    attempts = answered(DELIVERED)
+    spool = Spool.of_run(tmp_path, new_target())
+    for step in range(1, left + 1):
+        add_snapshot(spool, new_target(), step, size=1)
+    half_written = spool.stage()
+    assert PushWorker(spool).close(60)
+    assert [message for message, _ in attempts.asked] == ([f"step {left}"] if left else [])
+    assert not half_written.exists()
+    assert spool.lock(), "released"
+    spool.unlock()
