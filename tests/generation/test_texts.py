@@ -7,7 +7,7 @@ import random
 import pytest
 
 from deepsynth.generation import RepetitionCriterion
-from deepsynth.generation.texts import GenerationState
+from deepsynth.generation.texts import GenerationState, TextFrame
 from tests.helpers.generation import tokenizer_of
 
 
@@ -28,7 +28,7 @@ def test_a_text_ends_where_the_published_processor_would_forbid_the_token(seed: 
     unit = [rng.randrange(6) for _ in range(rng.randint(1, window))]
     ids = [rng.randrange(6) for _ in range(rng.randint(0, 40))] + unit * 8
     writing = GenerationState(
-        stops={99}, limit=10_000, repetition=RepetitionCriterion(ngram, window, frozenset(repeatable))
+        frame=TextFrame({99}), limit=10_000, repetition=RepetitionCriterion(ngram, window, frozenset(repeatable))
     )
     for place, token in enumerate(ids):
         expected = token in forbidden(ids[:place], ngram, window, repeatable)
@@ -45,17 +45,17 @@ def test_table_cells_may_repeat() -> None:
     start, end, letter = tokenizer.convert_tokens_to_ids(["<td>", "</td>", "x"])
     rule = RepetitionCriterion.for_tokenizer(tokenizer)
     assert rule.repeatable == {start, end}
-    cells = GenerationState(stops={99}, limit=1000, repetition=rule)
+    cells = GenerationState(frame=TextFrame({99}), limit=1000, repetition=rule)
     assert cells.add_all([start, end] * 100) is None
-    text = GenerationState(stops={99}, limit=1000, repetition=rule)
+    text = GenerationState(frame=TextFrame({99}), limit=1000, repetition=rule)
     assert text.add_all([start, letter, end] * 100) == "loop"
 
 
 def test_reasons_and_what_comes_after_the_end() -> None:
-    ended = GenerationState(stops={5}, limit=3, repetition=None)
+    ended = GenerationState(frame=TextFrame({5}), limit=3, repetition=None)
     assert ended.add_all([1, 5, 7, 7]) == "eos"
     assert ended.ids == ended.text_ids == [1, 5]
-    cut = GenerationState(stops={5}, limit=3, repetition=None)
+    cut = GenerationState(frame=TextFrame({5}), limit=3, repetition=None)
     assert cut.add_all([1, 1]) is None
     assert cut.add_all([1, 1]) == "length"
     assert cut.ids == [1, 1, 1]

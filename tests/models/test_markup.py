@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from deepsynth.data.processing.processor import OcrProcessor
-from deepsynth.generation.texts import GenerationState, RepetitionCriterion, to_generation
+from deepsynth.generation.texts import GenerationState, RepetitionCriterion, TextFrame, to_generation
 from deepsynth.models.markup import MARKUP_TOKENS, TextCodec
 from deepsynth.models.registry import load_pretrained
 from deepsynth.types import Document, Page
@@ -83,7 +83,7 @@ def test_labels_and_generated_text_agree() -> None:
     labels = sample.labels[sample.labels != -100].tolist()
     assert {tokenizer.convert_tokens_to_ids(name) for name in ("<|ref|>", "<td>", "<tr>")} < set(labels)
     assert processor.hf_processor.image_token_id not in labels
-    state = GenerationState(stops=[tokenizer.eos_token_id], limit=999, repetition=None)
+    state = GenerationState(frame=TextFrame([tokenizer.eos_token_id]), limit=999, repetition=None)
     assert state.add_all(labels) == "eos"
     assert to_generation(state, tokenizer, [0.0] * len(state.ids)).text == page.text
 

@@ -16,7 +16,7 @@ import torch
 from deepsynth.generation.cache import RowCache
 from deepsynth.generation.model_runner import ModelRunner, Prompt
 from deepsynth.generation.steps import Choice, Steps, steps_for
-from deepsynth.generation.texts import Generation, GenerationState, RepetitionCriterion, to_generation
+from deepsynth.generation.texts import Generation, GenerationState, RepetitionCriterion, TextFrame, to_generation
 from deepsynth.types import Batch
 
 #: What torch.compile works on.
@@ -63,7 +63,7 @@ class Decoder:
         model: a model of the DeepSeek-OCR family, or peft's around one; its weights are read, never copied.
         tokenizer: decodes the generated tokens.
         slots: S.
-        stops: ids that end a text; by default the tokenizer's EOS.
+        frame: of the texts; by default they end with the tokenizer's EOS.
         repetition: the criterion that ends a text that repeats itself; ``None`` lets it run.
         steps: how rows get their next tokens; by default what suits the device.
         compile: the layers of ``vision``, and with ``all`` the steps of a GPU too; it takes minutes at the start.
@@ -78,7 +78,7 @@ class Decoder:
         tokenizer: Any,
         *,
         slots: int,
-        stops: Sequence[int] | None = None,
+        frame: TextFrame | None = None,
         repetition: RepetitionCriterion | None = None,
         steps: Callable[[ModelRunner, RowCache], Steps] | None = None,
         compile: Compile = "none",
@@ -88,7 +88,7 @@ class Decoder:
         self.slots = slots
         self._runner = ModelRunner(model, compile_vision=compile != "none")
         self._tokenizer = tokenizer
-        self._stops = stops
+        self._frame = frame
         self._repetition = repetition
         self._cache = RowCache(len(self._runner.layers), slots, self._runner.device)
         make_steps = steps or partial(steps_for, compiled=compile == "all")
@@ -118,14 +118,14 @@ class Decoder:
         Returns:
             The numbers of the samples, which count on from batch to batch.
         """
-        stops = (self._tokenizer.eos_token_id,) if self._stops is None else self._stops
+        frame = self._frame or TextFrame((self._tokenizer.eos_token_id,))
         limits = [max_new_tokens] * len(batch) if isinstance(max_new_tokens, int) else max_new_tokens
         self._steps.refresh()
         with self._runner.at_work():
             prompts = self._runner.prompts(batch.prompts)
         first = self._submitted
         for prompt, target, limit in zip(prompts, batch.targets, limits, strict=True):
-            state = GenerationState(stops, limit, self._repetition)
+            state = GenerationState(frame, limit, self._repetition)
             self._waiting.append(_Row(self._submitted, prompt, len(target), state))
             self._submitted += 1
         return range(first, self._submitted)

@@ -6,14 +6,13 @@ Shapes are explained in :mod:`deepsynth.types`.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 
 from deepsynth.generation.decoder import Decoder
 from deepsynth.generation.model_runner import ModelRunner
-from deepsynth.generation.texts import Generation, GenerationState, RepetitionCriterion, to_generation
+from deepsynth.generation.texts import Generation, GenerationState, RepetitionCriterion, TextFrame, to_generation
 from deepsynth.types import Batch
 
 Implementation = Literal["auto", "deepsynth", "transformers"]
@@ -28,7 +27,7 @@ def generate(
     deadline: float | None = None,
     implementation: Implementation = "auto",
     repetition: RepetitionCriterion | None = None,
-    stops: Sequence[int] | None = None,
+    frame: TextFrame | None = None,
 ) -> list[Generation] | None:
     """Generate the text of every sample of a batch, greedily.
 
@@ -41,17 +40,17 @@ def generate(
         implementation: ``deepsynth``, the decoder of this package; ``transformers``, the model's own ``generate``;
             ``auto``, the first for the models that it knows.
         repetition: the criterion that ends a text that repeats itself; ``None`` lets it run.
-        stops: ids that end a text; by default the tokenizer's EOS.
+        frame: of the texts; by default they end with the tokenizer's EOS.
 
     Returns:
         B generations; ``None`` when the deadline cut them short.
     """
-    stops = (tokenizer.eos_token_id,) if stops is None else stops
+    frame = frame or TextFrame((tokenizer.eos_token_id,))
     if not decodes(model, implementation):
         return _generate_by_transformers(
-            model, tokenizer, batch, stops, max_new_tokens=max_new_tokens, repetition=repetition, deadline=deadline
+            model, tokenizer, batch, frame, max_new_tokens=max_new_tokens, repetition=repetition, deadline=deadline
         )
-    decoder = Decoder(model, tokenizer, slots=len(batch), stops=stops, repetition=repetition)
+    decoder = Decoder(model, tokenizer, slots=len(batch), frame=frame, repetition=repetition)
     decoder.submit(batch, max_new_tokens)
     return decoder.advance(drain=True, deadline=deadline)
 
@@ -66,7 +65,7 @@ def _generate_by_transformers(
     model: Any,
     tokenizer: Any,
     batch: Batch,
-    stops: Sequence[int],
+    frame: TextFrame,
     *,
     max_new_tokens: int,
     repetition: RepetitionCriterion | None = None,
@@ -76,7 +75,7 @@ def _generate_by_transformers(
     from transformers import LogitsProcessorList, StoppingCriteriaList
 
     prompt_length = batch.prompt_tokens["input_ids"].shape[1]
-    states = [GenerationState(stops, max_new_tokens, repetition) for _ in range(len(batch))]
+    states = [GenerationState(frame, max_new_tokens, repetition) for _ in range(len(batch))]
 
     logprobs: list[torch.Tensor] = []  # of every step (B,)
 
@@ -98,8 +97,8 @@ def _generate_by_transformers(
         do_sample=False,
         num_beams=1,
         use_cache=True,
-        pad_token_id=stops[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
-        eos_token_id=list(stops),
+        pad_token_id=next(iter(frame.stops)) if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+        eos_token_id=list(frame.stops),
         logits_processor=LogitsProcessorList([note]),
         stopping_criteria=StoppingCriteriaList([ended]),
         **limits,

@@ -60,19 +60,32 @@ class RepetitionCriterion:
         return longest
 
 
+@dataclass(frozen=True, slots=True)
+class TextFrame:
+    """What surrounds a generated text.
+
+    Attributes:
+        stops: ids that end it.
+        prefix: what the model writes before it, which is no part of it.
+    """
+
+    stops: Collection[int]
+    prefix: str = ""
+
+
 @dataclass(slots=True)
 class GenerationState:
     """The tokens generated for one sample so far, and why they ended.
 
     Attributes:
-        stops: ids that end a text.
+        frame: what surrounds the text.
         limit: most tokens.
         repetition: ends a text that repeats itself; ``None`` lets it run.
         ids: generated tokens, EOS among them.
         stop: why the text ended; ``None`` while it is being generated.
     """
 
-    stops: Collection[int]
+    frame: TextFrame
     limit: int
     repetition: RepetitionCriterion | None
     ids: list[int] = field(default_factory=list)
@@ -83,7 +96,7 @@ class GenerationState:
     def add(self, token: int) -> Stop | None:
         """Append the next token; return why the text ended, or ``None``."""
         self.ids.append(token)
-        if token in self.stops:
+        if token in self.frame.stops:
             self.stop = "eos"
         elif self.repetition is not None and self._repeats(token, self.repetition):
             self.stop = "loop"
@@ -141,5 +154,5 @@ def to_generation(state: GenerationState, tokenizer: Any, logprobs: Sequence[flo
     """Return the generation of a text that has ended; log-probabilities behind its end are left out."""
     assert state.stop is not None, "the text has ended"
     ids = tuple(state.ids)
-    text = text_codec(tokenizer).decode(state.text_ids)
+    text = text_codec(tokenizer).decode(state.text_ids).removeprefix(state.frame.prefix)
     return Generation(text, len(ids), state.stop, ids, tuple(logprobs[: len(ids)]))

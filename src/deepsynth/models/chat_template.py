@@ -22,11 +22,11 @@ class AnswerFrame:
     """What a template writes around an answer.
 
     Attributes:
-        before: ids between the prompt and the answer; nothing, in most templates.
-        end: ids behind it, up to the first that ends a text.
+        before: text between the prompt and the answer: nothing, or a space that tokenizers join with the first word.
+        end: ids behind it, up to the first that ends a text; white space before these is left out.
     """
 
-    before: tuple[int, ...]
+    before: str
     end: tuple[int, ...]
 
 
@@ -120,20 +120,16 @@ def answer_frame(hf_processor: Any, template: str | None = None) -> AnswerFrame:
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     special |= set(tokenizer.all_special_ids)
     end: list[int] = []
-    for index in tokenizer.encode(after, add_special_tokens=False):
+    for index in tokenizer.encode(after.lstrip(), add_special_tokens=False):
         end.append(int(index))
         if index in special:
-            return AnswerFrame(_encoded(tokenizer, before), tuple(end))
+            return AnswerFrame(before, tuple(end))
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"{tokenizer.name_or_path}: neither its chat template nor its eos_token ends a text; set eos_token in its "
             "tokenizer_config.json"
         )
-    return AnswerFrame(_encoded(tokenizer, before), (int(tokenizer.eos_token_id),))
-
-
-def _encoded(tokenizer: Any, text: str) -> tuple[int, ...]:
-    return tuple(int(index) for index in tokenizer.encode(text, add_special_tokens=False))
+    return AnswerFrame(before, (int(tokenizer.eos_token_id),))
 
 
 def count_image_tokens(hf_processor: Any, template: str | None, width: int, height: int) -> int:

@@ -90,6 +90,7 @@ class Family:
         projector: module paths of what stands between the two.
         lora: expressions for whole module names, by scope of ``model.lora``.
         unsupported: features that do not work, each with the reason.
+        has_sdpa: whether all parts have torch's attention; else transformers chooses for each part what it has.
         file_prefix: what adapter files leave out of module names behind ``base_model.model.model.``: peft passes each
             name through transformers' renaming of published checkpoints, which would double it.
     """
@@ -110,6 +111,7 @@ class Family:
     projector: tuple[str, ...] = ("model.multi_modal_projector",)
     lora: Mapping[Scope, str] = field(default_factory=partial(decoder_scopes, r"model\.language_model\.layers\.\d+"))
     unsupported: Mapping[Feature, str] = field(default_factory=dict)
+    has_sdpa: bool = True
     file_prefix: str = ""
 
     def matches(self, config: Any) -> bool:
@@ -130,11 +132,25 @@ class Family:
         Raises:
             UserError: for a mode that the family does not have.
         """
-        if mode is not None and mode not in self.modes:
-            raise UserError(f"mode is {mode!r}; {self.title} has {', '.join(self.modes) or 'no modes: leave it out'}")
+        self.check_mode(mode)
         if mode is not None:
             return self.modes[mode]
         return CountedLayout(partial(chat_template.count_image_tokens, hf_processor, self.chat_template))
+
+    def check_mode(self, mode: str | None) -> None:
+        """Refuse a mode that the family does not have.
+
+        Raises:
+            UserError: with those that it has.
+        """
+        if mode is not None and mode not in self.modes:
+            raise UserError(f"mode is {mode!r}; {self.title} has {', '.join(self.modes) or 'no modes: leave it out'}")
+
+    def answer_prefix(self, hf_processor: Any) -> str:
+        """Return what a generated text begins with, which is no part of the answer."""
+        if self.inputs == "views":
+            return ""
+        return chat_template.answer_frame(hf_processor, self.chat_template).before
 
     def stop_ids(self, hf_processor: Any, model: Any) -> tuple[int, ...]:
         """Return the ids that end a text, first the one that targets end with.

@@ -10,10 +10,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from deepsynth.distributed.ranks import seed_as_rank_zero
 from deepsynth.distributed.strategy import loading_device
 from deepsynth.errors import UserError
+from deepsynth.models.family import Family
 from deepsynth.models.quantization.quantize import Quantization, mark_for_peft, quantize, require_bitsandbytes
 from deepsynth.models.quantization.weight_table import format_weight_table, weight_table
 from deepsynth.models.random_weights import fill_with_random_weights
-from deepsynth.models.registry import load_pretrained
+from deepsynth.models.registry import family_of, load_pretrained
 from deepsynth.modules.model_module import ModelModule
 from deepsynth.modules.settings import Attention
 
@@ -36,7 +37,7 @@ def load_base(module: ModelModule, quantization: Quantization | None) -> Any:
     config = load_pretrained(AutoConfig, name)
     kwargs: dict[str, Any] = {
         "dtype": module.resolved_dtype,
-        "attn_implementation": attention_by_part(module.engine.attn_implementation),
+        "attn_implementation": attention_by_part(module.engine.attn_implementation, family_of(config)),
     }
     if module.engine.experts_implementation:
         kwargs["experts_implementation"] = module.engine.experts_implementation
@@ -66,14 +67,16 @@ def load_base(module: ModelModule, quantization: Quantization | None) -> Any:
     return model
 
 
-def attention_by_part(chosen: Attention) -> str | dict[str, str]:
+def attention_by_part(chosen: Attention, family: Family) -> str | dict[str, str] | None:
     """Return transformers' ``attn_implementation``: flash attention is for the decoder alone.
+
+    It is ``None``, for transformers to choose, where sdpa is asked for and some part does not have it.
 
     Raises:
         UserError: when the package of the chosen implementation is not installed, with the way out.
     """
     if not chosen.startswith("flash_attention_"):
-        return chosen
+        return chosen if chosen != "sdpa" or family.has_sdpa else None
     from transformers import utils
 
     available, package = {

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from deepsynth.generation import Decoder, Generation, RepetitionCriterion, decodes, generate
 from deepsynth.generation.cache import bytes_per_position
+from deepsynth.generation.texts import TextFrame
 from deepsynth.models.markup import text_codec
 from deepsynth.modules.adapter import recorded_longest_target
 from deepsynth.modules.model_module import ModelModule
@@ -160,7 +161,7 @@ class TextGenerator:
                 deadline=deadline,
                 implementation="transformers",
                 repetition=self._repetition(),
-                stops=self._stops(),
+                frame=self._frame(),
             )
         if self._decoder is None or self._decoder.slots < len(batch):
             self._decoder = self.make_decoder(len(batch))
@@ -180,7 +181,7 @@ class TextGenerator:
             module.model,
             module.processor.tokenizer,
             slots=slots,
-            stops=self._stops(),
+            frame=self._frame(),
             repetition=self._repetition(),
             compile=chosen,
         )
@@ -203,12 +204,12 @@ class TextGenerator:
             return None
         return RepetitionCriterion.for_tokenizer(self._module.processor.tokenizer)
 
-    def _stops(self) -> tuple[int, ...]:
-        """Return the ids that end a text."""
-        if self.stops is not None:
-            return self.stops
-        assert self._module.family is not None, "configure_model was called"
-        return self._module.family.stop_ids(self._module.processor, self._module.model)
+    def _frame(self) -> TextFrame:
+        """Return what surrounds a text of the model."""
+        family, processor = self._module.family, self._module.processor
+        assert family is not None, "configure_model was called"
+        stops = self.stops or family.stop_ids(processor, self._module.model)
+        return TextFrame(stops, family.answer_prefix(processor))
 
     def _announce(self, phase: str | None) -> None:
         for listener in self._listeners:

@@ -123,7 +123,11 @@ class ChatPrompts(Prompts):
 
     def target_ids(self, target: str) -> list[int]:
         """Return the target in the frame that the template gives an answer."""
-        return [*self._frame.before, *text_codec(self.hf_processor.tokenizer).encode(target), *self._frame.end]
+        tokenizer, before = self.hf_processor.tokenizer, self._frame.before
+        if not before.strip():
+            return [*text_codec(tokenizer).encode(before + target), *self._frame.end]
+        ids = [int(index) for index in tokenizer.encode(before, add_special_tokens=False)]
+        return [*ids, *text_codec(tokenizer).encode(target), *self._frame.end]
 
 
 def prompts_of(family: Family, hf_processor: Any, layout: Layout) -> Prompts:

@@ -74,7 +74,8 @@ class GenericFamily(Family):
         )
 
 
-_UNSUPPORTED: dict[Feature, str] = {feature: _REASON for feature in FEATURES if feature not in ("layers", "unsloth")}
+#: What the generic way does without, for families that have nothing of their own either.
+GENERIC: dict[Feature, str] = {feature: _REASON for feature in FEATURES if feature not in ("layers", "unsloth")}
 
 FAMILY = GenericFamily(
     name="generic",
@@ -82,5 +83,6 @@ FAMILY = GenericFamily(
     model_types=(),
     architectures=(),
     projector=(),
-    unsupported=_UNSUPPORTED,
+    unsupported=GENERIC,
+    has_sdpa=False,
 )
