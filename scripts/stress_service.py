@@ -47,6 +47,8 @@ EXPECTED = {
     "unknown model": 404,
 }  # fmt: skip
 MAX_BYTES = 200_000
+#: Of an answer: long, so that a busy machine alone does not end one.
+TIMEOUT_S = 1200
 
 
 def page(side: int, seed: int, form: str = "PNG") -> bytes:
@@ -135,7 +137,7 @@ async def one(port: int, kind: str, model: str, pages: list[bytes], pdfs: list[b
                     await reader.readuntil(b"data: ")
                 await asyncio.sleep(rng.uniform(0, 1.0))
                 return "left"
-            answer = await asyncio.wait_for(reader.read(), 300)
+            answer = await asyncio.wait_for(reader.read(), 2 * TIMEOUT_S)
         finally:
             writer.close()
     except TimeoutError:
@@ -363,7 +365,7 @@ def main() -> None:
         options += ["--slots", str(arguments.clients), "--weights", arguments.weights, "--stop_on_repetition", "false"]
         options += ["--max_requests", str(4 * arguments.clients)]
     else:
-        options += ["--max_bytes", str(MAX_BYTES), "--body_timeout_s", "2"]
+        options += ["--max_bytes", str(MAX_BYTES), "--body_timeout_s", "10", "--timeout_s", str(TIMEOUT_S)]
     began = time.monotonic()
     process, port, temporary = start(options)
     print(f"the service is ready after {time.monotonic() - began:.0f} s", flush=True)

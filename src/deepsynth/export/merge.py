@@ -2,8 +2,8 @@
 
     deepsynth export runs/quickstart/adapter --output merged --format published
 
-The adapter is a plain peft folder. What is written stands alone: weights, configuration, tokenizer and processor, in
-transformers' format or in the published one of DeepSeek-OCR, which the original code, vLLM and SGLang load.
+The adapter is a plain peft folder; a whole model is written in another format. What is written stands alone: weights,
+configuration, tokenizer and processor, in transformers' format or in that of the model's authors.
 
 Proved are: only the adapter's own weights changed, and every one of them did; a page gives the same logits and the same
 greedy text before the merge and after reading back. The folder appears only when all of that holds.
@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import gc
 import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from deepsynth.errors import UserError
 from deepsynth.export.foreign import lora_config_of, read_tensors
+from deepsynth.export.published import add_code, native_config_of, notes_on, write_published
 from deepsynth.export.verification import (
     Agreement,
+    Answer,
     adapted_weights,
     answer_of,
     check_answers,
@@ -30,14 +31,13 @@ from deepsynth.export.verification import (
     some_keys,
     weight_digests,
 )
+from deepsynth.export.vllm_lora import VllmAdapter, export_for_vllm
 from deepsynth.io.files import atomic_folder, explain_write_errors
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
-Format = Literal["native", "published"]
-
-_CARRIED = ("*.json", "*.py", "*.txt", "*.model", "LICENSE*")
+Format = Literal["native", "published", "vllm-lora"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class ExportReport:
         unchanged: all others, bit for bit those of the base.
         agreement: of the logits and the greedy text for the probe page, reloaded against unmerged. Fewer tokens are the
             same than were written only in 16 bits, when rounding decided between two that were as likely.
-        missing_code: files of the original code that the published configuration names and the base does not have.
+        notes: what the folder cannot do, a line each.
     """
 
     folder: Path
@@ -61,7 +61,7 @@ class ExportReport:
     changed: int
     unchanged: int
     agreement: Agreement
-    missing_code: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Return the lines that the command prints."""
@@ -75,19 +75,17 @@ class ExportReport:
                 f"the greedy text is the same for {found.same_tokens} of {found.new_tokens} tokens; then rounding "
                 "decided between two that were about as likely"
             )
-        return (
-            f"{self.folder}: {self.format} format, {self.dtype}\n"
-            f"PASS: what was written is the model with its adapter, read back and compared on a page\n"
-            f"  {self.changed} weights changed, all of the adapter's; {self.unchanged} are the base's, bit for bit\n"
+        merged = "all of the adapter's; " if self.changed else ""
+        lines = (
+            f"{self.folder}: {self.format} format, {self.dtype}",
+            "PASS: what was written is the model that was given, read back and compared on a page",
+            f"  {self.changed} weights changed, {merged}{self.unchanged} are the base's, bit for bit",
             f"  logits differ by {found.mean_difference:.1e} on average (tolerance for {self.dtype} "
-            f"{found.mean_tolerance:.1e}){most}\n"
-            f"  {text}"
-        ) + (
-            f"\n  config.json names {', '.join(self.missing_code)}, which the base does not have: the original code "
-            "and whatever loads it need these files from the published repository"
-            if self.missing_code
-            else ""
+            f"{found.mean_tolerance:.1e}){most}",
+            f"  {text}",
+            *(f"  {note}" for note in self.notes),
         )
+        return "\n".join(lines)
 
 
 def export_model(
@@ -99,63 +97,93 @@ def export_model(
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     device: str = "cpu",
     max_shard_size: str = "5GB",
-) -> ExportReport:
-    """Merge an adapter, write the model, and verify what was written.
+) -> ExportReport | VllmAdapter:
+    """Write a model with its adapter merged, or a whole model in another format, and verify what was written.
 
     Args:
-        adapter: peft folder.
+        adapter: peft folder, or that of a whole model, as ``FullModule`` writes it.
         output: folder to make; must not exist or be empty.
         base: model that the adapter belongs to; by default the one that the adapter names.
-        format: ``native`` (transformers) or ``published`` (DeepSeek-OCR's original keys and config).
+        format: ``native`` (transformers), ``published`` (its authors' keys, configuration and files, for vLLM, SGLang,
+            llama.cpp and the original code) or ``vllm-lora`` (the adapter, not merged, under vLLM's names).
         dtype: of the written weights; ``auto`` keeps the base's.
         device: where to compute.
         max_shard_size: of one weight file.
 
     Raises:
         UserError: for an adapter that does not belong to the base (with its keys), a format that the model does not
-            have, or, beginning with FAIL, a merged model that is not the unmerged one.
+            have, or, beginning with FAIL, a written model that is not the one that was given.
     """
     import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
-    from deepsynth.models.registry import family_of, load_pretrained, resolve_model_name
+    from deepsynth.models.registry import family_of, load_pretrained
 
     adapter, output = Path(adapter), Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"output is {output}, which is there already; name a new folder")
-    base = base or _base_of(adapter)
-    source = resolve_model_name(base)
+    whole = (adapter / "config.json").is_file() and not (adapter / "adapter_config.json").exists()
+    if whole and base is not None:
+        raise UserError(f"base is {base}, but {adapter} is a whole model, which has none; leave --base out")
+    if format == "vllm-lora":
+        return export_for_vllm(adapter, output, None if whole else base or _base_of(adapter))
+    base = str(adapter) if whole else base or _base_of(adapter)
     kind = "auto" if dtype == "auto" else getattr(torch, dtype)
     model = load_pretrained(AutoModelForImageTextToText, base, dtype=kind).to(device).eval()
     if format == "published":
         family_of(model.config).refuse("published", "format is 'published'", "use format=native")
-    processor = load_pretrained(AutoProcessor, base)
     inputs = probe_inputs(base, device)
     before = weight_digests(model)
+    expected: set[str] = set()
+    allowed: set[str] = set()
+    if whole:
+        given = answer_of(model, inputs)
+    else:
+        model, given, expected, allowed = _merged(model, adapter, base, inputs)
+    written = str(model.dtype).removeprefix("torch.")
+    with explain_write_errors(output, "the model"), atomic_folder(output) as part:
+        config, notes = _write(model, base, part, format, max_shard_size)
+        del model
+        gc.collect()
+        known = {} if config is None else {"config": config}
+        again = load_pretrained(AutoModelForImageTextToText, str(part), dtype=kind, **known).to(device).eval()
+        changed = {name for name, digest in weight_digests(again).items() if digest != before[name]}
+        check_weights(changed, expected, allowed)
+        measured = check_answers(given, answer_of(again, probe_inputs(base if known else str(part), device)), written)
+    return ExportReport(output, format, written, len(changed), len(before) - len(changed), measured, notes)
+
+
+def _merged(model: Any, adapter: Path, base: str, inputs: dict[str, Any]) -> tuple[Any, Answer, set[str], set[str]]:
+    """Return a model with an adapter merged, what it wrote before that, and what the merge must and may change."""
     adapted = _with_adapter(model, adapter, base)
     _quantize_for_loftq(adapted, adapter)
     expected, allowed = adapted_weights(adapted)
-    written = str(model.dtype).removeprefix("torch.")
     unmerged = answer_of(adapted, inputs)
     try:
-        merged = adapted.merge_and_unload(safe_merge=True)
+        return adapted.merge_and_unload(safe_merge=True), unmerged, expected, allowed
     except ValueError as error:
-        raise UserError(f"{adapter} cannot be merged in {written}: {error}") from error
-    with explain_write_errors(output, "the model"), atomic_folder(output) as part:
-        try:
-            _write(merged, processor, source, part, format, max_shard_size)
-        except SafetensorError as error:  # how its writer says that the disk is full
-            raise UserError(f"{output}: the weights cannot be written ({error}); make room") from error
-        del merged, adapted, model
-        gc.collect()
-        again = load_pretrained(AutoModelForImageTextToText, str(part), dtype=kind).to(device).eval()
-        changed = {name for name, digest in weight_digests(again).items() if digest != before[name]}
-        check_weights(changed, expected, allowed)
-        reloaded = answer_of(again, probe_inputs(str(part), device))
-        measured = check_answers(unmerged, reloaded, written)
-        missing = _missing_code(part) if format == "published" else ()
-    return ExportReport(output, format, written, len(changed), len(before) - len(changed), measured, missing)
+        dtype = str(model.dtype).removeprefix("torch.")
+        raise UserError(f"{adapter} cannot be merged in {dtype}: {error}") from error
+
+
+def _write(model: Any, base: str, folder: Path, format: Format, max_shard_size: str) -> tuple[Any, tuple[str, ...]]:
+    """Write a model's folder, and return what it has to be loaded with, if anything, and what it cannot do."""
+    from safetensors import SafetensorError
+    from transformers import AutoProcessor
+
+    from deepsynth.models.registry import load_pretrained, resolve_model_name
+
+    processor = load_pretrained(AutoProcessor, base)
+    try:
+        if format == "native":
+            model.save_pretrained(folder, max_shard_size=max_shard_size)
+            processor.save_pretrained(folder)
+            return None, ()
+        write_published(model, processor, resolve_model_name(base), folder, max_shard_size)
+    except SafetensorError as error:  # how its writer says that the disk is full
+        raise UserError(f"{folder.name}: the weights cannot be written ({error}); make room") from error
+    missing = add_code(folder, model.config.model_type)
+    return native_config_of(folder, model.config, processor), notes_on(model.config, missing)
 
 
 def _base_of(adapter: Path) -> str:
@@ -177,25 +205,29 @@ def _with_adapter(model: Any, adapter: Path, base: str) -> Any:
     Raises:
         UserError: listing the adapter's keys that the model cannot serve.
     """
-    from peft import PeftModel, get_peft_model_state_dict
+    import torch
+    from peft import get_peft_model, get_peft_model_state_dict
 
     file = adapter / "adapter_model.safetensors"
     stored = read_tensors(file)
-    shapes = dict(_adapter_shapes(stored))
     config = lora_config_of(adapter, stored)
     try:
-        adapted = PeftModel.from_pretrained(model, str(adapter), config=config).eval()
+        adapted = get_peft_model(model, config).eval()
     except (ValueError, RuntimeError, KeyError) as error:
-        raise UserError(f"{adapter} is no adapter of {base}: {error}. Its keys: {some_keys(shapes)}") from error
-    own = dict(_adapter_shapes(get_peft_model_state_dict(adapted, save_embedding_layers=False)))
-    foreign = sorted(key for key, shape in shapes.items() if own.get(key) != shape)
-    absent = sorted(own.keys() - shapes.keys())
+        raise UserError(f"{adapter} is no adapter of {base}: {error}. Its keys: {some_keys(stored)}") from error
+    own = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    foreign = sorted(key for key, tensor in stored.items() if key not in own or own[key].shape != tensor.shape)
+    absent = sorted(own.keys() - stored.keys())
     if foreign or absent:
         clauses = [f"{base} cannot serve {some_keys(foreign)}"] if foreign else []
         clauses += [f"the file lacks {some_keys(absent)}"] if absent else []
         raise UserError(f"{adapter} is no adapter of {base}: {'; '.join(clauses)}")
     if not any(bool(tensor.any()) for key, tensor in stored.items() if ".lora_B" in key or "lora_" not in key):
         raise UserError(f"{file} holds zeros alone: the adapter was not trained and would change nothing")
+    # Not by peft, which passes the names through transformers' renaming, and takes what it then does not find for none.
+    with torch.no_grad():
+        for key, tensor in stored.items():
+            own[key].copy_(tensor)
     return adapted
 
 
@@ -223,47 +255,3 @@ def _quantize_for_loftq(adapted: Any, adapter: Path) -> None:
             weight = frozen_weight(layer)
             whole = weight if weight.dim() == 3 else weight[None]
             weight.copy_(Nf4Tensor(whole, double=double, compute_dtype=weight.dtype).dequantize().view(weight.shape))
-
-
-def _adapter_shapes(state: dict[str, torch.Tensor]) -> list[tuple[str, tuple[int, ...]]]:
-    return [(key, tuple(tensor.shape)) for key, tensor in state.items()]
-
-
-def _write(model: Any, processor: Any, source: str, folder: Path, format: Format, max_shard_size: str) -> None:
-    """Write the weights with all that a model's folder needs."""
-    if format == "native":
-        model.save_pretrained(folder, max_shard_size=max_shard_size)
-        processor.save_pretrained(folder)
-        return
-    processor.save_published(folder)
-    if model.config.published is not None and not _is_native(source, model.config.model_type):
-        _carry(source, folder)
-    model.save_pretrained(folder, format="published", max_shard_size=max_shard_size)
-
-
-def _is_native(source: str, model_type: str) -> bool:
-    """Return whether a base is in transformers' format, whose other files would not fit a published config."""
-    from deepsynth.modules.adapter import json_object
-
-    return Path(source).is_dir() and json_object(Path(source) / "config.json").get("model_type") == model_type
-
-
-def _missing_code(folder: Path) -> tuple[str, ...]:
-    """Return the files of code that the configuration in a folder names and that are not there."""
-    from deepsynth.modules.adapter import json_object
-
-    named = json_object(folder / "config.json").get("auto_map") or {}
-    files = {f"{value.split('--')[-1].partition('.')[0]}.py" for value in named.values()}
-    return tuple(sorted(name for name in files if not (folder / name).exists()))
-
-
-def _carry(source: str, folder: Path) -> None:
-    """Copy what the published folder has besides weights: tokenizer, processor, its own code."""
-    if not Path(source).is_dir():
-        from huggingface_hub import snapshot_download
-
-        source = snapshot_download(source, allow_patterns=list(_CARRIED))
-    for pattern in _CARRIED:
-        for file in Path(source).glob(pattern):
-            if file.name not in ("config.json", "generation_config.json", "model.safetensors.index.json"):
-                shutil.copyfile(file, folder / file.name)

@@ -16,6 +16,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from deepsynth.data.scans import load_image
+from deepsynth.export.published import write_processor
 from deepsynth.models.deepseek_ocr import DeepseekOcrImageProcessor
 from deepsynth.models.deepseek_ocr.modeling import DeepseekOcrForConditionalGeneration
 from deepsynth.models.tokens import MODES, image_layout
@@ -97,7 +98,7 @@ def test_processor_keeps_its_settings(tmp_path: Path, tiny_processor: Any, refer
     again = AutoProcessor.from_pretrained(tmp_path / "native")
     assert type(again) is type(tiny_processor)
     assert image_layout(again) == image_layout(tiny_processor) == MODES["deepseek_ocr"]["gundam"]
-    tiny_processor.save_published(tmp_path)
+    write_processor(tiny_processor, tmp_path)
     (tmp_path / "config.json").write_text((reference / "model/config.json").read_text())
     published = AutoProcessor.from_pretrained(tmp_path)
     assert image_layout(published) == MODES["deepseek_ocr"]["gundam"]

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from deepsynth.io.images import to_rgb
 from deepsynth.models.deepseek_ocr.image_processing import DeepseekOcrImageProcessor
 from deepsynth.models.tokens import image_layout
 
-PUBLISHED_CLASS = "DeepseekVLV2Processor"
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
@@ -131,30 +129,6 @@ class DeepseekOcrProcessor(ProcessorMixin):
             tokenizer,
             patch_size=settings.get("patch_size", 16),
             downsample_ratio=settings.get("downsample_ratio", 4),
-        )
-
-    def save_published(self, folder: str | os.PathLike[str]) -> None:
-        """Write the tokenizer and the published ``processor_config.json``, for the original code, vLLM and SGLang."""
-        path = Path(folder)
-        self.tokenizer.save_pretrained(path)
-        side = self.image_processor.size.height
-        settings = {
-            "add_special_token": False,
-            "candidate_resolutions": [[side, side]],
-            "downsample_ratio": self.downsample_ratio,
-            "ignore_id": -100,
-            "image_mean": list(self.image_processor.image_mean),
-            "image_std": list(self.image_processor.image_std),
-            "image_token": self.image_token,
-            "mask_prompt": False,
-            "normalize": True,
-            "pad_token": self.tokenizer.pad_token,
-            "patch_size": self.patch_size,
-            "processor_class": PUBLISHED_CLASS,
-            "sft_format": "deepseek",
-        }
-        (path / "processor_config.json").write_text(
-            json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
 
 

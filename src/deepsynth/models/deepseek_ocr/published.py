@@ -11,6 +11,15 @@ PUBLISHED_MODEL_TYPE = "deepseek_vl_v2"
 ARCHITECTURE = "DeepseekOCRForCausalLM"
 SECOND_ARCHITECTURE = "DeepseekOCR2ForCausalLM"
 SECOND_REPOSITORY = "deepseek-community/DeepSeek-OCR-2"
+#: Where the original code has its classes. SGLang recognizes both models by the entry AutoModel alone.
+AUTO_MAP = {
+    "AutoConfig": "modeling_deepseekocr.DeepseekOCRConfig",
+    "AutoModel": f"modeling_deepseekocr.{ARCHITECTURE}",
+}
+SECOND_AUTO_MAP = {
+    "AutoConfig": "modeling_deepseekocr2.DeepseekOCR2Config",
+    "AutoModel": f"modeling_deepseekocr2.{SECOND_ARCHITECTURE}",
+}
 
 #: Published name -> native name of the decoder's sizes; they stand at the top level and again in ``language_config``.
 _TEXT = {
@@ -188,10 +197,11 @@ def to_published(config: Any) -> dict[str, Any]:
         config: a ``DeepseekOcrConfig``.
     """
     text, sam, clip = config.text_config, config.vision_config.sam_config, config.vision_config.encoder_config
-    fields = _published_text(text)
+    fields = published_text(text)
     dtype = str(config.dtype).removeprefix("torch.") if config.dtype is not None else "float32"
     published: dict[str, Any] = {
         "architectures": [ARCHITECTURE],
+        "auto_map": dict(AUTO_MAP),
         "candidate_resolutions": [[1024, 1024]],
         "global_view_pos": "head",
         "language_config": {"architectures": ["DeepseekV2ForCausalLM"], **fields, "torch_dtype": dtype},
@@ -212,7 +222,7 @@ def to_published(config: Any) -> dict[str, Any]:
     return published
 
 
-def _published_text(text: Any) -> dict[str, Any]:
+def published_text(text: Any) -> dict[str, Any]:
     """Return the decoder's fields, which the published file holds twice."""
     fields = {
         **{theirs: getattr(text, ours) for theirs, ours in _TEXT.items()},
@@ -237,8 +247,20 @@ def _published_text(text: Any) -> dict[str, Any]:
     return {**fields, **{name: value for name, value in written.items() if value != _TEXT_DEFAULTS[name]}}
 
 
-def _published_vision(sam: Any, clip: Any) -> dict[str, Any]:
+def published_sam(sam: Any) -> dict[str, Any]:
+    """Return the sizes of SAM, which both models have."""
     literals = {theirs: getattr(sam, ours) for theirs, ours, literal in _SAM_LITERALS if getattr(sam, ours) != literal}
+    return {
+        "downsample_channels": list(sam.downsample_channels),
+        "global_attn_indexes": list(sam.global_attn_indexes),
+        "heads": sam.num_attention_heads,
+        "layers": sam.num_hidden_layers,
+        "width": sam.hidden_size,
+        **literals,
+    }
+
+
+def _published_vision(sam: Any, clip: Any) -> dict[str, Any]:
     return {
         "image_size": sam.image_size,
         "mlp_ratio": 3.7362,
@@ -252,13 +274,6 @@ def _published_vision(sam: Any, clip: Any) -> dict[str, Any]:
                 "patch_size": clip.patch_size,
                 "width": clip.hidden_size,
             },
-            "sam_vit_b": {
-                "downsample_channels": list(sam.downsample_channels),
-                "global_attn_indexes": list(sam.global_attn_indexes),
-                "heads": sam.num_attention_heads,
-                "layers": sam.num_hidden_layers,
-                "width": sam.hidden_size,
-                **literals,
-            },
+            "sam_vit_b": published_sam(sam),
         },
     }

@@ -13,5 +13,4 @@ FAMILY = ViewFamily(
     architectures=("DeepseekOcr2ForConditionalGeneration",),
     published=(PublishedModel("deepseek-community/DeepSeek-OCR-2", "3.4 B", "Apache-2.0"),),
     modes=MODES["deepseek_ocr2"],
-    unsupported={"published": "only DeepSeek-OCR is written in its original format"},
 )

@@ -1,0 +1,171 @@
+"""Published folders hold what the original code, vLLM, SGLang and llama.cpp's converter read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedTokenizerFast
+
+from deepsynth.compat.transformers import convert_back
+from deepsynth.errors import UserError
+from deepsynth.export.merge import export_model
+from deepsynth.export.published import ORIGINAL_CODE
+from deepsynth.models.deepseek_ocr.checkpoint import register_conversion
+from deepsynth.models.deepseek_ocr.published_second import second_to_published
+from deepsynth.models.registry import load_pretrained
+from deepsynth.modules import FullModule
+from tests.export.test_export import REFERENCE, write_adapter
+from tests.helpers.engine_rules import built_shapes, complaints, in_sglang, in_vllm
+
+FULL_SIZE = {"deepseek_ocr": "deepsynth/full-size-ocr", "deepseek_ocr2": "deepsynth/full-size-ocr-2"}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    """Small models lose more to threads than they gain."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def published_base(folder: Path) -> Path:
+    """Write a folder as the Hub has it: the original code, and the tokenizer under its published class."""
+    shutil.copytree(REFERENCE, folder)
+    for name in ORIGINAL_CODE["deepseek_ocr"][1]:
+        (folder / name).write_text(f"# {name}\n")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": "LlamaTokenizerFast"}))
+    processor = json.loads((folder / "processor_config.json").read_text())
+    (folder / "processor_config.json").write_text(json.dumps({**processor, "candidate_resolutions": [[256, 256]]}))
+    return folder
+
+
+def native_base(folder: Path) -> Path:
+    """Write the same model in transformers' format."""
+    source = published_base(folder.parent / f"{folder.name}-published")
+    load_pretrained(AutoModelForImageTextToText, str(source), dtype=torch.float32).save_pretrained(folder)
+    load_pretrained(AutoProcessor, str(source)).save_pretrained(folder)
+    return folder
+
+
+def full_model(folder: Path, base: str) -> Path:
+    """Write what ``FullModule`` leaves, with a weight that training has changed."""
+    module = FullModule(base, dtype="float32")
+    module.configure_model()
+    with torch.no_grad():
+        module.model.lm_head.weight[0] += 1
+    module.save_adapter(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [
+        ("deepseek_ocr", "adapter of a published base"),
+        ("deepseek_ocr", "adapter of a native base"),
+        ("deepseek_ocr", "whole model"),
+        ("deepseek_ocr2", "adapter of a native base"),
+        ("deepseek_ocr2", "whole model"),
+    ],
+)
+def test_the_engines_find_all_that_they_read(family: str, kind: str, tmp_path: Path) -> None:
+    if family == "deepseek_ocr2":
+        base = "deepsynth/tiny-random"
+    else:
+        base = str((published_base if "published" in kind else native_base)(tmp_path / "base"))
+    source = tmp_path / "trained"
+    if kind == "whole model":
+        full_model(source, base)
+    else:
+        write_adapter(base, source, "attention", strength=0.2)
+    report = export_model(source, output=tmp_path / "out", format="published")
+    assert report.changed == (0 if kind == "whole model" else len(load_file(source / "adapter_model.safetensors")) / 2)
+    stored = load_file(tmp_path / "out/model.safetensors")
+    assert complaints(tmp_path / "out", family, set(stored)) == []
+    code = [name for name in ORIGINAL_CODE[family][1] if not (tmp_path / "out" / name).exists()]
+    assert code == ([] if "published" in kind else list(ORIGINAL_CODE[family][1]))
+    said = str(report)
+    assert ("missing: configuration_deepseek_v2.py, " in said) == bool(code)
+    assert "cannot load this model: they build the published encoders" in said  # it is a tiny one
+    text = "Grüße, 你好 <image>\n  x"
+    again = PreTrainedTokenizerFast.from_pretrained(tmp_path / "out")
+    own = load_pretrained(AutoProcessor, base).tokenizer
+    assert again.encode(text) == own.encode(text)
+    if kind == "whole model":
+        trained = load_file(source / "model.safetensors")["lm_head.weight"]
+        assert torch.equal(stored["lm_head.weight"], trained)
+        assert not torch.equal(trained, load_pretrained(AutoModelForImageTextToText, base).lm_head.weight.float())
+
+
+@pytest.mark.parametrize("family", FULL_SIZE)
+def test_a_full_size_model_has_the_names_and_shapes_that_the_engines_build(family: str) -> None:
+    register_conversion()
+    config = load_pretrained(AutoConfig, FULL_SIZE[family])
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in convert_back(model, model.state_dict()).items()}
+    assert shapes == built_shapes(family)
+    for rename in (in_vllm, in_sglang):
+        assert len({rename(name) for name in shapes}) == len(shapes)
+
+
+def test_the_published_configuration_of_the_second_model() -> None:
+    """What its authors publish, as far as an engine reads it: https://huggingface.co/deepseek-ai/DeepSeek-OCR-2."""
+    written = second_to_published(load_pretrained(AutoConfig, FULL_SIZE["deepseek_ocr2"]))
+    assert written["vision_config"] == {
+        "image_size": 1024,
+        "mlp_ratio": 3.7362,
+        "model_name": "deepencoderv2",
+        "model_type": "vision",
+        "width": {
+            "qwen2-0-5b": {"dim": 896},
+            "sam_vit_b": {
+                "downsample_channels": [512, 896],
+                "global_attn_indexes": [2, 5, 8, 11],
+                "heads": 12,
+                "layers": 12,
+                "width": 768,
+            },
+        },
+    }
+    assert written["projector_config"] == {
+        "input_dim": 896, "model_type": "mlp_projector", "n_embed": 1280, "projector_type": "linear",
+    }  # fmt: skip
+    assert {key: written[key] for key in ("hidden_size", "num_hidden_layers", "n_routed_experts", "vocab_size")} == {
+        "hidden_size": 1280, "num_hidden_layers": 12, "n_routed_experts": 64, "vocab_size": 129280,
+    }  # fmt: skip
+    assert written["first_k_dense_replace"] == written["language_config"]["first_k_dense_replace"] == 1
+    assert written["image_token_id"] == 3  # of the small tokenizer; 128815 would not be written
+
+
+def test_a_whole_model_has_no_base_and_no_adapter(tmp_path: Path) -> None:
+    source = full_model(tmp_path / "trained", "deepsynth/tiny-random")
+    with pytest.raises(UserError, match=r"base is deepsynth/tiny, but .*trained is a whole model"):
+        export_model(source, output=tmp_path / "out", base="deepsynth/tiny")
+    with pytest.raises(UserError, match=r"trained is a whole model; use --format published"):
+        export_model(source, output=tmp_path / "out", format="vllm-lora")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_that_is_written_otherwise_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of the second model is not loaded whole, as transformers reads its own form alone."""
+    source = full_model(tmp_path / "trained", "deepsynth/tiny-random")
+    load = PreTrainedTokenizerFast.from_pretrained
+
+    def other(folder: str, **options: Any) -> Any:
+        tokenizer = load(folder, **options)
+        if not options:  # as the folder is read back
+            tokenizer.add_tokens(["another"])
+        return tokenizer
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "from_pretrained", other)
+    with pytest.raises(UserError, match="FAIL: the tokenizer that was written is not the base model's"):
+        export_model(source, output=tmp_path / "out", format="published")
+    assert not (tmp_path / "out").exists()
