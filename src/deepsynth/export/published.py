@@ -76,6 +76,9 @@ def write_published(model: Any, processor: Any, source: str, folder: Path, max_s
         _carry(source, folder)
     if not second:
         model.save_pretrained(folder, format="published", max_shard_size=max_shard_size)
+        config = json_object(folder / "config.json")
+        if "auto_map" not in config:  # which SGLang recognizes the model by
+            _write_json(folder / "config.json", {**config, "auto_map": dict(AUTO_MAP)})
         return
     model.config.dtype = model.dtype
     written = json.dumps(second_to_published(model.config), indent=2, ensure_ascii=False)

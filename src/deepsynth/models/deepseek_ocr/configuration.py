@@ -18,7 +18,7 @@ from transformers.models.deepseek_ocr2.configuration_deepseek_ocr2 import (
 )
 
 from deepsynth.errors import UserError
-from deepsynth.models.deepseek_ocr.published import AUTO_MAP, PUBLISHED_MODEL_TYPE, from_published, to_published
+from deepsynth.models.deepseek_ocr.published import PUBLISHED_MODEL_TYPE, from_published, to_published
 
 
 class DeepseekOcrVisionConfig(PreTrainedConfig):
@@ -121,8 +121,7 @@ class DeepseekOcrConfig(PreTrainedConfig):
     def to_published(self) -> dict[str, Any]:
         """Return the ``config.json`` of the published format.
 
-        A configuration that came from that format is given back as it was, with the data type of the weights and what
-        SGLang recognizes the model by.
+        A configuration that came from that format is given back as it was, with the data type of the weights.
 
         Raises:
             UserError: naming the fields that the published format has no place for.
@@ -134,7 +133,6 @@ class DeepseekOcrConfig(PreTrainedConfig):
                 for part in (kept, kept.get("language_config", {})):
                     if dtype is not None and "torch_dtype" in part:
                         part["torch_dtype"] = dtype
-                kept.setdefault("auto_map", dict(AUTO_MAP))
                 return kept
         written = to_published(self)
         again, own = _architecture(DeepseekOcrConfig.from_dict(written)), _architecture(self)
