@@ -82,7 +82,7 @@ class RunPlan(Callback):
             return
         self._seen += 1
         self._samples += len(batch)
-        self._tokens += int(batch.tokens["attention_mask"].sum())
+        self._tokens += int((batch.moved_from or batch.tokens)["attention_mask"].sum())
         if self._mark is None:
             return
         now = time.perf_counter()

@@ -30,6 +30,7 @@ from deepsynth.errors import UserError
 from deepsynth.lazy_imports import install_command
 from deepsynth.models.engine.fast_paths import TrainingPaths
 from deepsynth.models.engine.feature_cache import FeatureCache, image_keys
+from deepsynth.models.engine.token_places import TokenPlaces, find_places
 from deepsynth.models.engine.vision_chunks import ENCODED_AT_ONCE, RemainderPolicy, in_chunks
 from deepsynth.models.kernels import packed_attention, sam_attention
 from deepsynth.models.kernels.linear_cross_entropy import Loss, linear_cross_entropy
@@ -127,15 +128,13 @@ class TrainingForward:
         with nullcontext() if self.fast_paths is None else self.fast_paths.cast_adapters():
             if self.loss == "plain":
                 return self._plain(inputs)
-            read = on_host or inputs
-            slots = int((read["input_ids"] == self.base.config.image_token_id).sum())
-            return self._run(inputs, _predicting(read["labels"]).to(inputs["labels"].device, non_blocking=True), slots)
+            found = find_places(on_host or inputs, self.base.config.image_token_id, inputs["labels"].device)
+            return self._run(inputs, found)
 
-    def _compute(self, inputs: dict[str, torch.Tensor], predicting: torch.Tensor, slots: int) -> torch.Tensor:
-        hidden, balance = self._decode(inputs, slots)
-        loss = self._head_loss(
-            hidden.flatten(0, 1).index_select(0, predicting), inputs["labels"].flatten().index_select(0, predicting + 1)
-        )
+    def _compute(self, inputs: dict[str, torch.Tensor], places: TokenPlaces) -> torch.Tensor:
+        hidden, balance = self._decode(inputs, places)
+        states = hidden.flatten(0, 1).index_select(0, places.predicting)
+        loss = self._head_loss(states, inputs["labels"].flatten().index_select(0, places.predicting + 1))
         return loss if balance is None else loss + balance
 
     def _project(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -151,22 +150,21 @@ class TrainingForward:
         loss: torch.Tensor = self.model(**inputs, use_cache=False).loss
         return loss * 0 if empty else loss
 
-    def _decode(self, inputs: dict[str, torch.Tensor], slots: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _decode(self, inputs: dict[str, torch.Tensor], places: TokenPlaces) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the last hidden states (B, T, H), and the weighted balance loss where there is one."""
         decoder = self.base.model.language_model
         embeds = decoder.embed_tokens(inputs["input_ids"])
         if len(inputs.get("pixel_values", ())):
             mask = inputs["input_ids"] == self.base.config.image_token_id
-            embeds = self._insert(embeds, mask, slots, torch.cat(self.image_features(inputs)))
+            embeds = self._insert(embeds, mask, places.slots, torch.cat(self.image_features(inputs)))
         coefficient = float(getattr(self.base.config, "router_aux_loss_coef", 0.0) or 0.0)
         balances = coefficient > 0 and self.base.training and self.base.config.model_type == "deepseek_ocr"
         packing: dict[str, Any] = {}
         # Causal attention never looks at padding on the right. The balance loss does count what padding computes.
         mask = inputs["attention_mask"] if balances else None
         if "position_ids" in inputs:
-            bounds = packed_attention.boundaries(inputs["position_ids"])
-            packing = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
-            packing["max_length_q"] = packing["max_length_k"] = int(bounds.diff().max())
+            packing = {"cu_seq_lens_q": places.bounds, "cu_seq_lens_k": places.bounds}
+            packing["max_length_q"] = packing["max_length_k"] = max(places.lengths)
             packing["position_ids"] = inputs["position_ids"]
             packed = attention_implementation(decoder.config) == packed_attention.NAME
             mask = embeds.new_empty(1, 1, 0, 0) if packed else None  # four axes: transformers shall build no mask
@@ -181,20 +179,21 @@ class TrainingForward:
             hidden = decoder(inputs_embeds=embeds, attention_mask=mask, use_cache=False, **packing).last_hidden_state
         if not balances:
             return hidden, None
-        return hidden, coefficient * self._balance(recorder.logits, inputs, packing.get("cu_seq_lens_q"))
+        return hidden, coefficient * self._balance(recorder.logits, inputs, places)
 
     def _balance(
-        self, logits: list[torch.Tensor], inputs: dict[str, torch.Tensor], bounds: torch.Tensor | None
+        self, logits: list[torch.Tensor], inputs: dict[str, torch.Tensor], places: TokenPlaces
     ) -> torch.Tensor:
         """Return the balance loss of the rows, or of the sequences of a packed row, padding left out."""
         from deepsynth.models.deepseek_ocr.balance import balance_loss
 
         top_k = self.base.config.text_config.num_experts_per_tok
-        if bounds is None:
+        if places.bounds is None:
             return balance_loss(logits, top_k, batch_size=len(inputs["labels"]))
-        used = inputs["attention_mask"][0, bounds[:-1].long()].tolist()
-        parts = zip(*(torch.split(layer, bounds.diff().tolist()) for layer in logits), strict=True)
-        losses = [balance_loss(list(part), top_k, batch_size=1) for part, own in zip(parts, used, strict=True) if own]
+        parts = zip(*(torch.split(layer, list(places.lengths)) for layer in logits), strict=True)
+        losses = [
+            balance_loss(list(part), top_k, batch_size=1) for part, own in zip(parts, places.used, strict=True) if own
+        ]
         return torch.stack(losses).mean()
 
     def _insert(self, embeds: torch.Tensor, mask: torch.Tensor, slots: int, features: torch.Tensor) -> torch.Tensor:
@@ -256,17 +255,6 @@ class TrainingForward:
                 chunks.enter_context(in_chunks(part, partial(_always, most), rest))
             features: list[torch.Tensor] = list(inner.get_image_features(**own).pooler_output)
         return features
-
-
-def _predicting(labels: torch.Tensor) -> torch.Tensor:
-    """Return the places (L,) in all tokens of a batch, row after row, whose next token is a label.
-
-    Args:
-        labels: (B, T), -100 where nothing is learned; the first token of a row is predicted by none.
-    """
-    rows, places = (labels[:, 1:] != -100).nonzero(as_tuple=True)
-    found = rows * labels.shape[1] + places
-    return found.pin_memory() if torch.cuda.is_available() and not found.is_cuda else found
 
 
 def _always(most: int, images: torch.Tensor) -> int:

@@ -1,0 +1,54 @@
+"""Where the tokens of a batch are, found on the host: reading it from a GPU would wait for all that it has to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+
+from deepsynth.models.kernels.packed_attention import boundaries
+
+
+class TokenPlaces(NamedTuple):
+    """Places of a batch's tokens.
+
+    Attributes:
+        predicting: (L,) places in all tokens of the batch, row after row, whose next token is a label; on the device.
+        slots: number of image tokens.
+        bounds: (sequences + 1,) int32, where the sequences of a packed row begin, and its end, on the device; ``None``
+            for rows that are not packed.
+        lengths: tokens of each sequence of a packed row.
+        used: whether each of them is a sample, and not padding.
+    """
+
+    predicting: torch.Tensor
+    slots: int
+    bounds: torch.Tensor | None = None
+    lengths: Sequence[int] = ()
+    used: Sequence[bool] = ()
+
+
+def find_places(tokens: Mapping[str, torch.Tensor], image_token: int, device: torch.device) -> TokenPlaces:
+    """Return the places of a batch's tokens.
+
+    Args:
+        tokens: ``input_ids`` (B, T), ``labels`` (B, T), -100 where nothing is learned; of a packed row also
+            ``position_ids`` (1, T) and ``attention_mask`` (1, T). On the host, unless waiting is fine.
+        image_token: id of the tokens that images take the place of.
+        device: of the model.
+    """
+    labels = tokens["labels"]
+    rows, columns = (labels[:, 1:] != -100).nonzero(as_tuple=True)
+    predicting = _moved(rows * labels.shape[1] + columns, device)
+    slots = int((tokens["input_ids"] == image_token).sum())
+    if "position_ids" not in tokens:
+        return TokenPlaces(predicting, slots)
+    bounds = boundaries(tokens["position_ids"])
+    used = tokens["attention_mask"][0, bounds[:-1].long()]
+    return TokenPlaces(predicting, slots, _moved(bounds, device), bounds.diff().tolist(), used.bool().tolist())
+
+
+def _moved(found: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor on the device, to where it is copied from pinned memory: only then nobody waits."""
+    return (found.pin_memory() if device.type == "cuda" != found.device.type else found).to(device, non_blocking=True)
