@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from deepsynth import PeftModule
 from deepsynth.errors import UserError
+from deepsynth.models.registry import FAMILIES
 from deepsynth.modules import FullModule
 from deepsynth.modules.loading import attention_by_part
 from deepsynth.modules.optim import FusedAdamW
@@ -183,6 +185,9 @@ def test_the_model_is_loaded_once_and_its_size_is_told(fits: Any, expected: str,
     assert module.resolved_dtype == torch.bfloat16, "of the weights that it has"
 
 
+FAMILY = FAMILIES["deepseek_ocr"]
+
+
 @pytest.mark.parametrize("version", [2, 3, 4])
 @pytest.mark.parametrize("there", [True, False])
 def test_flash_attention_is_for_the_decoder_where_its_package_is_installed(
@@ -193,7 +198,7 @@ def test_flash_attention_is_for_the_decoder_where_its_package_is_installed(
         available = there if one == version else not there
         monkeypatch.setattr(f"transformers.utils.is_flash_attn_{one}_available", lambda available=available: available)
     if there:
-        assert attention_by_part(name) == {"": "sdpa", "vision_config": "sdpa", "text_config": name}
+        assert attention_by_part(name, FAMILY) == {"": "sdpa", "vision_config": "sdpa", "text_config": name}
         return
     package, how = {
         2: ("flash-attn", "pip install flash-attn"),
@@ -201,15 +206,18 @@ def test_flash_attention_is_for_the_decoder_where_its_package_is_installed(
         4: ("flash-attn-4", "pip install flash-attn-4"),
     }[version]
     with pytest.raises(UserError) as caught:
-        attention_by_part(name)
+        attention_by_part(name, FAMILY)
     assert str(caught.value).startswith(
         f"model.engine.attn_implementation is {name}, but {package} is not installed or there is no GPU; {how}, or use"
     )
 
 
-@pytest.mark.parametrize("name", ["sdpa", "eager"])
-def test_attention_that_needs_no_package_is_for_all_parts(name: Any) -> None:
-    assert attention_by_part(name) == name
+@pytest.mark.parametrize(
+    ("name", "has_sdpa", "expected"),
+    [("sdpa", True, "sdpa"), ("eager", True, "eager"), ("eager", False, "eager"), ("sdpa", False, None)],
+)
+def test_attention_that_needs_no_package_is_for_all_parts(name: Any, has_sdpa: bool, expected: str | None) -> None:
+    assert attention_by_part(name, replace(FAMILY, has_sdpa=has_sdpa)) == expected
 
 
 def test_random_weights_are_random_and_told_and_the_same_by_the_seed(caplog: pytest.LogCaptureFixture) -> None:

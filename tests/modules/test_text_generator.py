@@ -109,7 +109,7 @@ class Generator(TextGenerator):
     uses_decoder = True
 
     def __init__(self, **generation: Any) -> None:
-        settings = {"max_new_tokens": 5, "rows": None, **generation}
+        settings = {"rows": None, **generation}
         tokenizer = SimpleNamespace(decode=lambda ids: f"<{ids[0]}>", encode=lambda text, **kwargs: [0])
         module = SimpleNamespace(
             generation=SimpleNamespace(**settings),
@@ -122,7 +122,7 @@ class Generator(TextGenerator):
         self.streams: list[Stream] = []
 
     def limit(self, batch: Batch) -> int:
-        return int(self._module.generation.max_new_tokens or 0)
+        return 5
 
     def make_decoder(self, slots: int) -> Any:
         self.streams.append(Stream(slots))
