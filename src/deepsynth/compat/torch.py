@@ -208,13 +208,15 @@ def own_blas_workspace() -> Iterator[None]:
 
     A CUDA graph keeps the address of the work space that it was captured with. Within a capture new work space comes
     from the graph's own pool of memory, which lasts as long as the graph. What there was before is freed whenever
-    ``torch.compile`` records graphs, and a graph that was captured with it writes to memory of others, or none.
+    ``torch.compile`` records graphs, and a graph that was captured with it writes to memory of others, or none. A torch
+    for the CPU has no work space.
     """
-    torch._C._cuda_clearCublasWorkspaces()
+    forget = getattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None)
+    forget()
     try:
         yield
     finally:
-        torch._C._cuda_clearCublasWorkspaces()
+        forget()
 
 
 def is_persistent(module: nn.Module, buffer: str) -> bool:

@@ -2,6 +2,7 @@
 
 R  rows at work (the first R slots)    S  slots             L  positions
 T  tokens of a prompt                  D  decoder layers    H  heads of keys    d  width of a head
+W  tokens of a window over the text    n  tokens of a row's prompt
 """
 
 from __future__ import annotations
@@ -31,15 +32,23 @@ class RowCache:
     It stands in for transformers' ``Cache`` in the decoder's attention, which only calls :meth:`update`. What that does
     is set before: :meth:`fill` writes whole prompts, :meth:`extend` one token a row.
 
+    With a window, the W tokens behind a row's prompt of n have the places n to n + W - 1 in turn: the token at position
+    n + W lies where the first one of the text was, which nothing sees any more. Keys are rotated before they come here,
+    so that their order does not matter.
+
     Args:
         layers: D.
         slots: S.
         device: of the model.
+        window: W, for a decoder that sees the prompt and the last W tokens of the text; ``None`` where it sees all.
     """
 
-    def __init__(self, layers: int, slots: int, device: torch.device) -> None:
+    def __init__(self, layers: int, slots: int, device: torch.device, window: int | None = None) -> None:
         self.layers = layers
         self.slots = slots
+        self.window = window
+        self._prompts = torch.zeros(slots, dtype=torch.long, device=device)  # n of each slot, for captured steps
+        self._prompt_lengths = [0] * slots
         self.length = 0
         #: How often the tensor has moved: what was captured before reads where it was.
         self.moves = 0
@@ -70,6 +79,37 @@ class RowCache:
     def fill(self, slots: torch.Tensor) -> None:
         """Write the next keys and values of prompts, padded at the right, from position 0 of these slots on."""
         self._filled = slots
+
+    def begin(self, slots: list[int], lengths: list[int]) -> None:
+        """Note the tokens of the prompts that these slots get, behind which the window begins."""
+        for slot, length in zip(slots, lengths, strict=True):
+            self._prompt_lengths[slot] = length
+        if self.window is not None:
+            places = torch.tensor(slots, device=self._prompts.device)
+            self._prompts[places] = torch.tensor(lengths, device=self._prompts.device)
+
+    def needed(self, positions: list[int]) -> int:
+        """Return the length of the cache that the first rows need for tokens at these positions."""
+        if self.window is None:
+            return max(positions) + 1
+        ends = (length + self.window for length in self._prompt_lengths)
+        return max(min(position + 1, end) for position, end in zip(positions, ends, strict=False))
+
+    def are_places(self, positions: list[int]) -> bool:
+        """Return whether tokens at these positions of the first rows still lie at indices of the same number."""
+        return self.window is None or all(
+            position < length + self.window for position, length in zip(positions, self._prompt_lengths, strict=False)
+        )
+
+    def places(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the indices of the first rows' tokens at these positions (R,), and the last index that each sees."""
+        if self.window is None:
+            return positions, positions
+        prompts = self._prompts[: len(positions)]
+        written = positions - prompts
+        # An idle row of a captured step has position 0, and may have had a prompt.
+        places = torch.where(written < self.window, positions, prompts + written % self.window)
+        return places, torch.minimum(positions, prompts + self.window - 1)
 
     def extend(self, rows: int, positions: torch.Tensor | int, seen: int) -> None:
         """Write the next keys and values of one token a row, and show the rows' first ``seen`` positions.
@@ -110,4 +150,8 @@ class RowCache:
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first ``length`` positions of a slot to another."""
         assert self._states is not None
+        self._prompt_lengths[target] = self._prompt_lengths[source]
+        if self.window is not None:
+            self._prompts[target] = self._prompts[source]
+            length = min(length, self._prompt_lengths[source] + self.window)
         self._states[:, :, target, :, :length] = self._states[:, :, source, :, :length]

@@ -90,7 +90,8 @@ class Decoder:
         self._tokenizer = tokenizer
         self._frame = frame
         self._repetition = repetition
-        self._cache = RowCache(len(self._runner.layers), slots, self._runner.device)
+        window = self._runner.family.window(self._runner.model.config)
+        self._cache = RowCache(len(self._runner.layers), slots, self._runner.device, window)
         make_steps = steps or partial(steps_for, compiled=compile == "all")
         self._steps = make_steps(self._runner, self._cache)
         self._waiting: list[_Row] = []

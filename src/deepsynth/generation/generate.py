@@ -13,6 +13,7 @@ import torch
 from deepsynth.generation.decoder import Decoder
 from deepsynth.generation.model_runner import ModelRunner
 from deepsynth.generation.texts import Generation, GenerationState, RepetitionCriterion, TextFrame, to_generation
+from deepsynth.models.registry import family_of
 from deepsynth.types import Batch
 
 Implementation = Literal["auto", "deepsynth", "transformers"]
@@ -92,7 +93,7 @@ def _generate_by_transformers(
 
     limits = {} if deadline is None else {"max_time": max(deadline - time.monotonic(), 0.0)}
     model.generate(
-        **batch.prompts,
+        **family_of(model.config).arguments(batch.prompts),
         max_new_tokens=max_new_tokens,
         do_sample=False,
         num_beams=1,

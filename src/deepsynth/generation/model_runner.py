@@ -77,6 +77,7 @@ class ModelRunner:
         self.model = _base(model)
         self.text = self.model.model.language_model
         self.head = self.model.get_output_embeddings()
+        self.family = family_of(self.model.config)
         self.layers = list(self.text.layers)
         self.image_token_id: int = self.model.config.image_token_id
         self._patch: int = self.model.config.vision_config.sam_config.patch_size
@@ -214,8 +215,7 @@ class ModelRunner:
             in_chunks(tower, lambda pixels: self._images_at_once(pixels) * (1 if compiled else ENCODED_AT_ONCE), rest),
             in_chunks(tower.sam_encoder, of_sam, "together"),
         ):
-            features: list[torch.Tensor] = list(self.model.get_image_features(**images).pooler_output)
-        return features
+            return self.family.image_features(self.model, images)
 
     def _images_at_once(self, pixels: torch.Tensor) -> int:
         patches = pixels.shape[-1] * pixels.shape[-2] // self._patch**2
@@ -256,12 +256,13 @@ class ModelRunner:
 
         Args:
             tokens: (R,) the last token of each row.
-            positions: (R,) their places.
+            positions: (R,) theirs in the texts.
             cache: of the rows; it gets their keys and values.
-            seen: number of positions that attention covers, more than any of ``positions``.
+            seen: number of places in the cache that attention covers, at least ``cache.needed`` of the positions.
         """
-        cache.extend(len(tokens), positions, seen)
-        mask = (torch.arange(seen, device=tokens.device) <= positions[:, None])[:, None, None]
+        places, last = cache.places(positions)
+        cache.extend(len(tokens), places, seen)
+        mask = (torch.arange(seen, device=tokens.device) <= last[:, None])[:, None, None]
         hidden = self._run(self.text.embed_tokens(tokens[:, None]), positions[:, None], mask, cache)
         return self._next(hidden[:, -1])
 

@@ -56,6 +56,7 @@ class FreeSteps:
         """Prefill these slots of the cache with prompts, and return the first token of each text."""
         hidden, last = self._runner.embed(prompts)
         self._cache.reserve(hidden.shape[1] + 1)
+        self._cache.begin(slots, [len(prompt) for prompt in prompts])
         return _choices(self._runner.prefill(hidden, self._places(slots), last, self._cache))
 
     def _places(self, slots: list[int]) -> torch.Tensor:
@@ -63,13 +64,13 @@ class FreeSteps:
 
     def __call__(self, tokens: list[int], positions: list[int]) -> list[list[Choice]]:
         """Return one new token for each row."""
-        device, place = self._runner.device, max(positions)
-        self._cache.reserve(place + 1)
+        device, needed = self._runner.device, self._cache.needed(positions)
+        self._cache.reserve(needed)
         last = torch.tensor(tokens, device=device)
-        if min(positions) == place:
-            new = self._runner.aligned_step(last, place, self._cache)
+        if min(positions) == max(positions) and self._cache.are_places(positions):
+            new = self._runner.aligned_step(last, positions[0], self._cache)
         else:
-            new = self._runner.step(last, torch.tensor(positions, device=device), self._cache, place + 1)
+            new = self._runner.step(last, torch.tensor(positions, device=device), self._cache, needed)
         return [[choice] for choice in _choices(new)]
 
 
@@ -125,6 +126,7 @@ class StaticSteps:
         """Prefill these slots of the cache with prompts, and return the first token of each text."""
         hidden, last = self._runner.embed(prompts)
         self._reserve(hidden.shape[1] + 1)
+        self._cache.begin(slots, [len(prompt) for prompt in prompts])
         run = partial(self._runner.prefill, cache=self._cache)
         inputs = [hidden, torch.tensor(slots, device=hidden.device), last]
         few = hidden.shape[0] * hidden.shape[1] <= CAPTURED_TOKENS
@@ -158,7 +160,7 @@ class StaticSteps:
 
     def __call__(self, tokens: list[int], positions: list[int]) -> list[list[Choice]]:
         """Return k new tokens for each row; those after a text's end are for the caller to drop."""
-        needed = max(positions) + self.count
+        needed = self._cache.needed([position + self.count - 1 for position in positions])
         self._reserve(needed)
         rows = min(1 << (len(tokens) - 1).bit_length(), self._cache.slots)
         seen = -(-needed // GROWTH) * GROWTH

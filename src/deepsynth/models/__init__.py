@@ -1,7 +1,8 @@
 """DeepSeek-OCR models: definition, image token counts, adapters, quantization, kernels and the training engine.
 
-transformers brings DeepSeek-OCR-2 itself. :func:`register` makes its Auto classes know DeepSeek-OCR as well; everything
-in DeepSynth that loads a model calls it. Importing this package imports neither torch nor transformers.
+transformers brings DeepSeek-OCR-2 and Unlimited-OCR itself. :func:`register` makes its Auto classes know DeepSeek-OCR
+as well, and load Unlimited-OCR without torchvision; everything in DeepSynth that loads a model calls it. Importing
+this package imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ def register() -> None:
         deepsynth.models.register()
         model = AutoModelForImageTextToText.from_pretrained("exported/")
     """
-    from deepsynth.models.deepseek_ocr.registration import register as register_classes
+    from deepsynth.models.deepseek_ocr.registration import register as register_deepseek_ocr
+    from deepsynth.models.unlimited_ocr.registration import register as register_unlimited_ocr
 
-    register_classes()
+    register_deepseek_ocr()
+    register_unlimited_ocr()

@@ -14,6 +14,7 @@ from deepsynth.models.tokens import CountedLayout, Layout
 from deepsynth.types import Task
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 #: What of the engine may work for a family:
@@ -152,6 +153,14 @@ class Family:
             return ""
         return chat_template.answer_frame(hf_processor, self.chat_template).before
 
+    def arguments(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return model inputs as the family's model takes them: most take tensors."""
+        return dict(inputs)
+
+    def image_features(self, model: Any, images: Mapping[str, Any]) -> list[torch.Tensor]:
+        """Return the features (tokens, H) of each image by the model's own method."""
+        return list(model.get_image_features(**self.arguments(images)).pooler_output)
+
     def stop_ids(self, hf_processor: Any, model: Any) -> tuple[int, ...]:
         """Return the ids that end a text, first the one that targets end with.
 
@@ -174,6 +183,13 @@ class Family:
     def decoder_of(self, model: nn.Module) -> Any:
         """Return the decoder of a model, which has ``layers``."""
         return model.get_submodule(self.decoder_path(model))
+
+    def window(self, config: Any) -> int | None:
+        """Return how many of the tokens behind the prompt a token attends to, itself included; ``None``: to all.
+
+        The prompt is always seen as a whole.
+        """
+        return None
 
     def vision_paths(self, model: nn.Module) -> tuple[str, ...]:
         """Return the module paths of the vision encoder of a model."""

@@ -71,9 +71,11 @@ def load_pretrained(auto_class: Any, model_name: str, **kwargs: Any) -> Any:
         UserError: when the files are missing or cannot be downloaded, or when only its own remote code could load it.
     """
     from deepsynth.compat.transformers import unify_dtype
-    from deepsynth.models.deepseek_ocr.registration import register
+    from deepsynth.models.deepseek_ocr.registration import register as register_deepseek_ocr
+    from deepsynth.models.unlimited_ocr.registration import register as register_unlimited_ocr
 
-    register()
+    register_deepseek_ocr()
+    register_unlimited_ocr()
     source = resolve_model_name(model_name)
     if not Path(source).is_dir():
         kwargs |= hub_options(source)

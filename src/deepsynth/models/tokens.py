@@ -7,6 +7,7 @@ An encoder turns a square view of ``S`` pixels into ``n x n`` features, ``n = ce
 
 * DeepSeek-OCR writes features row by row and ends every row with a newline, then one separator: a view alone takes
   ``n (n + 1) + 1`` tokens, and ``C x R`` tiles of ``m x m`` features add ``m R (m C + 1)``.
+* Unlimited-OCR counts as DeepSeek-OCR, with more tiles.
 * DeepSeek-OCR-2 has no newlines: ``n^2 + 1`` tokens, and ``m^2`` for every tile.
 """
 
@@ -17,11 +18,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil, isqrt
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from deepsynth.errors import UserError
 
-ViewFamily = Literal["deepseek_ocr", "deepseek_ocr2"]
+ViewFamily = Literal["deepseek_ocr", "deepseek_ocr2", "unlimited_ocr"]
 
 
 class Layout(ABC):
@@ -85,7 +86,7 @@ class ImageLayout(Layout):
         tile_size: side of a local tile, pixels; ``None`` for a layout without tiles. An image is tiled when one of
             its sides exceeds it.
         min_tiles: fewest tiles of a tiled image.
-        max_tiles: most tiles of a tiled image (9 for DeepSeek-OCR, 6 for DeepSeek-OCR-2).
+        max_tiles: most tiles of a tiled image (9 for DeepSeek-OCR, 6 for DeepSeek-OCR-2, 32 for Unlimited-OCR).
         patch_size: side of one patch of the encoder, pixels.
         downsample: patches along one side of a feature.
         stretch: resize the image to the square whatever its shape (DeepSeek-OCR up to 640 pixels), instead of keeping
@@ -159,7 +160,7 @@ class ImageLayout(Layout):
         """Return the number of image tokens of a global view with ``columns`` x ``rows`` tiles; (1, 1) is no tile."""
         view = self.features(self.base_size)
         tile = 0 if self.tile_size is None or (columns, rows) == (1, 1) else self.features(self.tile_size)
-        if self.family == "deepseek_ocr":
+        if self.family != "deepseek_ocr2":
             return view * (view + 1) + 1 + tile * rows * (tile * columns + 1)
         return view * view + 1 + tile * tile * columns * rows
 
@@ -175,10 +176,12 @@ class ImageLayout(Layout):
         }
         if self.family == "deepseek_ocr":
             kwargs["stretch"] = self.stretch
+        if self.family == "unlimited_ocr":
+            kwargs["maximum_pad_value"] = self.base_size if self.stretch else 0
         return kwargs
 
 
-MODE_FAMILIES: tuple[str, ...] = ("deepseek_ocr", "deepseek_ocr2")
+MODE_FAMILIES: tuple[str, ...] = get_args(ViewFamily)
 
 #: The published resolutions of each family, by the name that its authors gave them. DeepSeek-OCR-2 has learned queries
 #: for 768 and 1024 pixels alone.
@@ -194,6 +197,10 @@ MODES: dict[str, dict[str, ImageLayout]] = {
         "small": ImageLayout("deepseek_ocr2", 768, None, max_tiles=6),
         "base": ImageLayout("deepseek_ocr2", 1024, None, max_tiles=6),
         "gundam": ImageLayout("deepseek_ocr2", 1024, 768, max_tiles=6),
+    },
+    "unlimited_ocr": {
+        "base": ImageLayout("unlimited_ocr", 1024, None, max_tiles=32),
+        "gundam": ImageLayout("unlimited_ocr", 1024, 640, max_tiles=32),
     },
 }
 
@@ -211,13 +218,16 @@ def image_layout(hf_processor: Any, mode: str | None = None) -> ImageLayout:
     """
     images = getattr(hf_processor, "image_processor", hf_processor)
     outputs = getattr(images, "model_input_names", ())
-    stretches = hasattr(images, "stretch")
-    if "num_local_patches" not in outputs or stretches != ("patches_grid" in outputs):
+    family: ViewFamily = "deepseek_ocr2"
+    if hasattr(images, "maximum_pad_value"):
+        family = "unlimited_ocr"
+    elif hasattr(images, "stretch"):
+        family = "deepseek_ocr"
+    if "num_local_patches" not in outputs or (family != "deepseek_ocr2") != ("patches_grid" in outputs):
         raise ValueError(
             f"{type(images).__name__} is no image processor of {' or '.join(MODE_FAMILIES)}; "
             "call deepsynth.models.register() before AutoProcessor loads the model's folder"
         )
-    family: ViewFamily = "deepseek_ocr" if stretches else "deepseek_ocr2"
     patch_size = int(getattr(hf_processor, "patch_size", None) or 16)
     downsample = int(getattr(hf_processor, "downsample_ratio", None) or 4)
     if mode is not None:
@@ -229,14 +239,21 @@ def image_layout(hf_processor: Any, mode: str | None = None) -> ImageLayout:
     height = int(size["height"] if isinstance(size, Mapping) else size.height)
     return ImageLayout(
         family=family,
-        base_size=height if tiled or family == "deepseek_ocr" else int(images.tile_size),
+        base_size=height if tiled or family != "deepseek_ocr2" else int(images.tile_size),
         tile_size=int(images.tile_size) if tiled else None,
         min_tiles=int(images.min_patches),
         max_tiles=int(images.max_patches),
         patch_size=patch_size,
         downsample=downsample,
-        stretch=bool(getattr(images, "stretch", False)),
+        stretch=_stretches(images, tiled, height),
     )
+
+
+def _stretches(images: Any, tiled: bool, side: int) -> bool:
+    """Return whether an image processor resizes a global view of this side whatever the shape of the image."""
+    if hasattr(images, "maximum_pad_value"):
+        return not tiled and side <= int(images.maximum_pad_value)
+    return bool(getattr(images, "stretch", False))
 
 
 @lru_cache(maxsize=64)

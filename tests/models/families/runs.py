@@ -14,6 +14,7 @@ from PIL import Image
 
 from deepsynth import PeftModule, TextImageDataModule
 from deepsynth.data import Source
+from deepsynth.models.registry import family_of
 from deepsynth.types import Batch, Document
 from tests.helpers.training import make_module, make_trainer
 
@@ -116,4 +117,4 @@ class Until(Callback):
 def loss_of(model: Any, batch: Batch) -> float:
     """Return transformers' own loss of a batch."""
     with torch.no_grad():
-        return float(model(**batch.inputs, use_cache=False).loss)
+        return float(model(**family_of(model.config).arguments(batch.inputs), use_cache=False).loss)

@@ -32,6 +32,7 @@ from deepsynth.models.engine.fast_paths import TrainingPaths
 from deepsynth.models.engine.feature_cache import FeatureCache, image_keys
 from deepsynth.models.engine.token_places import TokenPlaces, find_places
 from deepsynth.models.engine.vision_chunks import ENCODED_AT_ONCE, RemainderPolicy, in_chunks
+from deepsynth.models.engine.written_window import attention_inputs, whole_mask
 from deepsynth.models.kernels import packed_attention, sam_attention
 from deepsynth.models.kernels.linear_cross_entropy import Loss, linear_cross_entropy
 from deepsynth.models.registry import family_of
@@ -80,6 +81,7 @@ class TrainingForward:
         self.family = family_of(self.base.config)
         if not self.family.supports("loss"):
             loss = "plain"
+        self.window = self.family.window(self.base.config)
         self.loss = loss
         self._run, self._head_loss = self._compute, self._project
         if isinstance(model, FSDPModule):
@@ -147,7 +149,10 @@ class TrainingForward:
         labels = inputs["labels"]
         if empty := not bool((labels[:, 1:] != -100).any()):  # the mean of nothing is no number
             inputs = {**inputs, "labels": torch.cat([labels[:, :-1], inputs["input_ids"][:, -1:]], dim=1)}
-        loss: torch.Tensor = self.model(**inputs, use_cache=False).loss
+        if self.window is not None:
+            masks: Any = whole_mask(self.base.config.get_text_config(), inputs, self.window, self.base.dtype)
+            inputs = {**inputs, "attention_mask": masks}
+        loss: torch.Tensor = self.model(**self.family.arguments(inputs), use_cache=False).loss
         return loss * 0 if empty else loss
 
     def _decode(self, inputs: dict[str, torch.Tensor], places: TokenPlaces) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -155,19 +160,21 @@ class TrainingForward:
         decoder = self.base.model.language_model
         embeds = decoder.embed_tokens(inputs["input_ids"])
         if len(inputs.get("pixel_values", ())):
-            mask = inputs["input_ids"] == self.base.config.image_token_id
-            embeds = self._insert(embeds, mask, places.slots, torch.cat(self.image_features(inputs)))
+            images = inputs["input_ids"] == self.base.config.image_token_id
+            embeds = self._insert(embeds, images, places.slots, torch.cat(self.image_features(inputs)))
         coefficient = float(getattr(self.base.config, "router_aux_loss_coef", 0.0) or 0.0)
         balances = coefficient > 0 and self.base.training and self.base.config.model_type == "deepseek_ocr"
         packing: dict[str, Any] = {}
         # Causal attention never looks at padding on the right. The balance loss does count what padding computes.
-        mask = inputs["attention_mask"] if balances else None
+        mask: Any = inputs["attention_mask"] if balances else None
         if "position_ids" in inputs:
             packing = {"cu_seq_lens_q": places.bounds, "cu_seq_lens_k": places.bounds}
             packing["max_length_q"] = packing["max_length_k"] = max(places.lengths)
             packing["position_ids"] = inputs["position_ids"]
             packed = attention_implementation(decoder.config) == packed_attention.NAME
             mask = embeds.new_empty(1, 1, 0, 0) if packed else None  # four axes: transformers shall build no mask
+        if self.window is not None:
+            mask, packing = attention_inputs(decoder.config, inputs["labels"], self.window, packing, embeds.dtype)
         recorder: Any = nullcontext()
         if balances:
             from deepsynth.models.deepseek_ocr.balance import RouterRecorder
@@ -210,8 +217,7 @@ class TrainingForward:
         """Return the features (tokens, H) of each of V images."""
         images = {name: inputs[name] for name in _IMAGE_INPUTS if name in inputs}
         if not self.frozen_vision:
-            features: list[torch.Tensor] = list(self.base.model.get_image_features(**images).pooler_output)
-            return features
+            return self.family.image_features(self.base.model, images)
         with torch.no_grad():
             pixels = images["pixel_values"]
             tiles_of = images["num_local_patches"].tolist() if "num_local_patches" in images else [0] * len(pixels)
@@ -253,8 +259,7 @@ class TrainingForward:
         with ExitStack() as chunks:
             for part, most in parts:
                 chunks.enter_context(in_chunks(part, partial(_always, most), rest))
-            features: list[torch.Tensor] = list(inner.get_image_features(**own).pooler_output)
-        return features
+            return self.family.image_features(inner, own)
 
 
 def _always(most: int, images: torch.Tensor) -> int:

@@ -19,6 +19,7 @@ from deepsynth.models.kernels.adapters import adapt, adapt_experts
 from deepsynth.models.kernels.experts import choose_experts
 from deepsynth.models.kernels.fast_forward import FastForward, Forward
 from deepsynth.models.kernels.frozen_experts import is_silu
+from deepsynth.models.kernels.layer_classes import layer_classes
 
 #: The paths by the names that users see.
 ADAPTERS, EXPERT_ADAPTERS, ROUTER = "adapters", "adapters of experts", "router"
@@ -31,21 +32,19 @@ def fast_forward_for(module: Any) -> FastForward | None:
 
     Classes are those of transformers and peft; FSDP2 makes subclasses of them.
     """
-    from transformers.models.deepseek_ocr2 import modeling_deepseek_ocr2 as theirs
-
     if is_linear_adapter(module):
         return _ADAPTED
     if is_expert_adapter(module, _EXPERT_WEIGHTS):
         return _ADAPTED_EXPERTS
-    if isinstance(module, theirs.DeepseekOcr2TextTopkRouter):
+    if isinstance(module, layer_classes("TextTopkRouter")):
         return _ROUTER
     if not liger_kernel.is_installed():
         return None
-    if isinstance(module, theirs.DeepseekOcr2TextRMSNorm):
+    if isinstance(module, layer_classes("TextRMSNorm")):
         return _NORM
-    if isinstance(module, theirs.DeepseekOcr2TextMLP):
+    if isinstance(module, layer_classes("TextMLP")):
         return _GATE if is_silu(module.act_fn) else None
-    return _ATTENTION if isinstance(module, theirs.DeepseekOcr2TextAttention) else None
+    return _ATTENTION if isinstance(module, layer_classes("TextAttention")) else None
 
 
 def why_unused(path: str, count: int, weight: torch.Tensor, *, training: bool) -> str:

@@ -48,21 +48,27 @@ def packed_attention(
         cu_seq_lens_q: (sequences + 1,) int32, where each begins, and T.
         scaling: of the products, before the softmax.
         dropout: of the weights.
-        **kwargs: ``max_length_q``, tokens of the longest, with boundaries; else for transformers' own attention.
+        **kwargs: with boundaries ``max_length_q``, tokens of the longest, and, if that is not all before them,
+            ``visible``: for each sequence what its tokens see, (1, 1, tokens, tokens), or ``None`` for all; else for
+            transformers' own attention.
     """
     if cu_seq_lens_q is None:
         output = sdpa_attention(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
         return output, None
-    if query.is_cuda and query.dtype in _FLASH_DTYPES and _HAS_WINDOW and not dropout:
+    visible: list[torch.Tensor | None] | None = kwargs.get("visible")
+    if visible is None and query.is_cuda and query.dtype in _FLASH_DTYPES and _HAS_WINDOW and not dropout:
         bounds, longest = cu_seq_lens_q, kwargs["max_length_q"]
         q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
         packed = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0))
         assert isinstance(packed, torch.Tensor)
         return packed[None], None
     lengths = cu_seq_lens_q.diff().tolist()
+    sequences = zip(*(torch.split(tensor, lengths, dim=2) for tensor in (query, key, value)), strict=True)
     parts = [
-        F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling, is_causal=True)
-        for q, k, v in zip(*(torch.split(tensor, lengths, dim=2) for tensor in (query, key, value)), strict=True)
+        F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling, is_causal=mask is None
+        )
+        for (q, k, v), mask in zip(sequences, visible or [None] * len(lengths), strict=True)
     ]
     return torch.cat(parts, dim=2).transpose(1, 2), None
 

@@ -22,6 +22,7 @@ import torch
 from torch.nn import functional
 
 from deepsynth.models.kernels.fast_forward import FastForward
+from deepsynth.models.kernels.layer_classes import layer_classes
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 #: Of a program of the kernel. On an H200 the quickest of 64 and 128, for whole pages and for windows.
@@ -35,11 +36,9 @@ PATHS = (ATTENTION, PATCHES)
 
 def fast_forward_for(module: Any) -> FastForward | None:
     """Return the faster forward of a module of the vision encoder, if there is one: SAM's, by torch's attention."""
-    from transformers.models.deepseek_ocr2 import modeling_deepseek_ocr2 as theirs
-
-    if isinstance(module, theirs.DeepseekOcr2SamVisionSdpaAttention):
+    if isinstance(module, layer_classes("SamVisionSdpaAttention")):
         return FastForward(ATTENTION, _attend, _attend)
-    if isinstance(module, theirs.DeepseekOcr2SamPatchEmbeddings):
+    if isinstance(module, layer_classes("SamPatchEmbeddings")):
         return FastForward(PATCHES, _embed, _embed)
     return None
 

@@ -1,0 +1,220 @@
+"""Unlimited-OCR: its window in training, in packed rows and in our decoder is that of transformers' own generation."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForImageTextToText, DynamicCache
+
+from deepsynth.data import OcrProcessor
+from deepsynth.data.processing.collator import Collator
+from deepsynth.generation import Decoder, generate
+from deepsynth.generation.cache import RowCache
+from deepsynth.generation.steps import FreeSteps, StaticSteps
+from deepsynth.models.engine.fast_paths import install_training_paths
+from deepsynth.models.engine.training_forward import TrainingForward
+from deepsynth.models.engine.written_window import visible
+from deepsynth.models.registry import family_of, load_pretrained
+from deepsynth.types import Batch, Document, Page
+from tests.helpers.tiny_models import unlimited_ocr
+
+WINDOW = 5
+TEXTS = ("The quick brown fox jumps.", "Over", "the lazy dog, twice.")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return unlimited_ocr.make(tmp_path_factory.mktemp("model") / "windowed", window=WINDOW)
+
+
+@pytest.fixture
+def model(folder: Path) -> Any:
+    return load_pretrained(AutoModelForImageTextToText, str(folder), dtype=torch.float32).eval()
+
+
+def batch_of(folder: Path, texts: tuple[str, ...] = TEXTS, *, packed: bool = False) -> Batch:
+    from PIL import Image
+
+    processor = OcrProcessor(str(folder))
+    samples = []
+    for number, text in enumerate(texts):
+        size = unlimited_ocr.PAGES[number % 2]
+        pixels = torch.randint(0, 256, (size[1], size[0], 3), generator=torch.Generator().manual_seed(number))
+        page = Page(image=Image.fromarray(pixels.to(torch.uint8).numpy()), text=text, number=0)
+        sample = processor(Document(id=str(number), text=text), [page])
+        assert sample is not None
+        samples.append(sample)
+    return Collator(processor.pad_token_id, pad_to_multiple_of=8, packed=packed)(samples).with_pixel_values()
+
+
+def own_losses(model: Any, batch: Batch) -> tuple[float, int]:
+    """Return the loss of transformers' forward pass, with a cache that knows where each prompt ends, summed."""
+    total, count = 0.0, 0
+    tiles = batch.images["num_local_patches"].tolist()
+    for row in range(len(batch)):
+        mask = batch.tokens["attention_mask"][row].bool()
+        labels = batch.tokens["labels"][row][mask]
+        cache = DynamicCache(config=model.config.text_config)
+        for layer in cache.layers:
+            layer.set_prefill_length(int((labels == -100).sum()))
+        views = {"pixel_values": batch.images["pixel_values"][row : row + 1]}
+        if tiles[row]:
+            first = sum(tiles[:row])
+            views["pixel_values_local"] = batch.images["pixel_values_local"][first : first + tiles[row]]
+        logits = model(
+            input_ids=batch.tokens["input_ids"][row][mask][None],
+            num_local_patches=[tiles[row]],
+            patches_grid=batch.images["patches_grid"][row : row + 1].tolist(),
+            cache=cache,
+            use_cache=True,
+            **views,
+        ).logits[0]
+        total += float(torch.nn.functional.cross_entropy(logits[:-1], labels[1:], reduction="sum"))
+        count += int((labels[1:] != -100).sum())
+    return total, count
+
+
+def test_the_published_type_is_transformers_own(folder: Path, tmp_path: Path) -> None:
+    """Weights have DeepSeek-OCR's names; decoder and window stand elsewhere in config.json."""
+    published = Path(shutil.copytree(folder, tmp_path / "published"))
+    config = json.loads((published / "config.json").read_text())
+    text = config.pop("text_config")
+    config |= {"model_type": "unlimited-ocr", "architectures": ["UnlimitedOCRForCausalLM"], "language_config": text}
+    config["sliding_window"] = text.pop("sliding_window")
+    (published / "config.json").write_text(json.dumps(config))
+    with safe_open(published / "model.safetensors", "pt") as file:
+        names = list(file.keys())
+    assert "model.layers.1.mlp.experts.0.gate_proj.weight" in names
+    assert "model.sam_model.blocks.0.attn.qkv.weight" in names
+    found = load_pretrained(AutoModelForImageTextToText, str(published), dtype=torch.float32)
+    assert type(found).__module__ == "transformers.models.unlimited_ocr.modeling_unlimited_ocr"
+    assert found.config.text_config.sliding_window == WINDOW
+    assert family_of(found.config).name == "unlimited_ocr"
+    expected = load_pretrained(AutoModelForImageTextToText, str(folder), dtype=torch.float32).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.state_dict().items())
+
+
+def test_what_a_token_sees() -> None:
+    """The prompt, which has no label, and the last tokens; nothing where that is all before it."""
+    labels = torch.tensor([[-100, -100, 5, 5, 5, 5, -100]])
+    mask = visible(labels, 2)
+    assert mask is not None
+    rows = ["1000000", "1100000", "1110000", "1111000", "1101100", "1100110", "1100011"]
+    assert mask[0, 0].int().tolist() == [[int(seen) for seen in row] for row in rows]
+    assert visible(labels, 3) is None  # the last label is predicted by the third token of the text
+    assert visible(torch.full((2, 4), -100), 1) is None
+
+
+@pytest.mark.parametrize("loss", ["chunked", "plain"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@torch.no_grad()
+def test_the_loss_is_that_of_the_text_as_it_is_written(
+    folder: Path, model: Any, loss: Any, attention: str, packed: bool
+) -> None:
+    """Without logits and by the model's own forward, padded and packed."""
+    total, count = own_losses(model, batch_of(folder))
+    model.set_attn_implementation({"text_config": attention})
+    model.train()
+    paths = install_training_paths(model)
+    assert paths.uses("SAM attention")
+    assert paths.uses("frozen experts") is False  # nothing is frozen here
+    found = TrainingForward(model, loss=loss, fast_paths=paths)(batch_of(folder, packed=packed).inputs)
+    assert float(found) == pytest.approx(total / count, rel=1e-5)
+    paths.undo()
+
+
+@torch.no_grad()
+def test_without_the_window_it_would_be_another_loss(folder: Path, model: Any) -> None:
+    batch = batch_of(folder)
+    whole = float(model(**family_of(model.config).arguments(batch.inputs), use_cache=False).loss)
+    total, count = own_losses(model, batch)
+    assert abs(whole - total / count) > 1e-3
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+def test_frozen_experts_and_adapters_have_the_gradients_of_the_models_own_layers(folder: Path, packed: bool) -> None:
+    from peft import get_peft_model
+
+    from deepsynth.models.lora import LoraSettings, lora_config
+
+    gradients = []
+    for loss in ("plain", "chunked"):
+        torch.manual_seed(0)
+        base = load_pretrained(AutoModelForImageTextToText, str(folder), dtype=torch.float32)
+        base.requires_grad_(False)
+        lora = LoraSettings(rank=4, mlp=True, experts="all", vision=True, projector=True)
+        adapted = get_peft_model(base, lora_config(base, lora, base_model_name=str(folder)))
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.05)
+        adapted.train()
+        paths = None
+        if loss == "chunked":
+            paths = install_training_paths(adapted.get_base_model())
+            assert paths.uses("frozen experts")
+            assert paths.uses("adapters of experts")
+        forward = TrainingForward(adapted, loss=loss, fast_paths=paths)  # type: ignore[arg-type]
+        forward(batch_of(folder, packed=packed and loss == "chunked").inputs).backward()
+        gradients.append({name: p.grad for name, p in adapted.named_parameters() if p.requires_grad})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, expected in gradients[0].items():
+        torch.testing.assert_close(
+            gradients[1][name], expected, rtol=2e-3, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.parametrize("steps", [FreeSteps, StaticSteps])
+@torch.no_grad()
+def test_our_decoder_writes_what_transformers_generates(folder: Path, model: Any, steps: Any) -> None:
+    """Far beyond the window, rows alone and together, slots that are taken again."""
+    batches = [batch_of(folder, (text,)) for text in TEXTS]
+    by_transformers = [
+        generate(model, _tokenizer(folder), batch, max_new_tokens=40, implementation="transformers")
+        for batch in batches
+    ]
+    expected = [found[0] for found in by_transformers if found]
+    decoder = Decoder(model, _tokenizer(folder), slots=2, steps=steps)
+    for batch, limit in zip(batches, (40, 7, 40), strict=True):
+        decoder.submit(batch, limit)
+    found = decoder.advance(drain=True)
+    assert found is not None
+    assert [one.ids for one in found] == [one.ids[:limit] for one, limit in zip(expected, (40, 7, 40), strict=True)]
+    assert {len(one.ids) for one in expected} == {40}  # a random model does not stop
+    for one, other in zip(found, expected, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs[: len(one.logprobs)], abs=1e-4)
+
+
+def _tokenizer(folder: Path) -> Any:
+    return OcrProcessor(str(folder)).hf_processor.tokenizer
+
+
+def test_the_cache_keeps_the_prompt_and_the_window() -> None:
+    """A token that nothing sees any more gives its place to a new one; a row that moves takes its places along."""
+    cache = RowCache(1, 3, torch.device("cpu"), window=3)
+    cache.begin([0, 1], [4, 2])
+    positions = [9, 2]
+    places, last = cache.places(torch.tensor(positions))
+    assert (places.tolist(), last.tolist()) == ([6, 2], [6, 2])
+    assert cache.needed(positions) == 7
+    assert not cache.are_places(positions)
+    assert cache.are_places([6, 4])
+    cache.reserve(cache.needed([1000, 1000]))
+    cache.fill(torch.tensor([0, 1]))
+    cache.update(torch.rand(2, 1, 4, 8), torch.rand(2, 1, 4, 8), 0)
+    cache.move(0, 2, 9)
+    assert cache.places(torch.tensor([0, 0, 10]))[0].tolist() == [0, 0, 4]
