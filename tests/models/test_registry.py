@@ -87,7 +87,7 @@ def test_a_model_of_the_package_is_loaded_without_a_bar_and_others_with_one(
 def test_names_are_folders_or_repositories() -> None:
     assert resolve_model_name("owner/repository") == "owner/repository"
     assert all(resolve_model_name(name) != name for name in BUILTIN)
-    with pytest.raises(UserError, match=r"'deepsynth/huge'; it must be one of deepsynth/full-size-ocr, .*tiny"):
+    with pytest.raises(UserError, match=r"'deepsynth/huge'; it must be one of deepsynth/full-size-glm-ocr, .*tiny"):
         resolve_model_name("deepsynth/huge")
     with pytest.raises(UserError, match=r"'./nowhere', which is not a folder"):
         resolve_model_name("./nowhere")

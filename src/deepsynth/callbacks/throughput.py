@@ -67,6 +67,9 @@ class Throughput(Callback):
         self._loader_s = getattr(trainer.train_dataloader, "waited_s", None)
         self._peak = self._find_peak(trainer, pl_module)
         counted = self._peak is not None and isinstance(pl_module, DeepSynthModule)
+        if counted and not TrainingFlops.knows(pl_module.model):
+            counted = False
+            rank_zero_info(f"no train/mfu: the operations of a {type(pl_module.model).__name__} are not counted")
         self._flops = TrainingFlops(pl_module.model) if counted else None
         self._clear()
 

@@ -44,7 +44,8 @@ class FitClock(StepClock):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count operations of the module that is there now."""
         super().on_train_start(trainer, pl_module)
-        self._flops = TrainingFlops(self.harness.module.model)
+        model = self.harness.module.model
+        self._flops = TrainingFlops(model) if TrainingFlops.knows(model) else None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Note how long the loader has been waited for since the last step."""
@@ -57,18 +58,19 @@ class FitClock(StepClock):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Record the batch, and end a block when its last step is done."""
-        assert self._flops is not None, "training started"
         self.lengths.append(batch.tokens["attention_mask"].sum(dim=1))
         self.amounts.append(TrainingFlops.amounts(batch.tokens))
-        self.image_flops.append(float(self._flops.of_images(batch.images)))
-        views, tiles = (len(batch.images.get(name, ())) for name in ("pixel_values", "pixel_values_local"))
+        self.image_flops.append(0.0 if self._flops is None else float(self._flops.of_images(batch.images)))
+        pages = "image_grid_thw" if "image_grid_thw" in batch.images else "pixel_values"
+        views, tiles = (len(batch.images.get(name, ())) for name in (pages, "pixel_values_local"))
         self.counts.append((len(batch), views, tiles))
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         self.first_s = self.first_s or time.perf_counter()
 
-    def flop(self) -> float:
-        """Return the operations that all steps after the warm-up needed."""
-        assert self._flops is not None, "training started"
+    def flop(self) -> float | None:
+        """Return the operations that all steps after the warm-up needed; ``None`` where they are not counted."""
+        if self._flops is None:
+            return None
         amounts = torch.stack(self.amounts[self.warmup_steps :]).sum(dim=0)
         return self._flops.of_text(amounts) + sum(self.image_flops[self.warmup_steps :])
 
@@ -117,6 +119,7 @@ def measure_fit(harness: Harness, *, batch_size: int, steps: int, warmup_steps: 
     rates = [block / seconds for block, seconds in zip(blocks, clock.blocks_s, strict=True)]
     seconds = sum(clock.blocks_s)
     peak = device_peak(harness.device, harness.module.resolved_dtype)
+    flop = clock.flop()
     replayed = _replay(harness, clock, batch_size)
     return {
         **spread("samples_per_s", rates),
@@ -126,7 +129,7 @@ def measure_fit(harness: Harness, *, batch_size: int, steps: int, warmup_steps: 
         "start_s": clock.first_s - start,
         "positions": int(torch.cat(clock.lengths).median()),
         **peaks,
-        **({} if peak is None else {"mfu": clock.flop() / seconds / peak}),
+        **({} if peak is None or flop is None else {"mfu": flop / seconds / peak}),
         "num_workers": data.workers.count,
         "steps": repeats * steps,
         "loss_first": losses[0],

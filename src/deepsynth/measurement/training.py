@@ -84,8 +84,9 @@ def measure_training(
 
     Returns:
         ``samples_per_s`` and ``tokens_per_s`` (positions of image, prompt and text) with ``_low`` and ``_high``;
-        peaks of the whole run; ``tflop_per_sample``, the operations that a sample needs, and ``mfu``, on GPUs with a
-        known peak, both as :mod:`deepsynth.profiling.flops` defines them; the first and the last loss.
+        peaks of the whole run; ``tflop_per_sample``, the operations that a sample needs, of models where they are
+        counted, and ``mfu``, on GPUs with a known peak, both as :mod:`deepsynth.profiling.flops` defines them; the
+        first and the last loss.
 
     Raises:
         NotMeasured: when the loss is no number any more: such a step may be fast for the wrong reason.
@@ -101,24 +102,29 @@ def measure_training(
     peaks = harness.peak()
     harness.release()
     rates = [batch_size * steps / seconds for seconds in clock.blocks_s]
-    # Features of repeated pages are found in the cache, if there is one: their operations are not done.
-    found = pages == "repeated" and harness.module.engine.vision_cache != "none"
-    counted, inputs = TrainingFlops(harness.module.model), work[0].inputs
-    total = counted.of_text(counted.amounts(inputs)) + (0 if found else counted.of_images(inputs))
-    flops = total / batch_size
+    flops = _flops_of_a_sample(harness, work, batch_size) if TrainingFlops.knows(harness.module.model) else None
+    counted = {} if flops is None else {"tflop_per_sample": flops / 1e12}
     peak = device_peak(harness.device, harness.module.resolved_dtype)
-    utilization = {} if peak is None else {"mfu": statistics.median(rates) * flops / peak}
+    utilization = {} if peak is None or flops is None else {"mfu": statistics.median(rates) * flops / peak}
     return {
         **spread("samples_per_s", rates),
         **spread("tokens_per_s", [rate * work.positions for rate in rates]),
         **peaks,
-        "tflop_per_sample": flops / 1e12,
+        **counted,
         **utilization,
         "positions": work.positions,
         "steps": repeats * steps,
         "loss_first": losses[0],
         "loss_last": losses[-1],
     }
+
+
+def _flops_of_a_sample(harness: Harness, work: SyntheticBatches, batch_size: int) -> float:
+    """Return the operations that a sample needs; those of repeated pages that a cache finds are not done."""
+    found = work.pages == "repeated" and harness.module.engine.vision_cache != "none"
+    counted, inputs = TrainingFlops(harness.module.model), work[0].inputs
+    total = counted.of_text(counted.amounts(inputs)) + (0 if found else counted.of_images(inputs))
+    return total / batch_size
 
 
 def fit(harness: Harness, callback: Callback, work: SyntheticBatches, steps: int) -> None:

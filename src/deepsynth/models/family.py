@@ -94,6 +94,7 @@ class Family:
         has_sdpa: whether all parts have torch's attention; else transformers chooses for each part what it has.
         file_prefix: what adapter files leave out of module names behind ``base_model.model.model.``: peft passes each
             name through transformers' renaming of published checkpoints, which would double it.
+        by_grid: whether images are rows of patches with ``image_grid_thw``, by which tokens have three positions.
     """
 
     name: str
@@ -114,6 +115,7 @@ class Family:
     unsupported: Mapping[Feature, str] = field(default_factory=dict)
     has_sdpa: bool = True
     file_prefix: str = ""
+    by_grid: bool = False
 
     def matches(self, config: Any) -> bool:
         """Return whether a configuration is that of the family."""
@@ -122,6 +124,10 @@ class Family:
         return getattr(config, "model_type", None) in self.model_types and known
 
     # ------------------------------------------------------------------ inputs
+
+    def processor_class(self) -> Any:
+        """Return the class of the processor; ``None`` for the one that ``AutoProcessor`` finds."""
+        return None
 
     def layout(self, hf_processor: Any, mode: str | None = None) -> Layout:
         """Return how images become tokens.

@@ -21,6 +21,9 @@ BUILTIN: dict[str, str] = {
     "deepsynth/tiny-random": "tiny_random",
     "deepsynth/full-size-ocr": "full_size_ocr",
     "deepsynth/full-size-ocr-2": "full_size_ocr_2",
+    "deepsynth/full-size-paddleocr-vl": "full_size_paddleocr_vl",
+    "deepsynth/full-size-glm-ocr": "full_size_glm_ocr",
+    "deepsynth/full-size-qwen2.5-vl": "full_size_qwen2_5_vl",
 }
 
 
@@ -79,6 +82,8 @@ def load_pretrained(auto_class: Any, model_name: str, **kwargs: Any) -> Any:
     source = resolve_model_name(model_name)
     if not Path(source).is_dir():
         kwargs |= hub_options(source)
+    if auto_class.__name__ == "AutoProcessor":
+        auto_class = family_of_model(model_name).processor_class() or auto_class
     if auto_class.__name__.startswith("AutoModel"):
         if "config" not in kwargs:
             from transformers import AutoConfig

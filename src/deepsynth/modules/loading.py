@@ -39,8 +39,11 @@ def load_base(module: ModelModule, quantization: Quantization | None) -> Any:
         "dtype": module.resolved_dtype,
         "attn_implementation": attention_by_part(module.engine.attn_implementation, family_of(config)),
     }
-    if module.engine.experts_implementation:
-        kwargs["experts_implementation"] = module.engine.experts_implementation
+    if chosen := module.engine.experts_implementation:
+        if _has_experts(config):
+            kwargs["experts_implementation"] = chosen
+        else:
+            rank_zero_info(f"{name} has no routed experts: model.engine.experts_implementation={chosen} does nothing")
 
     def quantize_layer(layer: torch.nn.Module, prefix: str) -> None:
         if quantization is not None:
@@ -65,6 +68,15 @@ def load_base(module: ModelModule, quantization: Quantization | None) -> Any:
         mark_for_peft(model, quantization)
         rank_zero_info(format_weight_table(weight_table(model, module.resolved_dtype)))
     return model
+
+
+def _has_experts(config: Any) -> bool:
+    """Return whether the decoder has routed experts, by the names that transformers' configurations give them.
+
+    Its classes without experts refuse to be told how to compute them.
+    """
+    text = config.get_text_config()
+    return any(getattr(text, name, None) for name in ("n_routed_experts", "num_experts", "num_local_experts"))
 
 
 def attention_by_part(chosen: Attention, family: Family) -> str | dict[str, str] | None:

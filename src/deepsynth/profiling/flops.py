@@ -86,6 +86,12 @@ class TrainingFlops:
         self._per_token = self._per_pair = 0
         self._count_decoder()
 
+    @staticmethod
+    def knows(model: Any) -> bool:
+        """Return whether the operations of a model are counted: a decoder and views as DeepSeek-OCR's."""
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        return hasattr(base.config.get_text_config(), "mlp_layer_types") and hasattr(base.model, "vision_tower")
+
     def of_text(self, amounts: Sequence[float] | torch.Tensor) -> float:
         """Return the operations of the decoder, forward and backward.
 

@@ -12,6 +12,7 @@ import hashlib
 import logging
 import stat
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -162,12 +163,14 @@ def bit_hash(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def image_keys(
-    pixel_values: torch.Tensor, tiles: torch.Tensor | None = None, tiles_of: list[int] | None = None
+    pixel_values: Sequence[torch.Tensor] | torch.Tensor,
+    tiles: torch.Tensor | None = None,
+    tiles_of: list[int] | None = None,
 ) -> list[str]:
     """Return a key for each of X images: its pixels as the encoder sees them, their dtype, and the shape of the views.
 
     Args:
-        pixel_values: (X, 3, S, S) global views.
+        pixel_values: (X, 3, S, S) global views, or X images as patches (height, width, ...).
         tiles: (N, 3, S', S') of all images in order.
         tiles_of: X numbers of tiles.
     """
@@ -180,7 +183,7 @@ def image_keys(
     keys = []
     for part, own in zip(parts, hashes, strict=True):
         sums, numbers = numbers[: len(own)], numbers[len(own) :]
-        text = f"{sums} {[tuple(views.shape) for views in part]} {pixel_values.dtype}"
+        text = f"{sums} {[tuple(views.shape) for views in part]} {part[0].dtype}"
         keys.append(hashlib.sha256(text.encode()).hexdigest()[:40])
     return keys
 

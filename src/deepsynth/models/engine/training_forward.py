@@ -11,8 +11,7 @@ decoder, and projects the positions that have a label, a chunk at a time (``line
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, nullcontext
-from functools import partial
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -29,36 +28,32 @@ from deepsynth.compat.transformers import (
 from deepsynth.errors import UserError
 from deepsynth.lazy_imports import install_command
 from deepsynth.models.engine.fast_paths import TrainingPaths
-from deepsynth.models.engine.feature_cache import FeatureCache, image_keys
+from deepsynth.models.engine.feature_cache import FeatureCache
+from deepsynth.models.engine.grid_positions import grid_positions
+from deepsynth.models.engine.image_features import ImageFeatures
 from deepsynth.models.engine.token_places import TokenPlaces, find_places
-from deepsynth.models.engine.vision_chunks import ENCODED_AT_ONCE, RemainderPolicy, in_chunks
 from deepsynth.models.engine.written_window import attention_inputs, whole_mask
-from deepsynth.models.kernels import packed_attention, sam_attention
+from deepsynth.models.kernels import packed_attention
 from deepsynth.models.kernels.linear_cross_entropy import Loss, linear_cross_entropy
-from deepsynth.models.registry import family_of
 
 #: What decoders attend by in training where rows are not packed, in transformers' table of attention functions.
 CAUSAL_ATTENTION = "sdpa_causal"
 
-_IMAGE_INPUTS = ("pixel_values", "pixel_values_local", "num_local_patches", "patches_grid")
 
-
-class TrainingForward:
+class TrainingForward(ImageFeatures):
     """Computes the mean loss over label tokens, as the model's own ``forward`` would.
 
     The balance loss of DeepSeek-OCR's experts is added where the model trains with it.
 
     Args:
-        model: a DeepSeek-OCR or DeepSeek-OCR-2 model for conditional generation, or peft's model around one.
+        model: of a family whose loss is computed without logits, or peft's model around one; others compute ``plain``.
         loss: ``plain`` calls the model itself; ``auto`` is ``liger`` on CUDA where it is installed, else ``chunked``.
-        vision_chunk: images that are encoded together; by default 1 on the CPU and 4 on CUDA, or 8 where SAM's kernel
-            keeps no bias and no cache wants chunks that every batch fills.
-        cache: of the features of frozen vision.
-        fast_paths: what is installed in the model.
+        vision_chunk: see :class:`ImageFeatures`, and so are the others.
+        cache: see there.
+        fast_paths: see there.
 
     Raises:
-        ValueError: for liger-kernel where it is not installed, or a cache for vision that is trained or that FSDP2
-            shards.
+        UserError: for liger-kernel where it is not installed, and as :class:`ImageFeatures` does.
     """
 
     def __init__(
@@ -76,37 +71,16 @@ class TrainingForward:
                 "model.engine.loss=auto"
             )
         register_causal_attention(CAUSAL_ATTENTION)
-        self.model = model
-        self.base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self.family = family_of(self.base.config)
+        super().__init__(model, vision_chunk=vision_chunk, cache=cache, fast_paths=fast_paths)
         if not self.family.supports("loss"):
             loss = "plain"
         self.window = self.family.window(self.base.config)
         self.loss = loss
         self._run, self._head_loss = self._compute, self._project
         if isinstance(model, FSDPModule):
-            if cache is not None:
-                raise UserError(
-                    "model.engine.vision_cache is on, but sharded weights are gathered by all processes together, and "
-                    "a page that one of them finds in its cache would leave the others waiting; set "
-                    "model.engine.vision_cache=none"
-                )
             self._run = _gathering(model, "training_loss", self._compute)
             if isinstance(self.base.lm_head, FSDPModule):
                 self._head_loss = _gathering(self.base.lm_head, "linear_cross_entropy", self._project)
-        self.vision_chunk = vision_chunk
-        self.frozen_vision = not any(p.requires_grad for name, p in vision_tensors(self.base).items())
-        if cache is not None and not self.frozen_vision:
-            raise UserError(
-                "model.engine.vision_cache keeps features that stay what they are, but vision or projector is trained; "
-                "set model.engine.vision_cache=none, or model.lora.vision=false and model.lora.projector=false"
-            )
-        self.cache = cache
-        #: What is installed in the model.
-        self.fast_paths = fast_paths
-        #: Whether the last chunk is filled up with copies, so that the encoder sees one shape alone: nothing is
-        #: compiled again, and features do not depend on how many others were computed with them.
-        self.fixed_chunks = cache is not None
         #: Whether compiled layers are recorded as CUDA graphs.
         self.cuda_graphs = False
 
@@ -141,11 +115,14 @@ class TrainingForward:
 
     def _project(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         liger = self.loss == "liger" or (self.loss == "auto" and hidden.is_cuda and liger_kernel.is_installed())
-        return linear_cross_entropy(hidden, self.base.lm_head.weight, labels, liger=liger)
+        return linear_cross_entropy(hidden, self.base.get_output_embeddings().weight, labels, liger=liger)
 
     def _plain(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         if "position_ids" in inputs:  # transformers sees that a row is packed only where there is no mask
             inputs = {name: tensor for name, tensor in inputs.items() if name != "attention_mask"}
+            if "image_grid_thw" in inputs:  # its own count is for whole rows
+                mask = inputs["input_ids"] == self.base.config.image_token_id
+                inputs = {**inputs, "position_ids": self._grid_positions(inputs, mask)}
         labels = inputs["labels"]
         if empty := not bool((labels[:, 1:] != -100).any()):  # the mean of nothing is no number
             inputs = {**inputs, "labels": torch.cat([labels[:, :-1], inputs["input_ids"][:, -1:]], dim=1)}
@@ -157,20 +134,23 @@ class TrainingForward:
 
     def _decode(self, inputs: dict[str, torch.Tensor], places: TokenPlaces) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the last hidden states (B, T, H), and the weighted balance loss where there is one."""
-        decoder = self.base.model.language_model
+        decoder = self.family.decoder_of(self.base)
         embeds = decoder.embed_tokens(inputs["input_ids"])
-        if len(inputs.get("pixel_values", ())):
-            images = inputs["input_ids"] == self.base.config.image_token_id
-            embeds = self._insert(embeds, images, places.slots, torch.cat(self.image_features(inputs)))
-        coefficient = float(getattr(self.base.config, "router_aux_loss_coef", 0.0) or 0.0)
-        balances = coefficient > 0 and self.base.training and self.base.config.model_type == "deepseek_ocr"
         packing: dict[str, Any] = {}
-        # Causal attention never looks at padding on the right. The balance loss does count what padding computes.
-        mask: Any = inputs["attention_mask"] if balances else None
         if "position_ids" in inputs:
             packing = {"cu_seq_lens_q": places.bounds, "cu_seq_lens_k": places.bounds}
             packing["max_length_q"] = packing["max_length_k"] = max(places.lengths)
             packing["position_ids"] = inputs["position_ids"]
+        if len(inputs.get("pixel_values", ())):
+            images = inputs["input_ids"] == self.base.config.image_token_id
+            if "image_grid_thw" in inputs:
+                packing["position_ids"] = self._grid_positions(inputs, images)
+            embeds = self._insert(embeds, images, places.slots, torch.cat(self.image_features(inputs)))
+        coefficient = float(getattr(self.base.config, "router_aux_loss_coef", 0.0) or 0.0)
+        balances = coefficient > 0 and self.base.training and self.base.config.model_type == "deepseek_ocr"
+        # Causal attention never looks at padding on the right. The balance loss does count what padding computes.
+        mask: Any = inputs["attention_mask"] if balances else None
+        if "position_ids" in inputs:
             packed = attention_implementation(decoder.config) == packed_attention.NAME
             mask = embeds.new_empty(1, 1, 0, 0) if packed else None  # four axes: transformers shall build no mask
         if self.window is not None:
@@ -203,6 +183,13 @@ class TrainingForward:
         ]
         return torch.stack(losses).mean()
 
+    def _grid_positions(self, inputs: dict[str, torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
+        """Return the positions (3, B, T) of rows with images, or (4, 1, T) of a packed row, its own places first."""
+        merge, places = int(self.base.config.vision_config.spatial_merge_size), inputs.get("position_ids")
+        if places is None:
+            return grid_positions(mask, inputs["image_grid_thw"], merge)
+        return torch.cat([places[None], grid_positions(mask, inputs["image_grid_thw"], merge, places == 0)])
+
     def _insert(self, embeds: torch.Tensor, mask: torch.Tensor, slots: int, features: torch.Tensor) -> torch.Tensor:
         if slots != len(features):
             raise ValueError(
@@ -211,60 +198,6 @@ class TrainingForward:
             )
         return embeds.masked_scatter(mask[..., None], features.to(embeds))
 
-    # ------------------------------------------------------------------ vision
-
-    def image_features(self, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        """Return the features (tokens, H) of each of V images."""
-        images = {name: inputs[name] for name in _IMAGE_INPUTS if name in inputs}
-        if not self.frozen_vision:
-            return self.family.image_features(self.base.model, images)
-        with torch.no_grad():
-            pixels = images["pixel_values"]
-            tiles_of = images["num_local_patches"].tolist() if "num_local_patches" in images else [0] * len(pixels)
-            if self.cache is None:
-                return self._encode(images, list(range(len(pixels))), tiles_of)
-            keys = image_keys(pixels, images.get("pixel_values_local"), tiles_of)
-            found = {index: self.cache.get(key) for index, key in enumerate(keys)}
-            missing = [index for index, kept in found.items() if kept is None]
-            for index, new in zip(missing, self._encode(images, missing, tiles_of), strict=True):
-                self.cache.put(keys[index], new)
-                found[index] = new
-            return [kept.to(pixels.device, non_blocking=True) for kept in found.values() if kept is not None]
-
-    def _encode(self, images: dict[str, torch.Tensor], chosen: list[int], tiles_of: list[int]) -> list[torch.Tensor]:
-        """Return the features of the chosen images, which are encoded some at a time, and so are their tiles."""
-        if not chosen:
-            return []
-        pixels, tiles = images["pixel_values"], images.get("pixel_values_local")
-        own = {name: value for name, value in images.items() if name != "pixel_values_local"}
-        if len(chosen) < len(pixels):  # else the same, without indices that travel to the device
-            own = {name: value[chosen] for name, value in own.items()}
-        if tiles is not None and any(tiles_of[index] for index in chosen):
-            spans = torch.split(tiles, tiles_of)
-            own["pixel_values_local"] = torch.cat([spans[index] for index in chosen])
-        replaced = self.fast_paths is not None and self.fast_paths.uses(sam_attention.ATTENTION)
-        without_bias = replaced and sam_attention.has_kernel(pixels)
-        at_once = 8 if without_bias and self.cache is None else 4
-        size = self.vision_chunk or (at_once if pixels.is_cuda else 1)
-        if self.cache is None:
-            size = min(size, len(pixels))
-        inner, tower = self.base.model, self.base.model.vision_tower
-        # SAM fills a GPU with few images; what follows it is small, and launching it takes longer than running it.
-        towers = size if self.fixed_chunks else ENCODED_AT_ONCE * size
-        rest: RemainderPolicy = "filled" if self.fixed_chunks else "together"
-        parts = [(tower, towers), (tower.sam_encoder, size), (inner.multi_modal_projector, towers)]
-        if isinstance(self.model, FSDPModule):
-            # All processes gather a layer together, and as often: each goes through its images within the layer.
-            parts = [(layer, size) for layer in tower.sam_encoder.layers]
-        with ExitStack() as chunks:
-            for part, most in parts:
-                chunks.enter_context(in_chunks(part, partial(_always, most), rest))
-            return self.family.image_features(inner, own)
-
-
-def _always(most: int, images: torch.Tensor) -> int:
-    return most
-
 
 def _gathering(module: Any, name: str, function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """Return the function as a method of a sharded module, which gathers the module's own weights for it."""
@@ -272,14 +205,3 @@ def _gathering(module: Any, name: str, function: Callable[..., torch.Tensor]) ->
     register_fsdp_forward_method(module, name)
     found: Callable[..., torch.Tensor] = getattr(module, name)
     return found
-
-
-def vision_tensors(base: Any) -> dict[str, torch.Tensor]:
-    """Return all parameters and buffers that have a part in the features of images, by name."""
-    named = {**dict(base.named_parameters()), **dict(base.named_buffers())}
-    decoder = f"{family_of(base.config).decoder_path(base)}."
-    return {
-        name: tensor
-        for name, tensor in named.items()
-        if not name.startswith(decoder) and not name.startswith("lm_head.")
-    }

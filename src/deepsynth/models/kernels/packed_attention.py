@@ -41,7 +41,7 @@ def packed_attention(
 
     Args:
         module: the attention layer.
-        query: (1, Q, T, D), and so are key and value.
+        query: (1, Q, T, D), and so are key and value, but for fewer heads where several of queries share one.
         key: see ``query``.
         value: see ``query``.
         attention_mask: not looked at when there are boundaries.
@@ -58,15 +58,19 @@ def packed_attention(
     visible: list[torch.Tensor | None] | None = kwargs.get("visible")
     if visible is None and query.is_cuda and query.dtype in _FLASH_DTYPES and _HAS_WINDOW and not dropout:
         bounds, longest = cu_seq_lens_q, kwargs["max_length_q"]
+        shared = query.shape[1] // key.shape[1]
+        if shared > 1:
+            key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
         q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
         packed = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0))
         assert isinstance(packed, torch.Tensor)
         return packed[None], None
     lengths = cu_seq_lens_q.diff().tolist()
+    gqa = query.shape[1] != key.shape[1]
     sequences = zip(*(torch.split(tensor, lengths, dim=2) for tensor in (query, key, value)), strict=True)
     parts = [
         F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling, is_causal=mask is None
+            q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling, is_causal=mask is None, enable_gqa=gqa
         )
         for (q, k, v), mask in zip(sequences, visible or [None] * len(lengths), strict=True)
     ]

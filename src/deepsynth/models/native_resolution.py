@@ -1,0 +1,115 @@
+"""Families that read images at their own size: rows of patches, a grid for each image, and positions by that grid.
+
+The image processor resizes an image to whole patches within a budget of pixels, and writes for each image how many
+patches it has in time, height and width (``image_grid_thw``). Blocks of patches are merged into one token. A token of
+an image has three positions, those of its block in time, height and width; a token of a text has the same one three
+times (M-RoPE, Wang et al. 2024, https://arxiv.org/abs/2409.12191).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import isqrt
+from typing import Any
+
+from deepsynth.errors import UserError
+from deepsynth.models.family import Family, Feature
+from deepsynth.models.tokens import Layout
+
+#: Side of the pages that are drawn where the user chooses no size, unless the model sees less.
+_PAGE_SIDE_PX = 1024
+
+
+class PatchLayout(Layout):
+    """How an image becomes patches and these become tokens, as its image processor says.
+
+    Args:
+        image_processor: Hugging Face's, which resizes images within a budget of pixels.
+    """
+
+    def __init__(self, image_processor: Any) -> None:
+        self._images = image_processor
+        self._count = lru_cache(maxsize=4096)(self._count_tokens)
+
+    def _count_tokens(self, width: int, height: int) -> int:
+        try:
+            patches = int(self._images.get_number_of_image_patches(height, width, {}))
+        except ValueError as error:  # sides that are too different
+            raise UserError(f"an image of {width} x {height} pixels: {error}") from error
+        return patches // int(self._images.merge_size) ** 2
+
+    def tokens(self, width: int, height: int) -> int:
+        """Return the number of image tokens of an image of ``width`` x ``height`` pixels.
+
+        Raises:
+            UserError: for an image that the processor refuses.
+        """
+        return self._count(width, height)
+
+    @property
+    def longest_side(self) -> int:
+        """Side in pixels of the largest square image that is not made smaller."""
+        block = int(self._images.patch_size) * int(self._images.merge_size)
+        side = isqrt(int(self._images.size["longest_edge"])) // block * block
+        while side > block and not self._keeps(side):
+            side -= block  # some budgets count an image twice, as two frames
+        return side
+
+    def _keeps(self, side: int) -> bool:
+        return (
+            int(self._images.get_number_of_image_patches(side, side, {})) == (side // int(self._images.patch_size)) ** 2
+        )
+
+    @property
+    def page_side(self) -> int:
+        """Side of the square pages that are drawn where the user chooses no size, pixels."""
+        return min(self.longest_side, _PAGE_SIDE_PX)
+
+    def processor_kwargs(self) -> dict[str, Any]:
+        """Return nothing: the budget is in the processor's own configuration."""
+        return {}
+
+
+@dataclass(frozen=True, eq=False)
+class NativeFamily(Family):
+    """A family that reads images at their own size, with a dense decoder in transformers' classes."""
+
+    vision: tuple[str, ...] = ("model.visual",)
+    projector: tuple[str, ...] = ("model.visual.merger",)
+    by_grid: bool = True
+    unsupported: Mapping[Feature, str] = field(
+        default_factory=lambda: {
+            "decoder": "tokens have three positions each",
+            "published": "transformers' own format is the published one",
+        }
+    )
+
+    def layout(self, hf_processor: Any, mode: str | None = None) -> Layout:
+        """Return how images become tokens.
+
+        Raises:
+            UserError: for any mode.
+        """
+        if mode is not None:
+            raise UserError(
+                f"mode is {mode!r}; {self.title} has no modes: leave it out, or change size in preprocessor_config.json"
+            )
+        return PatchLayout(hf_processor.image_processor)
+
+
+def pages_only(processor_class: Any) -> Any:
+    """Return a processor's class without its video processor, which needs torchvision and which pages do not need.
+
+    Args:
+        processor_class: of transformers, whose constructor takes image processor, tokenizer and video processor.
+    """
+
+    def __init__(
+        self: Any, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None, **kwargs: Any
+    ) -> None:
+        processor_class.__init__(self, image_processor, tokenizer, None, chat_template=chat_template, **kwargs)
+
+    # Of the same name, which is what a processor's files say.
+    return type(processor_class.__name__, (processor_class,), {"__init__": __init__, "__module__": __name__})

@@ -1,0 +1,22 @@
+"""A tiny PaddleOCR-VL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.helpers.native_models import shrink
+
+PAGES = ((112, 112), (112, 56))
+SLOW = False
+
+
+def make(folder: Path) -> Path:
+    """Write a model of random weights, with its processor."""
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 56,
+    }
+    return shrink("deepsynth/full-size-paddleocr-vl", folder, vision=vision)

@@ -1,0 +1,232 @@
+"""Families that read images at their own size: tokens, positions, the engine's loss, packing and cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText
+
+from deepsynth.data.processing.collator import Collator
+from deepsynth.data.processing.processor import OcrProcessor
+from deepsynth.errors import UserError
+from deepsynth.models.engine.feature_cache import MemoryCache
+from deepsynth.models.engine.grid_positions import grid_positions
+from deepsynth.models.engine.training_forward import TrainingForward
+from deepsynth.models.registry import load_pretrained
+from deepsynth.types import Batch, Document, Page, Sample
+from tests.helpers.training import make_module
+
+NAMES = ("paddleocr_vl", "glm_ocr", "qwen2_5_vl")
+#: Pages of several sizes: within the budget of pixels, above it, below it.
+SIZES = ((112, 112), (112, 56), (300, 200), (30, 20), (57, 99), (28, 112), (700, 90))
+Losses = tuple[torch.Tensor, dict[str, torch.Tensor]]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    maker = import_module(f"tests.helpers.tiny_models.{request.param}")
+    return str(maker.make(tmp_path_factory.mktemp(request.param)))
+
+
+def page(size: tuple[int, int]) -> Page:
+    """Return a page whose pixels are all different from those of pages of other sizes."""
+    generator = torch.Generator().manual_seed(size[0] * 1000 + size[1])
+    pixels = torch.randint(256, (size[1], size[0], 3), generator=generator, dtype=torch.uint8)
+    return Page(Image.fromarray(pixels.numpy()), "")
+
+
+def sample(processor: OcrProcessor, *sizes: tuple[int, int], text: str = "a word") -> Sample:
+    document = Document(str(sizes), text, one_sample=True)
+    found = processor(document, [page(size) for size in sizes])
+    assert found is not None
+    return found
+
+
+def batch(folder: str, **kwargs: Any) -> Batch:
+    """Return three samples of different lengths: a page, three pages, a small page."""
+    processor = OcrProcessor(model_name=folder)
+    samples = [
+        sample(processor, (112, 112), text="one"),
+        sample(processor, (300, 200), (30, 20), (57, 99), text="a longer text of several pages"),
+        sample(processor, (28, 112), text="two words"),
+    ]
+    return Collator(processor.pad_token_id, **kwargs)(samples)
+
+
+def make(folder: str, **kwargs: Any) -> Any:
+    """Return a module whose adapters already do something, so that all of them get gradients."""
+    module = make_module(model_name=folder, max_new_tokens=8, **kwargs)
+    module.configure_model()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+    return module
+
+
+def loss_and_gradients(module: Any, batch: Batch) -> Losses:
+    module.zero_grad()
+    loss = module.compute_loss(batch)
+    loss.backward()
+    return loss.detach(), {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
+
+
+def assert_same(one: Losses, other: Losses) -> None:
+    torch.testing.assert_close(one[0], other[0], rtol=1e-5, atol=1e-6)
+    assert one[1].keys() == other[1].keys()
+    for name, gradient in one[1].items():
+        torch.testing.assert_close(gradient, other[1][name], rtol=2e-3, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+# ---------------------------------------------------------------------- tokens
+
+
+def test_tokens_are_those_of_the_processor_and_of_the_model(folder: str) -> None:
+    processor = OcrProcessor(model_name=folder)
+    model = load_pretrained(AutoModelForImageTextToText, folder)
+    counts = set()
+    for size in SIZES:
+        made = sample(processor, size)
+        tokens = processor.layout.tokens(*size)
+        assert int((made.input_ids == model.config.image_token_id).sum()) == tokens
+        features = model.model.get_image_features(**made.images).pooler_output
+        assert [len(own) for own in features] == [tokens]
+        counts.add(tokens)
+    assert len(counts) > 3
+
+
+def test_a_page_of_the_longest_side_is_not_made_smaller(folder: str) -> None:
+    layout = OcrProcessor(model_name=folder).layout
+    assert (layout.longest_side, layout.page_side) == (112, 112)
+    assert layout.tokens(112, 112) == 16
+    assert layout.tokens(140, 140) <= 16
+
+
+def test_an_image_that_is_too_narrow_is_refused_in_one_line(folder: str) -> None:
+    with pytest.raises(UserError, match=r"an image of 3 x 900 pixels: .*aspect ratio"):
+        OcrProcessor(model_name=folder).layout.tokens(3, 900)
+
+
+def test_the_token_budget_counts_the_pages(folder: str) -> None:
+    processor = OcrProcessor(model_name=folder)
+    whole = sample(processor, (112, 112), (112, 56))
+    length = len(whole.input_ids)
+    assert len(sample(replace(processor, max_tokens=length), (112, 112), (112, 56)).input_ids) == length
+    with pytest.raises(UserError, match=f"= {length}, but the budget is {length - 1}"):
+        sample(replace(processor, max_tokens=length - 1), (112, 112), (112, 56))
+
+
+# ---------------------------------------------------------------------- positions
+
+
+def test_positions_are_those_of_the_model(folder: str) -> None:
+    model = load_pretrained(AutoModelForImageTextToText, folder)
+    inputs = batch(folder).inputs
+    keys = ("input_ids", "attention_mask", "image_grid_thw", "mm_token_type_ids")
+    expected, _ = model.model.get_rope_index(**{key: inputs[key] for key in keys})
+    mask = inputs["input_ids"] == model.config.image_token_id
+    found = grid_positions(mask, inputs["image_grid_thw"], 2)
+    seen = inputs["attention_mask"].bool()
+    assert not seen.all()
+    assert torch.equal(found[:, seen], expected[:, seen])
+
+
+def test_positions_of_a_packed_row_begin_again_with_each_sequence(folder: str) -> None:
+    image_token = load_pretrained(AutoModelForImageTextToText, folder).config.image_token_id
+    padded, packed = batch(folder).inputs, batch(folder, packed=True, pad_to_multiple_of=16).inputs
+    expected = grid_positions(padded["input_ids"] == image_token, padded["image_grid_thw"], 2)
+    starts = packed["position_ids"] == 0
+    found = grid_positions(packed["input_ids"] == image_token, packed["image_grid_thw"], 2, starts)
+    seen, own = padded["attention_mask"].bool(), packed["attention_mask"].bool()
+    assert torch.equal(found[:, own], expected[:, seen])
+
+
+# ---------------------------------------------------------------------- the engine
+
+
+@pytest.mark.parametrize("scope", [{}, {"vision": True, "projector": True}], ids=["frozen", "vision"])
+def test_loss_and_gradients_equal_the_models_own(folder: str, scope: dict[str, bool]) -> None:
+    own = batch(folder, pad_to_multiple_of=16)
+    assert not own.inputs["attention_mask"].all()
+    assert_same(
+        loss_and_gradients(make(folder, loss="chunked", mlp=True, **scope), own),
+        loss_and_gradients(make(folder, loss="plain", kernels="plain", mlp=True, **scope), own),
+    )
+
+
+@pytest.mark.parametrize("settings", [{}, {"attn_implementation": "eager"}, {"loss": "plain"}], ids=str)
+def test_a_packed_batch_has_the_loss_of_the_padded_one(folder: str, settings: dict[str, Any]) -> None:
+    expected = loss_and_gradients(make(folder, loss="plain", kernels="plain"), batch(folder))
+    packed = batch(folder, packed=True, pad_to_multiple_of=32)
+    assert packed.inputs["input_ids"].shape[0] == 1
+    assert_same(loss_and_gradients(make(folder, **settings), packed), expected)
+
+
+@pytest.mark.parametrize("at_once", [None, 1, 2])
+def test_frozen_images_are_encoded_a_few_at_a_time_without_a_graph(folder: str, at_once: int | None) -> None:
+    model = load_pretrained(AutoModelForImageTextToText, folder).train()
+    for parameter in model.model.visual.parameters():
+        parameter.requires_grad_(False)
+    if hasattr(model.model, "projector"):
+        model.model.projector.requires_grad_(False)
+    inputs = batch(folder).inputs
+    images = {name: inputs[name] for name in ("pixel_values", "image_grid_thw")}
+    expected = model.model.get_image_features(**images).pooler_output
+    forward = TrainingForward(model, vision_chunk=at_once)
+    found = forward.image_features(inputs)
+    assert len(found) == len(expected) == 5
+    for one, other in zip(found, expected, strict=True):
+        assert not one.requires_grad
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_features_are_found_again_by_pixels_and_grid(folder: str) -> None:
+    module = make(folder)
+    forward = TrainingForward(module.model, cache=MemoryCache(2**20))
+    inputs = batch(folder).inputs
+    before = forward.image_features(inputs)
+    assert (forward.cache.hits, forward.cache.lookups) == (0, 5)
+    after = forward.image_features(inputs)
+    assert (forward.cache.hits, forward.cache.lookups) == (5, 10)
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    # The same white patches in another shape are another image.
+    processor = OcrProcessor(model_name=folder)
+    for size in ((112, 56), (56, 112)):
+        found = processor(Document("white", ""), [Page(Image.new("RGB", size, "white"), "")])
+        assert found is not None
+        forward.image_features(Collator(0)([found]).inputs)
+    assert (forward.cache.hits, forward.cache.lookups) == (5, 12)
+
+
+def test_samples_together_are_what_they_are_one_by_one(folder: str) -> None:
+    module = make(folder).eval()
+    processor = OcrProcessor(model_name=folder)
+    samples = [sample(processor, (112, 112), text="one"), sample(processor, (57, 99), (30, 20), text="another text")]
+    collate: Callable[[list[Sample]], Batch] = Collator(processor.pad_token_id)
+    together = module.generate(collate(samples))
+    assert [own.ids for own in together] == [module.generate(collate([one]))[0].ids for one in samples]
+
+
+def test_random_weights_have_the_buffers_of_a_model_that_is_made(folder: str) -> None:
+    made = load_pretrained(AutoModelForImageTextToText, folder)
+    module = make_module(model_name=folder, weights="random")
+    module.configure_model()
+    expected = dict(made.named_buffers())
+    found = {name.replace(".base_layer", ""): own for name, own in module.model.get_base_model().named_buffers()}
+    assert found.keys() == expected.keys()
+    for name, buffer in found.items():
+        assert torch.equal(buffer, expected[name]), name
+
+
+def test_experts_that_are_not_there_can_be_chosen(folder: str, caplog: pytest.LogCaptureFixture) -> None:
+    module = make_module(model_name=folder, experts_implementation="grouped_mm")
+    with caplog.at_level("INFO"):
+        module.configure_model()
+    assert "has no routed experts: model.engine.experts_implementation=grouped_mm does nothing" in caplog.text
