@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+from transformers import AutoConfig, AutoProcessor
 
-from deepsynth.models.registry import load_pretrained, resolve_model_name
+from deepsynth.models.registry import load_pretrained
+from tests.helpers.tiny_models import write
 
 #: Pixels that an image has at least and at most.
 PIXELS = {"shortest_edge": 56 * 56, "longest_edge": 112 * 112}
@@ -45,9 +45,4 @@ def shrink(
     config.dtype = "float32"
     processor = load_pretrained(AutoProcessor, name)
     processor.image_processor.size = {edge: frames * pixels for edge, pixels in PIXELS.items()}
-    torch.manual_seed(0)
-    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
-    model.generation_config = GenerationConfig.from_pretrained(resolve_model_name(name))
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    return write(folder, config, processor)
