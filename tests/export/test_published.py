@@ -18,7 +18,7 @@ from deepsynth.export.merge import export_model
 from deepsynth.export.published import ORIGINAL_CODE
 from deepsynth.models.deepseek_ocr.checkpoint import register_conversion
 from deepsynth.models.deepseek_ocr.published_second import second_to_published
-from deepsynth.models.registry import load_pretrained
+from deepsynth.models.registry import load_pretrained, resolve_model_name
 from deepsynth.modules import FullModule
 from tests.export.test_export import REFERENCE, write_adapter
 from tests.helpers.engine_rules import built_shapes, complaints, in_sglang, in_vllm
@@ -143,6 +143,12 @@ def test_the_published_configuration_of_the_second_model() -> None:
     }  # fmt: skip
     assert written["first_k_dense_replace"] == written["language_config"]["first_k_dense_replace"] == 1
     assert written["image_token_id"] == 3  # of the small tokenizer; 128815 would not be written
+
+
+def test_the_built_in_model_of_the_quickstart_is_published_too(tmp_path: Path) -> None:
+    """Its encoders are others than the published ones, in sizes that the original configuration does not name."""
+    report = export_model(Path(resolve_model_name("deepsynth/tiny")), output=tmp_path / "out", format="published")
+    assert (report.changed, report.agreement.max_difference) == (0, 0.0)
 
 
 def test_a_whole_model_has_no_base_and_no_adapter(tmp_path: Path) -> None:

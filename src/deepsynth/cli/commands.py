@@ -6,6 +6,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -156,9 +157,10 @@ def benchmark(args: list[str]) -> None:
 
 def serve(args: list[str]) -> None:
     """Run ``deepsynth serve --ckpt_path FOLDER``."""
+    from deepsynth.cli.console import prepare
     from deepsynth.serving.command import Serve
 
-    call("serve", Serve, args).run(print_line)
+    call("serve", Serve, args).run(print_line, partial(prepare, trains=False))
 
 
 def compare(args: list[str]) -> None:

@@ -64,7 +64,7 @@ class Predictor:
             lora=LoraSettings(**lora),
             generation=GenerationSettings(max_new_tokens=max_new_tokens),
         )
-        self.module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.module.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
         self.module.configure_model()
         self.module.to(self.module.device).eval()
         self.prompt = prompt

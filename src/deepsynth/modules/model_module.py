@@ -204,11 +204,11 @@ class ModelModule(LightningModule, ABC):
             rank_zero_info(f"{self.model_name}: {note}")
 
     def _trains(self) -> bool:
-        """Return whether a trainer fits the module, or none has it yet."""
+        """Return whether a trainer fits the module; without one, whether it is not set to evaluation."""
         try:
             trainer: Any = self.trainer
         except RuntimeError:  # it is not attached to one
-            return True
+            return self.training
         return bool(trainer.state.fn == TrainerFn.FITTING)
 
     def memory_savings(self, phase: str | None) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,11 +92,12 @@ class Serve:
         )
         self.address = Address(host, port, api_key_file)
 
-    def run(self, print_line: Any) -> None:
+    def run(self, print_line: Any, prepare: Callable[[], None]) -> None:
         """Serve until SIGTERM or Ctrl-C.
 
         Args:
             print_line: takes what is printed.
+            prepare: sets up the log of the model's process, before it loads.
 
         Raises:
             UserError: when a package is missing, the model cannot be loaded, or its process has ended.
@@ -110,7 +111,7 @@ class Serve:
         key = "" if address.api_key_file is None else ", with the key of --api_key_file"
         names = ", ".join(model.name for model in self.settings.models)
         print_line(f"serving {names} on {self.accelerator} at http://{address.host}:{address.port}{key}")
-        run_service(self.settings, self.limits, address, self.accelerator)
+        run_service(self.settings, self.limits, address, self.accelerator, prepare)
 
 
 def _accelerator(chosen: str) -> str:

@@ -195,7 +195,7 @@ def _load(settings: ModelSettings, device: torch.device) -> DeepSynthModule:
             lora=_lora_of(first.folder),
             generation=generation,
         )
-    module.to(device)
+    module.to(device).eval()
     module.configure_model()
     for other in settings.models[1:]:
         _add(module, other, _peft_name(settings, other.name))

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -17,6 +18,7 @@ from litserve.loops.base import LitLoop
 from litserve.specs.base import LitSpec
 from litserve.utils import LitAPIStatus, LoopResponseType, WorkerSetupStatus
 from starlette.responses import Response
+from tqdm import tqdm
 
 from deepsynth.errors import UserError
 from deepsynth.serving.address import Address
@@ -91,14 +93,19 @@ class OcrApi(litserve.LitAPI):  # type: ignore[misc]
         settings: of the models.
         limits: of a request.
         api_key: that requests need; ``None`` for none.
+        prepare: sets up the log of its process.
     """
 
-    def __init__(self, settings: ModelSettings, limits: Limits, api_key: str | None) -> None:
-        self._settings, self._limits, self._api_key = settings, limits, api_key
+    def __init__(
+        self, settings: ModelSettings, limits: Limits, api_key: str | None, prepare: Callable[[], None]
+    ) -> None:
+        self._settings, self._limits, self._api_key, self._prepare = settings, limits, api_key, prepare
         super().__init__(spec=OcrSpec(settings, limits), stream=True, loop=DecoderLoop())
 
     def setup(self, device: str) -> None:
         """Load the model."""
+        tqdm.set_lock(threading.RLock())  # its own is one of processes, which is reported when this one is ended
+        self._prepare()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; this one ends last
         self.pool = ModelPool(self._settings, device)
 
@@ -155,7 +162,9 @@ class DecoderLoop(LitLoop):  # type: ignore[misc]
         self.put_response(transport, front, EVENTS, events, LitAPIStatus.OK, LoopResponseType.STREAMING)
 
 
-def run_service(settings: ModelSettings, limits: Limits, address: Address, accelerator: str) -> None:
+def run_service(
+    settings: ModelSettings, limits: Limits, address: Address, accelerator: str, prepare: Callable[[], None]
+) -> None:
     """Serve until SIGTERM or Ctrl-C; requests under way are answered first.
 
     Args:
@@ -163,12 +172,13 @@ def run_service(settings: ModelSettings, limits: Limits, address: Address, accel
         limits: of a request.
         address: where to listen.
         accelerator: ``auto``, ``cpu`` or ``cuda``.
+        prepare: sets up the log of the model's process, and can be pickled.
 
     Raises:
         UserError: when the model cannot be loaded, or its process has ended.
     """
     server = litserve.LitServer(
-        OcrApi(settings, limits, address.api_key()),
+        OcrApi(settings, limits, address.api_key(), prepare),
         accelerator=accelerator,
         devices=1,
         timeout=False,  # each request has its own

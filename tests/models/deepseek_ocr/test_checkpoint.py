@@ -110,9 +110,14 @@ def test_published_in_shards(folder: Path, tmp_path: Path) -> None:
 def test_a_model_made_here_is_published_too(tmp_path: Path) -> None:
     """Without a published configuration to give back, one is written."""
     torch.manual_seed(0)
-    model = DeepseekOcrForConditionalGeneration(tiny_config(page_size=128, patch_size=8)).eval()
+    config = tiny_config(page_size=128, patch_size=8)
+    config.vision_config.sam_config.mlp_dim = 100
+    config.vision_config.encoder_config.intermediate_size = 72
+    model = DeepseekOcrForConditionalGeneration(config).eval()
     model.save_pretrained(tmp_path, format="published")
-    assert json.loads((tmp_path / "config.json").read_text())["vision_config"]["width"]["sam_vit_b"]["patch_size"] == 8
+    width = json.loads((tmp_path / "config.json").read_text())["vision_config"]["width"]
+    assert (width["sam_vit_b"]["patch_size"], width["sam_vit_b"]["mlp_dim"]) == (8, 100)
+    assert width["clip-l-14-224"]["intermediate_size"] == 72
     again = AutoModelForImageTextToText.from_pretrained(tmp_path).eval()
     ids = torch.tensor([[0] + [3] * 21 + [7, 8]])
     views = torch.rand(1, 3, 128, 128)
@@ -121,12 +126,12 @@ def test_a_model_made_here_is_published_too(tmp_path: Path) -> None:
 
 
 def test_what_the_published_format_cannot_say_is_refused(tmp_path: Path) -> None:
-    """Its code has four times the width as a literal; a model that differs is not written wrongly."""
+    """Its code has this as a literal; a model that differs is not written wrongly."""
     config = tiny_config()
-    config.vision_config.sam_config.mlp_dim = 100
+    config.vision_config.sam_config.layer_norm_eps = 0.5
     with torch.device("meta"):
         model = DeepseekOcrForConditionalGeneration(config)
-    with pytest.raises(ValueError, match=r"cannot say vision_config.sam_config.mlp_dim 100; save .* native"):
+    with pytest.raises(ValueError, match=r"cannot say vision_config.sam_config.layer_norm_eps 0.5; save .* native"):
         model.save_pretrained(tmp_path / "out", format="published")
     assert not (tmp_path / "out").exists()
 

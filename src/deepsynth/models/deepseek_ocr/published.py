@@ -149,10 +149,11 @@ def from_published(config: dict[str, Any]) -> dict[str, Any]:
                 "global_attn_indexes": list(sam["global_attn_indexes"]),
                 "downsample_channels": list(sam["downsample_channels"]),
                 **{ours: sam.get(theirs, literal) for theirs, ours, literal in _SAM_LITERALS},
+                **({"mlp_dim": sam["mlp_dim"]} if "mlp_dim" in sam else {}),  # else four times as wide
             },
             "encoder_config": {
                 "hidden_size": clip["width"],
-                "intermediate_size": 4 * clip["width"],
+                "intermediate_size": clip.get("intermediate_size", 4 * clip["width"]),
                 "num_hidden_layers": clip["layers"],
                 "num_attention_heads": clip["heads"],
                 "image_size": clip["image_size"],
@@ -250,6 +251,8 @@ def published_text(text: Any) -> dict[str, Any]:
 def published_sam(sam: Any) -> dict[str, Any]:
     """Return the sizes of SAM, which both models have."""
     literals = {theirs: getattr(sam, ours) for theirs, ours, literal in _SAM_LITERALS if getattr(sam, ours) != literal}
+    if sam.mlp_dim != 4 * sam.hidden_size:
+        literals["mlp_dim"] = sam.mlp_dim
     return {
         "downsample_channels": list(sam.downsample_channels),
         "global_attn_indexes": list(sam.global_attn_indexes),
@@ -273,6 +276,7 @@ def _published_vision(sam: Any, clip: Any) -> dict[str, Any]:
                 "layers": clip.num_hidden_layers,
                 "patch_size": clip.patch_size,
                 "width": clip.hidden_size,
+                **({"intermediate_size": wide} if (wide := clip.intermediate_size) != 4 * clip.hidden_size else {}),
             },
             "sam_vit_b": published_sam(sam),
         },
