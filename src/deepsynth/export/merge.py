@@ -15,10 +15,11 @@ import gc
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from deepsynth.errors import UserError
 from deepsynth.export.foreign import lora_config_of, read_tensors
+from deepsynth.export.plain_transformers import NATIVE_NEEDS, own_name, write_for_transformers
 from deepsynth.export.published import add_code, native_config_of, notes_on, write_published
 from deepsynth.export.verification import (
     Agreement,
@@ -34,10 +35,7 @@ from deepsynth.export.verification import (
 from deepsynth.export.vllm_lora import VllmAdapter, export_for_vllm
 from deepsynth.io.files import atomic_folder, explain_write_errors
 
-if TYPE_CHECKING:
-    pass
-
-Format = Literal["native", "published", "vllm-lora"]
+Format = Literal["native", "transformers", "published", "vllm-lora"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class ExportReport:
 
     Attributes:
         folder: the merged model.
-        format: ``native`` or ``published``.
+        format: ``native``, ``transformers`` or ``published``.
         dtype: of the weights.
         changed: weight tensors that the adapter changed.
         unchanged: all others, bit for bit those of the base.
@@ -104,8 +102,9 @@ def export_model(
         adapter: peft folder, or that of a whole model, as ``FullModule`` writes it.
         output: folder to make; must not exist or be empty.
         base: model that the adapter belongs to; by default the one that the adapter names.
-        format: ``native`` (transformers), ``published`` (its authors' keys, configuration and files, for vLLM, SGLang,
-            llama.cpp and the original code) or ``vllm-lora`` (the adapter, not merged, under vLLM's names).
+        format: ``native`` (the base's classes), ``transformers`` (its own: DeepSeek-OCR becomes an Unlimited-OCR
+            whose window covers everything), ``published`` (its authors' keys, configuration and files, for vLLM,
+            SGLang, llama.cpp and the original code) or ``vllm-lora`` (the adapter, not merged, under vLLM's names).
         dtype: of the written weights; ``auto`` keeps the base's.
         device: where to compute.
         max_shard_size: of one weight file.
@@ -147,10 +146,11 @@ def export_model(
         gc.collect()
         known = {} if config is None else {"config": config}
         again = load_pretrained(AutoModelForImageTextToText, str(part), dtype=kind, **known).to(device).eval()
-        changed = {name for name, digest in weight_digests(again).items() if digest != before[name]}
+        digests = {name if name in before else own_name(name): hash for name, hash in weight_digests(again).items()}
+        changed = {name for name, digest in digests.items() if digest != before[name]}
         check_weights(changed, expected, allowed)
         measured = check_answers(given, answer_of(again, probe_inputs(base if known else str(part), device)), written)
-    return ExportReport(output, format, written, len(changed), len(before) - len(changed), measured, notes)
+    return ExportReport(output, format, written, len(changed), len(digests) - len(changed), measured, notes)
 
 
 def _merged(model: Any, adapter: Path, base: str, inputs: dict[str, Any]) -> tuple[Any, Answer, set[str], set[str]]:
@@ -175,10 +175,13 @@ def _write(model: Any, base: str, folder: Path, format: Format, max_shard_size: 
 
     processor = load_pretrained(AutoProcessor, base)
     try:
-        if format == "native":
+        own = not type(model).__module__.startswith("transformers.")
+        if format == "transformers" and own:
+            return None, write_for_transformers(model, processor, folder, max_shard_size)
+        if format in ("native", "transformers"):
             model.save_pretrained(folder, max_shard_size=max_shard_size)
             processor.save_pretrained(folder)
-            return None, ()
+            return None, (NATIVE_NEEDS,) if own else ()
         write_published(model, processor, resolve_model_name(base), folder, max_shard_size)
     except SafetensorError as error:  # how its writer says that the disk is full
         raise UserError(f"{folder.name}: the weights cannot be written ({error}); make room") from error

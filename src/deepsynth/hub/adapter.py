@@ -67,8 +67,12 @@ A LoRA adapter that reads page images, trained with DeepSynth {{ version }} for 
 ## Use
 
 ```python
+import deepsynth.models
 from peft import PeftModel
+from transformers import AutoModelForImageTextToText
 
+deepsynth.models.register()  # for DeepSeek-OCR, whose classes transformers does not have
+base_model = AutoModelForImageTextToText.from_pretrained("{{ base_name }}")
 model = PeftModel.from_pretrained(base_model, "{{ repo_id }}")
 ```
 
@@ -132,6 +136,7 @@ class Card:
             version=self.version,
             step=self.step,
             base=self._base_link(),
+            base_name=self._base_on_hub or "PATH OF THE BASE MODEL",
             data=", ".join(without_local_paths(list(self.datasets))) or "not named",
             license=self.license,
             metrics_table=_table("metric", self.metrics),
