@@ -1,11 +1,13 @@
 """Measure how many pages a second are drawn with and without structure: python scripts/measure_structure.py.
 
-Both kinds have about 1,500 characters on 1024 x 1024 pixels. Rounds of both take turns, and processor time counts, so
-that what else runs on the machine does not.
+Both kinds have about 1,500 characters on 1024 x 1024 pixels. Pages of both take turns, and processor time counts, so
+that what else runs on the machine does not. Garbage is collected as in the workers of a run: what was imported is left
+out.
 """
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 
@@ -43,12 +45,15 @@ def structured(rng: np.random.Generator) -> str:
     )
 
 
-def seconds(renderer: TextRenderer, texts: list[str]) -> float:
-    """Return processor time a page; every document is one page."""
-    start = time.process_time()
-    for number, text in enumerate(texts):
-        assert len(renderer(Document(str(number), text), np.random.default_rng(number))) == 1
-    return (time.process_time() - start) / len(texts)
+def seconds(renderers: list[TextRenderer], texts: list[list[str]]) -> list[float]:
+    """Return the processor time of a page by each renderer, which take turns; every document is one page."""
+    spent = [0.0] * len(renderers)
+    for number, own in enumerate(zip(*texts, strict=True)):
+        for place, (renderer, text) in enumerate(zip(renderers, own, strict=True)):
+            start = time.process_time()
+            assert len(renderer(Document(str(number), text), np.random.default_rng(number))) == 1
+            spent[place] += time.process_time() - start
+    return [found / len(texts[0]) for found in spent]
 
 
 def main() -> None:
@@ -56,16 +61,18 @@ def main() -> None:
     size = {"page_width_px": 1024, "page_height_px": 1024, "font_size_px": 15.0, "system_fonts": False}
     plain_renderer = TextRenderer(**size)  # type: ignore[arg-type]
     renderer = TextRenderer(**size, markup="markdown")  # type: ignore[arg-type]
+    seconds([plain_renderer, renderer], [["a word"], ["a $x$"]])  # what is imported late
+    gc.freeze()
     for first in (True, False):
         plain, rich = [], []
         for number in range(ROUNDS):
             rngs = [np.random.default_rng([number, page, int(first)]) for page in range(PAGES)]
             texts = [structured(rng) for rng in rngs]
             plains = [words(rng, CHARACTERS // 6)[:CHARACTERS] for rng in rngs]
-            for used, texts_of, found in ((plain_renderer, plains, plain), (renderer, texts, rich)):
-                if first:
-                    forget_drawn_text()
-                found.append(seconds(used, texts_of))
+            if first:
+                forget_drawn_text()
+            for found, spent in zip((plain, rich), seconds([plain_renderer, renderer], [plains, texts]), strict=True):
+                found.append(spent)
         rates = [1 / statistics.median(found) for found in (plain, rich)]
         ratio = statistics.median([one / two for one, two in zip(plain, rich, strict=True)])
         print("empty caches of words" if first else "new pages")

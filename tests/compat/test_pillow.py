@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from deepsynth.compat.pillow import draw_masks
+from deepsynth.compat.pillow import draw_masks, fill_boxes
 from deepsynth.data.fonts.files import bundled_folder
 
 
@@ -17,3 +17,14 @@ def test_masks_are_drawn_as_imagedraw_draws_text():
     draw_masks(drawn, [(20, 40, [(mask, dx, dy)])], color)
     assert np.array_equal(np.asarray(drawn), np.asarray(expected))
     assert len(drawn.getcolors()) > 10
+
+
+def test_boxes_are_filled_as_imagedraw_fills_rectangles():
+    boxes, color = [(3, 2, 17, 3), (5, 5, 6, 19), (8.0, 8.0, 30.0, 12.0)], (120, 40, 200)
+    expected = Image.new("RGB", (40, 20), "white")
+    for left, top, right, bottom in boxes:
+        ImageDraw.Draw(expected).rectangle((left, top, right - 1, bottom - 1), fill=color)
+    drawn = Image.new("RGB", (40, 20), "white")
+    fill_boxes(drawn, boxes, color)
+    assert np.array_equal(np.asarray(drawn), np.asarray(expected))
+    assert (np.asarray(drawn) == color).all(axis=2).sum() == 14 + 14 + 22 * 4

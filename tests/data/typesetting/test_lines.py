@@ -180,3 +180,20 @@ def test_a_hyphen_that_does_not_fit_moves_its_syllable_to_the_next_line(typesett
         (first, " ", "\n"),
         (f"{second}oo", "\n", "\n"),
     ]
+
+
+@pytest.mark.parametrize("text", ["one and two", "two  and", " one", "two-one and", "a " * 50 + "two", "one\tand", ""])
+@pytest.mark.parametrize("width", [60, 90, 400])
+def test_words_that_were_shaped_before_are_set_as_the_first_time(text, width):
+    def is_set(typesetter):
+        found = typesetter.lines(Paragraph(((text, BODY),)), width)
+        return [(line.text, line.joiner, line.end, [x for _, x in line.places]) for line in found]
+
+    def fresh():
+        return Typesetter(Shaper(FontLibrary((), system_fonts=False)), STYLE, 1.3)
+
+    warm = fresh()
+    list(warm.lines(Paragraph(((f"{text} one two and", BODY),)), 4000))
+    first = is_set(fresh())
+    assert is_set(warm) == first
+    assert all(x + 5 < width for _, _, _, places in first for x in places)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import mmap
@@ -111,8 +112,9 @@ def initialize_worker(worker_id: int) -> None:
 
     There are as many workers as cores, and OpenCV and torch would each use all of them. Ctrl-C, torchrun and SLURM send
     their signals to the whole group; a worker that they end takes along the samples that the last step before the
-    checkpoint needs.
+    checkpoint needs. What was imported is no garbage, and is left out where that is collected.
     """
+    gc.freeze()
     if hasattr(os, "setpgrp"):
         os.setpgrp()
     torch.set_num_threads(1)

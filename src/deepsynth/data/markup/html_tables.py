@@ -16,6 +16,7 @@ _LARGEST_SPAN = 1000
 _BOLD, _ITALIC, _CODE = ("b", "strong"), ("i", "em"), ("code", "tt", "kbd")
 #: Tags that begin a new paragraph in a cell.
 _BREAKS = ("br", "p", "div", "li")
+_SPACE = re.compile(r"\s+")
 _ALIGN = re.compile(r"text-align:\s*(left|center|right)")
 
 
@@ -130,7 +131,7 @@ def _paragraphs(cell: _OpenCell) -> tuple[Paragraph, ...]:
         folded: list[tuple[str, RunStyle]] = []
         for text, style in runs:
             if not style.formula:
-                text = re.sub(r"\s+", " ", text)
+                text = _SPACE.sub(" ", text)
                 if not folded or folded[-1][0].endswith(" "):
                     text = text.lstrip(" ")
             if text:

@@ -25,6 +25,8 @@ _MARKUP = re.compile(
     r"|&(?=#?\w+;)"
 )
 _DOLLAR = re.compile(r"\$(?=\S|$)")
+#: A text with no character that could be markup, at its start or within.
+_UNMARKED = re.compile(r"[^\W\d_][^*_`\\\]\[<&$|]*").fullmatch
 #: And at the start of a line.
 _NUMBERED = re.compile(r"(\d{1,9})([.)])(?=\s|$)")
 _STARTS = re.compile(r"#{1,6}(?=\s|$)|>|[-+*](?=\s|$)|=+\s*$|~{3}|[-|:][-|:\s]*$")
@@ -49,6 +51,8 @@ def inline_markdown(
         ("".join([text for text, _ in same]), style)
         for style, same in groupby([run for run in runs if run[0]], key=itemgetter(1))
     ]
+    if len(whole) == 1 and whole[0][1] == base and not base.note and _UNMARKED(whole[0][0]):  # most texts
+        return whole[0][0].strip(" \t")
     if dollars is None:
         dollars = has_dollar_pairs(whole)
     for place, (text, style) in enumerate(whole):
@@ -98,7 +102,7 @@ def _code(text: str) -> str:
 def has_dollar_pairs(runs: Sequence[Run]) -> bool:
     """Return whether Markdown would take dollar signs of the text for those of a formula."""
     plain = "".join(["$" if style.formula else text for text, style in runs])
-    return INLINE_FORMULA.search(plain) is not None or "$$" in plain
+    return "$" in plain and (INLINE_FORMULA.search(plain) is not None or "$$" in plain)
 
 
 def escape_markdown(text: str, *, dollars: bool = False) -> str:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markdown_it.ruler import RuleOptionsType
     from markdown_it.rules_block import StateBlock
+    from markdown_it.rules_core import StateCore
     from markdown_it.rules_inline import StateInline
 
 #: A formula within a line: no white space inside of its signs, and no digit behind, so that "$5 and $6" is none.
@@ -17,6 +18,8 @@ INLINE_FORMULA = re.compile(r"\$(?![\s$])(?:[^$\\]|\\.)*?(?<![\s\\])\$(?!\d)", r
 _DISPLAY_FORMULA = re.compile(r"\$\$\s*(?P<body>(?:[^\s$\\]|\\.)(?:[^$\\]|\\.)*?)\s*\$\$[ \t]*")
 _TABLE = re.compile(r"\s*<table\b", re.IGNORECASE)
 _TABLE_END = re.compile(r"</table\s*>", re.IGNORECASE)
+#: A text that no rule within lines applies to.
+_UNMARKED = re.compile(r"[^\n\\`*_\[\]!<&$]*").fullmatch
 _NOTE = re.compile(r"\[\^([^\]\s^]+)\]")
 _NOTE_TEXT = re.compile(r" {0,3}\[\^([^\]\s^]+)\]:[ \t]*(.*)")
 
@@ -33,6 +36,7 @@ def markdown_parser() -> MarkdownIt:
     parser.block.ruler.before("reference", "note_text", _note_text, interrupting)
     parser.inline.ruler.before("escape", "formula", _formula)
     parser.inline.ruler.before("link", "note", _note)
+    parser.core.ruler.at("inline", _inline)
     return parser
 
 
@@ -107,6 +111,20 @@ def _note_text(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     inline = state.push("inline", "", 0)
     inline.content, inline.children = "\n".join(lines).strip(), []
     return True
+
+
+def _inline(state: StateCore) -> None:
+    """Parse what stands in lines; most of it has no character that begins anything, and is one text."""
+    from markdown_it.token import Token
+
+    for token in state.tokens:
+        if token.type != "inline":
+            continue
+        if token.content and _UNMARKED(token.content):
+            token.children = [Token("text", "", 0, content=token.content)]
+            continue
+        token.children = token.children or []
+        state.md.inline.parse(token.content, state.md, state.env, token.children)
 
 
 def _formula(state: StateInline, silent: bool) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from deepsynth.compat.pillow import draw_masks
+from deepsynth.compat.pillow import draw_masks, fill_boxes
 from deepsynth.data.fonts.glyphs import GlyphBitmap
 from deepsynth.data.rendering.page_geometry import Color
 from deepsynth.data.typesetting.pages import PageLayout, PositionedLine
@@ -32,12 +32,11 @@ def draw_page(
         UserError: when a line does not fit on the page.
     """
     image = Image.new("RGB", size, background_color)
-    canvas = ImageDraw.Draw(image)
     light = tuple([round(0.1 * ink + 0.9 * paper) for ink, paper in zip(text_color, background_color, strict=True)])
     for row in layout.rows:
         for boxes, fill in ((row.fills, light), (row.rules, text_color)):
-            for box in boxes:
-                canvas.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=fill)
+            if boxes:
+                fill_boxes(image, boxes, fill)
         for picture, x, y in row.pictures:
             image.paste(picture, (x, y))
     glyphs: list[tuple[int, int, tuple[GlyphBitmap, ...]]] = []
@@ -66,16 +65,21 @@ def draw_page(
 
 def _record(positioned: PositionedLine) -> Line:
     """Return the line with the boxes of its glyphs; a word without glyphs has an empty box at its place."""
-    places, baseline = positioned.line.places, positioned.baseline
-    pens = [positioned.x + round(x) for _, x in places]
-    boxes = [
-        (pen + run.left, baseline - run.top, pen + run.right, baseline + run.bottom)
-        for pen, (run, _) in zip(pens, places, strict=True)
-    ]
-    lefts, tops, rights, bottoms = zip(*boxes, strict=True)
-    words = tuple([Word(run.text, box) for (run, _), box in zip(places, boxes, strict=True)])
-    fonts = dict.fromkeys([font for run, _ in places for font in run.fonts])
-    whole = (min(lefts), min(tops), max(rights), max(bottoms))
+    places, left, baseline = positioned.line.places, positioned.x, positioned.baseline
+    words = tuple(
+        [
+            Word(
+                run.text,
+                ((pen := left + round(x)) + run.left, baseline - run.top, pen + run.right, baseline + run.bottom),
+            )
+            for run, x in places
+        ]
+    )
+    whole, fonts = words[0].box, places[0][0].fonts
+    if len(words) > 1:
+        lefts, tops, rights, bottoms = zip(*[word.box for word in words], strict=True)
+        whole = (min(lefts), min(tops), max(rights), max(bottoms))
+        fonts = tuple(dict.fromkeys([font for run, _ in places for font in run.fonts]))
     return Line(
         positioned.line.text, whole, words, ", ".join(fonts), positioned.line.style.size_px, positioned.line.ending
     )

@@ -1,8 +1,9 @@
-"""The places of words on a line in several styles or directions."""
+"""The places of words on a line: in one style and direction, or in several."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from deepsynth.data.fonts.glyphs import ShapedRun
 from deepsynth.data.text.bidi import visual_order
@@ -10,6 +11,28 @@ from deepsynth.data.text.bidi import visual_order
 #: A run on a line: the shaped text and its embedding level, the white space before it with its embedding level and its
 #: width, pixels. A plain tuple, as there is one for every word of every page.
 LineItem = tuple[ShapedRun, int, str, int, float]
+
+
+def in_reading_order(
+    items: Sequence[LineItem], justified: bool, width: int, offset: int
+) -> list[tuple[ShapedRun, float]]:
+    """Return the places of a left-to-right line in one style: the first glyph in the column, the gaps stretched."""
+    places: list[tuple[ShapedRun, float]] = []
+    x = 0.0
+    for run, _, _, _, gap_px in items:
+        x += gap_px
+        places.append((run, x))
+        x += run.advance
+    if not places:
+        return places
+    offset -= min(places[0][0].left, 0)
+    gaps = [bool(gap) for _, _, gap, _, _ in items]
+    gaps[0] = False
+    if justified and any(gaps):
+        last, x = places[-1]
+        stretch = max(0.0, width - x - last.room) / sum(gaps)
+        return [(run, x + offset + count * stretch) for (run, x), count in zip(places, accumulate(gaps), strict=True)]
+    return [(run, x + offset) for run, x in places] if offset else places
 
 
 def in_visual_order(

@@ -11,18 +11,24 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
-from typing import Literal
 
 from deepsynth.data.fonts.files import damaged
 from deepsynth.data.fonts.glyphs import FontStyle, ShapedRun
 from deepsynth.data.fonts.shaping import Shaper
 from deepsynth.data.text.bidi import embedding_levels
 from deepsynth.data.text.linebreak import HYPHEN, SOFT_HYPHEN, gap_width
-from deepsynth.data.typesetting.bidi_lines import LineItem, in_visual_order
+from deepsynth.data.typesetting.bidi_lines import LineItem, in_reading_order, in_visual_order
 from deepsynth.data.typesetting.hyphenation import Hyphenation
-from deepsynth.data.typesetting.paragraphs import Look, Paragraph, RunStyle, quantize
-from deepsynth.data.typesetting.words import Word, break_run, direction_of, shape_marker, shaped_words, without_formulas
+from deepsynth.data.typesetting.paragraphs import Look, Paragraph, RunStyle, Side, quantize
+from deepsynth.data.typesetting.words import (
+    Word,
+    break_run,
+    direction_of,
+    one_line,
+    shape_marker,
+    shaped_words,
+    without_formulas,
+)
 
 #: Wider than any line.
 UNBROKEN_PX = 1_000_000
@@ -102,20 +108,29 @@ class Typesetter:
         Raises:
             UserError: when no font has a character, or a character is wider than the column.
         """
+        return self._lines(paragraph, width_px, start, paragraph.align)
+
+    def _lines(self, paragraph: Paragraph, width_px: int, start: int, align: Side | None) -> Iterator[LaidOutLine]:
         text = paragraph.text
         styled = [(part, self._shaper.for_text(text, self.style(run))) for part, run in paragraph.runs]
-        shown = without_formulas(styled) if any(style.formula for _, style in styled) else text
-        levels, base = embedding_levels(shown)
         style = styled[0][1]
-        is_plain = len(styled) == 1 and levels.count(0) == len(levels)
         indent = self.pixels(paragraph.indent_em)
         width = width_px - indent
         ascent, descent, space = self.metrics(style)
-        words = shaped_words(self._shaper, styled, shown, start, levels)
-        for number, (items, joiner, end) in enumerate(self._break(words, text, width, style.size_px, space)):
+        broken: Iterable[tuple[list[LineItem], str, int]]
+        short = one_line(self._shaper, text, style, width, space) if len(styled) == 1 and not start else None
+        if short:
+            is_plain, base, broken = True, 0, ((short, "\n", len(text)),)
+        else:
+            shown = without_formulas(styled) if any(style.formula for _, style in styled) else text
+            levels, base = embedding_levels(shown)
+            is_plain = len(styled) == 1 and levels.count(0) == len(levels)
+            words = shaped_words(self._shaper, styled, shown, start, levels)
+            broken = self._break(words, text, width, style.size_px, space)
+        for number, (items, joiner, end) in enumerate(broken):
             justified = self._justify and joiner != "\n"
             if is_plain:
-                places = _in_reading_order(items, justified, width, indent)
+                places = in_reading_order(items, justified, width, indent)
             else:
                 places = in_visual_order(items, justified, base, width, 0 if base else indent)
             line = LaidOutLine(
@@ -129,8 +144,8 @@ class Typesetter:
             )
             if line.places and line.places[-1][0].hyphenated:
                 line.ending = f"{HYPHEN}\n"
-            if paragraph.align:
-                align_line(line, paragraph.align, width, indent)
+            if align:
+                align_line(line, align, width, indent)
             if number == 0 and start == 0 and paragraph.marker:
                 marker = shape_marker(self._shaper, paragraph.marker, style, base)
                 room = indent - marker.advance
@@ -215,8 +230,8 @@ class Typesetter:
             start += len(text)
 
     def unbroken(self, paragraph: Paragraph) -> tuple[list[LaidOutLine], float, float]:
-        """Return a paragraph that is never broken, its width and that of its widest run, pixels."""
-        lines = list(self.lines(paragraph, UNBROKEN_PX))
+        """Return a paragraph that is neither broken nor aligned, its width and that of its widest run, pixels."""
+        lines = list(self._lines(paragraph, UNBROKEN_PX, 0, None))
         places = [place for line in lines for place in line.places]
         left = min([x for _, x in places], default=0.0)
         width = max([x + run.room - left for run, x in places], default=0.0)
@@ -249,29 +264,7 @@ def _at_start(items: Sequence[LineItem]) -> list[LineItem]:
     return [(items[0][0], items[0][1], "", items[0][3], 0.0), *items[1:]] if items else []
 
 
-def _in_reading_order(
-    items: Sequence[LineItem], justified: bool, width: int, offset: int
-) -> list[tuple[ShapedRun, float]]:
-    """Return the places of a left-to-right line in one style: the first glyph in the column, the gaps stretched."""
-    places: list[tuple[ShapedRun, float]] = []
-    x = 0.0
-    for run, _, _, _, gap_px in items:
-        x += gap_px
-        places.append((run, x))
-        x += run.advance
-    if not places:
-        return places
-    offset -= min(places[0][0].left, 0)
-    gaps = [bool(gap) for _, _, gap, _, _ in items]
-    gaps[0] = False
-    if justified and any(gaps):
-        last, x = places[-1]
-        stretch = max(0.0, width - x - last.room) / sum(gaps)
-        return [(run, x + offset + count * stretch) for (run, x), count in zip(places, accumulate(gaps), strict=True)]
-    return [(run, x + offset) for run, x in places] if offset else places
-
-
-def align_line(line: LaidOutLine, side: Literal["left", "center", "right"], width: int, offset: int) -> None:
+def align_line(line: LaidOutLine, side: Side, width: int, offset: int) -> None:
     """Move a line within the column to its side, or to the middle."""
     if not line.places:
         return

@@ -134,8 +134,7 @@ class _Measured:
         for paragraph in cell.paragraphs:
             if id(paragraph) in self._found:
                 continue
-            plain = replace(paragraph, align=None) if paragraph.align else paragraph
-            self._found[id(paragraph)] = self.typesetter.unbroken(plain)
+            self._found[id(paragraph)] = self.typesetter.unbroken(paragraph)
         found = [self._found[id(paragraph)] for paragraph in cell.paragraphs]
         return max([width for _, width, _ in found]), max([word for *_, word in found])
 
@@ -157,7 +156,8 @@ class _Measured:
                     align_line(whole[0], side, width, 0)
                 broken: Iterable[LaidOutLine] = whole
             else:
-                broken = self.typesetter.lines(replace(paragraph, align=side), width)
+                own = paragraph if side == paragraph.align else replace(paragraph, align=side)
+                broken = self.typesetter.lines(own, width)
             for line in broken:
                 line.ending = line.joiner
                 lines.append(line)
@@ -248,9 +248,10 @@ def _column_widths(table: Table, measured: _Measured, width: int, padding: int) 
 
 def _widen(widths: list[float], cell: Cell, wanted: float) -> None:
     """Make the columns of a cell wide enough, all by the same."""
+    if cell.columns == 1:
+        widths[cell.column] = max(widths[cell.column], wanted)
+        return
     lacking = wanted - sum(widths[cell.column : cell.column + cell.columns])
-    if lacking > 0 and cell.columns == 1:
-        widths[cell.column] = wanted
-    elif lacking > 0:
+    if lacking > 0:
         for column in range(cell.column, cell.column + cell.columns):
             widths[column] += lacking / cell.columns

@@ -9,10 +9,13 @@ from deepsynth.data.fonts.formulas import fit_formula
 from deepsynth.data.fonts.glyphs import Direction, FontStyle, GlyphBitmap, ShapedRun
 from deepsynth.data.fonts.shaping import Shaper
 from deepsynth.data.text.linebreak import SPACES, TOKENS, breakable_parts, grapheme_clusters, segments
+from deepsynth.data.typesetting.bidi_lines import LineItem
 from deepsynth.errors import UserError
 
 #: A word with more letters is not shaped whole only to find out that it is too wide.
 LONGEST_WORD = 200
+#: A text with more letters is seldom one line.
+_SHORT = 80
 #: For private use: a letter that runs left to right.
 _FORMULA_LETTER = "\ue000"
 
@@ -22,6 +25,33 @@ _FORMULA_LETTER = "\ue000"
 #: runs where it has several styles or directions; a run that is too long to be shaped whole has infinite room. This is
 #: a plain tuple, as there is one for every word of every page.
 Word = tuple[int, str, int, Sequence[tuple[ShapedRun, int]], float]
+
+
+def one_line(shaper: Shaper, text: str, style: FontStyle, width: int, space: float) -> list[LineItem] | None:
+    """Return the items of a short text, as cells and headings have; ``None`` where there is more to set them.
+
+    That is so when a word was not shaped before, or may run from the right, or when the text does not fit.
+
+    Args:
+        shaper: remembers the words.
+        text: the text.
+        style: its one style.
+        width: width of the line, pixels.
+        space: width of a space, pixels.
+    """
+    if len(text) > _SHORT or not text.isascii() or style.formula:
+        return None
+    known = shaper.remembered(style, "ltr")
+    items: list[LineItem] = []
+    x, gap, gap_px = 0.0, "", 0.0
+    for word in text.split(" "):
+        run = known.get(word)
+        if run is None or x + gap_px + run.room > width:
+            return None
+        items.append((run, 0, gap, 0, gap_px))
+        x = x + gap_px + run.advance
+        gap, gap_px = " ", space
+    return items
 
 
 def shaped_words(
@@ -41,7 +71,8 @@ def shaped_words(
     """
     first = styled[0][1]
     has_one_style = len(styled) == 1 and not first.formula
-    is_uniform = has_one_style and levels.count(levels[:1]) == len(levels)
+    has_one_level = levels.count(levels[:1]) == len(levels)
+    is_uniform = has_one_style and has_one_level
     styles = [] if is_uniform else [style for part, style in styled for _ in part]
     remembered = (shaper.remembered(first, "ltr"), shaper.remembered(first, "rtl"))
     tables: dict[tuple[int, int], dict[str, ShapedRun]] = {}
@@ -58,6 +89,14 @@ def shaped_words(
             yield begin, gap, gap_level, ((run, level),), run.room
             gap = ""
             continue
+        if has_one_level and styles and styles[begin] is styles[end - 1] and not styles[begin].formula:
+            style = styles[begin]
+            known = tables.get((id(style), level & 1))
+            run = known.get(token) if known else None
+            if run:
+                yield begin, gap, gap_level, ((run, level),), run.room
+                gap = ""
+                continue
         for segment in segments(token):
             stop = begin + len(segment)
             level = levels[begin]
