@@ -12,10 +12,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from deepsynth.distributed.sharding import is_sharded
 from deepsynth.distributed.strategy import attached_trainer
 from deepsynth.models.engine.compilation import Compilation, choose_compilation, missing_compiler
-from deepsynth.models.engine.fast_paths import TrainingPaths, describe, install_training_paths
+from deepsynth.models.engine.fast_paths import TrainingPaths, install_training_paths
 from deepsynth.models.engine.feature_cache import DEFAULT_FOLDER, GIB, DiskCache, FeatureCache, MemoryCache, context_of
 from deepsynth.models.engine.image_features import vision_tensors
 from deepsynth.models.engine.layer_runner import LEVELS, LayerRunner, Level, keep
+from deepsynth.models.engine.path_rows import describe
 from deepsynth.models.engine.training_forward import TrainingForward
 from deepsynth.models.kernels import sam_attention
 from deepsynth.modules.model_module import ModelModule

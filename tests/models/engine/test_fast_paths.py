@@ -13,11 +13,10 @@ from deepsynth.compat.transformers import experts_implementation
 from deepsynth.generation.model_runner import ModelRunner
 from deepsynth.models.engine.fast_paths import (
     FROZEN_EXPERTS,
-    PathRow,
     ReplacedForwards,
-    describe,
     install_training_paths,
 )
+from deepsynth.models.engine.path_rows import PathRow, describe
 from deepsynth.models.kernels import decoder, frozen_experts, sam_attention
 from tests.helpers.generation import load
 from tests.helpers.training import make_data, make_module, make_trainer

@@ -11,14 +11,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import MethodType, TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 from torch import nn
 
 from deepsynth.compat.transformers import experts_implementation, set_experts_implementation
 from deepsynth.models.engine.compilation import CompiledParts
 from deepsynth.models.engine.layer_runner import LayerRunner, transformer_layers
-from deepsynth.models.kernels import decoder, frozen_experts, sam_attention
+from deepsynth.models.engine.path_rows import PathRow
+from deepsynth.models.kernels import decoder, frozen_experts, patch_attention, sam_attention
 from deepsynth.models.kernels.adapters import AdapterFactors
 from deepsynth.models.kernels.fast_forward import FastForward, Forward
 from deepsynth.models.registry import family_of
@@ -27,20 +28,6 @@ from deepsynth.models.registry import family_of
 Kernels = Literal["auto", "plain"]
 #: The path of routed experts that stay frozen.
 FROZEN_EXPERTS = "frozen experts"
-
-
-class PathRow(NamedTuple):
-    """One path of a run.
-
-    Attributes:
-        path: its name.
-        modules: the number of modules that it is used for; 0 where it is not used.
-        reason: why it is not used, if it is not.
-    """
-
-    path: str
-    modules: int
-    reason: str
 
 
 class ReplacedForwards:
@@ -192,7 +179,7 @@ class GenerationPaths:
         self._text, self._tower = text, tower
         self._factors = AdapterFactors(text.embed_tokens.weight.dtype)
         # Made once: what is compiled knows these methods.
-        self._vision = _methods(_find(tower, sam_attention.fast_forward_for), training=False)
+        self._vision = _methods(_find(tower, _vision_kernels(tower).fast_forward_for), training=False)
         self.refresh()
 
     def refresh(self) -> None:
@@ -223,17 +210,17 @@ def install_training_paths(base: Any, *, kernels: Kernels = "auto", experts: str
     """
     family = family_of(base.config)
     text, tower = family.decoder_of(base), nn.ModuleList(family.vision_of(base))
-    against = family.unsupported.get("kernels", "")
+    vision, against = _vision_kernels(tower), family.unsupported.get("kernels", "")
     if kernels != "auto":
         against = f"model.engine.kernels is {kernels}"
     forwards: list[tuple[nn.Module, Forward]] = []
     adapted: list[Any] = []
     if against:
-        rows = [PathRow(path, 0, against) for path in (*decoder.PATHS, *sam_attention.PATHS)]
+        rows = [PathRow(path, 0, against) for path in (*decoder.PATHS, *vision.PATHS)]
     else:
         found = _find(text, decoder.fast_forward_for)
         adapted = [module for module, fast in found if fast.path == decoder.ADAPTERS]
-        forwards = _methods([*found, *_find(tower, sam_attention.fast_forward_for)], training=True)
+        forwards = _methods([*found, *_find(tower, vision.fast_forward_for)], training=True)
         rows = _rows(text, tower, training=True)
     against = against or family.unsupported.get("experts", "")
     if experts is not None:
@@ -243,19 +230,6 @@ def install_training_paths(base: Any, *, kernels: Kernels = "auto", experts: str
     of_decoder = [LayerRunner(layer, shapes_vary=True) for layer in transformer_layers(text)]
     of_vision = [LayerRunner(layer) for layer in transformer_layers(tower)]
     return TrainingPaths(forwards, rows, of_decoder, of_vision, adapted, text=text, experts=before).install()
-
-
-def describe(rows: Iterable[PathRow]) -> str:
-    """Return one line of the paths that are used and, with the reason, of those that are not."""
-    used: list[str] = []
-    unused: dict[str, list[str]] = {}
-    for path, modules, reason in rows:
-        if modules:
-            used.append(f"{path} ({modules})")
-        else:
-            unused.setdefault(reason, []).append(path)
-    reasons = "; ".join(f"{', '.join(paths)} ({reason})" for reason, paths in unused.items())
-    return f"fast paths: {', '.join(used) or 'none'}" + (f"; not used: {reasons}" if reasons else "")
 
 
 def _find(part: nn.Module, choose: Callable[[Any], FastForward | None]) -> list[tuple[nn.Module, FastForward]]:
@@ -274,17 +248,22 @@ def _methods(found: list[tuple[nn.Module, FastForward]], *, training: bool) -> l
 
 def _rows(text: Any, tower: nn.Module, *, training: bool) -> list[PathRow]:
     """Return a row for each path of decoder and vision encoder."""
-    weight = text.embed_tokens.weight
+    weight, vision = text.embed_tokens.weight, _vision_kernels(tower)
     rows = []
     for part, paths, choose, why_unused in (
         (text, decoder.PATHS, decoder.fast_forward_for, decoder.why_unused),
-        (tower, sam_attention.PATHS, sam_attention.fast_forward_for, sam_attention.why_unused),
+        (tower, vision.PATHS, vision.fast_forward_for, vision.why_unused),
     ):
         counts = Counter(fast.path for _, fast in _find(part, choose))
         for path in paths:
             reason = why_unused(path, counts[path], weight, training=training)
             rows.append(PathRow(path, 0 if reason else counts[path], reason))
     return rows
+
+
+def _vision_kernels(tower: nn.Module) -> Any:
+    """Return the module of kernels that are for a vision encoder."""
+    return patch_attention if patch_attention.fits(tower) else sam_attention
 
 
 def _choose_experts(text: Any, against: str) -> PathRow:

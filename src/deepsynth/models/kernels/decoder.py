@@ -14,12 +14,12 @@ import torch
 
 from deepsynth.compat import liger_kernel
 from deepsynth.compat.peft import is_expert_adapter, is_linear_adapter
-from deepsynth.compat.transformers import attention_function, attention_implementation
+from deepsynth.compat.transformers import attention_function, attention_implementation, cache_name
 from deepsynth.models.kernels.adapters import adapt, adapt_experts
 from deepsynth.models.kernels.experts import choose_experts
 from deepsynth.models.kernels.fast_forward import FastForward, Forward
 from deepsynth.models.kernels.frozen_experts import is_silu
-from deepsynth.models.kernels.layer_classes import layer_classes
+from deepsynth.models.kernels.layer_classes import computes_as, layer_classes
 
 #: The paths by the names that users see.
 ADAPTERS, EXPERT_ADAPTERS, ROUTER = "adapters", "adapters of experts", "router"
@@ -40,11 +40,14 @@ def fast_forward_for(module: Any) -> FastForward | None:
         return _ROUTER
     if not liger_kernel.is_installed():
         return None
-    if isinstance(module, layer_classes("TextRMSNorm")):
+    if computes_as(module, "TextRMSNorm"):
         return _NORM
-    if isinstance(module, layer_classes("TextMLP")):
+    if computes_as(module, "TextMLP"):
         return _GATE if is_silu(module.act_fn) else None
-    return _ATTENTION if isinstance(module, layer_classes("TextAttention")) else None
+    if computes_as(module, "FusedMLP"):
+        return _FUSED_GATE if is_silu(module.activation_fn) else None
+    attends = computes_as(module, "TextAttention") and getattr(module, "sliding_window", None) is None
+    return _ATTENTION if attends else None
 
 
 def why_unused(path: str, count: int, weight: torch.Tensor, *, training: bool) -> str:
@@ -98,6 +101,12 @@ def _gate(self: Any, hidden_states: torch.Tensor) -> Any:
     return self.down_proj(liger_kernel.silu_product(self.gate_proj(hidden_states), self.up_proj(hidden_states)))
 
 
+def _gate_from_one(self: Any, hidden_states: torch.Tensor) -> Any:
+    """Return a gated feed-forward layer whose gate and other half are one matrix, the gate first."""
+    gate, up = self.gate_up_proj(hidden_states).chunk(2, dim=-1)
+    return self.down_proj(liger_kernel.silu_product(gate, up))
+
+
 def _attend(
     self: Any,
     hidden_states: torch.Tensor,
@@ -114,8 +123,10 @@ def _attend(
     cache = past_key_values if cache is None else cache
     implementation = attention_implementation(self.config)
     if implementation == "eager":  # its function is the model's own
+        if cache is not None:
+            kwargs[cache_name()] = cache
         found: tuple[torch.Tensor, Any] = type(self).forward(
-            self, hidden_states, position_embeddings, attention_mask, cache, **kwargs
+            self, hidden_states, position_embeddings=position_embeddings, attention_mask=attention_mask, **kwargs
         )
         return found
     shape = (*hidden_states.shape[:-1], -1, self.head_dim)
@@ -145,6 +156,7 @@ def _choose(self: Any, hidden_states: torch.Tensor) -> Any:
 #: The fused parameters of routed experts.
 _EXPERT_WEIGHTS = ("gate_up_proj", "down_proj")
 _ADAPTED, _ADAPTED_EXPERTS = _for_both_modes(ADAPTERS, adapt), _for_both_modes(EXPERT_ADAPTERS, adapt_experts)
+_FUSED_GATE = _for_both_modes(GATE, _on_cuda(_gate_from_one))
 _NORM, _GATE = _for_both_modes(NORM, _on_cuda(_normalize)), _for_both_modes(GATE, _on_cuda(_gate))
 _ATTENTION = _for_both_modes(ATTENTION, _on_cuda(_attend))
 _ROUTER = FastForward(ROUTER, None, _choose)

@@ -22,3 +22,47 @@ def layer_classes(name: str) -> tuple[type[Any], ...]:
 
         found.append(getattr(unlimited, f"UnlimitedOcr{name}"))
     return tuple(found)
+
+
+#: Layers of other models, by their folder in transformers and their class, and what they compute as: a layer of
+#: DeepSeek-OCR-2, the same with both halves of the gate in one matrix (``FusedMLP``), or attention among patches.
+_ALIKE = {
+    "paddleocr_vl": {
+        "PaddleOCRRMSNorm": "TextRMSNorm",
+        "PaddleOCRMLP": "TextMLP",
+        "PaddleOCRAttention": "TextAttention",
+        "PaddleOCRVisionAttention": "PatchAttention",
+    },
+    "glm_ocr": {
+        "GlmOcrRMSNorm": "TextRMSNorm",
+        "GlmOcrTextMLP": "FusedMLP",
+        "GlmOcrVisionMlp": "TextMLP",
+        "GlmOcrVisionAttention": "PatchAttention",
+    },
+    "qwen2_5_vl": {
+        "Qwen2_5_VLRMSNorm": "TextRMSNorm",
+        "Qwen2MLP": "TextMLP",
+        "Qwen2_5_VLMLP": "TextMLP",
+        "Qwen2_5_VLAttention": "TextAttention",
+        "Qwen2_5_VLVisionAttention": "PatchAttention",
+    },
+}
+
+
+def computes_as(module: Any, name: str) -> bool:
+    """Return whether a layer computes as the one of a name does, by its class or one that it is made from.
+
+    Args:
+        module: of any model.
+        name: as for :func:`layer_classes`, or one of those that only other models have.
+    """
+    for own in type(module).__mro__:
+        package, _, folder = own.__module__.partition("transformers.models.")
+        if not package and folder:
+            found = _ALIKE.get(folder.partition(".")[0], {}).get(own.__name__)
+            if found is not None:
+                return found == name
+    return name not in _OTHERS and isinstance(module, layer_classes(name))
+
+
+_OTHERS = ("FusedMLP", "PatchAttention")
