@@ -79,9 +79,8 @@ def attend(
     """
     lengths = _lengths(bounds)
     if len(set(lengths)) == 1:
-        return _together(*(part.unflatten(0, (len(lengths), -1)) for part in (query, key, value)), scaling).flatten(
-            0, 1
-        )
+        shape = (len(lengths), lengths[0], *query.shape[1:])
+        return _together(query.reshape(shape), key.reshape(shape), value.reshape(shape), scaling).flatten(0, 1)
     if query.is_cuda and query.dtype in _FLASH_DTYPES:
         longest = max(lengths)
         found = varlen_attn(query, key, value, bounds, bounds, longest, longest, scale=scaling)
