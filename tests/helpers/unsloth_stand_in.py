@@ -21,6 +21,8 @@ class FastVisionModel:
     """Arguments as in unsloth 2026.10.9; one that is not here is a mistake."""
 
     calls: list[tuple[str, dict[str, Any]]]
+    #: What loading a model raises, as the real one does where it cannot.
+    fault: Exception | None = None
 
     @classmethod
     def from_pretrained(
@@ -42,6 +44,8 @@ class FastVisionModel:
         assert load_in_4bit + load_in_8bit + load_in_16bit == 1
         assert not trust_remote_code
         cls.calls.append(("from_pretrained", dict(locals())))
+        if cls.fault is not None:
+            raise cls.fault
         model = auto_model.from_pretrained(model_name, dtype=dtype)
         model.is_loaded_in_4bit, model.is_loaded_in_8bit = load_in_4bit, load_in_8bit
         return model, object()
@@ -117,6 +121,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> type[FastVisionModel]:
     module = ModuleType("unsloth")
     module.__spec__ = ModuleSpec("unsloth", None)
     FastVisionModel.calls = []
+    monkeypatch.setattr(FastVisionModel, "fault", None)
     module.FastVisionModel = FastVisionModel  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "unsloth", module)
     monkeypatch.setattr("deepsynth.modules.unsloth.has_accelerator", lambda: True)

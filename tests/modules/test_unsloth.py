@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from deepsynth.data import JsonlSource
+from deepsynth.errors import UserError
 from deepsynth.models.lora_init import adapted_layers, frozen_weight
 from deepsynth.models.quantization.quantize import Quantization, quantize
-from deepsynth.models.registry import load_pretrained
+from deepsynth.models.registry import FAMILIES, load_pretrained
 from deepsynth.modules import UnslothModule
 from deepsynth.unsloth_import import prepare_environment
 from tests.helpers import unsloth_stand_in
+from tests.helpers.tiny_models import find_makers
 from tests.helpers.training import grouped, make_data, make_module, make_trainer
 from tests.helpers.unsloth_stand_in import FastVisionModel
+from tests.models.families.runs import batch_of, data_of
 
 needs_bitsandbytes = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (extra gpu)"
@@ -226,6 +230,59 @@ def test_a_model_that_stays_in_sixteen_bits_is_refused(
     monkeypatch.setattr(unsloth, "from_pretrained", without_bitsandbytes)
     with pytest.raises(ValueError, match=r"model.quantization is nf4, but Unsloth loaded 16 bits.*bitsandbytes"):
         make(quantization="nf4").configure_model()
+
+
+@pytest.mark.parametrize("family", ["idefics3", "paddleocr_vl", pytest.param("glm_ocr", marks=pytest.mark.slow)])
+def test_other_families_are_loaded_if_the_installed_version_loads_them(
+    family: str, unsloth: type[FastVisionModel], tmp_path: Path, jsonl: Path
+) -> None:
+    """No list of ours says which: Unsloth gets the model, and its loss is trained."""
+    maker = find_makers()[family]
+    folder = maker.make(tmp_path / "model")
+    module = make(model_name=str(folder), quantization="nf4")
+    trainer = make_trainer(tmp_path / "run", max_steps=2, limit_val_batches=0)
+    data = data_of(folder, maker.PAGES, batch_size=2)
+    trainer.fit(module, data)
+    assert trainer.global_step == 2
+    assert [name for name, _ in unsloth.calls][:2] == ["from_pretrained", "get_peft_model"]
+    assert unsloth.calls[0][1]["load_in_4bit"]
+    adapted = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+    assert adapted
+    assert all("lora_" in name for name in adapted)
+    assert module.generate(batch_of(folder, maker.PAGES)) is not None
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [RuntimeError("Unsloth: no such\nmodel"), NotImplementedError("not yet"), ImportError("too old"), KeyError("x")],
+    ids=lambda fault: type(fault).__name__,
+)
+def test_a_family_that_unsloth_does_not_load_is_one_line(
+    fault: Exception, unsloth: type[FastVisionModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unsloth, "fault", fault)
+    with pytest.raises(UserError, match=r"the installed Unsloth does not load DeepSeek-OCR-2 \(.*PeftModule") as caught:
+        make().configure_model()
+    assert "\n" not in str(caught.value)
+    assert type(fault).__name__ in str(caught.value)
+
+
+def test_memory_that_is_full_is_no_matter_of_the_family(
+    unsloth: type[FastVisionModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unsloth, "fault", torch.OutOfMemoryError("full"))
+    with pytest.raises(torch.OutOfMemoryError):
+        make().configure_model()
+
+
+def test_a_family_without_unsloth_is_refused_before_it_is_asked(
+    unsloth: type[FastVisionModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = replace(FAMILIES["deepseek_ocr2"], unsupported={"unsloth": "it has other layers"})
+    monkeypatch.setitem(FAMILIES, "deepseek_ocr2", family)
+    with pytest.raises(UserError, match=r"UnslothModule, which DeepSeek-OCR-2 does not have \(it has other layers\)"):
+        make().configure_model()
+    assert unsloth.calls == []
 
 
 def test_unsloth_writes_into_the_cache_and_asks_nobody() -> None:

@@ -22,6 +22,7 @@ from deepsynth.errors import UserError
 from deepsynth.generation import Implementation
 from deepsynth.lazy_imports import install_command
 from deepsynth.models.engine.training_forward import TrainingForward
+from deepsynth.models.family import Family
 from deepsynth.models.lora import lora_config
 from deepsynth.models.quantization.quantize import Kind
 from deepsynth.models.quantization.weight_table import format_weight_table, weight_table
@@ -121,21 +122,22 @@ class UnslothModule(DeepSynthModule):
         checkpointing = _CHECKPOINTING[self.engine.activation_memory]
         # Lightning has made the GPU the default device, which no loader expects.
         with torch.device("cpu"), self._folder() as folder:
-            base, _ = unsloth.FastVisionModel.from_pretrained(
-                model_name=folder,
-                max_seq_length=self.max_seq_length,
-                dtype=self.resolved_dtype,
-                load_in_4bit=self.quantization == "nf4",
-                load_in_8bit=self.quantization == "int8",
-                load_in_16bit=self.quantization == "none",
-                device_map={"": self.device.index or 0} if self.device.type == "cuda" else {"": self.device.type},
-                use_gradient_checkpointing=checkpointing,
-                use_exact_model_name=True,  # the user's weights, not Unsloth's repository for that name
-                trust_remote_code=False,
-                auto_model=AutoModelForImageTextToText,  # what the published config.json names is remote code
-                offload_embedding=False,  # Lightning moves the model as a whole
-                random_state=torch.initial_seed() % 2**32,
-            )
+            with self._refusal():
+                base, _ = unsloth.FastVisionModel.from_pretrained(
+                    model_name=folder,
+                    max_seq_length=self.max_seq_length,
+                    dtype=self.resolved_dtype,
+                    load_in_4bit=self.quantization == "nf4",
+                    load_in_8bit=self.quantization == "int8",
+                    load_in_16bit=self.quantization == "none",
+                    device_map={"": self.device.index or 0} if self.device.type == "cuda" else {"": self.device.type},
+                    use_gradient_checkpointing=checkpointing,
+                    use_exact_model_name=True,  # the user's weights, not Unsloth's repository for that name
+                    trust_remote_code=False,
+                    auto_model=AutoModelForImageTextToText,  # what the published config.json names is remote code
+                    offload_embedding=False,  # Lightning moves the model as a whole
+                    random_state=torch.initial_seed() % 2**32,
+                )
             base.requires_grad_(False)
             if self.quantization != "none":
                 self._check_quantized(base)
@@ -146,6 +148,29 @@ class UnslothModule(DeepSynthModule):
         model.peft_config["default"].base_model_name_or_path = name  # a name, not a path of this machine
         unsloth.FastVisionModel.for_training(model)
         return model
+
+    @contextmanager
+    def _refusal(self) -> Iterator[None]:
+        """Say in one line that the installed Unsloth does not load the model: it has no list that could be asked.
+
+        Raises:
+            UserError: with the family, Unsloth's own words and the module that takes it.
+        """
+        try:
+            yield
+        except (UserError, torch.OutOfMemoryError):
+            raise
+        except (ImportError, NotImplementedError, RuntimeError, ValueError, KeyError) as error:
+            family = "this model" if self.family is None else self.family.title
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"model_name is {self.model_name!r}, but the installed Unsloth does not load {family} "
+                f"({type(error).__name__}: {reason}); use model.class_path=PeftModule"
+            ) from error
+
+    def _check_family(self, family: Family) -> None:
+        """Refuse a family that is known not to work; the features of this package's engine are none of Unsloth's."""
+        family.refuse("unsloth", "model.class_path is UnslothModule", "use model.class_path=PeftModule")
 
     def _check_quantized(self, base: Any) -> None:
         """Refuse a model that Unsloth left in 16 bits; Unsloth itself only prints a line."""
