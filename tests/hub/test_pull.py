@@ -99,7 +99,10 @@ def test_what_cannot_be_pulled_is_one_line(hub):
     )
     assert no_repo == "UserError: hf://alice/nothing: it cannot be read (HTTP 404: Repository not found)"
     assert no_revision.startswith("UserError: hf://alice/ocr@nowhere: it cannot be read (HTTP 404")
-    assert no_adapter.startswith(f"UserError: hf://alice/ocr@{empty}: not an adapter, adapter_config.json, ")
+    assert no_adapter == (
+        f"UserError: hf://alice/ocr@{empty}: not an adapter, adapter_config.json, adapter_model.safetensors is "
+        "missing; it has .gitattributes"
+    )
     (refused,) = pulled(hub, "hf://alice/ocr", token=None, HF_HOME="/nonexistent")
     assert "HTTP 401" in refused
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import deepsynth
 from deepsynth.data import TextRenderer
@@ -59,3 +64,65 @@ def test_a_notebook_shows_pages_and_escapes_their_texts(page: Page) -> None:
     assert html.count("<img ") == 2
     assert "&lt;b&gt;bold&lt;/b&gt;" in html
     assert "Scan number 7 of 12." in Gallery([page])._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "prompt"),
+    [
+        ({"prompt": "<image>\nStored."}, None, "<image>\nStored."),
+        ({"prompt": "<image>\nStored."}, "<image>\nAsked.", "<image>\nAsked."),
+        ({}, None, None),
+        (None, None, None),
+    ],
+)
+def test_the_prompt_is_the_one_asked_for_else_that_of_the_training(
+    stored: dict[str, str] | None, asked: str | None, prompt: str | None, adapter: Path
+) -> None:
+    file = adapter / "deepsynth.json"
+    if stored is None:
+        file.unlink()
+    else:
+        file.write_text(json.dumps({"model_name": NAME, "lora": {"rank": 2}, **stored}))
+    predictor = Predictor(adapter, model_name=NAME, prompt=asked, max_new_tokens=7)
+    assert predictor.prompt == prompt
+    assert predictor.module.lora.rank == 2
+    assert predictor.module.generation.max_new_tokens == 7
+    assert not predictor.module.training
+
+
+def test_an_adapter_of_another_program_needs_the_name_of_its_model(adapter: Path) -> None:
+    (adapter / "deepsynth.json").unlink()
+    with pytest.raises(UserError, match=f"^{adapter} does not say which model it belongs to; give model_name"):
+        Predictor(adapter)
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    module = make_module(rank=2)
+    module.configure_model()
+    module.save_adapter(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+NAME = "deepsynth/tiny-random"
+
+
+def test_a_mode_that_the_model_does_not_have_is_a_mistake() -> None:
+    with pytest.raises(UserError, match="mode is 'gigantic'"):
+        Predictor(model_name=NAME, mode="gigantic")(Image.new("RGB", (8, 8)))
+    small = Predictor(model_name=NAME, mode="small", max_new_tokens=1)
+    assert small.module.adapter is None
+    assert small.predict([Image.new("RGB", (8, 8))] * 2) == [small(Image.new("RGB", (8, 8)))] * 2
+
+
+def test_a_gallery_has_a_text_for_each_image_at_the_width_asked_for(page: Page) -> None:
+    html = Gallery([page, page.image], width_px=99)._repr_html_()
+    assert html.count("width:99px") == 2
+    assert html.count("Scan number 7 of 12.") == 1
+    data = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
+    for image in data:
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(image)))), np.asarray(page.image))
+    assert len(data) == 2
+    assert "width:256px" in Gallery([page])._repr_html_()
+    with pytest.raises(ValueError, match="zip"):
+        Gallery([page], ["one", "two"])._repr_html_()
