@@ -75,3 +75,42 @@ def test_a_value_of_several_types_is_explained_by_what_is_allowed(kind: Any, all
     with pytest.raises(RuntimeError) as error:
         parser.parse_args(["--own.value=what"])
     assert wrong_value(" ".join(str(error.value).split())) == ("own.value", allowed)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "reason"),
+    [
+        ('Parser key "a": wrong', "a", "wrong"),
+        ('Parser key "a": Parser key "b.c": Parser key "d": wrong', "a.b.c.d", "wrong"),
+        ('Parser key "a": Expected a <class \'int\'>. Got value: x', "a", "Expected a int. Got value: x"),
+        ('Parser key "a": Does not validate against any of the Union subtypes Subtypes: [int, Path] Errors: e',
+         "a", "Does not validate against any of the Union subtypes Subtypes: [int, Path] Errors: e"),
+    ],
+)  # fmt: skip
+def test_keys_of_nested_parsers_are_joined(text: str, key: str, reason: str) -> None:
+    found = wrong_value(text)
+    assert found is not None
+    assert found[0] == key
+    assert found[1] == reason
+
+
+@pytest.mark.parametrize(
+    ("text", "option"),
+    [
+        ("error: unrecognized arguments: --data.sauce=x", "data.sauce"),
+        ("unrecognized arguments: --a-b_c 3", "a-b_c"),
+        ("Option 'x.y' is not accepted", "x.y"),
+        ("No option 'z'", "z"),
+        ("unrecognized arguments: word", None),
+    ],
+)
+def test_options_that_do_not_exist_are_named(text: str, option: str | None) -> None:
+    assert unknown_option(text) == option
+
+
+def test_an_error_without_a_union_is_as_it_was() -> None:
+    assert innermost_error("anything\nat all") == "anything\nat all"
+    union = "Does not validate against any of the Union subtypes\nSubtypes: [A, NoneType]\nErrors:\n"
+    listed = f"{union}  - the first\n  - Expected a <class 'NoneType'>\nGiven value type: str"
+    assert innermost_error(f'Parser key "a": {listed}') == 'Parser key "a": the first'
+    assert innermost_error(listed) == "the first"

@@ -120,6 +120,22 @@ def test_what_killed_a_worker_is_known(end: Any, causes: set[str]) -> None:
     assert killed_worker(RuntimeError("another one")) is None
 
 
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (RuntimeError("DataLoader worker (pid(s) 1, 2) exited unexpectedly"), UNKNOWN),
+        (RuntimeError("DataLoader worker (pid 12) is killed by signal: Bus error. It is possible that"), "Bus error"),
+        (RuntimeError("a DataLoader worker failed"), None),
+        (ValueError("DataLoader worker (pid 12) exited unexpectedly"), None),
+        (EOFError(), None),
+        (FileNotFoundError(2, "no such file"), None),
+    ],
+    ids=repr,
+)
+def test_other_errors_are_no_killed_workers(error: Exception, cause: str | None) -> None:
+    assert killed_worker(error) == cause
+
+
 def send_a_tensor(queue: Any) -> None:
     queue.put(torch.ones(1000))
     time.sleep(60)

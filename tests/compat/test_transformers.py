@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, DynamicCache, 
 from transformers.image_processing_utils import BaseImageProcessor
 
 from deepsynth.compat.transformers import (
+    are_shared_out,
     attention_function,
     attention_implementation,
     cache_name,
@@ -25,6 +26,8 @@ from deepsynth.compat.transformers import (
     register_experts,
     sdpa_attention,
     sees_all,
+    set_attention_implementation,
+    set_experts_implementation,
     unify_dtype,
 )
 from deepsynth.generation.cache import RowCache
@@ -95,6 +98,27 @@ def test_implementations_hold_for_a_block() -> None:
     assert experts_implementation(None) is None
 
 
+def test_implementations_are_put_back_after_an_error_and_experts_stay_where_none_are_named() -> None:
+    config: Any = PreTrainedConfig()
+    set_attention_implementation(config, "sdpa")
+    set_experts_implementation(config, "grouped_mm")
+    with pytest.raises(RuntimeError, match="in the block"), implementations(config, attention="eager", experts="x"):
+        raise RuntimeError("in the block")
+    assert (attention_implementation(config), experts_implementation(config)) == ("sdpa", "grouped_mm")
+    with implementations(config, attention="eager"):
+        assert (attention_implementation(config), experts_implementation(config)) == ("eager", "grouped_mm")
+        set_experts_implementation(config, "chosen in the block")
+    assert (attention_implementation(config), experts_implementation(config)) == ("sdpa", "chosen in the block")
+
+
+def test_experts_are_shared_out_where_a_layer_says_so() -> None:
+    layer = torch.nn.Module()
+    assert not are_shared_out(layer)
+    for value in (True, False):
+        layer._is_expert_parallel = value  # type: ignore[assignment]
+        assert are_shared_out(layer) is value
+
+
 def test_layers_run_the_implementations_that_are_registered() -> None:
     model: Any = load_pretrained(AutoModelForImageTextToText, "deepsynth/tiny-random").eval()
     ids, seen = torch.arange(5)[None] + 20, []
@@ -141,6 +165,8 @@ def test_causal_attention_computes_the_same_and_nothing_looks_for_several_sequen
         ({"sliding_window": None, "layer_types": ["full_attention"] * 2}, True),
         ({"sliding_window": 128}, False),
         ({"layer_types": ["full_attention", "sliding_attention"]}, False),
+        ({"sliding_window": 128, "layer_types": ["full_attention"]}, False),
+        ({"sliding_window": 0, "layer_types": ["chunked_attention"]}, False),
     ],
 )
 def test_windows_of_attention_are_known(settings: dict[str, Any], expected: bool) -> None:
