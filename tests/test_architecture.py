@@ -238,6 +238,32 @@ def test_public_dataclasses_are_frozen_but_those_that_are_filled_step_by_step() 
                 assert not made or ("frozen=True" in made[0]) == (node.name not in filled), f"{path}: {node.name}"
 
 
+def test_no_file_outside_of_models_asks_for_a_family_by_its_name() -> None:
+    """What differs between families is an attribute or a method of ``Family``; a new one is a file in ``models``."""
+    from deepsynth.models.registry import FAMILIES
+
+    known = {name for family in FAMILIES.values() for name in (*family.model_types, *family.architectures, family.name)}
+    classes = re.compile(r"(?i)deepseek|unlimited|paddleocr|glmocr|qwen|gotocr|idefics|lightonocr")
+
+    def asks(node: ast.AST) -> bool:
+        if isinstance(node, ast.Compare | ast.MatchValue | ast.Dict | ast.Set):
+            return any(isinstance(one, ast.Constant) and one.value in known for one in ast.walk(node))
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in ("isinstance", "issubclass")
+        ):
+            return bool(classes.search(ast.unparse(node.args[1])))
+        return isinstance(node, ast.ImportFrom) and bool(classes.search(node.module or ""))
+
+    found = []
+    for path in FILES:
+        if part(path) != "models" and path != PACKAGE / "export/published.py":  # which knows the published formats
+            tree = ast.parse(path.read_text())
+            found += [f"{path.relative_to(SRC)}:{node.lineno}" for node in ast.walk(tree) if asks(node)]
+    assert found == []
+
+
 def private_names(tree: ast.AST) -> set[str]:
     """Return the names with one underscore that a file defines."""
     found = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}

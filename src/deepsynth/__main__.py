@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from deepsynth._version import __version__
 from deepsynth.cli.config_files import list_configs, with_config_files
 from deepsynth.cli.help.subcommands import SUBCOMMANDS
+from deepsynth.cli.models import show_models
 from deepsynth.errors import UserError
 from deepsynth.io.text import shortened, visible
 
@@ -61,6 +62,8 @@ def main(args: Sequence[str] | None = None) -> int:
         return 2
     if args[0] == "configs":
         return list_configs(args[1:])
+    if args[0] == "models":
+        return show_models(args[1:])
     try:
         args = with_config_files(args)
     except (UserError, OSError) as error:  # a name that no file can have is an OSError

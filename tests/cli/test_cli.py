@@ -515,7 +515,7 @@ def test_a_checkpoint_loads_without_a_list_of_the_base(
     assert not [warning for warning in recwarn if "Found keys" in str(warning.message)]
 
 
-@pytest.mark.parametrize("argument", [[], ["--help"], ["--version"], ["configs"]])
+@pytest.mark.parametrize("argument", [[], ["--help"], ["--version"], ["configs"], ["models"]])
 def test_the_bare_command_imports_no_library(argument: list[str]) -> None:
     code = (
         "import sys; from deepsynth.__main__ import main; code = main(sys.argv[1:]);"
@@ -556,7 +556,7 @@ def test_the_table_of_subcommands_is_the_real_one() -> None:
     from deepsynth.cli.trainer import DeepSynthCLI
 
     own = {*DeepSynthCLI.subcommands(), *COMMANDS, *DATA_COMMANDS}
-    assert set(SUBCOMMANDS) == own | {"configs", "quickstart"}
+    assert set(SUBCOMMANDS) == own | {"configs", "models", "quickstart"}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")

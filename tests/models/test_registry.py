@@ -19,7 +19,7 @@ from deepsynth.errors import UserError
 from deepsynth.models.deepseek_ocr import DeepseekOcrConfig
 from deepsynth.models.deepseek_ocr.configuration import TEXT
 from deepsynth.models.lora import LoraSettings, lora_config
-from deepsynth.models.registry import BUILTIN, family_of, load_pretrained, resolve_model_name
+from deepsynth.models.registry import BUILTIN, FAMILIES, family_of, load_pretrained, resolve_model_name
 from deepsynth.modules import EngineSettings
 from tests.helpers.lora_counts import lora_parameters
 
@@ -67,6 +67,11 @@ def test_families_and_lora_parameters(make_config: Any, family: str, expected: d
         found[name] = sum(size for _, size in trained)
     assert found == lora_parameters(config)
     assert expected in (None, found)
+
+
+def test_adapters_for_vllm_are_for_the_models_whose_names_there_are_known() -> None:
+    """A new family says that it has none, until a test has loaded one."""
+    assert {name for name, each in FAMILIES.items() if each.supports("vllm_lora")} == {"deepseek_ocr", "deepseek_ocr2"}
 
 
 def test_other_architectures_are_refused_with_the_list() -> None:

@@ -63,7 +63,7 @@ class TextImageDataModule(LightningDataModule):
         val_fraction: share of ``source`` for validation.
         test_fraction: share of ``source`` for test.
         max_train_documents: limit of training documents, the first by hash; to try things out.
-        max_eval_documents: limit of documents for each of validation and test, the first by hash; generation is slow.
+        max_eval_documents: limit of documents for each of validation and test, likewise; generation is slow.
         predict_split: documents to predict: all of the source, or one split of it.
         max_pages: largest number of pages of a document that is summarized; more are an error.
         max_image_pixels: largest number of pixels of a scan; decoding takes up to 20 bytes for each in every worker.
@@ -72,8 +72,8 @@ class TextImageDataModule(LightningDataModule):
         num_workers: processes that render; 0 renders in the main process. The batches are the same. ``auto`` is 0
             without a GPU, else as many as a GPU needs by what its first samples take to make, up to the cores.
         seed: seed of layout, augmentation and order; the command line takes it from ``seed_everything``.
-        pad_to_multiple_of: multiple to which the token length of a batch is rounded up. By default 64 with a GPU, where
-            attention plans its kernels anew for every new length, which takes as long as a step; else 1.
+        pad_to_multiple_of: multiple to which the token length of a batch is rounded up; by default 64 with a GPU, whose
+            attention plans anew for every length, which takes as long as a step, else 1.
         group_by_length: make training batches of samples of similar lengths, which need less padding.
         packing: put the samples of a training batch into one row without padding; the loss is the same.
         text: how texts become labels: line breaks, Unicode form, what draws nothing.
@@ -179,6 +179,7 @@ class TextImageDataModule(LightningDataModule):
         if stage == "predict":
             self._set_up_stream()
             return
+        self.processor.check_packing(asked=self.packing and stage == "fit")
         splits = [split for split in _SPLITS[stage] if split != "val" or self.holds_out_validation]
         if "train" in splits and self.reader.streams("train"):
             splits.remove("train")
@@ -195,9 +196,8 @@ class TextImageDataModule(LightningDataModule):
             self._started = self._loader("train", self.batch_size, shuffle=True, even=True).start()
 
     def _set_up_stream(self) -> None:
-        trainer = self.trainer
+        trainer, chosen = self.trainer, self.predict_split
         part = self.predict_shard.over(trainer.global_rank, trainer.world_size) if trainer else self.predict_shard
-        chosen = self.predict_split
         documents = self.source if chosen == "all" else self.reader.read([chosen], trainer)[chosen]
         stream = PageStream(documents, replace(self.pipeline(), prompt_only=True), part, self.on_error)
         if not stream.streams:
@@ -217,9 +217,9 @@ class TextImageDataModule(LightningDataModule):
         """Return the stages that make samples of a document."""
         side = self.processor.page_side_px
         renderer = self.renderer or TextRenderer(page_width_px=side, page_height_px=side)
-        stages = (renderer, self.augmenter, self.processor, self.seed)
         limits = (self.max_pages, self.augment_variants, self.max_image_pixels)
-        return Pipeline(*stages, *limits, text=self.text, targets=self.targets)
+        stages = (renderer, self.augmenter, self.processor, self.seed, *limits)
+        return Pipeline(*stages, text=self.text, targets=self.targets)
 
     @property
     def holds_out_validation(self) -> bool:

@@ -32,7 +32,6 @@ _REFUSED = (
     (r"\.vision_tower\.", "the vision encoder, which vLLM does not adapt in this model"),
     (r"\.multi_modal_projector\b", "the projector, which vLLM does not adapt in this model"),
 )
-_FAMILIES = ("deepseek_ocr", "deepseek_ocr2")
 _TENSOR = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 _INSTEAD = "merge it: --format published"
 
@@ -147,16 +146,11 @@ def _published_shapes(base: str) -> dict[str, tuple[int, ...]]:
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     from deepsynth.compat.transformers import convert_back
-    from deepsynth.models.deepseek_ocr.checkpoint import register_conversion
     from deepsynth.models.registry import family_of, load_pretrained
 
     config = load_pretrained(AutoConfig, base)
     family = family_of(config)
-    if family.name not in _FAMILIES:
-        raise UserError(
-            f"format is 'vllm-lora', but {base} is {family.title}; it is known for DeepSeek-OCR and DeepSeek-OCR-2"
-        )
-    register_conversion()
+    family.refuse("vllm_lora", "format is 'vllm-lora'", _INSTEAD.replace("published", "native"))
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
     return {name: tuple(tensor.shape) for name, tensor in convert_back(model, model.state_dict()).items()}

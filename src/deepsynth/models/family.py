@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from deepsynth.errors import UserError
 from deepsynth.models import chat_template
@@ -17,10 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-#: What of the engine may work for a family:
-#: ``loss`` without logits; ``frozen_vision``, encoded in chunks without a graph; ``vision_cache``; ``packing``; routed
-#: ``experts``; ``kernels``; ``layers``, which keep the activations they are told to; ``compile``; ``quantization``;
-#: ``decoder``, the one of this package; ``sharding`` of weights; ``unsloth``; ``published``, the export in that format.
+#: What of the engine may work for a family; ``FEATURES`` says what each is.
 Feature = Literal[
     "loss",
     "frozen_vision",
@@ -35,8 +32,25 @@ Feature = Literal[
     "sharding",
     "unsloth",
     "published",
+    "vllm_lora",
 ]
-FEATURES: tuple[Feature, ...] = get_args(Feature)
+#: The features in words.
+FEATURES: dict[Feature, str] = {
+    "loss": "loss without logits",
+    "frozen_vision": "vision in chunks without a graph",
+    "vision_cache": "vision cache",
+    "packing": "packing",
+    "experts": "adapters on routed experts",
+    "kernels": "kernels",
+    "layers": "activation memory",
+    "compile": "compiled layers",
+    "quantization": "4 and 8 bits",
+    "decoder": "DeepSynth's decoder",
+    "sharding": "FSDP2",
+    "unsloth": "Unsloth",
+    "published": "published format",
+    "vllm_lora": "adapters for vLLM",
+}
 
 #: The scopes of ``model.lora`` that are expressions; ``vision`` and ``projector`` are all linear layers of these parts.
 Scope = Literal["attention", "mlp", "experts=shared"]
@@ -90,6 +104,7 @@ class Family:
         vision: module paths of the vision encoder.
         projector: module paths of what stands between the two.
         lora: expressions for whole module names, by scope of ``model.lora``.
+        page_tokens: how many tokens a page takes, in words, where there are no modes.
         unsupported: features that do not work, each with the reason.
         has_sdpa: whether all parts have torch's attention; else transformers chooses for each part what it has.
         file_prefix: what adapter files leave out of module names behind ``base_model.model.model.``: peft passes each
@@ -108,6 +123,7 @@ class Family:
     markup: tuple[str, ...] = ()
     repeatable: tuple[str, ...] = ()
     modes: Mapping[str, Layout] = field(default_factory=dict)
+    page_tokens: str = "as its processor says"
     decoder: str = "model.language_model"
     vision: tuple[str, ...] = ("model.vision_tower",)
     projector: tuple[str, ...] = ("model.multi_modal_projector",)
@@ -227,15 +243,18 @@ class Family:
             UserError: with the reason.
         """
         if feature in self.unsupported:
-            raise UserError(f"{setting}, which {self.title} does not have ({self.unsupported[feature]}); {way_out}")
+            raise UserError(f"{setting}, which does not work for {self.title} ({self.unsupported[feature]}); {way_out}")
 
-    def note(self) -> str:
-        """Return one line on what is other than usual, for the start of a run; nothing when all works as usual."""
+    def without(self) -> str:
+        """Return what does not work, with the reasons; nothing when all does."""
         reasons: dict[str, list[str]] = {}
         for feature, reason in self.unsupported.items():
-            if feature != "published":
-                reasons.setdefault(reason, []).append(feature.replace("_", " "))
-        return "; ".join(f"without {', '.join(features)} ({reason})" for reason, features in reasons.items())
+            reasons.setdefault(reason, []).append(FEATURES[feature])
+        return "; ".join(f"{', '.join(features)} ({reason})" for reason, features in reasons.items())
+
+    def note(self) -> str:
+        """Return one line on what does not work in a run, for its start; nothing when all does."""
+        return f"not for {self.title}: {self.without()}" if set(self.unsupported) - {"published", "vllm_lora"} else ""
 
     # ------------------------------------------------------------------ names in adapter files
 

@@ -19,6 +19,7 @@ SUBCOMMANDS: dict[str, str] = {
     "compare": "measure backends side by side on the same work and write a report",
     "evaluate": "score a model, its predictions or two systems: evaluate olmocr, omnidocbench, compression",
     "hub": "Hugging Face Hub: hub resume, hub pull, hub push-data",
+    "models": "list the models, their licenses, the tokens of a page, and what works for them",
     "configs": "list the configurations that come with DeepSynth, for --config NAME",
 }
 #: The commands that take the options of a run, by their words.
@@ -73,6 +74,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "hub resume": ("deepsynth hub resume runs/finetune",),
     "hub pull": ("deepsynth hub pull hf://owner/adapter --output adapter",),
     "hub push-data": ("deepsynth hub push-data --config quickstart --repo_id owner/pages",),
+    "models": ("deepsynth models", "deepsynth models deepsynth/tiny"),
     "configs": ("deepsynth configs",),
 }
 

@@ -47,6 +47,13 @@ class Processor(ABC):
         """Whether samples beyond the token budget are dropped instead of being an error."""
         return False
 
+    def check_packing(self, *, asked: bool) -> None:  # noqa: B027  most models take packed rows
+        """Refuse ``data.packing``, if asked for, where the model does not keep the samples of a row apart.
+
+        Raises:
+            UserError: with the reason.
+        """
+
     @property
     def longest_side_px(self) -> int:
         """Longest side of a page that the model can use; pages without a size of their own are rasterized so."""
@@ -154,6 +161,15 @@ class OcrProcessor(Processor):
     def drops(self) -> bool:
         """Whether samples beyond the token budget are dropped instead of being an error."""
         return self.on_max_tokens == "drop"
+
+    def check_packing(self, *, asked: bool) -> None:
+        """Refuse ``data.packing``, if asked for, where the model's family does not keep the samples of a row apart.
+
+        Raises:
+            UserError: with the reason.
+        """
+        if asked:
+            self.family.refuse("packing", "data.packing is true", "set data.packing=false")
 
     @property
     def pad_token_id(self) -> int:

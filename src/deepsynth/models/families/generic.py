@@ -12,7 +12,7 @@ from deepsynth.models.family import FEATURES, Family, Feature, Scope
 if TYPE_CHECKING:
     from torch import nn
 
-_REASON = "models that DeepSynth does not know compute in transformers' own way"
+_REASON = "transformers' own classes compute them"
 
 
 class GenericFamily(Family):
@@ -69,8 +69,8 @@ class GenericFamily(Family):
     def note(self) -> str:
         """Return one line on the generic way."""
         return (
-            "DeepSynth does not know this model, and takes the generic way: prompts and labels by its chat template, "
-            f"transformers' own loss and generate, LoRA on the decoder's linear layers; {super().note()}"
+            "a model that DeepSynth does not know; prompts and labels follow its chat template, loss and generate are "
+            f"transformers' own, LoRA is on the decoder's linear layers; without {self.without()}"
         )
 
 
@@ -79,7 +79,7 @@ GENERIC: dict[Feature, str] = {feature: _REASON for feature in FEATURES if featu
 
 FAMILY = GenericFamily(
     name="generic",
-    title="another model of transformers",
+    title="models that DeepSynth does not know",
     model_types=(),
     architectures=(),
     projector=(),

@@ -47,8 +47,9 @@ class SquareLayout(Layout):
         return self._side
 
     def processor_kwargs(self) -> dict[str, Any]:
-        """Return the number of tokens, which the processor takes for 256 otherwise."""
-        return {"num_image_tokens": self.tokens(self._side, self._side)}
+        """Return the size, and the number of tokens, which the processor takes for 256 otherwise."""
+        size = {"height": self._side, "width": self._side}
+        return {"size": size, "num_image_tokens": self.tokens(self._side, self._side)}
 
 
 class GotFamily(Family):
@@ -58,9 +59,11 @@ class GotFamily(Family):
         """Return the layout of one view.
 
         Raises:
-            UserError: for a mode: there are none.
+            UserError: for another mode than ``base``.
         """
         self.check_mode(mode)
+        if mode is not None:
+            return self.modes[mode]
         size = hf_processor.image_processor.size
         return SquareLayout(int(size["height"]))
 
@@ -74,5 +77,6 @@ FAMILY = GotFamily(
     chat_template=_TEMPLATE,
     prompts={"transcribe": "<image>\nOCR:"},
     unsupported=GENERIC,
+    modes={"base": SquareLayout(1024)},
     has_sdpa=False,
 )

@@ -16,5 +16,6 @@ FAMILY = NativeFamily(
         PublishedModel("PaddlePaddle/PaddleOCR-VL", "0.9 B", "Apache-2.0"),
     ),
     prompts={"transcribe": "<image>\nOCR:", "summarize": "<image>\nSummarize this document."},
+    page_tokens="1260 (1 for 28 x 28 pixels, at most 1280)",
     projector=("model.projector",),
 )

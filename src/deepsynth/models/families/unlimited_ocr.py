@@ -43,5 +43,8 @@ FAMILY = UnlimitedOcrFamily(
     architectures=("UnlimitedOcrForConditionalGeneration", "UnlimitedOCRForCausalLM"),
     published=(PublishedModel("baidu/Unlimited-OCR", "3.3 B", "MIT"),),
     modes=MODES["unlimited_ocr"],
-    unsupported={"published": "transformers' own format has the published names"},
+    unsupported={
+        "published": "transformers' own format has the published names",
+        "vllm_lora": "its names in vLLM are not known here",
+    },
 )

@@ -1,0 +1,107 @@
+"""``deepsynth models``: what models there are, what their pages take, and what of the engine works for them."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Container, Sequence
+
+from deepsynth.cli.help.subcommands import examples
+from deepsynth.errors import UserError
+from deepsynth.io.text import shortened, visible
+
+#: A page of A4 at 150 dpi, width and height in pixels.
+_A4_PX = (1240, 1754)
+
+
+def show_models(args: Sequence[str]) -> int:
+    """Run ``deepsynth models [NAME]``.
+
+    Args:
+        args: without the subcommand.
+
+    Returns:
+        The exit code: 0, 1 for a name that is no model, or 2 for arguments that it does not take.
+    """
+    args = [arg for arg in args if arg != "--debug"]
+    if args in (["-h"], ["--help"]):
+        sys.stdout.write(
+            "usage: deepsynth models [NAME]\n\nList the models, or what is known of one.\n\n"
+            "  NAME  a family of the list, a model's folder or a Hub repository\n\n" + examples("models")
+        )
+        return 0
+    if len(args) > 1 or (args and args[0].startswith("-")):
+        sys.stderr.write(f"deepsynth: deepsynth models takes one name at most; found {' '.join(args)}\n")
+        return 2
+    try:
+        lines = details(args[0]) if args else table()
+    except UserError as error:
+        sys.stderr.write(f"deepsynth: {shortened(visible(str(error)), 600)}\n")
+        return 1
+    sys.stdout.write("\n".join(map(visible, lines)) + "\n")
+    return 0
+
+
+def table() -> list[str]:
+    """Return the published models of all families, and what of the engine works for each family."""
+    from deepsynth.models.registry import BUILTIN, FAMILIES
+
+    rows = [("family", "weights", "size", "license", "tokens of an A4 page at 150 dpi")]
+    for family in FAMILIES.values():
+        tokens = ", ".join(f"{mode} {layout.tokens(*_A4_PX)}" for mode, layout in family.modes.items())
+        for number, model in enumerate(family.published):
+            shown = (tokens or family.page_tokens) if number == 0 else ""
+            rows.append((family.name, model.repository, model.parameters, model.license, shown))
+    lines = _aligned(rows)
+    lines += ["", "works for", *_aligned([(name, _works(family.unsupported)) for name, family in FAMILIES.items()])]
+    return [
+        *lines,
+        "",
+        "generic: any other image-text-to-text model of transformers with a chat template",
+        *textwrap.wrap(f"in this package: {', '.join(BUILTIN)}", 120, subsequent_indent="  ", break_on_hyphens=False),
+        "why something does not work for a family: deepsynth models NAME",
+    ]
+
+
+def details(name: str) -> list[str]:
+    """Return what is known of a family or of a model.
+
+    Args:
+        name: of a family; or of a model, whose configuration and processor are read.
+
+    Raises:
+        UserError: for a name that is neither.
+    """
+    from deepsynth.models.registry import FAMILIES, family_of_model
+
+    family = FAMILIES.get(name) or family_of_model(name)
+    rows = [("family", f"{family.name} ({family.title})")]
+    rows += [("weights", f"{one.repository}, {one.parameters}, {one.license}") for one in family.published]
+    if name not in FAMILIES:
+        from deepsynth.data.processing.processor import OcrProcessor
+
+        rows.append(("tokens", f"{OcrProcessor(name).layout.tokens(*_A4_PX)} of an A4 page at 150 dpi, as it is set"))
+    modes = [f"{mode} {layout.tokens(*_A4_PX)}" for mode, layout in family.modes.items()]
+    rows.append(("modes", f"{', '.join(modes)} tokens" if modes else f"none; tokens of a page: {family.page_tokens}"))
+    rows.append(("prompts", "by its chat template" if family.inputs == "chat" else "square views, then the prompt"))
+    rows += [(f"  {task}", repr(prompt)) for task, prompt in family.prompts.items()]
+    rows.append(("works", _works(family.unsupported)))
+    if family.unsupported:
+        rows.append(("without", family.without()))
+    return _aligned(rows)
+
+
+def _works(unsupported: Container[str]) -> str:
+    """Return what of the engine works, in words."""
+    from deepsynth.models.family import FEATURES
+
+    missing = [label for feature, label in FEATURES.items() if feature in unsupported]
+    if len(missing) <= len(FEATURES) // 2:
+        return f"all but {', '.join(missing)}" if missing else "all"
+    return ", ".join(label for feature, label in FEATURES.items() if feature not in unsupported) or "nothing"
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return rows as lines, their columns below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
