@@ -17,11 +17,13 @@ from deepsynth.errors import UserError
 from deepsynth.export.merge import export_model
 from deepsynth.export.published import ORIGINAL_CODE
 from deepsynth.models.deepseek_ocr.checkpoint import register_conversion
+from deepsynth.models.deepseek_ocr.published import AUTO_MAP
 from deepsynth.models.deepseek_ocr.published_second import second_to_published
 from deepsynth.models.registry import load_pretrained, resolve_model_name
 from deepsynth.modules import FullModule
 from tests.export.test_export import REFERENCE, write_adapter
 from tests.helpers.engine_rules import built_shapes, complaints, in_sglang, in_vllm
+from tests.helpers.local_hub import local_hub, run_python
 
 FULL_SIZE = {"deepseek_ocr": "deepsynth/full-size-ocr", "deepseek_ocr2": "deepsynth/full-size-ocr-2"}
 
@@ -175,3 +177,36 @@ def test_a_tokenizer_that_is_written_otherwise_is_noticed(tmp_path: Path, monkey
     with pytest.raises(UserError, match="FAIL: the tokenizer that was written is not the base model's"):
         export_model(source, output=tmp_path / "out", format="published")
     assert not (tmp_path / "out").exists()
+
+
+ADD_CODE = """
+import sys
+from pathlib import Path
+from huggingface_hub import HfApi
+from deepsynth.export import published
+
+folder, source, names = Path(sys.argv[1]), sys.argv[2], tuple(sys.argv[3].split(","))
+published.ORIGINAL_CODE["deepseek_ocr"] = ("alice/original", names)
+print(*published.add_code(folder, "deepseek_ocr"))  # there is no such repository yet
+HfApi().create_repo("alice/original")
+HfApi().upload_folder(repo_id="alice/original", folder_path=source)
+print(*published.add_code(folder, "deepseek_ocr"))
+"""
+
+
+@pytest.mark.slow
+def test_the_original_code_is_fetched_and_what_the_hub_lacks_is_named(tmp_path: Path) -> None:
+    folder, source = tmp_path / "out", tmp_path / "source"
+    folder.mkdir()
+    source.mkdir()
+    (folder / "config.json").write_text(json.dumps({"auto_map": AUTO_MAP}))
+    for name in ("modeling_deepseekocr.py", "deepencoder.py", "LICENSE", "config.json", "stray.py"):
+        (source / name).write_text(f"theirs: {name}")
+    names = "modeling_deepseekocr.py,deepencoder.py,conversation.py"
+    with local_hub(tmp_path) as hub:
+        said = run_python(hub, ADD_CODE, folder, source, names).stdout.splitlines()
+    assert said == ["conversation.py deepencoder.py modeling_deepseekocr.py", "conversation.py"]
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "LICENSE", "config.json", "deepencoder.py", "modeling_deepseekocr.py",
+    ]  # fmt: skip
+    assert (folder / "config.json").read_text() == json.dumps({"auto_map": AUTO_MAP})
