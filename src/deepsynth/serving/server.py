@@ -21,6 +21,7 @@ from starlette.responses import Response
 from tqdm import tqdm
 
 from deepsynth.errors import UserError
+from deepsynth.profiling.cores import available_cores
 from deepsynth.serving.address import Address
 from deepsynth.serving.endpoints import Endpoints
 from deepsynth.serving.exchange import EVENTS, Exchange
@@ -111,7 +112,7 @@ class OcrApi(litserve.LitAPI):  # type: ignore[misc]
 
     def make_worker(self, send: Any) -> Worker:
         """Return what generates, in the process that has loaded the model."""
-        return Worker(self.pool, self._limits, send)
+        return Worker(self.pool, self._limits, send, threads=max(4, available_cores() // 2))
 
     async def authorize(self, request: Request) -> None:
         """Refuse requests without the key; the state of the service is no secret."""
