@@ -64,13 +64,13 @@ class Document:
         text: text to render; for a scan, its transcription ("" when unknown), with a form feed between the pages
             of a :class:`PagedFile` whose pages are samples of their own.
         target: text that the model is to write, or ``None`` when that is ``text`` itself.
-        image: a scan or photograph: its file, the content of one, or pixels; several of them; or the pages of a
-            file. Such a document skips the renderer.
+        image: a scan: its file, content or pixels, several of them, or the pages of a file; nothing is rendered then.
         language: BCP-47 code, if the source gives one.
         source: name of the collection, if the source gives one; metrics may be grouped by it.
         prompt: the document's own prompt; ``None`` for that of the task.
         one_sample: whether all pages of a scan together are one sample with one text.
         blank: whether the scan is known to show no text, and is to be learned so.
+        fields: values of other fields of its row, by name.
     """
 
     id: str
@@ -82,6 +82,7 @@ class Document:
     prompt: str | None = None
     one_sample: bool = False
     blank: bool = False
+    fields: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def task(self) -> Task:
@@ -96,7 +97,7 @@ class Document:
     @property
     def text_is_known(self) -> bool:
         """Whether it is known what the model is to write."""
-        known = bool(self.text) or self.target is not None or self.blank
+        known = bool(self.text or self.fields) or self.target is not None or self.blank
         return known or (isinstance(self.image, PagedFile) and self.image.has_text)
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -14,6 +18,8 @@ from deepsynth.data.augmentation.augmenter import Augmenter
 from deepsynth.data.loading.dataset import PageDataset
 from deepsynth.data.pipeline import Pipeline, stable_hash
 from deepsynth.data.processing.targets import PROMPTS, make_targets
+from deepsynth.data.sources.mixed import MixedSource
+from deepsynth.data.sources.text_files import CsvSource, JsonlSource, ParquetSource, TextFolderSource
 from deepsynth.data.text.cleaning import TextCleaning
 from deepsynth.errors import UserError
 from deepsynth.types import Document, Page, Word
@@ -178,3 +184,68 @@ def test_a_target_that_grows_too_long_is_that_of_the_first_epoch() -> None:
     again = replace(pipeline, processor=budget).sample(document, 0, 1)
     assert again is not None
     assert again.target == sample.target
+
+
+def test_a_field_of_the_row_is_asked_for_beside_other_targets(tmp_path: Path, processor: OcrProcessor) -> None:
+    rows = [{"text": "# Title\n\nwords", "total": total, "items": [{"name": "té"}]} for total in ("12.50", 7)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row | {"id": str(n)}) for n, row in enumerate(rows)))
+    targets = make_targets({"field:total": 1, "field:items": 1, "markdown": 1, "field:unused": 0})
+    documents = list(JsonlSource(tmp_path / "rows.jsonl").with_fields(targets.fields))
+    pipeline = Pipeline(TextRenderer(**{**OPTIONS, "markup": "markdown"}), None, processor, targets=targets)
+    for document, total in zip(documents, ("12.50", "7"), strict=True):
+        found = {(page.prompt, page.text) for epoch in range(30) for page in pipeline.pages(document, 0, epoch)}
+        assert found == {
+            ("<image>\nExtract the field total.", total),
+            ("<image>\nExtract the field items.", '[{"name": "té"}]'),
+            ("<image>\nConvert the document to markdown.", "# Title\n\nwords"),
+        }
+
+
+def test_a_scan_without_a_text_is_learned_by_its_fields(tmp_path: Path, processor: OcrProcessor) -> None:
+    Image.new("RGB", (20, 20), "white").save(tmp_path / "a.png")
+    (tmp_path / "rows.csv").write_text("image,total\na.png,9.99\n")
+    only, mixed = make_targets("field:total"), make_targets({"field:total": 0.001, "text": 1000})
+    source = CsvSource(tmp_path / "rows.csv").with_fields(only.fields)
+    (document,) = source.walk(need_text=True)
+    sample = Pipeline(TextRenderer(**OPTIONS), None, processor, targets=only).sample(document, None, 0)
+    assert sample is not None
+    assert (sample.target, sample.prompt) == ("9.99", "<image>\nExtract the field total.")
+    with pytest.raises(UserError, match=r"'a\.png' is a scan without a text.*leave 'text' out"):
+        Pipeline(TextRenderer(**OPTIONS), None, processor, targets=mixed).sample(document, None, 0)
+
+
+def test_a_field_belongs_to_one_page(processor: OcrProcessor) -> None:
+    pipeline = Pipeline(TextRenderer(**OPTIONS), None, processor, targets=make_targets("field:total"))
+    document = replace(LONG, fields={"total": "1"})
+    with pytest.raises(UserError, match=r"has \d+ pages, and data\.target is field:total.*target_field"):
+        pipeline.count_pages(document)
+    with pytest.raises(UserError, match="has one target for all pages"):
+        pipeline.pages(Document("d", "a", target="b", fields={"total": "1"}), None, 0)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": "a"}, r"rows\.jsonl, line 2: the field 'total', which data\.target names, is missing; .* 'text'"),
+        ({"text": "a", "total": None}, r"line 2: the field 'total', which data\.target names, is empty"),
+        ({"text": "a", "total": " "}, r"line 2: the field 'total', which data\.target names, is empty"),
+    ],
+)
+def test_a_row_without_the_field_is_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    (tmp_path / "rows.jsonl").write_text(f"{json.dumps({'text': 'first', 'total': 1})}\n{json.dumps(row)}\n")
+    source = JsonlSource(tmp_path / "rows.jsonl").with_fields(("total",))
+    with pytest.raises(UserError, match=message):
+        list(source.walk(need_text=True))
+    skipped: list[str] = []
+    kept = list(source.walk(need_text=True, skip=lambda place, error: skipped.append(place)))
+    assert [document.fields for document in kept] == [{"total": "1"}]
+    assert len(skipped) == 1
+    assert [document.fields["total"] for document in source.walk()] == ["1", ""]  # to predict
+
+
+def test_fields_are_read_from_every_source_of_rows_and_refused_of_others(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"], "total": [2.5], "more": ["x"]}), tmp_path / "rows.parquet")
+    mixed = MixedSource({"one": ParquetSource(tmp_path / "rows.parquet")}).with_fields(("total",))
+    assert [document.fields for document in mixed] == [{"total": "2.5"}]
+    with pytest.raises(UserError, match=r"data\.target is 'field:total', and TextFolderSource .* has no rows"):
+        TextFolderSource(tmp_path).with_fields(("total",))

@@ -77,8 +77,8 @@ class TextImageDataModule(LightningDataModule):
         group_by_length: make training batches of samples of similar lengths, which need less padding.
         packing: put the samples of a training batch into one row without padding; the loss is the same.
         text: how texts become labels: line breaks, Unicode form, what draws nothing.
-        target: what is learned from a drawn page: ``text``, ``markdown``, ``markdown_pipes``, ``grounded``, ``lines``,
-            ``locate`` or ``table``, each with its own prompt; or weights, as ``{markdown: 2, grounded: 1}``.
+        target: what is learned from a page: ``text``, ``markdown``, ``markdown_pipes``, ``grounded``, ``lines``,
+            ``locate``, ``table``, or ``field:NAME`` of the row; or weights, as ``{markdown: 2, grounded: 1}``.
         on_error: what to do with rows that are no documents (no text, another's id) and samples that cannot be made:
             raise, or skip them and list them in ``skipped_*.csv``; training then makes all samples once in advance.
         check: samples to make before the first step of training: a few, all or none; see ``deepsynth data check``.
@@ -130,9 +130,10 @@ class TextImageDataModule(LightningDataModule):
                 raise UserError(f"data.{name} is {value}; it must be at least {least}")
         if processor is not None and (mode, prompt, max_tokens) != (None, None, None):
             raise UserError("data.mode, data.prompt and data.max_tokens belong to data.processor when one is given")
-        self.source = source
-        self.val_source = val_source
-        self.test_source = test_source
+        self.targets = make_targets(target, getattr(processor, "prompt", prompt))
+        self.source = source.with_fields(self.targets.fields)
+        self.val_source = val_source and val_source.with_fields(self.targets.fields)
+        self.test_source = test_source and test_source.with_fields(self.targets.fields)
         self.splitter = Splitter(
             val_fraction=0.0 if val_source is not None else val_fraction,
             test_fraction=0.0 if test_source is not None else test_fraction,
@@ -155,7 +156,6 @@ class TextImageDataModule(LightningDataModule):
         self.packing = packing
         self.augment_variants = augment_variants
         self.text = text
-        self.targets = make_targets(target, getattr(self.processor, "prompt", None))
         self.on_error: OnError = on_error
         self.check: Check = check
         self.datasets: dict[str, PageDataset] = {}

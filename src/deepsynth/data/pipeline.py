@@ -64,8 +64,15 @@ class Pipeline:
     def count_pages(self, document: Document) -> int:
         """Return the number of pages of a document, 1 for a scan that is one image or one sample."""
         if document.image is not None:
-            return count_scan_pages(document)
-        return self.renderer.count_pages(document, self.layout_rng(document))
+            count = count_scan_pages(document)
+        else:
+            count = self.renderer.count_pages(document, self.layout_rng(document))
+        if count > 1 and self.targets.fields:
+            raise UserError(
+                f"document {document.id!r} has {count} pages, and data.target is {self.targets}, a field of the whole "
+                "row; put it on one page, or name the field as the source's target_field, which shows all pages"
+            )
+        return count
 
     def pages(self, document: Document, number: int | None, epoch: int) -> list[Page]:
         """Return the augmented page ``number``, or all pages of the document, with their texts as labels.
@@ -74,8 +81,9 @@ class Pipeline:
             UserError: when a document that is one sample has more than ``max_pages`` pages, or a document that is not
                 drawn, or has a target of its own, is to have other targets than its text.
         """
-        if not self.targets.is_text and (document.image is not None or document.is_whole):
-            what = "is a scan, whose blocks are not known" if document.image is not None else "has a target of its own"
+        scanned = document.image is not None and self.targets.needs_blocks
+        if not self.targets.is_text and (scanned or document.is_whole):
+            what = "is a scan, whose blocks are not known" if scanned else "has one target for all pages"
             raise UserError(
                 f"document {document.id!r} {what}, and data.target is {self.targets}; it must be 'text' for it"
             )
@@ -106,7 +114,12 @@ class Pipeline:
 
     def _with_target(self, document: Document, page: Page, epoch: int) -> Page:
         """Return the page with what is learned from it this time as its text."""
-        target = self.targets.draw(page, self._page_rng(document, page, epoch, 1))
+        target = self.targets.draw(page, self._page_rng(document, page, epoch, 1), document.fields)
+        if target is None and document.fields and not (page.text or document.blank or self.prompt_only):
+            raise UserError(
+                f"document {document.id!r} is a scan without a text, and data.target is {self.targets}; leave 'text' "
+                "out"
+            )
         return page if target is None else replace(page, text=self.text.label(target.text), prompt=target.prompt)
 
     def _label(self, document: Document, page: Page) -> str:

@@ -226,6 +226,7 @@ def test_a_page_without_a_table_is_transcribed() -> None:
     ("target", "prompt", "message"),
     [
         ("html", None, "data.target is 'html'; it must be one of text, markdown"),
+        ("field:", None, "data.target is 'field:'; it must be one of text, markdown"),
         ({"text": -1.0}, None, "data.target.text is -1.0; it must be a weight of at least 0"),
         ({"text": 0.0}, None, "it must give one kind a weight above 0"),
         ({"text": 1.0, "markdown": 1.0}, "<image>x", "leave data.prompt out"),

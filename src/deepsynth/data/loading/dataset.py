@@ -57,7 +57,8 @@ class PageDataset(Dataset[Sample]):
         """
         found = hashlib.sha256()
         for document in self.documents:
-            for part in (document.id, document.text, document.target, document.prompt):
+            own_fields = (part for pair in sorted(document.fields.items()) for part in pair)
+            for part in (document.id, document.text, document.target, document.prompt, *own_fields):
                 own = b"" if part is None else part.encode(errors="surrogatepass")
                 found.update(b"%d " % (-1 if part is None else len(own)))
                 found.update(own)

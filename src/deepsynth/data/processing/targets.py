@@ -1,8 +1,9 @@
-"""What is learned from a page: its text, Markdown, blocks or lines with their boxes, the box of a phrase, its tables.
+"""What is learned from a page: its text, Markdown, blocks or lines with their boxes, a phrase's box, tables, a field.
 
 Every kind has the prompt that DeepSeek published for it; where two kinds share one (Markdown with and without boxes),
-the one without boxes leaves ``<|grounding|>`` out. Boxes are in thousandths of the page's width and height, 0 to 999,
-as the published model gives them: padding and scaling to the model's view change nothing about them.
+the one without boxes leaves ``<|grounding|>`` out. That of a field of the row is our own, and names the field. Boxes
+are in thousandths of the page's width and height, 0 to 999, as the published model gives them: padding and scaling to
+the model's view change nothing about them.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ PROMPTS: dict[str, str] = {
     "locate": "<image>\nLocate <|ref|>{phrase}<|/ref|> in the image.",
     "table": "<image>\nParse the figure.",
 }
+#: What a kind begins with that is a field of the row.
+_FIELD = "field:"
+_FIELD_PROMPT = "<image>\nExtract the field {name}."
 
 
 class Target(NamedTuple):
@@ -66,8 +70,10 @@ class Targets:
                 kinds.
         """
         for kind, weight in self.weights.items():
-            if kind not in _WRITERS:
-                raise UserError(f"data.target is {kind!r}; it must be one of {', '.join(_WRITERS)}, or weights of them")
+            if kind not in _WRITERS and not (kind.startswith(_FIELD) and kind.removeprefix(_FIELD).strip()):
+                raise UserError(
+                    f"data.target is {kind!r}; it must be one of {', '.join(_WRITERS)}, field:NAME, or weights of them"
+                )
             if isinstance(weight, bool) or not 0 <= weight < float("inf"):
                 raise UserError(f"data.target.{kind} is {weight!r}; it must be a weight of at least 0")
         if not sum(self.weights.values()):
@@ -95,7 +101,17 @@ class Targets:
         """Whether pages are only transcribed, as scans can be too."""
         return self._kinds == ["text"]
 
-    def draw(self, page: Page, rng: np.random.Generator) -> Target | None:
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the fields of rows that are learned."""
+        return tuple(kind.removeprefix(_FIELD) for kind in self._kinds if kind.startswith(_FIELD))
+
+    @property
+    def needs_blocks(self) -> bool:
+        """Whether what a page shows must be known, which is so for drawn pages alone."""
+        return any(kind != "text" and not kind.startswith(_FIELD) for kind in self._kinds)
+
+    def draw(self, page: Page, rng: np.random.Generator, fields: Mapping[str, str] | None = None) -> Target | None:
         """Draw the kind of a page's target and return it, ``None`` for its transcription.
 
         A page without a table has no ``table``, and one without a phrase that stands on it once nothing to ``locate``:
@@ -104,16 +120,21 @@ class Targets:
         Args:
             page: with its boxes as they are on the image.
             rng: the page's own generator.
+            fields: fields of the page's row.
 
         Raises:
             UserError: when the renderer does not say what the page shows.
         """
-        if page.text.strip() and not page.blocks:
+        if self.needs_blocks and page.text.strip() and not page.blocks:
             raise UserError(f"data.target is {self}, and the renderer gives no blocks (Page.blocks); set it to 'text'")
         kinds = self._kinds
         shares = np.array([self.weights[kind] for kind in kinds], dtype=np.float64)
         kind = kinds[int(rng.choice(len(kinds), p=shares / shares.sum()))]
-        found = _WRITERS[kind](page, rng)
+        if kind.startswith(_FIELD):
+            name = kind.removeprefix(_FIELD)
+            found: Target | None = Target((fields or {})[name], _FIELD_PROMPT.format(name=name))
+        else:
+            found = _WRITERS[kind](page, rng)
         return found if found is None or not self.has_prompt else found._replace(prompt=None)
 
 

@@ -55,6 +55,19 @@ class Source(ABC):
         """
         return checked(self, iter(self), need_text=need_text, skip=skip)
 
+    def with_fields(self, names: tuple[str, ...]) -> Source:
+        """Return this source with the named fields of its rows in ``Document.fields``.
+
+        Raises:
+            UserError: when its documents are no rows.
+        """
+        if not names:
+            return self
+        raise UserError(
+            f"data.target is 'field:{names[0]}', and {self} has no rows with fields; take a source of rows, such as "
+            "JsonlSource"
+        )
+
 
 class SkippingSource(Source):
     """A source that goes on behind a row that is no document."""

@@ -59,7 +59,10 @@ _NAMES_SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns of a table by what they hold; ``None`` for what no column holds."""
+    """The columns of a table by what they hold; ``None`` for what no column holds.
+
+    ``fields`` are those that are kept by their own names.
+    """
 
     image: str | None = None
     text: str = "text"
@@ -68,11 +71,12 @@ class Columns:
     id: str = "id"
     language: str = "language"
     source: str = "source"
+    fields: tuple[str, ...] = ()
 
     def names(self) -> tuple[str, ...]:
         """Return the names of the columns that are used."""
-        values = (getattr(self, field.name) for field in fields(self))
-        return tuple(name for name in values if name is not None)
+        values = (getattr(self, role) for role in _roles())
+        return (*(name for name in values if name is not None), *self.fields)
 
     def described(self, found: Iterable[str]) -> str:
         """Return one line that says what the columns of a table are taken for.
@@ -81,10 +85,14 @@ class Columns:
             found: names of its columns.
         """
         columns = dict.fromkeys(found)
-        parts = [f"{field.name} = {getattr(self, field.name)!r}" for field in fields(self)]
-        used = [part for part, field in zip(parts, fields(self), strict=True) if getattr(self, field.name) in columns]
+        named = [(role, getattr(self, role)) for role in _roles()] + [("field", name) for name in self.fields]
+        used = [f"{role} = {name!r}" for role, name in named if name in columns]
         unused = [name for name in columns if name not in self.names()]
         return ", ".join(used) + (f"; not used: {listed(unused)}" if unused else "")
+
+
+def _roles() -> list[str]:
+    return [role.name for role in fields(Columns) if role.name != "fields"]
 
 
 def find_columns(

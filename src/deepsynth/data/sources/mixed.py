@@ -94,6 +94,14 @@ class MixedSource(SkippingSource):
             (name, weight / total, offset) for name, weight, offset in zip(names, weights, offsets, strict=True)
         )
 
+    def with_fields(self, names: tuple[str, ...]) -> MixedSource:
+        """Return this mix with the named fields of all rows in ``Document.fields``.
+
+        Raises:
+            UserError: when a source has no rows.
+        """
+        return replace(self, sources={name: source.with_fields(names) for name, source in self.sources.items()})
+
     def documents(self, *, need_text: bool, skip: Skip | None) -> Iterator[Document]:
         """Yield every document of the mix.
 

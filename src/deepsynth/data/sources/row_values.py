@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,37 @@ def label_of(where: str, row: Mapping[str, Any], field: str, optional: bool) -> 
     if not label:
         raise UserError(f"{where}: {field} is empty; give it a value or remove it")
     return label
+
+
+def field_of(where: str, row: Mapping[str, Any], field: str, optional: bool) -> str:
+    """Return a field as the text that a model is to write: a text as it is, other values as JSON.
+
+    Args:
+        where: the row, for messages.
+        row: values by name.
+        field: name of the field.
+        optional: give "" for a value that is absent or empty.
+
+    Raises:
+        UserError: for a value that is absent, empty or not to be written, unless it is optional.
+    """
+    value = row.get(field)
+    if isinstance(value, str):
+        text = unix_line_ends(unicode_text(where, field, value)).strip()
+    elif value is None:
+        text = ""
+    else:
+        try:
+            text = unicode_text(where, field, json.dumps(value, ensure_ascii=False))
+        except TypeError:
+            raise UserError(
+                f"{where}: {field} is of type {type(value).__name__}; data.target 'field:{field}' needs a text, a "
+                "number, or lists and objects of them"
+            ) from None
+    if not text and not optional:
+        found = "is empty" if field in row else f"is missing; the fields found are {listed(row)}"
+        raise UserError(f"{where}: the field {field!r}, which data.target names, {found}; give every row one")
+    return text
 
 
 def unicode_text(where: str, field: str, value: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import logging
@@ -14,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 from deepsynth.data.sources.base import Skip, SkippingSource, check_text_is_known, has_printable, tell, text_id
 from deepsynth.data.sources.columns import AUTO, Columns, find_columns, listed
 from deepsynth.data.sources.image_values import ImagePlace
-from deepsynth.data.sources.row_values import label_of, text_of
+from deepsynth.data.sources.row_values import field_of, label_of, text_of
 from deepsynth.errors import UserError
 from deepsynth.types import PAGE_BREAK, Document, PagedFile
 
@@ -76,6 +77,14 @@ class RowSource(SkippingSource):
     source_field: str
     outside_paths: bool
     blank_pages: BlankPages
+    #: Fields that documents keep by name.
+    kept_fields: tuple[str, ...] = ()
+
+    def with_fields(self, names: tuple[str, ...]) -> RowSource:
+        """Return this source with the named fields of its rows in ``Document.fields``."""
+        found = copy.copy(self)
+        object.__setattr__(found, "kept_fields", names)  # sources are frozen, and this is no option of theirs
+        return found
 
     @abstractmethod
     def rows(self) -> Iterator[Row]:
@@ -104,7 +113,7 @@ class RowSource(SkippingSource):
         """
         roles = ("image", "text", "target", "prompt", "id", "language", "source")
         chosen = {role: getattr(self, f"{role}_field") for role in roles}
-        columns = find_columns(where, head, chosen, found)
+        columns = replace(find_columns(where, head, chosen, found), fields=self.kept_fields)
         names = dict.fromkeys([*found, *(name for row in head for name in row)])
         say_once(f"{self.origin}: {columns.described(names)}")
         return columns
@@ -150,7 +159,7 @@ class _RowReader:
 
     def _checked(self, row: Row, need_text: bool) -> Document | None:
         """Return the document of a row, ``None`` for a blank page, after the checks that concern other rows too."""
-        document = self._document(row)
+        document = self._document(row, need_text)
         if document is None:
             self.blank.append(row.where)
             return None
@@ -162,7 +171,7 @@ class _RowReader:
         self._first = self._first or (row.where, document)
         return document
 
-    def _document(self, row: Row) -> Document | None:
+    def _document(self, row: Row, need_fields: bool) -> Document | None:
         """Return the document of a row; ``None`` for a blank page that is to be skipped."""
         where, fields, names = row.where, row.fields, self._columns
         image, name = self._image(row)
@@ -174,7 +183,7 @@ class _RowReader:
                 f"{where}: the field {names.text!r} has no printable character ({text[:20]!r}); remove the row"
             )
         if image is not None and not has_printable(text):
-            if known and not target and self._source.blank_pages == "skip":
+            if known and not target and not self._source.kept_fields and self._source.blank_pages == "skip":
                 return None
             text = ""
         label = label_of(where, fields, names.id, optional=self._is_found("id"))
@@ -192,6 +201,7 @@ class _RowReader:
             prompt=prompt.strip() or None,
             one_sample=together,
             blank=image is not None and known and not text and self._source.blank_pages == "keep",
+            fields={name: field_of(where, fields, name, optional=not need_fields) for name in self._source.kept_fields},
         )
 
     def _image(self, row: Row) -> tuple[Any, str]:
