@@ -34,6 +34,7 @@ from deepsynth.export.verification import (
 )
 from deepsynth.export.vllm_lora import VllmAdapter, export_for_vllm
 from deepsynth.io.files import atomic_folder, explain_write_errors
+from deepsynth.modules.adapter import by_own_names
 
 Format = Literal["native", "transformers", "published", "vllm-lora"]
 
@@ -212,7 +213,7 @@ def _with_adapter(model: Any, adapter: Path, base: str) -> Any:
     from peft import get_peft_model, get_peft_model_state_dict
 
     file = adapter / "adapter_model.safetensors"
-    stored = read_tensors(file)
+    stored = by_own_names(read_tensors(file), model)
     config = lora_config_of(adapter, stored)
     try:
         adapted = get_peft_model(model, config).eval()

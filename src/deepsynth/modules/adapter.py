@@ -101,6 +101,29 @@ def from_file_name(name: str) -> str:
     return _PUBLISHED_NAME.sub(r"\1language_model.", name)
 
 
+#: CLIP's layers in DeepSynth's classes of DeepSeek-OCR, and in transformers' of the same layers.
+_CLIP_LAYERS = (".vision_encoder.layers.", ".vision_encoder.encoder.layers.")
+
+
+def by_own_names(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return an adapter's tensors by the names of a model's tree of modules, whichever of two trees they come from.
+
+    DeepSeek-OCR's classes in DeepSynth and transformers' (Unlimited-OCR's, and what it may bring for DeepSeek-OCR) name
+    CLIP's layers in two ways; an adapter of either loads into both.
+
+    Args:
+        tensors: by the names of one of the trees.
+        model: with or without adapters.
+    """
+    ours, theirs = _CLIP_LAYERS
+    names = [f".{name}." for name, _ in model.named_modules()]
+    if any(theirs in name for name in names):
+        return {name.replace(ours, theirs): tensor for name, tensor in tensors.items()}
+    if any(ours in name for name in names):
+        return {name.replace(theirs, ours): tensor for name, tensor in tensors.items()}
+    return dict(tensors)
+
+
 def read_adapter(model: Any, folder: Path, adapter_name: str = "default") -> None:
     """Load the weights of a plain peft folder into an adapter that ``model`` has, by peft's name.
 
@@ -116,6 +139,7 @@ def read_adapter(model: Any, folder: Path, adapter_name: str = "default") -> Non
         state = {from_file_name(name): tensor for name, tensor in load_file(file).items()}
     except (OSError, SafetensorError) as error:
         raise UserError(f"model.adapter: {file} cannot be read as an adapter: {error}") from error
+    state = by_own_names(state, model)
     own = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
     wrong = sorted(
         {name for name in own.keys() | state.keys() if name not in own or name not in state}
