@@ -167,5 +167,8 @@ def test_a_checkpoint_tells_its_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
     for name in ("checkpoints/last.ckpt", "checkpoints/best-adapter", "adapter"):
         assert run_of(str(run / name)) == run
+    assert run_of(str(run)) is None, "it has no weights yet"
+    write(tmp_path, "run/adapter/adapter_config.json")
+    assert run_of(str(run)) == run
     for path in (run / "elsewhere/last.ckpt", run / "config.yaml", tmp_path / "other/checkpoints/a", Path("last")):
         assert run_of(str(path)) is None

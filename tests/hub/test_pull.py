@@ -189,6 +189,14 @@ def test_only_a_reference_is_downloaded(tmp_path):
         resolve_checkpoint("hf://alice")
 
 
+def test_a_run_stands_for_its_newest_weights(tmp_path):
+    (tmp_path / "adapter").mkdir()
+    assert resolve_checkpoint(tmp_path) == tmp_path  # no run wrote it
+    (tmp_path / "config.yaml").write_text("")
+    assert resolve_checkpoint(str(tmp_path)) == tmp_path / "adapter"
+    assert resolve_checkpoint(tmp_path / "adapter") == tmp_path / "adapter"
+
+
 @pytest.mark.parametrize(
     ("text", "repo_id", "revision"),
     [

@@ -152,10 +152,12 @@ class RunConfig(SaveConfigCallback):
 
 
 def run_of(checkpoint: str) -> Path | None:
-    """Return the folder of the run that a checkpoint or adapter belongs to, if it lies in one."""
+    """Return the folder of the run that a checkpoint or adapter belongs to, if it lies in one, or is one."""
     path = Path(checkpoint).resolve()
     if not checkpoint:
         return None
+    if (path / "config.yaml").is_file() and (path / "adapter").is_dir():
+        return path
     for folder in (path.parent, path.parent.parent):
         if (folder / "config.yaml").is_file() and path.relative_to(folder).parts[0] in ("checkpoints", "adapter"):
             return folder

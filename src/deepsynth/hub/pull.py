@@ -65,12 +65,18 @@ def is_reference(path: str | Path | None) -> bool:
 
 
 def resolve_checkpoint(path: str | Path) -> Path:
-    """Return the local folder of an ``hf://`` checkpoint, downloaded if needed, and any other path unchanged.
+    """Return the local folder of a checkpoint: of an ``hf://`` one, downloaded if needed, or of a run's folder.
+
+    A run's folder stands for its newest weights, in its ``adapter``; any other path is returned unchanged.
 
     Raises:
         UserError: when the reference is malformed, has no adapter, or the Hub cannot be reached.
     """
-    return pull(str(path)) if is_reference(path) else Path(path)
+    if is_reference(path):
+        return pull(str(path))
+    folder = Path(path)
+    is_run = (folder / "config.yaml").is_file() and (folder / "adapter").is_dir()
+    return folder / "adapter" if is_run else folder
 
 
 def pull(reference: str, folder: Path | None = None) -> Path:
