@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from deepsynth.models.engine.training_forward import TrainingForward
 from deepsynth.models.engine.written_window import visible
 from deepsynth.models.registry import family_of, load_pretrained
 from deepsynth.types import Batch, Document, Page
+from tests.helpers.processes import launch
 from tests.helpers.tiny_models import unlimited_ocr
 
 WINDOW = 5
@@ -218,3 +220,45 @@ def test_the_cache_keeps_the_prompt_and_the_window() -> None:
     cache.update(torch.rand(2, 1, 4, 8), torch.rand(2, 1, 4, 8), 0)
     cache.move(0, 2, 9)
     assert cache.places(torch.tensor([0, 0, 10]))[0].tolist() == [0, 0, 4]
+
+
+def train(folder: Path, to: Path, processes: int) -> list[float]:
+    """Train adapters on all parts for two steps, the weights sharded over several processes; return the losses."""
+    from deepsynth.distributed import FullyShardedStrategy
+    from tests.helpers.training import make_trainer
+    from tests.models.families.runs import TEXTS as RUN_TEXTS
+    from tests.models.families.runs import Losses, data_of, module_of
+
+    losses = Losses()
+    strategy: dict[str, Any] = {"strategy": FullyShardedStrategy()} if processes > 1 else {}
+    trainer = make_trainer(to, max_steps=2, callbacks=[losses], limit_val_batches=0, devices=processes, **strategy)
+    data = data_of(folder, unlimited_ocr.PAGES, batch_size=len(RUN_TEXTS) // processes)
+    trainer.fit(module_of(folder, experts="all"), data)
+    return losses.values
+
+
+@pytest.mark.slow
+def test_sharded_weights_train_as_whole_ones_do(folder: Path, tmp_path: Path) -> None:
+    """FSDP2 in the dtype of the weights; with 4 bits it is refused for every family."""
+    one = train(folder, tmp_path / "one", 1)
+    assert len(one) == 2
+    for several in launch(2, tmp_path / "two", train, folder, tmp_path / "two", 2):
+        assert several == pytest.approx(one, rel=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (extra gpu)")
+@torch.no_grad()
+def test_four_bits_have_the_loss_of_the_models_own_forward(folder: Path) -> None:
+    """Dense layers and routed experts are quantized, and the engine computes with them what the layers do."""
+    from tests.models.families.runs import module_of
+
+    losses = []
+    for loss in ("plain", "chunked"):
+        module = module_of(folder, quantization="nf4", loss=loss)
+        module.configure_model()
+        layer = module.model.get_base_model().model.language_model.layers[1]
+        assert hasattr(layer.mlp.experts, "quantized")
+        assert type(layer.self_attn.q_proj.base_layer).__name__ == "Linear4bit"
+        losses.append(float(module.train().compute_loss(batch_of(folder))))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
