@@ -31,7 +31,8 @@ from deepsynth.compat.transformers import (
     unify_dtype,
 )
 from deepsynth.generation.cache import RowCache
-from deepsynth.generation.model_runner import ModelRunner, Prompt
+from deepsynth.generation.model_runner import ModelRunner
+from deepsynth.generation.prompt import Prompt
 from deepsynth.models.registry import load_pretrained, resolve_model_name
 
 MODELS = ("deepsynth/tiny", "deepsynth/tiny-random")

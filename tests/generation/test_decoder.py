@@ -11,7 +11,8 @@ import torch
 from deepsynth.generation import Decoder, RepetitionCriterion, generate
 from deepsynth.generation import cache as cache_module
 from deepsynth.generation.cache import RowCache
-from deepsynth.generation.model_runner import ModelRunner, Prompt
+from deepsynth.generation.model_runner import ModelRunner
+from deepsynth.generation.prompt import Prompt
 from deepsynth.generation.steps import Choice, FreeSteps, StaticSteps
 from tests.helpers.generation import batch_of, load, read, samples, stream, tokenizer_of
 

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from deepsynth.generation import Generation
 from deepsynth.generation.cache import RowCache
-from deepsynth.generation.model_runner import VISION_PATCHES, ModelRunner, Prompt
+from deepsynth.generation.model_runner import VISION_PATCHES, ModelRunner
+from deepsynth.generation.prompt import Prompt
 from deepsynth.generation.steps import StaticSteps
 from deepsynth.models.lora import LoraSettings, lora_config
 from tests.helpers.generation import batch_of, load, read, samples, stream, tokenizer_of

@@ -19,7 +19,8 @@ from deepsynth.generation import cache as cache_module
 from deepsynth.generation import steps as steps_module
 from deepsynth.generation.cache import RowCache
 from deepsynth.generation.graphs import MOST_CALLS, NotCaptured, StepGraphs
-from deepsynth.generation.model_runner import ModelRunner, Prompt
+from deepsynth.generation.model_runner import ModelRunner
+from deepsynth.generation.prompt import Prompt
 from deepsynth.generation.steps import Choice, StaticSteps, can_be_captured
 from tests.generation.test_equality import adapted
 from tests.helpers.generation import batch_of, load, read, samples, stream, tokenizer_of

@@ -49,6 +49,8 @@ class RowCache:
         self.window = window
         self._prompts = torch.zeros(slots, dtype=torch.long, device=device)  # n of each slot, for captured steps
         self._prompt_lengths = [0] * slots
+        #: What positions differ by from places, for each slot, where a decoder's positions are not those of its tokens.
+        self.shifts = torch.zeros(slots, dtype=torch.long, device=device)
         self.length = 0
         #: How often the tensor has moved: what was captured before reads where it was.
         self.moves = 0
@@ -151,6 +153,7 @@ class RowCache:
         """Copy the first ``length`` positions of a slot to another."""
         assert self._states is not None
         self._prompt_lengths[target] = self._prompt_lengths[source]
+        self.shifts[target] = self.shifts[source]
         if self.window is not None:
             self._prompts[target] = self._prompts[source]
             length = min(length, self._prompt_lengths[source] + self.window)

@@ -14,7 +14,9 @@ from typing import Any, Literal
 import torch
 
 from deepsynth.generation.cache import RowCache
-from deepsynth.generation.model_runner import ModelRunner, Prompt
+from deepsynth.generation.grid_runner import runner_for
+from deepsynth.generation.model_runner import ModelRunner
+from deepsynth.generation.prompt import Prompt
 from deepsynth.generation.steps import Choice, Steps, steps_for
 from deepsynth.generation.texts import Generation, GenerationState, RepetitionCriterion, TextFrame, to_generation
 from deepsynth.types import Batch
@@ -86,7 +88,7 @@ class Decoder:
         if slots < 1:
             raise ValueError(f"slots is {slots}; it must be at least 1")
         self.slots = slots
-        self._runner = ModelRunner(model, compile_vision=compile != "none")
+        self._runner = runner_for(model, compile_vision=compile != "none")
         self._tokenizer = tokenizer
         self._frame = frame
         self._repetition = repetition

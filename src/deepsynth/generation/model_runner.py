@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from deepsynth.compat.torch import own_parameters
 from deepsynth.compat.transformers import cache_name, implementations
 from deepsynth.errors import UserError
 from deepsynth.generation.cache import RowCache
+from deepsynth.generation.prompt import Prompt
 from deepsynth.models.engine.fast_paths import GenerationPaths
 from deepsynth.models.engine.layer_runner import transformer_layers
 from deepsynth.models.engine.vision_chunks import (
@@ -38,23 +38,6 @@ log = logging.getLogger(__name__)
 #: Patches of views or tiles that vision encodes at once, by type of device: enough to fill a GPU (4096 are a page of
 #: 1024² pixels), and no more than a CPU has in its caches: SAM's attention keeps numbers for pairs of patches.
 VISION_PATCHES = {"cuda": 4 * 4096, "cpu": 2 * 4096}
-
-
-@dataclass(slots=True)
-class Prompt:
-    """A sample that waits for generation.
-
-    Attributes:
-        ids: (T,) without padding.
-        features: (image tokens, H) what stands in for its image tokens; ``None`` without pages.
-    """
-
-    ids: torch.Tensor
-    features: torch.Tensor | None
-
-    def __len__(self) -> int:
-        """Return T."""
-        return len(self.ids)
 
 
 class ModelRunner:
@@ -80,16 +63,20 @@ class ModelRunner:
         self.family = family_of(self.model.config)
         self.layers = list(self.text.layers)
         self.image_token_id: int = self.model.config.image_token_id
-        self._patch: int = self.model.config.vision_config.sam_config.patch_size
-        tower = self.model.model.vision_tower
-        #: What stands in for forward methods while the model generates.
-        self.fast_paths = GenerationPaths(self.text, tower)
-        self._compiled_vision = CompiledLayers(transformer_layers(tower)) if compile_vision else None
+        self.prepare_vision(compiled=compile_vision)
         self._modules: tuple[Any, ...] = ()
         self._tuned: list[Any] = []
         self._cache_name = cache_name()
         #: Runs a function of tensors as a captured graph, where there are graphs.
         self.captured: GraphRunner | None = None
+
+    def prepare_vision(self, *, compiled: bool) -> None:
+        """Find the fast paths of the model, and compile the layers of its vision encoders if that is asked for."""
+        tower = self.model.model.vision_tower
+        #: What stands in for forward methods while the model generates.
+        self.fast_paths = GenerationPaths(self.text, tower)
+        #: The compiled layers of vision, if there are such.
+        self.compiled_vision: CompiledLayers | None = CompiledLayers(transformer_layers(tower)) if compiled else None
 
     @staticmethod
     def fits(model: Any) -> bool:
@@ -108,7 +95,7 @@ class ModelRunner:
     @property
     def compiles_vision(self) -> bool:
         """Whether the layers of the vision encoder run compiled."""
-        return self._compiled_vision is not None
+        return self.compiled_vision is not None
 
     def fingerprint(self) -> int:
         """Return a number that changes with all that a captured step has fixed.
@@ -190,14 +177,14 @@ class ModelRunner:
         images = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
         if not len(images.get("pixel_values_local", ())):
             images.pop("pixel_values_local", None)
-        if self._compiled_vision is not None:
+        if self.compiled_vision is not None:
             try:
-                with self._compiled_vision.installed():
+                with self.compiled_vision.installed():
                     return self._encode(images, "single")
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
-                self._compiled_vision = None
+                self.compiled_vision = None
                 reason = " ".join(str(error).split("\n")[:2])
                 log.warning("generation encodes pages without torch.compile, which failed: %s", reason)
         return self._encode(images, "together")
@@ -218,14 +205,18 @@ class ModelRunner:
             return self.family.image_features(self.model, images)
 
     def _images_at_once(self, pixels: torch.Tensor) -> int:
-        patches = pixels.shape[-1] * pixels.shape[-2] // self._patch**2
+        patch = int(self.model.config.vision_config.sam_config.patch_size)
+        patches = pixels.shape[-1] * pixels.shape[-2] // patch**2
         most = VISION_PATCHES.get(pixels.device.type, VISION_PATCHES["cpu"])
         return max(most // max(patches, 1), 1)
 
     # ------------------------------------------------------------------ decoder
 
-    def embed(self, prompts: list[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what the decoder sees of prompts, (N, T, H) padded at the right, and where each ends (N,)."""
+    def embed(self, prompts: list[Prompt]) -> tuple[torch.Tensor, ...]:
+        """Return what the decoder sees of prompts, (N, T, H) padded at the right, and where each ends (N,).
+
+        What a subclass returns besides is for its :meth:`prefill`.
+        """
         embed = self.text.embed_tokens
         rows = []
         for prompt in prompts:
@@ -248,7 +239,10 @@ class ModelRunner:
         cache.fill(slots)
         positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
         # Padding stands at the right, where causality alone hides it; later tokens overwrite what it left behind.
-        hidden = self._run(hidden, positions, None, cache)
+        return self._next_after(self._run(hidden, positions, None, cache), last)
+
+    def _next_after(self, hidden: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        """Return the next token of prompts (N, T, H) that end at ``last`` (N,)."""
         return self._next(hidden[torch.arange(len(last), device=hidden.device), last])
 
     def step(self, tokens: torch.Tensor, positions: torch.Tensor, cache: RowCache, seen: int) -> torch.Tensor:
@@ -276,7 +270,11 @@ class ModelRunner:
     def _run(
         self, hidden: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None, cache: RowCache
     ) -> torch.Tensor:
-        rotation = self.text.rotary_emb(hidden, positions)
+        return self._through_layers(hidden, self.text.rotary_emb(hidden, positions), positions, mask, cache)
+
+    def _through_layers(
+        self, hidden: torch.Tensor, rotation: Any, positions: torch.Tensor | None, mask: Any, cache: RowCache
+    ) -> torch.Tensor:
         for layer in self.layers:
             hidden = layer(
                 hidden,

@@ -14,7 +14,8 @@ import torch
 
 from deepsynth.generation.cache import GROWTH, RowCache
 from deepsynth.generation.graphs import NotCaptured, StepGraphs
-from deepsynth.generation.model_runner import ModelRunner, Prompt
+from deepsynth.generation.model_runner import ModelRunner
+from deepsynth.generation.prompt import Prompt
 from deepsynth.models.engine.vision_chunks import COMPILE_OPTIONS
 
 log = logging.getLogger(__name__)
@@ -54,10 +55,10 @@ class FreeSteps:
 
     def prefill(self, prompts: list[Prompt], slots: list[int]) -> list[Choice]:
         """Prefill these slots of the cache with prompts, and return the first token of each text."""
-        hidden, last = self._runner.embed(prompts)
+        hidden, last, *positions = self._runner.embed(prompts)
         self._cache.reserve(hidden.shape[1] + 1)
         self._cache.begin(slots, [len(prompt) for prompt in prompts])
-        return _choices(self._runner.prefill(hidden, self._places(slots), last, self._cache))
+        return _choices(self._runner.prefill(hidden, self._places(slots), last, self._cache, *positions))
 
     def _places(self, slots: list[int]) -> torch.Tensor:
         return torch.tensor(slots, device=self._runner.device)
@@ -124,11 +125,14 @@ class StaticSteps:
 
     def prefill(self, prompts: list[Prompt], slots: list[int]) -> list[Choice]:
         """Prefill these slots of the cache with prompts, and return the first token of each text."""
-        hidden, last = self._runner.embed(prompts)
+        hidden, last, *positions = self._runner.embed(prompts)
         self._reserve(hidden.shape[1] + 1)
         self._cache.begin(slots, [len(prompt) for prompt in prompts])
-        run = partial(self._runner.prefill, cache=self._cache)
-        inputs = [hidden, torch.tensor(slots, device=hidden.device), last]
+
+        def run(hidden: torch.Tensor, slots: torch.Tensor, last: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+            return self._runner.prefill(hidden, slots, last, self._cache, *rest)
+
+        inputs = [hidden, torch.tensor(slots, device=hidden.device), last, *positions]
         few = hidden.shape[0] * hidden.shape[1] <= CAPTURED_TOKENS
         return _choices(self._captured("prefill", run, inputs) if few else run(*inputs))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -15,6 +16,10 @@ from transformers import AutoModelForImageTextToText
 from deepsynth.data.processing.collator import Collator
 from deepsynth.data.processing.processor import OcrProcessor
 from deepsynth.errors import UserError
+from deepsynth.generation.decoder import Decoder
+from deepsynth.generation.generate import generate
+from deepsynth.generation.steps import StaticSteps
+from deepsynth.generation.texts import TextFrame
 from deepsynth.models.engine.feature_cache import MemoryCache
 from deepsynth.models.engine.grid_positions import grid_positions
 from deepsynth.models.engine.training_forward import TrainingForward
@@ -25,6 +30,8 @@ from tests.helpers.training import make_module
 NAMES = ("paddleocr_vl", "glm_ocr", "qwen2_5_vl")
 #: Pages of several sizes: within the budget of pixels, above it, below it.
 SIZES = ((112, 112), (112, 56), (300, 200), (30, 20), (57, 99), (28, 112), (700, 90))
+#: Texts that end with the token of an image, which no model here writes.
+NO_END = TextFrame((3,))
 Losses = tuple[torch.Tensor, dict[str, torch.Tensor]]
 
 
@@ -230,3 +237,45 @@ def test_experts_that_are_not_there_can_be_chosen(folder: str, caplog: pytest.Lo
     with caplog.at_level("INFO"):
         module.configure_model()
     assert "has no routed experts: model.engine.experts_implementation=grouped_mm does nothing" in caplog.text
+
+
+# ---------------------------------------------------------------------- generation
+
+
+@pytest.mark.parametrize("static", [False, True], ids=["free", "static"])
+def test_our_decoder_writes_what_transformers_does(folder: str, static: bool) -> None:
+    """More samples than slots, of different lengths: slots are filled again, and rows move between them."""
+    module = make(folder).eval()
+    processor = module.processor
+    whole = batch(folder)
+    expected = generate(
+        module.model, processor.tokenizer, whole, max_new_tokens=12, implementation="transformers", frame=NO_END
+    )
+    limits = [12, 3, 7]
+    decoder = Decoder(
+        module.model,
+        processor.tokenizer,
+        slots=2,
+        frame=NO_END,
+        steps=partial(StaticSteps, count=2) if static else None,
+    )
+    decoder.submit(whole, limits)
+    found = decoder.advance(drain=True)
+    assert expected is not None
+    assert found is not None
+    assert [own.ids for own in found] == [own.ids[:limit] for own, limit in zip(expected, limits, strict=True)]
+    for one, other, limit in zip(found, expected, limits, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs[:limit], abs=1e-4)
+
+
+def test_text_alone_is_continued_too(folder: str) -> None:
+    module = make(folder).eval()
+    whole = batch(folder)
+    tokens = {"input_ids": torch.tensor([[5, 6, 7]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
+    alone = replace(whole, prompt_tokens=tokens, images={}, targets=[""], ids=["text"])
+    texts = [
+        generate(module.model, module.processor.tokenizer, alone, max_new_tokens=5, implementation=kind, frame=NO_END)
+        for kind in ("transformers", "deepsynth")
+    ]
+    assert texts[0] is not None
+    assert texts[0] == texts[1]

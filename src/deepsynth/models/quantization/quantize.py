@@ -26,7 +26,7 @@ Kind = Literal["none", "nf4", "int8"]
 _OUTLIER = 6.0
 
 _DECODER = re.compile(r"(^|\.)language_model\.layers\.\d+\.")
-_VISION = re.compile(r"(^|\.)vision_tower\.")
+_VISION = re.compile(r"(^|\.)(vision_tower|visual)\.(?!merger\.)")
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,15 @@ from deepsynth.models.quantization.nf4_experts import Nf4Tensor
 #: Groups of the table, by the first expression that a parameter's name matches.
 _GROUPS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("adapters", re.compile(r"\.lora_")),
-    ("vision", re.compile(r"vision_tower|multi_modal_projector|image_newline|view_separator")),
+    (
+        "vision",
+        re.compile(r"vision_tower|multi_modal_projector|image_newline|view_separator|\.visual\.|model\.projector"),
+    ),
     ("embeddings", re.compile(r"embed_tokens")),
     ("attention", re.compile(r"\.self_attn\.")),
     ("routed experts", re.compile(r"\.mlp\.experts\.")),
     ("shared experts", re.compile(r"\.mlp\.shared_experts\.")),
-    ("dense MLP", re.compile(r"\.mlp\.(gate_proj|up_proj|down_proj)\.")),
+    ("dense MLP", re.compile(r"\.mlp\.(gate_proj|up_proj|gate_up_proj|down_proj)\.")),
     ("head", re.compile(r"lm_head")),
     ("router, norms", re.compile(r"")),
 )
