@@ -164,3 +164,21 @@ def test_figures_are_drawn_with_their_captions(tmp_path: Path) -> None:
         render("![a](fog.png)", figure_dir=str(tmp_path))
     with pytest.raises(UserError, match=r"figure_dir is '/none'; it must be a folder"):
         render("a", figure_dir="/none")
+
+
+@pytest.mark.parametrize(
+    ("written", "known"),
+    [
+        (r"a \le b", r"a \leq b"),
+        (r"\bigl(x\bigr)", "(x)"),
+        (r"\displaystyle\sum_k k", r"\sum_k k"),
+        (r"\lvert x \rvert", "|x|"),
+        (r"\tfrac{a}{b}", r"\frac{a}{b}"),
+        (r"\frac12 \sqrt x", r"\frac{1}{2} \sqrt{x}"),
+        (r"\leftarrow", r"\gets"),
+    ],
+)
+def test_commands_that_mathtext_lacks_are_drawn_as_those_that_it_has(written: str, known: str) -> None:
+    one, other = render(f"$${written}$$")[0], render(f"$${known}$$")[0]
+    assert one.image.tobytes() == other.image.tobytes()
+    assert target(one) == f"$${written}$$"

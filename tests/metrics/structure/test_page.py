@@ -87,7 +87,9 @@ def test_boxes_are_found_by_label_and_share() -> None:
     ],
 )
 def test_spellings_of_one_formula_are_the_same(one: str, other: str) -> None:
-    assert formula_scores(f"${one.strip()}$", f"$${other}$$") == {"formula_match": 1.0, "formula_distance": 0.0}
+    assert formula_scores(f"${one.strip()}$", f"$${other}$$") == {
+        "formula_match": 1.0, "formula_distance": 0.0, "formula_drawn": 1.0
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -104,6 +106,7 @@ def test_formulas_are_found_and_prices_are_none() -> None:
     assert formula_scores("$x$ $y$", "$x$ $z$ $w$") == {
         "formula_match": pytest.approx(1 / 3),
         "formula_distance": pytest.approx(2 / 3),
+        "formula_drawn": pytest.approx(1 / 3),
     }
     assert formula_scores("no", "none") is None
 

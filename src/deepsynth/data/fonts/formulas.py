@@ -10,6 +10,7 @@ from PIL import Image
 
 from deepsynth.data.fonts.glyphs import FontStyle, GlyphBitmap, ShapedRun
 from deepsynth.errors import UserError
+from deepsynth.io.mathtext import as_mathtext
 from deepsynth.io.text import shortened
 
 _PROBE_PX = 12.0
@@ -67,7 +68,9 @@ def _bitmap(latex: str, size_px: float, font: str) -> tuple[GlyphBitmap | None, 
 
     try:
         # At 72 dots per inch a point is a pixel.
-        found = _parser().parse(f"${latex}$", dpi=72, prop=FontProperties(size=size_px, math_fontfamily=font))
+        found = _parser().parse(
+            f"${as_mathtext(latex)}$", dpi=72, prop=FontProperties(size=size_px, math_fontfamily=font)
+        )
     except ValueError as error:
         reason = shortened((str(error).strip() or type(error).__name__).splitlines()[-1])
         raise UserError(

@@ -7,6 +7,7 @@ import re
 from rapidfuzz.distance import Levenshtein
 
 from deepsynth.metrics.structure.alignment import best_alignment
+from deepsynth.metrics.structure.drawn_formulas import drawn_f1, drawn_symbols
 
 _FORMULA = re.compile(
     r"\$\$(?P<a>.+?)\$\$|\\\[(?P<b>.+?)\\\]|\\\((?P<c>.+?)\\\)|(?<![\\$\w])\$(?P<d>[^\s$](?:[^$\n]*[^\s\\$])?)\$(?![\d$])",
@@ -46,16 +47,30 @@ def normalize_formula(latex: str) -> tuple[str, ...]:
 
 
 def formula_scores(prediction: str, target: str) -> dict[str, float] | None:
-    """Return ``formula_match`` and ``formula_distance`` of a page; ``None`` where neither side has a formula.
+    """Return ``formula_match``, ``formula_distance`` and ``formula_drawn`` of a page; ``None`` without a formula.
 
     Formulas are paired in their order. ``formula_match`` is the share that is the same after
     :func:`normalize_formula`, ``formula_distance`` the mean normalized edit distance in symbols, both over the side
-    that has more formulas: one that is missing is off by 1.
+    that has more formulas: one that is missing is off by 1. ``formula_drawn`` is the mean of
+    :func:`~deepsynth.metrics.structure.drawn_formulas.drawn_f1` over the formulas of the target that mathtext can draw,
+    and those that the prediction has beyond it; a prediction that it cannot draw, and that is not the same, has 0.
     """
-    predicted, expected = ([normalize_formula(f) for f in formulas_of(text)] for text in (prediction, target))
+    sources = [formulas_of(text) for text in (prediction, target)]
+    predicted, expected = ([normalize_formula(formula) for formula in side] for side in sources)
     if not predicted and not expected:
         return None
     most = max(len(predicted), len(expected))
     pairs = best_alignment(predicted, expected, Levenshtein.normalized_similarity)
     same = sum(predicted[i] == expected[j] for i, j, _ in pairs)
-    return {"formula_match": same / most, "formula_distance": 1.0 - sum(score for *_, score in pairs) / most}
+    found = {"formula_match": same / most, "formula_distance": 1.0 - sum(score for *_, score in pairs) / most}
+    partner = {j: i for i, j, _ in pairs}
+    drawn = []
+    for j, latex in enumerate(sources[1]):
+        symbols = drawn_symbols(latex)
+        own = drawn_symbols(sources[0][partner[j]]) if j in partner else None
+        if symbols is None:
+            continue
+        is_same = j in partner and predicted[partner[j]] == expected[j]
+        drawn.append(1.0 if is_same else drawn_f1(own, symbols) if own is not None else 0.0)
+    drawn += [0.0] * (most - len(expected))
+    return {**found, "formula_drawn": sum(drawn) / len(drawn)} if drawn else found

@@ -22,6 +22,7 @@ STRUCTURE_METRICS = (
     "teds_structure",
     "formula_match",
     "formula_distance",
+    "formula_drawn",
     "box_iou",
     "box_precision",
     "box_recall",
