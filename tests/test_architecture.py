@@ -309,3 +309,29 @@ def test_the_table_of_private_parts_is_complete() -> None:
         names = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
         found |= {(path.stem, name) for name in names if not name.startswith("_")}
     assert listed == found
+
+
+def asserts(function: ast.AST) -> bool:
+    """Return whether a function asserts something by itself."""
+    checks = {"raises", "warns", "fail", "assert_close", "assert_array_equal", "assert_allclose", "assert_frame_equal"}
+    return any(
+        isinstance(node, ast.Assert) or (isinstance(node, ast.Attribute) and node.attr in checks)
+        for node in ast.walk(function)
+    )
+
+
+def test_every_default_test_asserts_something() -> None:
+    """Itself, or by a function of the tests that it calls."""
+    files = {path: ast.parse(path.read_text()) for path in sorted(Path(__file__).parent.rglob("*.py"))}
+    functions = [node for tree in files.values() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    helpers = {node.name for node in functions if not node.name.startswith("test_") and asserts(node)}
+    found = []
+    for path, tree in files.items():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.FunctionDef) or not node.name.startswith("test_"):
+                continue
+            names = {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
+            left_out = "benchmark" in names or any("mark.slow" in ast.unparse(one) for one in node.decorator_list)
+            if not left_out and not asserts(node) and not names & helpers:
+                found.append(f"{path.name}:{node.lineno} {node.name}")
+    assert found == []

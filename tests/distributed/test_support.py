@@ -100,6 +100,9 @@ def test_quantized_weights_are_allowed_where_nothing_shards_them(strategy: type[
     arguments = ("cpu",) if strategy is SingleDeviceStrategy else ()
     module = module_in_trainer(PeftModule, tmp_path, strategy(*arguments), "32-true", quantization="nf4")
     check_module(module, "nf4", torch.float32)
+    sharded = module_in_trainer(PeftModule, tmp_path, FullyShardedStrategy(), "32-true", quantization="nf4")
+    with pytest.raises(UserError, match="nf4"):
+        check_module(sharded, "nf4", torch.float32)
 
 
 def test_a_device_map_is_refused_with_the_reason(

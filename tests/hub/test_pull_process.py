@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -92,3 +95,69 @@ def test_failures_come_back_as_they_were_classified(processes: Processes) -> Non
     ):
         pull.download("a.json", None, 1)
     assert processes.closed == []
+
+
+class Api:
+    """A Hub with the files of an adapter among others."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    def model_info(self, **where: Any) -> Any:
+        if self.error is not None:
+            raise self.error
+        assert where == {"repo_id": "alice/ocr", "revision": "v1", "files_metadata": True}
+        files = {f"x{i}": 1 for i in range(9)} | {"adapter_config.json": 7, "README.md": None}
+        return SimpleNamespace(sha="c1", siblings=[SimpleNamespace(rfilename=n, size=s) for n, s in files.items()])
+
+    def hf_hub_download(self, **where: Any) -> str:
+        if self.error is not None:
+            raise self.error
+        assert where == {"filename": "a.json", "repo_id": "alice/ocr", "revision": "v1"}
+        return "/cache/a.json"
+
+
+@pytest.fixture
+def answer(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Return what the process answers with a Hub that is an object here."""
+
+    def ask(task: str, error: Exception | None = None) -> dict[str, Any]:
+        answers: list[Any] = []
+        request = {"task": task, "name": "a.json", "repo_id": "alice/ocr", "revision": "v1"}
+        monkeypatch.setattr("huggingface_hub.HfApi", lambda **settings: Api(error))
+        monkeypatch.setattr("deepsynth.hub.client.use_timeouts", answers.append)
+        monkeypatch.setattr(pull_process, "serve", lambda answer, grace_s: answers.append((answer(request), grace_s)))
+        pull_process.main()
+        limit, (found, grace_s) = answers
+        assert (limit, grace_s) == (10.0, 0.0)
+        return dict(found)
+
+    return ask
+
+
+def test_a_description_has_the_sizes_of_an_adapter_s_files_and_some_names(answer: Any) -> None:
+    assert answer("describe") == {
+        "commit": "c1",
+        "sizes": {"adapter_config.json": 7, "README.md": 0},
+        "names": ["README.md", "adapter_config.json", *(f"x{i}" for i in range(6))],
+    }
+    assert answer("download") == {"path": "/cache/a.json"}
+
+
+@pytest.mark.parametrize("code", ["ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "ENOTDIR"])
+def test_what_the_disk_says_is_no_failure_of_the_hub(code: str, answer: Any) -> None:
+    number = getattr(errno, code)
+    assert answer("download", OSError(number, "no", "/cache/x")) == {"disk": "/cache/x: no"}
+    assert set(answer("download", OSError(number, "no"))) == {"disk"}
+    assert set(answer("describe", OSError(errno.ECONNRESET, "no"))) == {"failed"}
+
+
+def test_what_the_hub_says_is_classified(answer: Any) -> None:
+    assert answer("describe", RuntimeError("HTTP 404")) == {
+        "failed": {
+            "status": "refused",
+            "message": "HTTP 404: RuntimeError: HTTP 404",
+            "commit": None,
+            "retry_after_s": None,
+        }
+    }

@@ -21,6 +21,8 @@ def test_a_path_is_no_name(name: str) -> None:
 @pytest.mark.parametrize("name", ["run", "run.2", "läuft", "a b", "-", "é" * 100])
 def test_words_are_names(name: str) -> None:
     check_name("--run_name", name)
+    with pytest.raises(UserError):
+        check_name("--run_name", f"{name}/")
 
 
 def test_a_file_below_its_folder_is_found_and_one_elsewhere_is_not(tmp_path: Path) -> None:

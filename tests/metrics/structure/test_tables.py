@@ -149,5 +149,7 @@ def test_tables_of_a_page_are_compared_in_order() -> None:
     swapped = table_scores(other + PLAIN, PLAIN + other)
     assert swapped is not None
     assert 0.5 <= swapped["teds"] < 1.0
+    wrong = PLAIN.replace(">2<", ">3<")
+    assert table_scores(wrong + other, PLAIN + other) == {"teds": pytest.approx(1 - 1 / 12), "teds_structure": 1.0}
     assert table_scores("text", "text") is None
     assert table_scores("text", PLAIN) == {"teds": 0.0, "teds_structure": 0.0}
