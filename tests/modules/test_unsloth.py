@@ -79,6 +79,7 @@ def test_settings_become_unsloths_arguments(
     assert (load["load_in_4bit"], load["load_in_8bit"], load["load_in_16bit"]) == flags
     assert load["use_gradient_checkpointing"] == adapt["use_gradient_checkpointing"] == checkpointing
     assert (load["max_seq_length"], load["use_exact_model_name"], load["dtype"]) == (99, True, torch.float32)
+    assert load["device_map"] == {"": "cpu"}, "the device of its process"
     assert (adapt["r"], adapt["lora_alpha"], adapt["use_rslora"]) == (4, 8, True)
     assert adapt["target_parameters"] == []  # None would let Unsloth choose experts by itself
     assert module.model.peft_config["default"].base_model_name_or_path == "deepsynth/tiny-random"
