@@ -83,7 +83,6 @@ class Worker:
         self._prepared: queue.Queue[_Text] = queue.Queue(maxsize=2 * pool.settings.slots)
         self._outbox: queue.SimpleQueue[list[tuple[_Task, Event | _News]] | None] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="pages")
-        self._closed = False
         self._sender = threading.Thread(target=self._send_all, name="texts", daemon=True)
         self._sender.start()
 
@@ -106,7 +105,6 @@ class Worker:
 
     def close(self) -> None:
         """Stop the threads, after the last :meth:`turn`; what is under way is given up."""
-        self._closed = True
         for task in list(self._tasks.values()):
             self.cancel(task.uid)
         self._threads.shutdown(wait=True, cancel_futures=True)
