@@ -11,7 +11,7 @@ from deepsynth.data.processing.targets import Targets, block_box
 from deepsynth.data.rendering.renderer import TextRenderer
 from deepsynth.data.rendering.templates import Template, typography
 from deepsynth.errors import UserError
-from deepsynth.types import Document, Page
+from deepsynth.types import Document, Line, Page
 
 PAGE: dict[str, Any] = {
     "page_width_px": 500,
@@ -161,12 +161,61 @@ def test_a_table_that_finds_no_room_across_the_columns_begins_the_next_page() ->
     table = "| " + " | ".join(f"long{k}" for k in range(9)) + " |\n" + "|---" * 9 + "|\n"
     table += ("| " + " | ".join(f"value{k}" for k in range(9)) + " |\n") * 2
     note = "[^1]: a note\n"
-    for text in ("word " * 600 + f"\n\n{table}", f"word[^1]\n\n{table}\n\n{note}"):
+    for text in ("word " * 600 + f"\n\n{table}", "word[^1] " + "word " * 600 + f"\n\n{table}\n\n{note}"):
         first, second = TextRenderer(**PAGE, columns=2, font_size_px=9.0)(Document("d", text), np.random.default_rng(0))
         assert "table" not in [block.label for block in first.blocks]
         assert second.blocks[0].label == "table"
     (alone,) = TextRenderer(**PAGE, columns=2, font_size_px=9.0)(Document("d", table), np.random.default_rng(0))
     assert alone.blocks[0].label == "table"
+
+
+def test_a_spanning_table_stands_between_a_text_and_its_footnotes() -> None:
+    table = "| " + " | ".join(f"long{k}" for k in range(9)) + " |\n" + "|---" * 9 + "|\n"
+    table += ("| " + " | ".join(f"value{k}" for k in range(9)) + " |\n") * 2
+    text = f"first[^1] words of it\n\n{table}\n\n{{}}\n\n[^1]: a note of it\n"
+    for count in (0, 3, 40, 400, 900):
+        below = "word " * count
+        pages = TextRenderer(**PAGE, columns=2, font_size_px=9.0)(
+            Document("d", text.format(below)), np.random.default_rng(0)
+        )
+        labels = [block.label for block in pages[0].blocks]
+        assert {"table", "footnote"} <= set(labels)
+        assert sum(page.text.split().count("word") for page in pages) == count
+        places = {block.label: block_box(pages[0], block) for block in pages[0].blocks}
+        table_box, note_box = places["table"], places["footnote"]
+        assert table_box is not None
+        assert note_box is not None
+        assert table_box[3] < note_box[1]
+        boxes = [word.box for line in pages[0].lines for word in line.words]
+        for number, (x0, y0, x1, y1) in enumerate(boxes):
+            assert all(x1 <= u0 or u1 <= x0 or y1 <= v0 or v1 <= y0 for u0, v0, u1, v1 in boxes[:number])
+
+
+def test_a_note_whose_table_fills_the_page_is_not_lost() -> None:
+    rows = "".join("| " + " | ".join(f"value{k}" for k in range(9)) + " |\n" for _ in range(60))
+    table = "| " + " | ".join(f"long{k}" for k in range(9)) + " |\n" + "|---" * 9 + "|\n" + rows
+    for height in range(200, 260, 3):
+        options = {**PAGE, "page_height_px": height, "columns": 2, "font_size_px": 9.0, "margin_px": 20}
+        text = f"first[^1] words\n\n{table}\n\n# Heading\n\nwords\n\n[^1]: noted"
+        pages = TextRenderer(**options)(Document("d", text), np.random.default_rng(0))
+        assert sum(page.text.count("noted") for page in pages) == 1
+        assert sum(page.text.count("value0") for page in pages) == 60
+
+
+def test_a_heading_is_never_stretched_to_the_width_of_its_column() -> None:
+    heading = "words of a heading that is longer than one line of its page and goes on"
+    options = {**PAGE, "font_size_px": 14.0}
+    loose, stretched = (
+        TextRenderer(**options, justify=share)(Document("d", f"# {heading}\n\n{heading} {heading}"), rng)[0]
+        for share, rng in ((0.0, np.random.default_rng(0)), (1.0, np.random.default_rng(0)))
+    )
+    kinds: dict[str, list[tuple[Line, ...]]] = {"title": [], "text": []}
+    for page in (loose, stretched):
+        for block in page.blocks:
+            kinds[block.label].append(page.lines[slice(*block.lines)])
+    assert len(kinds["title"][0]) > 1
+    assert [line.box for line in kinds["title"][0]] == [line.box for line in kinds["title"][1]]
+    assert kinds["text"][0][0].box[2] < kinds["text"][1][0].box[2]
 
 
 def test_text_that_finds_no_room_below_a_spanning_table_begins_the_next_page() -> None:

@@ -74,7 +74,9 @@ class _Filler:
                     return layout, row.position
                 self._set_notes()
                 self._column, self._y = self._column + 1, self._top
-            if self._is_below_band() and row.height + _height(row.notes) > frame.bottom - self._top:
+            notes = _height([*self._notes, *row.notes])
+            if self._is_below_band() and row.height + notes > frame.bottom - self._top:
+                self._set_notes()
                 return layout, row.position
             self._check_height(row)
             top = self._y if self._y == self._top else self._y + row.space_before
@@ -90,12 +92,12 @@ class _Filler:
         is_first = not self._layout.rows
         bottom = self._top
         if self._column or self._y > self._top:
-            if self._has_notes or self._notes:
+            if self._has_notes:
                 return False  # they stand where the row would
             bottom = self._balance()
         top = bottom if is_first else bottom + row.space_before
         needed = row.height * 2 if row.keep_with_next else row.height
-        if top + needed > self._frame.bottom and not is_first:
+        if top + needed > self._frame.bottom - _height(self._notes) and not is_first:
             return False
         if is_first:
             self._check_height(row)

@@ -128,7 +128,7 @@ class Typesetter:
             words = shaped_words(self._shaper, styled, shown, start, levels)
             broken = self._break(words, text, width, style.size_px, space)
         for number, (items, joiner, end) in enumerate(broken):
-            justified = self._justify and joiner != "\n"
+            justified = self._justify and joiner != "\n" and not paragraph.heading
             if is_plain:
                 places = in_reading_order(items, justified, width, indent)
             else:
