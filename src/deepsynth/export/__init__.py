@@ -8,14 +8,17 @@ from deepsynth.lazy_imports import importing
 
 if TYPE_CHECKING:
     from deepsynth.export.merge import ExportReport, export_model
+    from deepsynth.export.vllm_lora import VllmAdapter
 
 __all__ = [
     "ExportReport",
+    "VllmAdapter",
     "export_model",
 ]
 
 _HOMES = {
     "ExportReport": "deepsynth.export.merge",
+    "VllmAdapter": "deepsynth.export.vllm_lora",
     "export_model": "deepsynth.export.merge",
 }
 
