@@ -144,7 +144,7 @@ def test_few_graphs_are_compiled_and_none_for_another_shape(level: Any, jsonl: P
     from torch._dynamo.utils import counters
 
     batches = [batch_of(jsonl, FAMILY, pad_to_multiple_of=length) for length in (200, 210, 220)]
-    batches.append(batch_of(jsonl, FAMILY, pad_to_multiple_of=230, batch_size=2))
+    batches += [batch_of(jsonl, FAMILY, pad_to_multiple_of=230, batch_size=size) for size in (2, 1)]
     module = make(FAMILY, activation_memory="none")
     expected = loss_and_gradients(module, batches[2])
     decoder = module.training_forward.base.model.language_model

@@ -41,7 +41,8 @@ class LayerRunner:
         layer: its ``forward`` is to be replaced by :meth:`run`, which ``models.engine.fast_paths`` does.
         compile_options: for ``torch.compile``; ``None`` to run as it is.
         shapes_vary: whether batches have other lengths, and the last one fewer rows: what is compiled takes all of them
-            then. torch.compile would compile for the first shape alone, and again at the second.
+            then. torch.compile would compile for the first shape alone, and again at the second. It always compiles
+            for one row alone: a batch of one after larger ones, as the last of an epoch may be, runs as it is.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class LayerRunner:
 
     def compile(self, options: dict[str, Any] | None) -> None:
         """Have ``torch.compile`` compile the layer with these options from now on; ``None`` to run it as it is."""
-        self.compiles = options is not None
+        self.compiles, self._took_rows = options is not None, False
         if self.compiles:
             keep_traced_layers()
         self.fast = self.plain if options is None else torch.compile(self.plain, **options)
@@ -72,18 +73,24 @@ class LayerRunner:
         """Return what the layer returns."""
         if not self.layer.training:
             return self.plain(*args, **kwargs)
+        forward = self.fast
         if self.compiles and self.shapes_vary:
-            let_vary((*args, *kwargs.values()), args[0].shape[:2])
+            rows, length = args[0].shape[:2]
+            self._took_rows |= rows > 1
+            if rows == 1 and self._took_rows:
+                forward = self.plain
+            else:
+                let_vary((*args, *kwargs.values()), (rows, length))
         by_experts = self.level == "selective" and self._experts is not None
         if self.level == "none" or by_experts or not torch.is_grad_enabled():
-            return self.fast(*args, **kwargs)
+            return forward(*args, **kwargs)
         if self.level == "full":
-            return checkpoint(self.fast, *args, use_reentrant=False, **kwargs)
+            return checkpoint(forward, *args, use_reentrant=False, **kwargs)
         if self.level == "selective":
             contexts = partial(create_selective_checkpoint_contexts, _keep)
-            return checkpoint(self.fast, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+            return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
         with torch.autograd.graph.save_on_cpu(pin_memory=args[0].is_cuda):
-            return checkpoint(self.fast, *args, use_reentrant=False, **kwargs)
+            return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
 
 def _keep(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
