@@ -30,6 +30,10 @@ def test_a_model_is_recognized_and_its_tokens_are_counted(capsys: pytest.Capture
     out = capsys.readouterr().out
     assert "family        deepseek_ocr (DeepSeek-OCR)" in out
     assert "273 of an A4 page" in out
+    assert main(["models", "deepsynth/full-size-ocr"]) == 0
+    counts = "attention 1,966,080, mlp 390,144, experts=shared 1,622,016, "  # counted by hand
+    assert counts in (out := capsys.readouterr().out)
+    assert "experts=routed 59,113,472" in out
     assert main(["models", "generic"]) == 0
     out = capsys.readouterr().out
     assert "works    activation memory, Unsloth" in out

@@ -15,6 +15,7 @@ from deepsynth.serving.jobs import Limits
 from deepsynth.serving.models import ModelPool, ModelSettings
 from deepsynth.serving.text_stream import TextStream
 from tests.helpers.generation import samples, tokenizer_of
+from tests.helpers.tiny_models import lighton_ocr
 from tests.helpers.training import make_module
 
 NAME = "deepsynth/tiny-random"
@@ -130,3 +131,10 @@ def test_texts_of_random_weights_take_all_their_tokens() -> None:
     while len(decoder):
         tokens += [found.tokens for _, found in decoder.step()]
     assert tokens == [200] * 8
+
+
+def test_a_model_that_the_decoder_does_not_know_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    folder = str(lighton_ocr.make(tmp_path / "model"))
+    models, _ = served_models([], folder, None)
+    with pytest.raises(UserError, match=r"the model is .*does not work for models that DeepSynth does not know"):
+        ModelPool(ModelSettings(models, slots=1), "cpu")

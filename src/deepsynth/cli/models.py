@@ -12,6 +12,8 @@ from deepsynth.io.text import shortened, visible
 
 #: A page of A4 at 150 dpi, width and height in pixels.
 _A4_PX = (1240, 1754)
+#: Rank for which the parameters of adapters are counted: the default.
+_RANK = 16
 
 
 def show_models(args: Sequence[str]) -> int:
@@ -78,9 +80,7 @@ def details(name: str) -> list[str]:
     rows = [("family", f"{family.name} ({family.title})")]
     rows += [("weights", f"{one.repository}, {one.parameters}, {one.license}") for one in family.published]
     if name not in FAMILIES:
-        from deepsynth.data.processing.processor import OcrProcessor
-
-        rows.append(("tokens", f"{OcrProcessor(name).layout.tokens(*_A4_PX)} of an A4 page at 150 dpi, as it is set"))
+        rows += _measured(name)
     modes = [f"{mode} {layout.tokens(*_A4_PX)}" for mode, layout in family.modes.items()]
     rows.append(("modes", f"{', '.join(modes)} tokens" if modes else f"none; tokens of a page: {family.page_tokens}"))
     rows.append(("prompts", "by its chat template" if family.inputs == "chat" else "square views, then the prompt"))
@@ -89,6 +89,24 @@ def details(name: str) -> list[str]:
     if family.unsupported:
         rows.append(("without", family.without()))
     return _aligned(rows)
+
+
+def _measured(name: str) -> list[tuple[str, str]]:
+    """Return what takes a model's processor, or its parts without their weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    from deepsynth.data.processing.processor import OcrProcessor
+    from deepsynth.models.lora import scope_parameters
+    from deepsynth.models.registry import load_pretrained
+
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(load_pretrained(AutoConfig, name))
+    counts = ", ".join(f"{scope} {count:,}" for scope, count in scope_parameters(model, _RANK).items())
+    return [
+        ("tokens", f"{OcrProcessor(name).layout.tokens(*_A4_PX)} of an A4 page at 150 dpi, as it is set"),
+        ("LoRA", f"{counts} parameters at rank {_RANK}"),
+    ]
 
 
 def _works(unsupported: Container[str]) -> str:

@@ -222,6 +222,35 @@ def lora_config(model: Any, lora: LoraSettings, *, base_model_name: str) -> Any:
     )
 
 
+def scope_parameters(model: Any, rank: int) -> dict[str, int]:
+    """Return how many parameters adapters have in each part of a model that can be adapted.
+
+    An adapter of a weight (out, in) has ``rank * (in + out)``; fused experts have as many for each expert.
+
+    Args:
+        model: without adapters; it may be on the meta device.
+        rank: r.
+    """
+    family = family_of(model.config)
+    expressions: dict[str, str] = {
+        **{str(scope): expression for scope, expression in family.scopes(model).items()},
+        "vision": _linear_layers_below(model, family.vision_paths(model)),
+        "projector": _linear_layers_below(model, family.projector),
+    }
+    counts = dict.fromkeys(expressions, 0)
+    for name, module in model.named_modules():
+        for scope, expression in expressions.items():
+            if isinstance(module, nn.Linear) and re.fullmatch(expression, name):
+                counts[scope] += rank * (module.in_features + module.out_features)
+    if family.supports("experts"):
+        counts["experts=routed"] = sum(
+            rank * weight.shape[0] * (weight.shape[1] + weight.shape[2])
+            for name, weight in model.named_parameters()
+            if name.endswith(("mlp.experts.gate_up_proj", "mlp.experts.down_proj"))
+        )
+    return {scope: count for scope, count in counts.items() if count}
+
+
 def untrained_adapters(model: nn.Module) -> list[str]:
     """Return the LoRA B matrices that got no gradient, or a zero one, in the backward pass just done."""
     return [

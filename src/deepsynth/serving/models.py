@@ -128,6 +128,7 @@ class ModelPool:
         self.settings = settings
         self.models = {model.name: model for model in settings.models}
         self.processor = OcrProcessor(settings.models[0].base, mode=settings.mode)
+        self.processor.family.refuse("decoder", f"the model is {settings.models[0].base}", "use deepsynth predict")
         self.token_budget = self.processor.token_budget
         self._collator = Collator(self.processor.pad_token_id)
         self._module = _load(settings, torch.device(device))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText
+from peft import get_peft_model
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from deepsynth.export import export_model
+from deepsynth.models.lora import LoraSettings, lora_config, scope_parameters
 from deepsynth.models.registry import family_of, load_pretrained
 from tests.helpers.processes import launch
 from tests.helpers.training import make_trainer
@@ -17,8 +21,6 @@ from tests.models.families.runs import TEXTS, Losses, Run, Sizes, batch_of, data
 
 
 def test_what_the_maker_wrote_is_recognized(family: str, folder: Path) -> None:
-    from transformers import AutoConfig
-
     found = family_of(load_pretrained(AutoConfig, str(folder)))
     assert found.name in (family, "generic")
 
@@ -30,6 +32,24 @@ def test_the_loss_is_transformers_own(family: str, folder: Path) -> None:
     batch = batch_of(folder, MAKERS[family].PAGES)
     for each in (module.train(), module.eval()):
         assert float(each.compute_loss(batch).detach()) == pytest.approx(loss_of(base, batch), rel=1e-5)
+
+
+def test_parameters_of_adapters_are_counted_as_peft_makes_them(folder: Path) -> None:
+    with torch.device("meta"):
+        base = AutoModelForImageTextToText.from_config(load_pretrained(AutoConfig, str(folder)))
+        counts = scope_parameters(base, 4)
+        for scope, count in counts.items():
+            part, _, value = scope.partition("=")
+            lora = LoraSettings(rank=4, **{"attention": False, part: value or True})
+            adapted = get_peft_model(copy.deepcopy(base), lora_config(base, lora, base_model_name="base"))
+            assert count == sum(p.numel() for p in adapted.parameters() if p.requires_grad), scope
+    assert {"attention", "mlp", "vision"} <= counts.keys()
+
+
+def test_layers_that_keep_less_train_the_same(family: str, folder: Path, tmp_path: Path) -> None:
+    pages = MAKERS[family].PAGES
+    plain = train(folder, pages, tmp_path / "plain", 1)
+    assert train(folder, pages, tmp_path / "less", 1, activation_memory="full") == pytest.approx(plain, rel=1e-6)
 
 
 def test_tokens_are_counted_as_the_prompt_has_them(family: str, folder: Path) -> None:
@@ -102,14 +122,16 @@ def _adapted(run: Run) -> int:
 
 
 def train(
-    folder: Path, sizes: Sizes, to: Path, processes: int, steps: int = 2, ckpt: Path | None = None
+    folder: Path, sizes: Sizes, to: Path, processes: int, *, steps: int = 2, ckpt: Path | None = None, **settings: Any
 ) -> list[float]:
     """Train on all pages in each step, write a checkpoint, and return the losses."""
     losses, several = Losses(), {"strategy": "ddp"} if processes > 1 else {}
     trainer = make_trainer(
         to, max_steps=steps, callbacks=[losses], limit_val_batches=0, devices=processes, max_epochs=-1, **several
     )
-    trainer.fit(module_of(folder), data_of(folder, sizes, batch_size=len(TEXTS) // processes), ckpt_path=ckpt)
+    trainer.fit(
+        module_of(folder, **settings), data_of(folder, sizes, batch_size=len(TEXTS) // processes), ckpt_path=ckpt
+    )
     trainer.save_checkpoint(to / f"{steps}.ckpt")
     return losses.values
 
