@@ -20,7 +20,6 @@ from deepsynth.hub.worker import Backoff
 from deepsynth.types import Document, Page
 
 repo, work, first, count, seed, deadline = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:7])
-part = tuple(map(int, sys.argv[7].split("/")))
 rendered = []
 
 def render(document):
@@ -33,7 +32,7 @@ documents = [Document(f"d{i}", f"page one of {i}|page two", language="en", sourc
 try:
     pushed = push_data(
         documents, render, Target(repo, repo_type="dataset"), work, recipe={"seed": seed, "font": "/x/y.ttf"},
-        documents_per_shard=3, delivery=Delivery(deadline, Backoff(0.05, 0.2), part),
+        documents_per_shard=3, delivery=Delivery(deadline, Backoff(0.05, 0.2)),
     )
     print(json.dumps({"pushed": pushed, "rendered": rendered}))
 except ValueError as error:
@@ -59,8 +58,8 @@ def no_faults(hub):
     hub.clear_faults()
 
 
-def push(hub, repo, work, first=0, count=8, seed=7, deadline=60, check=True, part="0/1"):
-    done = run_python(hub, PUSH, repo, work, first, count, seed, deadline, part, check=check)
+def push(hub, repo, work, first=0, count=8, seed=7, deadline=60, check=True):
+    done = run_python(hub, PUSH, repo, work, first, count, seed, deadline, check=check)
     return json.loads(done.stdout) if done.returncode == 0 else done.stderr
 
 
@@ -87,30 +86,11 @@ def test_pages_come_back_as_they_were_rendered(hub, tmp_path):
     assert rows == [[f"d{i}#{n}", text, "en", "test", [i, n, 7]] for (i, n), text in texts.items()]
 
 
-def test_what_is_there_is_neither_sent_nor_rendered_again_and_what_changed_is_replaced(hub, tmp_path):
-    [first] = push(hub, "alice/again", tmp_path, count=2)["pushed"]
+def test_what_is_there_is_neither_sent_nor_rendered_again(hub, tmp_path):
+    push(hub, "alice/again", tmp_path, count=2)
     before = hub.mark()
     assert push(hub, "alice/again", tmp_path, count=2) == {"pushed": [], "rendered": []}
     assert hub.uploads(since=before) == []
-    [second, _] = push(hub, "alice/again", tmp_path, count=4)["pushed"]
-    assert ids(hub, "alice/again") == [f"d{i}#{n}" for i in range(4) for n in (0, 1)]
-    assert first not in hub.repo("alice/again", "dataset").files()
-    assert second.startswith(first.rpartition("-")[0]), "in the place of the first"
-
-
-def test_several_processes_share_the_work(hub, tmp_path):
-    """Each pushes its shards, knows those of others, and only the first removes what is no longer in the source."""
-    second = push(hub, "alice/shared", tmp_path / "1", count=8, part="1/2")
-    assert second["rendered"] == ["d3", "d4", "d5"]
-    first = push(hub, "alice/shared", tmp_path / "0", count=8, part="0/2")
-    assert first["rendered"] == ["d0", "d1", "d2", "d6", "d7"]
-    assert ids(hub, "alice/shared") == [f"d{i}#{n}" for i in range(8) for n in (0, 1)]
-    again = [push(hub, "alice/shared", tmp_path / part[0], count=8, part=part) for part in ("0/2", "1/2", "0/1")]
-    assert again == [{"pushed": [], "rendered": []}] * 3
-    push(hub, "alice/shared", tmp_path / "1", count=3, part="1/2")
-    assert len(ids(hub, "alice/shared")) == 16
-    push(hub, "alice/shared", tmp_path / "0", count=3, part="0/2")
-    assert ids(hub, "alice/shared") == [f"d{i}#{n}" for i in range(3) for n in (0, 1)]
 
 
 @pytest.mark.slow
