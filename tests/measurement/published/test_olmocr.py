@@ -37,7 +37,14 @@ def test_the_score_is_the_mean_over_files(tmp_path: Path) -> None:
     assert record["score"] == pytest.approx((1 + 3 / 4 + 2 / 5 + 4 / 7) / 4)
     assert record["bounds"][0] < record["score"] < record["bounds"][1]
     assert record["types"]["table"] == pytest.approx(2 / 5)
-    assert any(line.split()[:2] == ["score", "68.0"] for line in lines)
+    low, high = record["bounds"]
+    assert lines[:2] == [
+        "olmOCR-bench, 18 tests",
+        f"{'score':32}  68.0   {100 * low:5.1f} to {100 * high:.1f}",
+    ]
+    assert f"file {'tables.jsonl':27}  40.0   of 5 tests" in lines
+    assert f"type {'table':27}  40.0   of 5 tests" in lines
+    assert len(lines) == 2 + len(record["files"]) + len(record["types"]) + 1
 
 
 def test_predictions_of_the_command_line_are_found_by_the_path_of_the_pdf(tmp_path: Path) -> None:
@@ -162,3 +169,19 @@ def test_predictions_that_are_none_are_named(name: str, content: bytes, message:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
         read_page_texts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "most_edits", "starts"),
+    [
+        ("abcdefgh", 0, [0]),
+        ("xabcdefghabcdefgh", 0, [1, 9]),
+        ("abcdxfgh", 0, []),
+        ("abcdefgh xx abcdxfgh yy abcdefgh zz abdefgh", 1, [0, 12, 24, 36]),
+        ("abcdefgh xx abcdxfgh yy abcdefgh zz abdefgh", 0, [0, 24]),
+        ("abxdexgh", 2, [0]),
+        ("abxdexgh", 1, []),
+    ],
+)
+def test_each_place_of_a_phrase_is_found_once(text: str, most_edits: int, starts: list[int]) -> None:
+    assert find_starts("abcdefgh", text, most_edits) == starts

@@ -32,9 +32,18 @@ PUBLISHED = {
 
 
 def test_the_figures_are_those_of_the_published_code(tmp_path: Path) -> None:
-    EvaluateOmniDocBench(BENCH, BENCH / "predictions", output=tmp_path, resamples=20).run(lambda line: None)
+    lines: list[str] = []
+    EvaluateOmniDocBench(BENCH, BENCH / "predictions", output=tmp_path, resamples=20).run(lines.append)
     record = json.loads((tmp_path / "metrics.json").read_text())
     metrics = record["metrics"]
+    assert lines[0] == "OmniDocBench, 3 pages"
+    for line, (name, value) in zip(lines[1:], metrics.items(), strict=False):
+        low, high = record["bounds"][name]
+        assert line == f"{name:22} {value:8.4f}   {low:.4f} to {high:.4f}"
+    groups = {name: found["text_edit"] for name, found in record["groups"].items() if "text_edit" in found}
+    assert groups
+    printed = lines[1 + len(metrics) : 1 + len(metrics) + len(groups)]
+    assert printed == [f"{name}: text_edit {value:.4f}" for name, value in groups.items()]
     assert {name: metrics[name] for name in PUBLISHED} == pytest.approx(PUBLISHED, abs=1e-12)
     assert metrics["overall_edit"] == pytest.approx((0.00752902 + 0.09230769 + 0.01273885 + 0.16666667) / 4, abs=1e-7)
     assert metrics["overall_without_cdm"] == pytest.approx(100 * (0.99247098 + 0.92592593 + 0.90769231) / 3, abs=1e-5)
@@ -163,3 +172,51 @@ def test_files_that_are_no_annotations(tmp_path: Path, content: str, message: st
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["evaluate", "omnidocbench", str(BENCH), str(BENCH / "predictions"), "--resamples=1"]) == 0
     assert "table_teds_structure     1.0000" in capsys.readouterr().out
+
+
+def texts(*compared: str, kind: str = "text_block") -> list[Part]:
+    return [Part(kind, place, text, text) for place, text in enumerate(compared)]
+
+
+def matched(expected: list[Part], *predicted: str) -> list[tuple[list[str], list[str]]]:
+    found = match_parts(expected, texts(*predicted))
+    return [([part.raw for part in match.expected], [part.raw for part in match.predicted]) for match in found]
+
+
+ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+
+
+def test_single_parts_are_a_pair_whatever_they_are() -> None:
+    assert matched(texts("abc"), "xyz") == [(["abc"], ["xyz"])]
+
+
+def test_parts_are_paired_by_likeness_and_not_by_place() -> None:
+    one, two, three = ALPHABET[:20], ALPHABET[::-1], "0123456789" * 2
+    pairs = matched(texts(one, two, three), three, f"{one}!", two)
+    assert sorted(pairs) == sorted([([one], [f"{one}!"]), ([two], [two]), ([three], [three])])
+
+
+def test_what_is_left_is_paired_however_different() -> None:
+    one, two = ALPHABET, "0123456789"
+    assert ([two], ["!?!?!?!?!?"]) in matched(texts(one, two), one, "!?!?!?!?!?")
+    assert ([two], []) in matched(texts(one, two), one)
+
+
+def test_what_may_be_left_out_takes_its_prediction_along() -> None:
+    header = texts("runninghead", kind="header")
+    assert matched([*header, *texts(ALPHABET)], "runninghead", ALPHABET) == [([ALPHABET], [ALPHABET])]
+    assert matched([*header, *texts(ALPHABET, "0123456789")], "runninghead", ALPHABET) == [
+        ([ALPHABET], [ALPHABET]),
+        (["0123456789"], []),
+    ]
+
+
+def test_a_piece_is_joined_only_with_its_neighbor() -> None:
+    whole, other = ALPHABET * 2, "0123456789" * 4
+    pieces = whole[:26], whole[26:]
+    assert (sorted(matched(texts(whole, other), pieces[0], pieces[1], other))) == sorted(
+        [([whole], list(pieces)), ([other], [other])]
+    )
+    apart = {one[0]: found for one, found in matched(texts(whole, other), pieces[0], other, pieces[1])}
+    assert apart[other] == [other]
+    assert len(apart[whole]) == 1, "what stands between the pieces keeps them apart"
