@@ -23,8 +23,8 @@ from pathlib import Path
 from deepsynth.hub.worker import Backoff, resume
 print(resume(Path(sys.argv[1]), 180, backoff=Backoff(0.05, 0.2)))
 """
-#: Several commands in one process, which has imported torch once; the waits between attempts left out. A command that
-#: begins with "nobody" is run without the token.
+#: Several commands in one process; the waits between attempts left out. A command that begins with "nobody" is run
+#: without the token.
 COMMANDS = """
 import json, os, sys
 from deepsynth.hub import pull
@@ -41,17 +41,18 @@ for command in json.loads(sys.argv[1]):
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    """A Hub with an adapter of rank 4, tagged ``step-1``."""
+    """A Hub with an adapter of rank 4, tagged ``step-1``, and the same in ``alice/cut``, which no test downloads."""
     folder = tmp_path_factory.mktemp("hub")
-    with local_hub(folder) as process:
+    with local_hub(folder, preload=("deepsynth.cli.main",)) as process:
         module = make_module(rank=4)
         module.configure_model()
-        target = Target("alice/ocr")
-        spool = Spool.of_run(folder, target)
-        staged = spool.stage()
-        module.save_adapter(staged / "files")
-        spool.seal(staged / "files", target, "step 1", tag="step-1")
-        spool.discard(staged)
+        for name in ("ocr", "cut"):
+            target = Target(f"alice/{name}")
+            spool = Spool.of_run(folder, target)
+            staged = spool.stage()
+            module.save_adapter(staged / "files")
+            spool.seal(staged / "files", target, "step 1", tag="step-1")
+            spool.discard(staged)
         run_python(process, RESUME, folder)
         yield process
 
@@ -63,11 +64,11 @@ def prepare(hub, tmp_path, jsonl, monkeypatch):
     hub.clear_faults()
 
 
-def deepsynth(hub, *commands: list[str], **settings) -> list[list[str]]:
+def deepsynth(hub, *commands: list[str]) -> list[list[str]]:
     """Run commands and return, for each, what it said, the last line being its exit code."""
     arguments = ["--config", "tiny.yaml", "--trainer.logger=false", "--model.generation.samples=0"]
     asked = [command[:-1] + arguments + command[-1:] for command in commands]
-    said = run_python(hub, COMMANDS, json.dumps(asked), **settings).stderr.splitlines()
+    said = run_python(hub, COMMANDS, json.dumps(asked)).stderr.splitlines()
     found: list[list[str]] = [[]]
     for line in said:
         found[-1].append(line)
@@ -112,8 +113,7 @@ def test_what_cannot_be_loaded_is_one_line(hub, tmp_path):
         ["predict", "--ckpt_path=hf://alice/ocr@nowhere"],
         ["fit", "--ckpt_path=hf://ocr"],
         ["nobody", "fit", "--ckpt_path=hf://alice/ocr"],
-        ["validate", "--ckpt_path=hf://alice/ocr"],
-        HF_HOME=str(tmp_path / "home"),
+        ["validate", "--ckpt_path=hf://alice/cut"],
     )
     assert [said[-1] for said in found] == ["exit 1"] * 5
     (no_repo,), (no_revision,), (malformed,), (nobody,), cut = [said[:-1] for said in found]
@@ -123,8 +123,10 @@ def test_what_cannot_be_loaded_is_one_line(hub, tmp_path):
     assert nobody.startswith("deepsynth: hf://alice/ocr: it cannot be read (HTTP 401")
     assert "hf auth login" in nobody
     assert [line for line in cut if line.startswith("deepsynth:")] == cut[-1:]
-    assert cut[-1].startswith("deepsynth: hf://alice/ocr: the Hub cannot be reached (")
-    assert not list((tmp_path / "home").rglob("snapshots/*/adapter_model.safetensors")), "no half file counts as whole"
+    assert cut[-1].startswith("deepsynth: hf://alice/cut: the Hub cannot be reached (")
+    kept = list(hub.home.rglob("models--alice--cut"))
+    assert kept
+    assert not [half for one in kept for half in one.rglob("adapter_model.safetensors")], "no half file counts as whole"
     assert not (tmp_path / "runs").exists()
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
-import subprocess
 import sys
 import warnings
 from importlib.metadata import version
@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from packaging.version import Version
 
 from deepsynth import PeftModule
+from deepsynth.__main__ import main
 from deepsynth.cli.commands import print_line
 from deepsynth.cli.console import (
     KNOWN_CHATTER,
@@ -145,11 +146,21 @@ def test_a_fit_ends_with_its_last_and_its_best_error_and_where_its_files_are(
     assert results(trainer)[-1] == "report: runs/a/report.html"
 
 
-def test_a_reader_that_leaves_ends_the_command_without_a_traceback() -> None:
-    code = "from deepsynth.__main__ import main; import sys; sys.exit(main(['predict', '--help']))"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.close()
-    assert process.stderr.read() == ""
-    assert process.wait() == OUTPUT_NOT_READ
+def test_a_reader_that_leaves_ends_the_command_without_a_traceback(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    child = os.fork()
+    if not child:
+        code = -1
+        try:
+            os.dup2(writer, 1)
+            sys.stdout, sys.stderr = open(1, "w"), (tmp_path / "said").open("w")  # noqa: SIM115 - until the end
+            ended = main(["predict", "--help"])
+            sys.stdout.flush()  # as the interpreter does at its end
+            sys.stderr.flush()
+            code = ended
+        finally:
+            os._exit(code)
+    os.close(writer)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == OUTPUT_NOT_READ
+    assert (tmp_path / "said").read_text() == ""

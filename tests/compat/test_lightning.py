@@ -51,7 +51,7 @@ class Act(Callback):
 
 
 def test_the_root_folder_of_a_trainer_can_change(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path / "own")
+    trainer = make_trainer(tmp_path / "own", max_steps=1)
     set_root_folder(trainer, str(tmp_path / "of rank zero"))
     assert trainer.default_root_dir == str(tmp_path / "of rank zero")
     assert trainer.checkpoint_callback is None
