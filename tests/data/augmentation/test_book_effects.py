@@ -97,6 +97,22 @@ def test_colored_ink_lies_over_the_text_and_leaves_it_darker(kind: type[Stamp] |
     assert covered > 20
 
 
+def test_a_stamp_is_a_ring_or_a_flat_box_of_the_asked_width() -> None:
+    """Turned by 25 degrees at most, and as far as it is not worn or cut by the edge."""
+    shapes = set()
+    for seed in range(24):
+        image = np.full((600, 600), 255, np.uint8)
+        result, _ = Stamp(opacity=(0.7, 0.7), size=(0.3, 0.3))(image, WORD, np.random.default_rng(seed))
+        rows, columns = np.nonzero((result < 250).any(axis=2))
+        assert columns.max() - columns.min() <= 180
+        assert rows.max() - rows.min() <= 180
+        if columns.min() > 0 and columns.max() < 599:
+            sides = cv2.minAreaRect(np.stack([columns, rows], axis=1).astype(np.float32))[1]
+            assert 120 < max(sides) < 175, "three tenths of 600 pixels, drawn at nine tenths"
+            shapes.add("ring" if min(sides) > 0.8 * max(sides) else "box" if min(sides) < 0.45 * max(sides) else "?")
+    assert shapes == {"ring", "box"}
+
+
 def test_the_page_lies_smaller_on_the_black_glass() -> None:
     for seed in SEEDS:
         background = ScannerBackground(scale=(0.8, 0.8), level=(10.0, 10.0))

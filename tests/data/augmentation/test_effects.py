@@ -9,7 +9,7 @@ from deepsynth.data.augmentation.base import Degradation, ImageArray
 from deepsynth.data.augmentation.device import PhotocopyLines, ScannerEdges
 from deepsynth.data.augmentation.geometric import PageCurl, Rotation, Skew
 from deepsynth.data.augmentation.ink import BrokenStrokes, InkBleed
-from deepsynth.data.augmentation.light import Shadow, UnevenLight
+from deepsynth.data.augmentation.light import ColorCast, Shadow, UnevenLight
 from deepsynth.data.augmentation.optics import DefocusBlur, GaussianBlur, MotionBlur, ResolutionLoss
 from deepsynth.data.augmentation.paper import Stains
 
@@ -78,6 +78,17 @@ def test_uneven_light_darkens_smoothly_by_no_more_than_its_depth() -> None:
         assert page.max() - page.min() > 40
         assert page.max() > 240
         assert max(abs(np.diff(page, axis=axis)).max() for axis in (0, 1)) <= 4
+
+
+def test_light_of_a_color_is_yellowish_or_bluish_and_never_green_or_red() -> None:
+    """The green lies between: what is lost most is blue or red, and the other of them keeps all."""
+    casts = []
+    for seed in range(40):
+        red, green, blue = degraded(ColorCast(strength=(0.2, 0.2)), seed, level=200)[0, 0].tolist()
+        assert {red, blue} == {200, 160}
+        assert 175 <= green <= 193, "a fifth to three fifths of the largest loss"
+        casts.append("warm" if red > blue else "cool")
+    assert 18 <= casts.count("warm") <= 32, "six tenths"
 
 
 def test_photocopy_lines_are_upright_translucent_and_as_many_as_asked_for() -> None:
