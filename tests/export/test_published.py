@@ -72,7 +72,7 @@ def full_model(folder: Path, base: str) -> Path:
     [
         ("deepseek_ocr", "adapter of a published base"),
         ("deepseek_ocr", "adapter of a native base"),
-        ("deepseek_ocr", "whole model"),
+        pytest.param("deepseek_ocr", "whole model", marks=pytest.mark.slow),
         ("deepseek_ocr2", "adapter of a native base"),
         ("deepseek_ocr2", "whole model"),
     ],
@@ -147,6 +147,7 @@ def test_the_published_configuration_of_the_second_model() -> None:
     assert written["image_token_id"] == 3  # of the small tokenizer; 128815 would not be written
 
 
+@pytest.mark.slow
 def test_the_built_in_model_of_the_quickstart_is_published_too(tmp_path: Path) -> None:
     """Its encoders are others than the published ones, in sizes that the original configuration does not name."""
     report = export_model(Path(resolve_model_name("deepsynth/tiny")), output=tmp_path / "out", format="published")
