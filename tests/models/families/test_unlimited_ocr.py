@@ -140,6 +140,16 @@ def test_the_loss_is_that_of_the_text_as_it_is_written(
     paths.undo()
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@torch.no_grad()
+def test_packed_texts_within_the_window_see_their_own_sequence_alone(folder: Path, model: Any, attention: str) -> None:
+    texts = ("a", "bc", "d")
+    total, count = own_losses(model, batch_of(folder, texts))
+    model.set_attn_implementation({"text_config": attention})
+    found = TrainingForward(model.train(), loss="chunked")(batch_of(folder, texts, packed=True).inputs)
+    assert float(found) == pytest.approx(total / count, rel=1e-5)
+
+
 @torch.no_grad()
 def test_without_the_window_it_would_be_another_loss(folder: Path, model: Any) -> None:
     batch = batch_of(folder)
@@ -220,6 +230,8 @@ def test_the_cache_keeps_the_prompt_and_the_window() -> None:
     cache.update(torch.rand(2, 1, 4, 8), torch.rand(2, 1, 4, 8), 0)
     cache.move(0, 2, 9)
     assert cache.places(torch.tensor([0, 0, 10]))[0].tolist() == [0, 0, 4]
+    assert cache.needed([0, 0, 10]) == 7
+    assert not cache.are_places([0, 0, 7])
 
 
 def train(folder: Path, to: Path, processes: int) -> list[float]:
