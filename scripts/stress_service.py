@@ -223,7 +223,7 @@ def with_whole_vocabulary(model: str) -> str:
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     vocabulary = tokenizer["model"]["vocab"]
     taken = {*vocabulary.values(), *(token["id"] for token in tokenizer["added_tokens"])}
-    vocabulary |= {f"\u0120w{index}": index for index in range(size) if index not in taken}  # a space and a word
+    vocabulary |= {f" w{index}": index for index in range(size) if index not in taken}
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     return str(folder)
 
