@@ -145,8 +145,7 @@ class TrainingEngine:
             batches=trainer.estimated_stepping_batches * trainer.accumulate_grad_batches,
             length=batch.inputs["input_ids"].shape[1],
             keeps_activations=self._level == "none",
-            # Images of their own size would compile their encoder once for each of them.
-            frozen_vision=forward.frozen_vision and not forward.family.by_grid,
+            frozen_vision=forward.vision_has_one_shape,
             cached_vision=forward.cache is not None,
             against=against,
         )

@@ -26,70 +26,18 @@ from deepsynth.models.engine.training_forward import TrainingForward
 from deepsynth.models.registry import load_pretrained
 from deepsynth.types import Batch, Document, Page, Sample
 from tests.helpers.training import make_module
+from tests.models.families.native import NAMES, assert_same, batch_of, loss_and_gradients, module_of, sample
 
-NAMES = ("paddleocr_vl", "glm_ocr", "qwen2_5_vl")
 #: Pages of several sizes: within the budget of pixels, above it, below it.
 SIZES = ((112, 112), (112, 56), (300, 200), (30, 20), (57, 99), (28, 112), (700, 90))
 #: Texts that end with the token of an image, which no model here writes.
 NO_END = TextFrame((3,))
-Losses = tuple[torch.Tensor, dict[str, torch.Tensor]]
 
 
 @pytest.fixture(scope="module", params=NAMES)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     maker = import_module(f"tests.helpers.tiny_models.{request.param}")
     return str(maker.make(tmp_path_factory.mktemp(request.param)))
-
-
-def page(size: tuple[int, int]) -> Page:
-    """Return a page whose pixels are all different from those of pages of other sizes."""
-    generator = torch.Generator().manual_seed(size[0] * 1000 + size[1])
-    pixels = torch.randint(256, (size[1], size[0], 3), generator=generator, dtype=torch.uint8)
-    return Page(Image.fromarray(pixels.numpy()), "")
-
-
-def sample(processor: OcrProcessor, *sizes: tuple[int, int], text: str = "a word") -> Sample:
-    document = Document(str(sizes), text, one_sample=True)
-    found = processor(document, [page(size) for size in sizes])
-    assert found is not None
-    return found
-
-
-def batch(folder: str, **kwargs: Any) -> Batch:
-    """Return three samples of different lengths: a page, three pages, a small page."""
-    processor = OcrProcessor(model_name=folder)
-    samples = [
-        sample(processor, (112, 112), text="one"),
-        sample(processor, (300, 200), (30, 20), (57, 99), text="a longer text of several pages"),
-        sample(processor, (28, 112), text="two words"),
-    ]
-    return Collator(processor.pad_token_id, **kwargs)(samples)
-
-
-def make(folder: str, **kwargs: Any) -> Any:
-    """Return a module whose adapters already do something, so that all of them get gradients."""
-    module = make_module(model_name=folder, max_new_tokens=8, **kwargs)
-    module.configure_model()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
-    return module
-
-
-def loss_and_gradients(module: Any, batch: Batch) -> Losses:
-    module.zero_grad()
-    loss = module.compute_loss(batch)
-    loss.backward()
-    return loss.detach(), {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
-
-
-def assert_same(one: Losses, other: Losses) -> None:
-    torch.testing.assert_close(one[0], other[0], rtol=1e-5, atol=1e-6)
-    assert one[1].keys() == other[1].keys()
-    for name, gradient in one[1].items():
-        torch.testing.assert_close(gradient, other[1][name], rtol=2e-3, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}")
 
 
 # ---------------------------------------------------------------------- tokens
@@ -135,7 +83,7 @@ def test_the_token_budget_counts_the_pages(folder: str) -> None:
 
 def test_positions_are_those_of_the_model(folder: str) -> None:
     model = load_pretrained(AutoModelForImageTextToText, folder)
-    inputs = batch(folder).inputs
+    inputs = batch_of(folder).inputs
     keys = ("input_ids", "attention_mask", "image_grid_thw", "mm_token_type_ids")
     expected, _ = model.model.get_rope_index(**{key: inputs[key] for key in keys})
     mask = inputs["input_ids"] == model.config.image_token_id
@@ -147,7 +95,7 @@ def test_positions_are_those_of_the_model(folder: str) -> None:
 
 def test_positions_of_a_packed_row_begin_again_with_each_sequence(folder: str) -> None:
     image_token = load_pretrained(AutoModelForImageTextToText, folder).config.image_token_id
-    padded, packed = batch(folder).inputs, batch(folder, packed=True, pad_to_multiple_of=16).inputs
+    padded, packed = batch_of(folder).inputs, batch_of(folder, packed=True, pad_to_multiple_of=16).inputs
     expected = grid_positions(padded["input_ids"] == image_token, padded["image_grid_thw"], 2)
     starts = packed["position_ids"] == 0
     found = grid_positions(packed["input_ids"] == image_token, packed["image_grid_thw"], 2, starts)
@@ -160,20 +108,20 @@ def test_positions_of_a_packed_row_begin_again_with_each_sequence(folder: str) -
 
 @pytest.mark.parametrize("scope", [{}, {"vision": True, "projector": True}], ids=["frozen", "vision"])
 def test_loss_and_gradients_equal_the_models_own(folder: str, scope: dict[str, bool]) -> None:
-    own = batch(folder, pad_to_multiple_of=16)
+    own = batch_of(folder, pad_to_multiple_of=16)
     assert not own.inputs["attention_mask"].all()
     assert_same(
-        loss_and_gradients(make(folder, loss="chunked", mlp=True, **scope), own),
-        loss_and_gradients(make(folder, loss="plain", kernels="plain", mlp=True, **scope), own),
+        loss_and_gradients(module_of(folder, loss="chunked", mlp=True, **scope), own),
+        loss_and_gradients(module_of(folder, loss="plain", kernels="plain", mlp=True, **scope), own),
     )
 
 
 @pytest.mark.parametrize("settings", [{}, {"attn_implementation": "eager"}, {"loss": "plain"}], ids=str)
 def test_a_packed_batch_has_the_loss_of_the_padded_one(folder: str, settings: dict[str, Any]) -> None:
-    expected = loss_and_gradients(make(folder, loss="plain", kernels="plain"), batch(folder))
-    packed = batch(folder, packed=True, pad_to_multiple_of=32)
+    expected = loss_and_gradients(module_of(folder, loss="plain", kernels="plain"), batch_of(folder))
+    packed = batch_of(folder, packed=True, pad_to_multiple_of=32)
     assert packed.inputs["input_ids"].shape[0] == 1
-    assert_same(loss_and_gradients(make(folder, **settings), packed), expected)
+    assert_same(loss_and_gradients(module_of(folder, **settings), packed), expected)
 
 
 @pytest.mark.parametrize("at_once", [None, 1, 2])
@@ -183,7 +131,7 @@ def test_frozen_images_are_encoded_a_few_at_a_time_without_a_graph(folder: str, 
         parameter.requires_grad_(False)
     if hasattr(model.model, "projector"):
         model.model.projector.requires_grad_(False)
-    inputs = batch(folder).inputs
+    inputs = batch_of(folder).inputs
     images = {name: inputs[name] for name in ("pixel_values", "image_grid_thw")}
     expected = model.model.get_image_features(**images).pooler_output
     forward = TrainingForward(model, vision_chunk=at_once)
@@ -195,9 +143,9 @@ def test_frozen_images_are_encoded_a_few_at_a_time_without_a_graph(folder: str, 
 
 
 def test_features_are_found_again_by_pixels_and_grid(folder: str) -> None:
-    module = make(folder)
+    module = module_of(folder)
     forward = TrainingForward(module.model, cache=MemoryCache(2**20))
-    inputs = batch(folder).inputs
+    inputs = batch_of(folder).inputs
     before = forward.image_features(inputs)
     assert (forward.cache.hits, forward.cache.lookups) == (0, 5)
     after = forward.image_features(inputs)
@@ -213,7 +161,7 @@ def test_features_are_found_again_by_pixels_and_grid(folder: str) -> None:
 
 
 def test_samples_together_are_what_they_are_one_by_one(folder: str) -> None:
-    module = make(folder).eval()
+    module = module_of(folder).eval()
     processor = OcrProcessor(model_name=folder)
     samples = [sample(processor, (112, 112), text="one"), sample(processor, (57, 99), (30, 20), text="another text")]
     collate: Callable[[list[Sample]], Batch] = Collator(processor.pad_token_id)
@@ -245,9 +193,9 @@ def test_experts_that_are_not_there_can_be_chosen(folder: str, caplog: pytest.Lo
 @pytest.mark.parametrize("static", [False, True], ids=["free", "static"])
 def test_our_decoder_writes_what_transformers_does(folder: str, static: bool) -> None:
     """More samples than slots, of different lengths: slots are filled again, and rows move between them."""
-    module = make(folder).eval()
+    module = module_of(folder).eval()
     processor = module.processor
-    whole = batch(folder)
+    whole = batch_of(folder)
     expected = generate(
         module.model, processor.tokenizer, whole, max_new_tokens=12, implementation="transformers", frame=NO_END
     )
@@ -269,8 +217,8 @@ def test_our_decoder_writes_what_transformers_does(folder: str, static: bool) ->
 
 
 def test_text_alone_is_continued_too(folder: str) -> None:
-    module = make(folder).eval()
-    whole = batch(folder)
+    module = module_of(folder).eval()
+    whole = batch_of(folder)
     tokens = {"input_ids": torch.tensor([[5, 6, 7]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
     alone = replace(whole, prompt_tokens=tokens, images={}, targets=[""], ids=["text"])
     texts = [

@@ -70,6 +70,11 @@ class ImageFeatures:
         #: compiled again, and features do not depend on how many others were computed with them.
         self.fixed_chunks = cache is not None
 
+    @property
+    def vision_has_one_shape(self) -> bool:
+        """Whether vision is frozen and sees chunks of one shape; images of their own size would be compiled each."""
+        return self.frozen_vision and not self.family.by_grid
+
     def image_features(self, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         """Return the features (tokens, H) of each of V images."""
         images = {name: inputs[name] for name in _IMAGE_INPUTS if name in inputs}

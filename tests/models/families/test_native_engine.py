@@ -1,0 +1,122 @@
+"""What the engine does for families that read images at their own size: levels of memory, 4 bits, sharding, a GPU."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from deepsynth.models.engine.layer_runner import LEVELS
+from tests.helpers.processes import launch
+from tests.helpers.training import make_trainer
+from tests.models.families.native import NAMES, assert_same, batch_of, loss_and_gradients, module_of
+from tests.models.families.runs import TEXTS, Losses, data_of
+from tests.models.families.runs import module_of as adapted_module
+
+SLOW = [pytest.param(name, marks=[] if name == "paddleocr_vl" else [pytest.mark.slow]) for name in NAMES]
+
+
+@pytest.fixture(scope="module", params=SLOW)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    maker = import_module(f"tests.helpers.tiny_models.{request.param}")
+    return str(maker.make(tmp_path_factory.mktemp(request.param)))
+
+
+@pytest.mark.parametrize("scope", [{"dropout": 0.1}, {"vision": True, "projector": True}], ids=["dropout", "vision"])
+def test_every_level_computes_the_same_bits(scope: dict[str, Any], folder: str) -> None:
+    results = []
+    for level in LEVELS:
+        module = module_of(folder, activation_memory=level, **scope)
+        assert len(module.training_forward.fast_paths.layers) == 4
+        torch.manual_seed(3)
+        results.append(loss_and_gradients(module, batch_of(folder)))
+    for loss, gradients in results[1:]:
+        assert torch.equal(loss, results[0][0])
+        assert gradients.keys() == results[0][1].keys()
+        assert all(torch.equal(gradient, results[0][1][name]) for name, gradient in gradients.items())
+
+
+def test_the_encoder_is_compiled_only_when_asked_for(folder: str) -> None:
+    """Its images have many sizes, for each of which it would be compiled; the decoder takes any length."""
+    forward = module_of(folder).training_forward
+    assert forward.frozen_vision
+    assert not forward.vision_has_one_shape
+
+
+@pytest.mark.slow
+def test_compiled_layers_compute_what_the_plain_ones_do(folder: str) -> None:
+    expected = loss_and_gradients(module_of(folder, kernels="plain", loss="plain"), batch_of(folder))
+    module = module_of(folder, compile="all", activation_memory="none")
+    assert_same(loss_and_gradients(module, batch_of(folder)), expected)
+    longer = batch_of(folder, pad_to_multiple_of=128)
+    assert_same(loss_and_gradients(module, longer), expected)
+
+
+def train(folder: Path, pages: Any, to: Path, processes: int) -> list[float]:
+    """Train adapters for two steps, the weights sharded over several processes; return the losses."""
+    from deepsynth.distributed import FullyShardedStrategy
+
+    losses = Losses()
+    strategy: dict[str, Any] = {"strategy": FullyShardedStrategy()} if processes > 1 else {}
+    trainer = make_trainer(to, max_steps=2, callbacks=[losses], limit_val_batches=0, devices=processes, **strategy)
+    trainer.fit(adapted_module(folder), data_of(folder, pages, batch_size=len(TEXTS) // processes))
+    return losses.values
+
+
+@pytest.mark.slow
+def test_sharded_weights_train_as_whole_ones_do(folder: str, tmp_path: Path) -> None:
+    pages = ((112, 112), (112, 56))
+    one = train(Path(folder), pages, tmp_path / "one", 1)
+    assert len(one) == 2
+    for several in launch(2, tmp_path / "two", train, Path(folder), pages, tmp_path / "two", 2):
+        assert several == pytest.approx(one, rel=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (extra gpu)")
+@torch.no_grad()
+def test_four_bits_have_the_loss_of_the_models_own_forward(folder: str) -> None:
+    losses = []
+    for loss in ("plain", "chunked"):
+        module = module_of(folder, quantization="nf4", loss=loss)
+        base = module.model.get_base_model()
+        kinds = {name: type(layer).__name__ for name, layer in base.named_modules()}
+        assert kinds["model.language_model.layers.1.self_attn.q_proj.base_layer"] == "Linear4bit"
+        packed = {name for name, kind in kinds.items() if kind.startswith("Linear4bit")}
+        assert any("visual" in name and name.endswith((".fc1", ".gate_proj")) for name in packed)
+        assert not any("merger" in name or "projector" in name for name in packed)
+        losses.append(float(module.train().compute_loss(batch_of(folder))))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(
+    "settings", [{}, {"activation_memory": "selective"}, {"vision": True}, {"packing": True}], ids=str
+)
+def test_on_a_gpu_it_is_as_near_to_the_truth_as_the_plain_path(settings: dict[str, Any], folder: str) -> None:
+    """In bfloat16, with the kernels of liger-kernel where it is installed, beside the model's own in float32."""
+    packed = {"packed": True} if settings.pop("packing", False) else {}
+    scope = {name: value for name, value in settings.items() if name == "vision"}
+    ways: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"dtype": "float32", "loss": "plain", "kernels": "plain", **scope}, {}),
+        ({"dtype": "bfloat16", "loss": "plain", "kernels": "plain", **scope}, {}),
+        ({"dtype": "bfloat16", "activation_memory": "none", **settings}, packed),
+    ]
+    found = []
+    for way, kind in ways:
+        module = module_of(folder, "cuda", **way)
+        found.append(loss_and_gradients(module, batch_of(folder, **kind).to(torch.device("cuda"))))
+    truth, plain, fast = found
+    losses = [float(loss) for loss, _ in found]
+    assert abs(losses[2] - losses[0]) < 2 * abs(losses[1] - losses[0]) + 2e-3 * losses[0]
+
+    def distance(other: Any) -> float:
+        off = sum(float((other[1][name] - wanted).square().sum()) for name, wanted in truth[1].items())
+        return off / sum(float(wanted.square().sum()) for wanted in truth[1].values())
+
+    assert distance(fast) < 1.5 * distance(plain) + 1e-4
