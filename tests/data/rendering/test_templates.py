@@ -52,6 +52,32 @@ def test_an_article_has_its_title_across_two_columns_and_its_number_below() -> N
     assert 0 < heads < 6
 
 
+@pytest.mark.parametrize("template", ["report", "form"])
+def test_a_running_foot_stands_beside_the_number_of_the_page(template: str) -> None:
+    short = TEXT[: TEXT.index("## Part 2")]
+    long = short.replace("# The title of it", "# " + "The long title of it " * 9)
+    feet = 0
+    for seed in range(12):
+        for text in (short, long):
+            for number, page in enumerate(render(template, seed, text)):
+                labels = [block.label for block in page.blocks]
+                if "footer" not in labels:
+                    continue
+                feet += 1
+                assert labels[-2:] == ["footer", "page_number"]
+                assert "header" not in labels
+                foot, place = page.lines[-2:]
+                assert foot.text.startswith("The title of it" if text is short else "The long title")
+                assert place.text == str(number + 1)
+                assert foot.box[2] < place.box[0]
+                assert abs(foot.box[3] - place.box[3]) <= 4
+                assert foot.box[1] > max(line.box[3] for line in page.lines[:-2])
+                found = Targets({"grounded": 1.0}).draw(page, np.random.default_rng(0))
+                assert found is not None
+                assert "<|ref|>footer<|/ref|>" in found.text
+    assert feet >= 6
+
+
 def test_what_stands_in_the_margins_is_seen_and_not_part_of_the_document() -> None:
     page = render("report", 0)[1]
     assert page.text.startswith("The title of it\n")

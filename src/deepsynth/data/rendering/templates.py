@@ -66,7 +66,8 @@ def _report(draws: Sequence[float], page: tuple[int, int]) -> Typography:
         table_style=_one(draws[2], ("banded", "ruled", "grid")),
         wide_tables=draws[3] < 0.5,
         bars=draws[4] < 0.3,
-        running_head=True,
+        running_head=draws[5] >= 0.25,
+        running_foot=draws[5] < 0.25,
         page_number=_one(draws[5], ("right", "center")),
     )
     family = _one(draws[6], ("DejaVu Sans", "DejaVu Serif"))
@@ -97,6 +98,7 @@ def _form(draws: Sequence[float], page: tuple[int, int]) -> Typography:
         wide_tables=True,
         centered=_one(draws[1], (0, 1)),
         bars=draws[2] < 0.8,
+        running_foot=0.4 <= draws[3] < 0.6,
         page_number=_one(draws[3], ("", "right", "center")),
     )
     return Typography("DejaVu Sans", width / _between(draws[4], 54, 64), frame, 1.4, False, look)

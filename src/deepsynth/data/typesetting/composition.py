@@ -196,10 +196,10 @@ class Composition:
         return Typesetter(self.shaper, body, design.line_height, design.justify, design.hyphenation, design.look)
 
     def furnished(self, layout: PageLayout, plan: Plan, number: int) -> PageLayout:
-        """Return a page with what its design has in the margins: the title above it, its number below."""
+        """Return a page with what its design has in the margins: the title above or below it, its number below."""
         design = self.design(number)
         headings = (block.text for block in self.blocks if isinstance(block, Paragraph) and block.heading)
-        title = next(headings, "") if design.look.running_head and number else ""
+        title = next(headings, "") if design.look.running_head or design.look.running_foot else ""
         return furnish(layout, self._typesetter(design, plan.font_sizes_px[number]), design.frame, title, number + 1)
 
     def _size(self, start: TextPosition, design: PageDesign) -> float:

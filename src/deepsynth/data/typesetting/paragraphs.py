@@ -55,6 +55,7 @@ class Look:
         bars: whether headings stand on a light bar.
         spanning_title: whether a heading that begins the document spans the columns.
         running_head: whether the title stands above every page but the first.
+        running_foot: whether the title stands below every page, on the left.
         page_number: where the number of the page stands below it; "" is nowhere.
     """
 
@@ -64,6 +65,7 @@ class Look:
     bars: bool = False
     spanning_title: bool = False
     running_head: bool = False
+    running_foot: bool = False
     page_number: Literal["", "center", "right"] = ""
 
 
