@@ -207,6 +207,19 @@ def test_a_card_says_where_the_base_model_is(tmp_path: Path, base: str, shown: s
     assert f"- **Base model**: {shown}\n" in card(tmp_path, base_model=base).text()
 
 
+@pytest.mark.parametrize(
+    ("base", "shown"), [("org/base", '"org/base"'), ("/models/base", '"PATH OF THE BASE MODEL"')], ids=["hub", "path"]
+)
+def test_the_code_of_a_card_loads_a_base_whose_classes_are_deepsynths(tmp_path: Path, base: str, shown: str) -> None:
+    """It says what to import, and is Python."""
+    code = card(tmp_path, base_model=base).text().split("```python\n")[1].split("```")[0]
+    compile(code, "card", "exec")
+    lines = code.splitlines()
+    assert lines[0] == "import deepsynth.models"
+    registered = next(number for number, line in enumerate(lines) if line.startswith("deepsynth.models.register()"))
+    assert lines[registered + 1] == f"base_model = AutoModelForImageTextToText.from_pretrained({shown})"
+
+
 @pytest.mark.parametrize("with_optimizer", [False, True])
 def test_the_state_of_the_optimizer_is_pushed_only_if_asked_for(tmp_path: Path, with_optimizer: bool) -> None:
     def save_adapter(folder: Path) -> None:

@@ -110,6 +110,35 @@ def test_the_published_type_is_transformers_own(folder: Path, tmp_path: Path) ->
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.state_dict().items())
 
 
+def test_tokens_are_those_that_transformers_processor_writes_for_any_size(folder: Path) -> None:
+    """Its own count, of its own text, for pages in one view and in two to four tiles, long and wide."""
+    from PIL import Image
+
+    processor = OcrProcessor(str(folder))
+    counts = set()
+    for width in range(8, 400, 61):
+        for height in range(8, 400, 53):
+            ids = processor.hf_processor(images=[Image.new("RGB", (width, height))], text="<image>")["input_ids"]
+            tokens = sum(int(index) == processor.hf_processor.image_token_id for index in ids[0])
+            assert processor.layout.tokens(width, height) == tokens, (width, height)
+            counts.add(tokens)
+    assert len(counts) > 4
+
+
+def test_adapters_have_the_parameters_of_the_parts(model: Any, folder: Path) -> None:
+    """Of 3 layers: 4 matrices of attention, 3 of one dense MLP, 3 shared and 2 fused ones of two with experts."""
+    from peft import get_peft_model
+
+    from deepsynth.models.lora import LoraSettings, lora_config
+
+    lora = LoraSettings(rank=2, mlp=True, experts="all", vision=True, projector=True)
+    adapted = get_peft_model(model, lora_config(model, lora, base_model_name=str(folder)))
+    found = {name.partition(".lora_")[0] for name, p in adapted.named_parameters() if p.requires_grad}
+    in_vision = [name for name in found if "vision_tower" in name]
+    assert len(found) - len(in_vision) == 3 * 4 + 3 + 2 * (3 + 2) + 1
+    assert len(in_vision) == 2 * 4 + 2 * 6  # SAM's and CLIP's layers
+
+
 def test_what_a_token_sees() -> None:
     """The prompt, which has no label, and the last tokens; nothing where that is all before it."""
     labels = torch.tensor([[-100, -100, 5, 5, 5, 5, -100]])
