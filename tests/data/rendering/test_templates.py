@@ -75,7 +75,7 @@ def test_a_running_foot_stands_beside_the_number_of_the_page(template: str) -> N
                 found = Targets({"grounded": 1.0}).draw(page, np.random.default_rng(0))
                 assert found is not None
                 assert "<|ref|>footer<|/ref|>" in found.text
-    assert feet >= 6
+    assert feet >= 2
 
 
 def test_what_stands_in_the_margins_is_seen_and_not_part_of_the_document() -> None:
