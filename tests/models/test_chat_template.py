@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, AutoProcessor
 
+from deepsynth import TextImageDataModule
+from deepsynth.data import JsonlSource
 from deepsynth.errors import UserError
 from deepsynth.models.chat_template import answer_frame, count_image_tokens, render, turn
 from deepsynth.models.registry import family_of, family_of_model, load_pretrained
@@ -95,7 +97,7 @@ def test_a_model_that_is_not_known_goes_the_generic_way(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"mode is 'base'; .* has no modes"):
         family.layout(processor, "base")
     with pytest.raises(UserError, match=r"data.packing is true, which does not work for .*set data.packing=false"):
-        family.refuse("packing", "data.packing is true", "set data.packing=false")
+        TextImageDataModule(JsonlSource("there-is-none"), model_name=folder, packing=True).setup("fit")
 
 
 def test_a_family_is_known_by_its_architecture_and_not_by_its_type_alone(tmp_path: Path) -> None:

@@ -101,3 +101,26 @@ def test_a_length_is_rounded_up_and_a_multiple_stays(length: int, rounded: int, 
         ("input_ids", "attention_mask", "labels"), rounded
     )
     assert inputs["attention_mask"].sum() == length
+
+
+def test_inputs_with_a_value_for_each_token_are_padded_as_the_tokens_are() -> None:
+    first, second = sample(1, 3), sample(2, 5)
+    first.token_inputs = {"mm_token_type_ids": torch.tensor([1, 1, 2])}
+    second.token_inputs = {"mm_token_type_ids": torch.tensor([3, 3, 3, 4, 4])}
+    second.prompt_length = 3
+    batch = Collator(pad_to_multiple_of=6)([first, second])
+    assert batch.inputs["mm_token_type_ids"].tolist() == [[1, 1, 2, 0, 0, 0], [3, 3, 3, 4, 4, 0]]
+    assert batch.prompts["mm_token_type_ids"].tolist() == [[0, 1, 1], [3, 3, 3]]
+    packed = Collator(pad_to_multiple_of=6, packed=True)([first, second])
+    assert packed.inputs["mm_token_type_ids"].tolist() == [[1, 1, 2, 3, 3, 3, 4, 4, 0, 0, 0, 0]]
+
+
+def test_images_of_different_sizes_are_filled_up_with_zeros_behind_their_ends() -> None:
+    first, second = sample(1, 3), sample(2, 3)
+    first.images = {"pixel_values": torch.ones(1, 3, 2, 4), "sizes": torch.tensor([[2, 4]])}
+    second.images = {"pixel_values": torch.ones(2, 3, 3, 1), "sizes": torch.tensor([[3, 1], [3, 1]])}
+    images = Collator()([first, second]).images
+    assert images["sizes"].tolist() == [[2, 4], [3, 1], [3, 1]]
+    assert images["pixel_values"].shape == (3, 3, 3, 4)
+    assert images["pixel_values"][0, 0].tolist() == [[1] * 4, [1] * 4, [0] * 4]
+    assert images["pixel_values"][2, 2].tolist() == [[1, 0, 0, 0]] * 3

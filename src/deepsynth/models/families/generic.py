@@ -70,7 +70,7 @@ class GenericFamily(Family):
         """Return one line on the generic way."""
         return (
             "a model that DeepSynth does not know; prompts and labels follow its chat template, loss and generate are "
-            f"transformers' own, LoRA is on the decoder's linear layers; without {self.without()}"
+            f"transformers' own, LoRA is on the decoder's linear layers; not available: {self.without()}"
         )
 
 
