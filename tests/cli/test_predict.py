@@ -40,12 +40,17 @@ def test_the_settings_are_those_of_the_run_and_the_pages_stay_as_they_are(
     (page,) = renderer(Document("a", "Scan number 7."), np.random.default_rng(0))
     Path("new/deep").mkdir(parents=True)
     page.image.save("new/deep/a.png")
-    args = ["predict", "new", "--ckpt_path", "runs/mine/adapter", "--output", "results", "--format", "txt"]
+    args = ["predict", "new", "--ckpt_path", "runs/mine", "--output", "results", "--format", "txt"]
     assert main([*args, "--trainer.enable_progress_bar=false"]) == 0
     assert Path("results/deep/a.txt").read_text() == "Scan number 7.\n", "the page was not degraded"
     assert "settings of" in caplog.text
     assert "as it comes" not in caplog.text
     assert sorted(path.name for path in Path("runs").iterdir()) == ["mine", "mine-predict"]
+    assert with_defaults(["predict", "new", "--ckpt_path", "runs/mine"]) == [
+        *("predict", "--config", str(Path("runs/mine/config.yaml").resolve()), "--run_name=mine-predict"),
+        *("--ckpt_path=null", "--data.source=DocumentSource", "--data.source.path=new", "--data.augmenter=null"),
+        *("--data.source.recursive=true", "--ckpt_path", "runs/mine"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,13 @@ def test_all_troubles_are_named_and_none_ends_the_walk() -> None:
     assert "line 6: not JSON; nothing behind it was checked" in report.errors[1][1]
     assert report.warnings == {"the same page as an earlier one": ["two (= one)"], "empty": ["invisible"]}
     assert report.documents == 5
+    assert report.stopping == report.errors[1:]
+    assert [line[:40] for line in report.lines("skip")][1:5:2] == [
+        "fit leaves 1 out and lists them in skipp",
+        "fit stops at this:",
+    ]
+    assert list(report.lines("skip"))[2].startswith("  error: broken: ")
+    assert list(report.lines("raise"))[1] == "fit stops at the first of these:"
 
 
 def test_a_source_without_a_document_is_an_error_of_its_own_unless_its_rows_are() -> None:
@@ -168,6 +175,9 @@ def test_the_command_names_what_is_broken_and_fails(tmp_path: Path, capsys: pyte
     assert main(args) == 1
     shown = capsys.readouterr()
     assert "error: bad.png: " in shown.out
+    assert "fit stops at this (data.on_error=skip would leave them out):\n  error: bad.png: " in shown.out
     assert "the data have errors (1); the lines above name them" in shown.err
+    assert main([*args, "--data.on_error=skip"]) == 1
+    assert "(data.on_error is skip):\n  error: bad.png: " in capsys.readouterr().out
     assert json.loads((tmp_path / "check.json").read_text())["errors"][0][0] == "bad.png"
     assert (tmp_path / "contact.png").is_file()

@@ -12,7 +12,7 @@ from lxml import etree
 from PIL import Image
 
 from deepsynth.__main__ import main
-from deepsynth.data import JsonlSource, OcrProcessor, ParquetSource, TextRenderer
+from deepsynth.data import DocumentSource, JsonlSource, OcrProcessor, ParquetSource, TextRenderer
 from deepsynth.data.convert import convert
 from deepsynth.data.formats.alto import read_alto
 from deepsynth.data.formats.page_xml import read_page_xml
@@ -129,7 +129,7 @@ def test_shards_are_named_by_two_numbers(monkeypatch: pytest.MonkeyPatch) -> Non
             Shard.parse(wrong)
 
 
-@pytest.mark.parametrize("form", ["jsonl", "parquet", "page"])
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "txt", "page"])
 def test_what_gives_no_sample_is_named_and_passed_over_on_request(
     form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,7 +146,9 @@ def test_what_gives_no_sample_is_named_and_passed_over_on_request(
     shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("skipped: ")]
     assert [line.split(": ")[1] for line in sorted(shown)] == [str(scans / "d.png"), "b.png#0"]
     written = out / "skipped"
-    if form == "page":
+    if form == "txt":
+        texts = [document.text for document in DocumentSource(written, recursive=True)]
+    elif form == "page":
         texts = [read_page_xml(path).text for path in written.glob("*.xml")]
     else:
         texts = [document.text for document in (JsonlSource if form == "jsonl" else ParquetSource)(written)]
@@ -159,3 +161,7 @@ def test_the_command_writes_what_it_is_asked_for(tmp_path: Path) -> None:
     assert main([*args, "--output", str(tmp_path / "out"), "--format", "page", "--shard", "1/2"]) == 0
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert [(name[:3], Path(name).suffix) for name in names] == [("con", ".json"), ("two", ".png"), ("two", ".xml")]
+    assert main([*args, "--output", str(tmp_path / "some"), "--format", "txt", "--num", "1"]) == 0
+    names = sorted(path.name for path in (tmp_path / "some").iterdir())
+    assert [(name[:3], Path(name).suffix) for name in names] == [("con", ".json"), ("one", ".png"), ("one", ".txt")]
+    assert (tmp_path / "some" / names[2]).read_text() == "some text\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import fields
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,7 +51,7 @@ def check(args: list[str]) -> None:
     data, folder = cli.datamodule, cli.config["output"]
     sources = [source for source in (data.source, data.val_source, data.test_source) if source is not None]
     report = check_data(sources, data.pipeline(), int(cli.config["num"]))
-    for line in report.lines():
+    for line in report.lines(data.on_error):
         print_line(line)
     if folder is not None:
         folder = Path(folder)
@@ -67,14 +68,20 @@ def check(args: list[str]) -> None:
 
 
 class ConvertDataCLI(PagesCLI):
-    """Write the samples that training would see as JSON lines and images, Parquet, PAGE XML or ALTO."""
+    """Write the samples that training would see as images with their texts, in one of five formats."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the folder, the format and the part of the work."""
         super().add_arguments_to_parser(parser)
         parser.add_argument("--output", type=Path, required=True, help="Folder for the files.")
         parser.add_argument(
-            "--format", type=Literal["jsonl", "parquet", "page", "alto"], default="jsonl", help="Format of the files."
+            "--format",
+            type=Literal["jsonl", "parquet", "txt", "page", "alto"],
+            default="jsonl",
+            help="Format of the files.",
+        )
+        parser.add_argument(
+            "--num", type=PositiveInt | None, default=None, help="Number of documents, the first; by default all."
         )
         parser.add_argument(
             "--shard",
@@ -93,7 +100,7 @@ def convert(args: list[str]) -> None:
     cli = ConvertDataCLI(args, "data convert")
     skip = skip_of(cli.datamodule)
     lines = convert_documents(
-        checked_documents(cli.datamodule.source, need_text=True, skip=skip),
+        islice(checked_documents(cli.datamodule.source, need_text=True, skip=skip), cli.config["num"]),
         cli.datamodule.pipeline(),
         Path(cli.config["output"]),
         cli.config["format"],

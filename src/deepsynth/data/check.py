@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from deepsynth.data.loading.entries import OnError
 from deepsynth.data.pipeline import Pipeline
 from deepsynth.data.processing.processor import OcrProcessor
 from deepsynth.data.sources.base import Source
@@ -32,7 +33,8 @@ class DataReport:
 
     Attributes:
         budget: token budget of a sample; 0 where the processor has none.
-        errors: ids of documents, or places, with what is wrong; training would stop at each.
+        errors: ids of documents, or places, with what is wrong.
+        stopping: those of the errors that stop training whatever ``data.on_error`` is.
         warnings: ids by kind: empty texts, repeated pages.
         lengths: tokens of every sample: image, prompt, target and EOS.
         scripts: letters of the targets by script.
@@ -44,6 +46,7 @@ class DataReport:
 
     budget: int = 0
     errors: list[tuple[str, str]] = field(default_factory=list)
+    stopping: list[tuple[str, str]] = field(default_factory=list)
     warnings: dict[str, list[str]] = field(default_factory=dict)
     lengths: list[int] = field(default_factory=list)
     scripts: Counter[str] = field(default_factory=Counter)
@@ -56,10 +59,22 @@ class DataReport:
         """Add a document to a kind of warning."""
         self.warnings.setdefault(kind, []).append(name)
 
-    def lines(self) -> Iterator[str]:
-        """Yield the report as lines of text."""
+    def lines(self, on_error: OnError = "raise") -> Iterator[str]:
+        """Yield the report as lines of text.
+
+        Args:
+            on_error: ``data.on_error``, which says what training does with most errors.
+        """
         yield f"{self.documents} documents, {len(self.lengths)} samples, {len(self.errors)} errors"
-        yield from (f"  error: {name}: {what}" for name, what in self.errors)
+        passed = [error for error in self.errors if on_error == "skip" and error not in self.stopping]
+        stopping = [error for error in self.errors if error not in passed]
+        if passed:
+            yield f"fit leaves {len(passed)} out and lists them in skipped_*.csv (data.on_error is skip):"
+            yield from (f"  error: {name}: {what}" for name, what in passed)
+        if stopping:
+            way_out = " (data.on_error=skip would leave them out)" if on_error == "raise" and not self.stopping else ""
+            yield f"fit stops at {'this' if len(stopping) == 1 else 'the first of these'}{way_out}:"
+            yield from (f"  error: {name}: {what}" for name, what in stopping)
         for kind, names in self.warnings.items():
             more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
             yield f"  {kind}: {len(names)}: {', '.join(names[:_NAMES_SHOWN])}{more}"
@@ -120,12 +135,14 @@ class _Check:
                 for document in source.walk(need_text=True, skip=self._note_error):
                     self._document(document)
                 if begun == (self.report.documents, len(self.report.errors)):
-                    self.report.errors.append((str(source), "it holds no document"))
+                    self._note_stop(str(source), "it holds no document")
             except UserError as error:  # there is no way behind it
-                self.report.errors.append(
-                    (str(getattr(source, "path", source)), f"{error}; nothing behind it was checked")
-                )
+                self._note_stop(str(getattr(source, "path", source)), f"{error}; nothing behind it was checked")
         return self.report
+
+    def _note_stop(self, place: str, what: str) -> None:
+        self.report.errors.append((place, what))
+        self.report.stopping.append((place, what))
 
     def _note_error(self, place: str, error: UserError) -> None:
         self.report.errors.append((place, str(error).removeprefix(f"{place}: ")))

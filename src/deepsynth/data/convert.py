@@ -6,14 +6,13 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
 
-from deepsynth.data.formats.layout import LayoutPage
 from deepsynth.data.formats.writing import layout_of, write_alto, write_page_xml
 from deepsynth.data.pipeline import Pipeline
 from deepsynth.data.shards import Shard
@@ -22,9 +21,9 @@ from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_file, explain_write_errors
 from deepsynth.types import Document, Page, Sample
 
-Format = Literal["jsonl", "parquet", "page", "alto"]
+Format = Literal["jsonl", "parquet", "txt", "page", "alto"]
 
-_FORMATS = ("jsonl", "parquet", "page", "alto")
+_FORMATS = ("jsonl", "parquet", "txt", "page", "alto")
 _UNSAFE = re.compile(r"[^\w.-]+")
 _TEXTS = ("id", "text", "target", "prompt", "language", "source")
 
@@ -41,7 +40,8 @@ def convert(
     """Write the samples that training would see (those of epoch 0), and yield a line for each file or part.
 
     ``jsonl`` and ``parquet`` have a row for each sample: ``id``, ``image`` (a list where a sample has several pages),
-    ``text``, ``target``, ``prompt``, ``language``, ``source``. ``page`` and ``alto`` put an XML file beside each image.
+    ``text``, ``target``, ``prompt``, ``language``, ``source``. ``txt`` puts the target beside each image, ``page`` and
+    ``alto`` an XML file.
     What an interrupted call has finished is not done again.
 
     Args:
@@ -61,8 +61,8 @@ def convert(
     shard = shard or Shard()
     _check_recipe(folder, pipeline, form, shard, documents_per_file)
     own = (document for number, document in enumerate(documents) if number % shard.count == shard.index)
-    if form in ("page", "alto"):
-        yield from _write_layouts(own, pipeline, folder, write_alto if form == "alto" else write_page_xml, skip)
+    if form in ("txt", "page", "alto"):
+        yield from _write_beside(own, pipeline, folder, form, skip)
         return
     batches = iter(lambda: list(islice(own, documents_per_file)), [])
     for number, batch in enumerate(batches):
@@ -164,24 +164,28 @@ def _write_parquet(rows: Iterable[tuple[dict[str, Any], list[Image.Image]]], fil
     return len(table)
 
 
-def _write_layouts(
-    documents: Iterable[Document],
-    pipeline: Pipeline,
-    folder: Path,
-    write: Callable[[LayoutPage, Path], None],
-    skip: Skip | None,
+def _write_beside(
+    documents: Iterable[Document], pipeline: Pipeline, folder: Path, form: Format, skip: Skip | None
 ) -> Iterator[str]:
+    """Write each page as an image, and beside it a file with its text or its layout."""
     count = 0
     for document in documents:
         for sample, pages in _samples(document, pipeline, skip):
+            if form == "txt" and len(pages) > 1:
+                raise UserError(f"{sample.id!r} has {len(pages)} pages and one text; take the format jsonl")
             for page in pages:
                 name = _file_name(sample.id if len(pages) == 1 else f"{sample.id}#{page.number}")
-                path = folder / f"{name}.xml"
+                path = folder / f"{name}.{'txt' if form == 'txt' else 'xml'}"
                 count += 1
                 if path.exists():  # written behind its image
                     continue
                 _save(page.image, folder / f"{name}.png")
-                write(layout_of(page, f"{name}.png"), path)
+                if form == "txt":
+                    with explain_write_errors(path, "the text"), atomic_file(path) as temporary:
+                        temporary.write_text(sample.target + "\n", encoding="utf-8", errors="backslashreplace")
+                else:
+                    write = write_alto if form == "alto" else write_page_xml
+                    write(layout_of(page, f"{name}.png"), path)
     yield f"{folder}: {count} pages"
 
 

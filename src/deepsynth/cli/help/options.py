@@ -93,7 +93,7 @@ def all_options() -> dict[str, Option]:
         found.setdefault(option.key, option)
     for name, text in (
         ("config", "configuration: a file, or the name of a shipped one"),
-        ("ckpt_path", "checkpoint or adapter to start from"),
+        ("ckpt_path", "checkpoint, run or adapter to start from"),
         ("run_name", "name of the run's folder"),
         ("seed_everything", "seed of everything random"),
     ):

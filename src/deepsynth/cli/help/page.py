@@ -23,7 +23,7 @@ COMMON_OPTIONS = (
     Option(
         "config", "NAME|FILE", "", "configuration; may be repeated, later ones over earlier ones (`deepsynth configs`)"
     ),
-    Option("ckpt_path", "PATH|last|best", "", "checkpoint to resume, or an adapter's folder to start from"),
+    Option("ckpt_path", "PATH|last|best", "", "checkpoint to resume, or folder of a run or adapter to start from"),
     Option("run_name", "NAME", "", "name of the run's folder below runs/; by default that of the first configuration"),
     Option("seed_everything", "N", "0", "seed of everything random"),
     Option("print_config", "", "", "print the merged configuration and exit"),
@@ -48,8 +48,9 @@ OWN_OPTIONS: dict[str, tuple[Option, ...]] = {
     ),
     "data convert": (
         Option("output", "DIR", "", "folder for the files"),
-        Option("format", "jsonl|parquet|page|alto", "jsonl", "format of the files"),
+        Option("format", "jsonl|parquet|txt|page|alto", "jsonl", "format of the files"),
         Option("shard", "I/N", "", "part I of N of the documents, I from 0; by default torchrun's rank, or all"),
+        Option("num", "N", "", "number of documents, the first; by default all"),
     ),
     "hub push-data": (
         Option("repo_id", "OWNER/NAME", "", "dataset repository"),

@@ -26,7 +26,7 @@ SUBCOMMANDS: dict[str, str] = {
 RUN_COMMANDS: dict[str, str] = {
     **{name: SUBCOMMANDS[name] for name in ("fit", "validate", "test", "predict", "render")},
     "data check": "look at all data before training: what cannot be used, lengths, scripts, empty and repeated pages",
-    "data convert": "write the samples that training would see as JSON lines and images, Parquet, PAGE XML or ALTO",
+    "data convert": "write the samples that training would see as images with their texts",
     "hub push-data": "render the pages that training would see and push them to the Hub as a dataset",
 }
 #: Examples by the words of the command.
@@ -47,7 +47,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "render": ("deepsynth render --config quickstart --num 4 --output pages",),
     "data": ("deepsynth data check --config quickstart --output check",),
     "data check": ("deepsynth data check --config quickstart --output check",),
-    "data convert": ("deepsynth data convert --config quickstart --output dataset --format parquet",),
+    "data convert": (
+        "deepsynth data convert --config quickstart --output dataset --format parquet",
+        "deepsynth data convert --config quickstart --num 24 --output scans --format txt    scans to try things out",
+    ),
     "export": ("deepsynth export runs/finetune/adapter --output merged --format published",),
     "serve": (
         "deepsynth serve --ckpt_path runs/finetune/adapter",
