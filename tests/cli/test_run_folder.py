@@ -172,6 +172,3 @@ def test_a_checkpoint_tells_its_run(tmp_path: Path) -> None:
     assert run_of(str(run)) == run
     for path in (run / "elsewhere/last.ckpt", run / "config.yaml", tmp_path / "other/checkpoints/a", Path("last")):
         assert run_of(str(path)) is None
-    assert run_of(str(run)) is None
-    write(tmp_path, "run/adapter/adapter_config.json")
-    assert run_of(str(run)) == run
