@@ -8,10 +8,12 @@ times (M-RoPE, Wang et al. 2024, https://arxiv.org/abs/2409.12191).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import isqrt
+from pathlib import Path
 from typing import Any
 
 from deepsynth.errors import UserError
@@ -100,8 +102,18 @@ class NativeFamily(Family):
         return PatchLayout(hf_processor.image_processor)
 
 
+#: Where a folder may say how videos are read, the first first, as transformers looks for it; and under which key.
+_VIDEO_FILES = (
+    ("processor_config.json", "video_processor"),
+    ("video_preprocessor_config.json", None),
+    ("preprocessor_config.json", None),
+)
+
+
 def pages_only(processor_class: Any) -> Any:
     """Return a processor's class without its video processor, which needs torchvision and which pages do not need.
+
+    Its settings are kept, and written with the others: who loads a model that was exported may want to read videos.
 
     Args:
         processor_class: of transformers, whose constructor takes image processor, tokenizer and video processor.
@@ -112,5 +124,44 @@ def pages_only(processor_class: Any) -> Any:
     ) -> None:
         processor_class.__init__(self, image_processor, tokenizer, None, chat_template=chat_template, **kwargs)
 
+    def from_pretrained(cls: Any, source: Any, /, **kwargs: Any) -> Any:
+        processor = processor_class.from_pretrained.__func__(cls, source, **kwargs)
+        processor.video_settings = _video_settings(source, kwargs)
+        return processor
+
+    def to_dict(self: Any) -> dict[str, Any]:
+        settings: dict[str, Any] = processor_class.to_dict(self)
+        settings.pop("video_settings", None)
+        return settings
+
+    def save_pretrained(self: Any, folder: Any, **kwargs: Any) -> Any:
+        written = processor_class.save_pretrained(self, folder, **kwargs)
+        if settings := getattr(self, "video_settings", None):
+            Path(folder, "video_preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+        return written
+
+    methods = {
+        "__init__": __init__,
+        "from_pretrained": classmethod(from_pretrained),
+        "to_dict": to_dict,
+        "save_pretrained": save_pretrained,
+        "__module__": __name__,
+    }
     # Of the same name, which is what a processor's files say.
-    return type(processor_class.__name__, (processor_class,), {"__init__": __init__, "__module__": __name__})
+    return type(processor_class.__name__, (processor_class,), methods)
+
+
+def _video_settings(source: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a video processor in the files of a model; nothing when there are none."""
+    from transformers.utils import cached_file
+
+    hub = {name: kwargs[name] for name in ("local_files_only", "revision", "token") if name in kwargs}
+    for name, key in _VIDEO_FILES:
+        try:
+            file = cached_file(source, name, **hub)
+        except OSError:
+            continue  # the model has no such file
+        settings: dict[str, Any] = json.loads(Path(file).read_text())
+        if found := settings.get(key) if key is not None else settings:
+            return dict(found)
+    return {}

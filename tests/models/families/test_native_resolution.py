@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from deepsynth.data.processing.collator import Collator
 from deepsynth.data.processing.processor import OcrProcessor
@@ -76,6 +79,26 @@ def test_the_token_budget_counts_the_pages(folder: str) -> None:
     assert len(sample(replace(processor, max_tokens=length), (112, 112), (112, 56)).input_ids) == length
     with pytest.raises(UserError, match=f"= {length}, but the budget is {length - 1}"):
         sample(replace(processor, max_tokens=length - 1), (112, 112), (112, 56))
+
+
+@pytest.mark.parametrize("place", ["video_preprocessor_config.json", "processor_config.json"])
+@pytest.mark.parametrize("name", ["glm_ocr", "qwen2_5_vl"])
+def test_how_videos_are_read_is_passed_on(name: str, place: str, tmp_path: Path) -> None:
+    """Pages need no video processor, and torchvision neither; who loads an export may want both."""
+    source = import_module(f"tests.helpers.tiny_models.{name}").make(tmp_path / "model")
+    settings = {"video_processor_type": "Qwen2VLVideoProcessor", "size": {"shortest_edge": 1, "longest_edge": 2}}
+    if place == "processor_config.json":
+        settings = {**json.loads((source / place).read_text()), "video_processor": settings}
+    (source / place).write_text(json.dumps(settings))
+    processor = load_pretrained(AutoProcessor, str(source))
+    processor.save_pretrained(tmp_path / "written")
+    shutil.copy(source / "config.json", tmp_path / "written")
+    again = load_pretrained(AutoProcessor, str(tmp_path / "written"))
+    assert again.video_settings == processor.video_settings
+    assert again.video_settings["size"] == {"shortest_edge": 1, "longest_edge": 2}
+    assert (tmp_path / "written/video_preprocessor_config.json").is_file()
+    assert "video_settings" not in (tmp_path / "written/processor_config.json").read_text()
+    assert type(again).__name__ == json.loads((source / "processor_config.json").read_text())["processor_class"]
 
 
 # ---------------------------------------------------------------------- positions
