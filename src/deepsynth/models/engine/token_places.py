@@ -20,6 +20,7 @@ class TokenPlaces(NamedTuple):
             for rows that are not packed.
         lengths: tokens of each sequence of a packed row.
         used: whether each of them is a sample, and not padding.
+        labels: (B, T), where they were read from.
     """
 
     predicting: torch.Tensor
@@ -27,6 +28,7 @@ class TokenPlaces(NamedTuple):
     bounds: torch.Tensor | None = None
     lengths: Sequence[int] = ()
     used: Sequence[bool] = ()
+    labels: torch.Tensor | None = None
 
 
 def find_places(tokens: Mapping[str, torch.Tensor], image_token: int, device: torch.device) -> TokenPlaces:
@@ -40,15 +42,15 @@ def find_places(tokens: Mapping[str, torch.Tensor], image_token: int, device: to
     """
     labels = tokens["labels"]
     rows, columns = (labels[:, 1:] != -100).nonzero(as_tuple=True)
-    predicting = _moved(rows * labels.shape[1] + columns, device)
+    predicting = moved(rows * labels.shape[1] + columns, device)
     slots = int((tokens["input_ids"] == image_token).sum())
     if "position_ids" not in tokens:
-        return TokenPlaces(predicting, slots)
+        return TokenPlaces(predicting, slots, labels=labels)
     bounds = boundaries(tokens["position_ids"])
     used = tokens["attention_mask"][0, bounds[:-1].long()]
-    return TokenPlaces(predicting, slots, _moved(bounds, device), bounds.diff().tolist(), used.bool().tolist())
+    return TokenPlaces(predicting, slots, moved(bounds, device), bounds.diff().tolist(), used.bool().tolist(), labels)
 
 
-def _moved(found: torch.Tensor, device: torch.device) -> torch.Tensor:
+def moved(found: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Return a tensor on the device, to where it is copied from pinned memory: only then nobody waits."""
     return (found.pin_memory() if device.type == "cuda" != found.device.type else found).to(device, non_blocking=True)

@@ -154,7 +154,7 @@ class TrainingForward(ImageFeatures):
             packed = attention_implementation(decoder.config) == packed_attention.NAME
             mask = embeds.new_empty(1, 1, 0, 0) if packed else None  # four axes: transformers shall build no mask
         if self.window is not None:
-            mask, packing = attention_inputs(decoder.config, inputs["labels"], self.window, packing, embeds.dtype)
+            mask, packing = attention_inputs(decoder.config, places, self.window, packing, embeds)
         recorder: Any = nullcontext()
         if balances:
             from deepsynth.models.deepseek_ocr.balance import RouterRecorder
