@@ -318,11 +318,17 @@ def test_the_same_failure_is_told_once_whatever_its_request_is_called(monkeypatc
 @pytest.mark.parametrize(
     ("failures", "longest"), [(1, 5.0), (2, 10.0), (3, 20.0), (6, 160.0), (7, 300.0), (33, 300.0), (5000, 300.0)]
 )
-def test_waits_double_up_to_a_limit_and_differ_between_runs(failures: int, longest: float) -> None:
+def test_waits_double_up_to_a_limit_and_differ_between_runs(
+    failures: int, longest: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawn = [Backoff().seconds(failures) for _ in range(50)]
     assert longest * 0.75 <= min(drawn) < longest * 0.85
     assert longest * 0.9 < max(drawn) <= longest
-    assert Backoff(longest_s=6.0).seconds(failures) <= 6.0
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    assert Backoff().seconds(failures) == longest
+    assert Backoff(longest_s=6.0).seconds(failures) == min(6.0, longest)
+    monkeypatch.setattr("random.uniform", lambda low, high: low)
+    assert Backoff().seconds(failures) == 0.75 * longest
 
 
 class Answers:
