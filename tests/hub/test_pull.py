@@ -43,7 +43,7 @@ ALL = "README.md adapter_config.json adapter_model.safetensors"
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub")
-    with local_hub(folder) as process:
+    with local_hub(folder, preload=("deepsynth.hub.pull", "deepsynth.hub.worker")) as process:
         for step in (1, 2):
             target = Target("alice/ocr")
             spool = Spool.of_run(folder, target)

@@ -127,6 +127,30 @@ def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
         MixedSource(**options)
 
 
+def test_what_is_skipped_is_told_once_however_often_a_source_is_repeated(tmp_path: Path) -> None:
+    path = tmp_path / "law.jsonl"
+    path.write_text('{"id": "1", "text": "one"}\n{"id": "2"}\n{"id": "3", "text": "three"}\n')
+    told: list[str] = []
+    mix = MixedSource({"law": JsonlSource(str(path))}, epoch_size=5)
+    found = mix.walk(need_text=True, skip=lambda *said: told.append(str(said[-1])))
+    assert ids(found) == ["law/1", "law/3", "law/1~2", "law/3~2", "law/1~3"]
+    assert len(told) == 1
+    assert "line 2" in told[0]
+    with pytest.raises(ValueError, match="line 2"):
+        list(mix)
+
+
+def test_a_prompt_of_a_source_is_for_its_documents_that_have_none(tmp_path: Path) -> None:
+    path = tmp_path / "law.jsonl"
+    path.write_text('{"id": "1", "text": "one"}\n{"id": "2", "text": "two", "prompt": "<image>own"}\n')
+    mix = MixedSource({"law": JsonlSource(str(path)), "n": Numbers(2)}, prompts={"law": "<image>laws"})
+    assert {document.id: document.prompt for document in mix} == {
+        "law/1": "<image>laws", "law/2": "<image>own", "n/0": None, "n/1": None
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="prompts names 'none'; the sources are law"):
+        MixedSource({"law": JsonlSource(str(path))}, prompts={"none": "<image>x"})
+
+
 def test_an_empty_source_is_named() -> None:
     with pytest.raises(ValueError, match=r"sources\.b has no document"):
         list(MixedSource({"a": Numbers(1), "b": Numbers(0)}, epoch_size=5))
