@@ -10,29 +10,35 @@ import warnings
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from packaging.version import Version
 
 from deepsynth import PeftModule
 from deepsynth.__main__ import main
+from deepsynth.cli import console
 from deepsynth.cli.commands import print_line
 from deepsynth.cli.console import (
     KNOWN_CHATTER,
     KNOWN_NOISE,
     NOISE_WITHOUT_TRAINING,
     LineHandler,
+    check_accelerator,
+    check_loggers,
     check_weights,
     prepare,
+    progress_bar,
     quiet,
     results,
 )
 from deepsynth.cli.errors import one_line
 from deepsynth.cli.main import OUTPUT_NOT_READ
+from deepsynth.errors import UserError
 
 TESTED = (Path(__file__).parents[2] / "constraints" / "tested.txt").read_text()
 
@@ -117,6 +123,65 @@ def test_a_warning_of_ours_is_one_line_and_others_keep_their_place(capsys: pytes
     assert warnings.formatwarning("gone", FutureWarning, "/x/numpy/core.py", 7) == (
         "/x/numpy/core.py:7: FutureWarning: gone\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("asked", "cuda", "mps", "refused"),
+    [
+        ("gpu", False, False, True),
+        ("cuda", False, False, True),
+        ("cuda", False, True, True),
+        ("gpu", False, True, False),
+        ("gpu", True, False, False),
+        ("cuda", True, False, False),
+        ("cpu", False, False, False),
+        ("auto", False, False, False),
+        (None, False, False, False),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_named(
+    asked: str | None, cuda: bool, mps: bool, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    if refused:
+        with pytest.raises(UserError, match=rf"trainer.accelerator is '{asked}', but PyTorch .* sees no GPU here: set"):
+            check_accelerator({"accelerator": asked})
+    else:
+        check_accelerator({"accelerator": asked})
+
+
+def test_a_bar_comes_unless_it_is_switched_off_or_given() -> None:
+    for settings in ({}, {"enable_progress_bar": True}, {"enable_progress_bar": None}):
+        assert [type(bar) for bar in progress_bar(settings, [ModelCheckpoint()])] == [TQDMProgressBar]
+    assert progress_bar({"enable_progress_bar": False}, []) == []
+    assert progress_bar({}, [ModelCheckpoint(), RichProgressBar()]) == []
+
+
+@pytest.mark.parametrize(("name", "package"), [("WandbLogger", "wandb"), ("CometLogger", "comet-ml")])
+def test_a_logger_without_its_package_is_named(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    there: set[str] = set()
+    monkeypatch.setattr(console, "find_spec", lambda module: module in there or None)
+    logger = SimpleNamespace(class_path=f"lightning.pytorch.loggers.{name}")
+    known = SimpleNamespace(class_path="lightning.pytorch.loggers.CSVLogger")
+    for loggers in (logger, [known, logger]):
+        with pytest.raises(UserError, match=rf"^trainer.logger is {name}, which needs {package}: pip install"):
+            check_loggers(loggers)
+    for loggers in (True, False, None, known, [known]):
+        check_loggers(loggers)
+    there.add(package.replace("-", "_"))
+    check_loggers([logger])
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_what_a_checkpoint_s_callbacks_miss_is_news_where_a_command_trains(trains: bool) -> None:
+    with warnings.catch_warnings(record=True) as found:
+        warnings.resetwarnings()
+        prepare(trains=trains)
+        for text in ("callbacks used to create the checkpoint", "callbacks of another kind"):
+            warnings.warn(f"Be aware that when using `ckpt_path`, {text} are missing", UserWarning, stacklevel=1)
+        warnings.warn("The 'train_dataloader' does not have many workers", UserWarning, stacklevel=1)
+    assert len(found) == 1 + trains
 
 
 def test_quiet_hides_news_and_ends(caplog: pytest.LogCaptureFixture) -> None:

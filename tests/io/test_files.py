@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import sys
 import time
@@ -11,7 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from deepsynth.io.files import atomic_file, atomic_folder
+from deepsynth.errors import UserError
+from deepsynth.io.files import atomic_file, atomic_folder, explain_write_errors
 
 
 def names(folder: Path) -> list[str]:
@@ -167,3 +169,40 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(
         (new / "two").write_text("two")
     assert names(path) == ["one"]
     assert names(tmp_path) == ["adapter"]
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_file_is_on_the_disk_before_it_has_its_name_unless_it_need_not(
+    durable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    with atomic_file(tmp_path / "a.txt", durable=durable) as temporary:
+        temporary.write_text("one")
+    assert synced == [str(temporary)] * durable
+    assert (tmp_path / "a.txt").read_text() == "one"
+
+
+def test_the_longest_names_and_those_with_brackets_are_written(tmp_path: Path) -> None:
+    for name in ("a" * 255, "ä[1]*"):
+        with atomic_file(tmp_path / name) as file:
+            file.write_text("one")
+        assert (tmp_path / name).read_text() == "one"
+    left = tmp_path / ".run[1].x.part"
+    left.mkdir()
+    then = time.time() - 90_000
+    os.utime(left, (then, then))
+    with atomic_folder(tmp_path / "run[1]"):
+        pass
+    assert not left.exists()
+
+
+def test_what_cannot_be_written_is_one_line_with_the_reason() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    for error, reason in ((full, "No space left on device"), (OSError("odd"), "odd")):
+        with pytest.raises(UserError) as caught, explain_write_errors(Path("a/b"), "the table"):
+            raise error
+        expected = f"a/b: the table cannot be written ({reason}); make room, or choose another place"
+        assert str(caught.value) == expected
+    with pytest.raises(KeyError), explain_write_errors(Path("a/b"), "the table"):
+        raise KeyError

@@ -20,3 +20,7 @@ def test_values_are_escaped() -> None:
 def test_a_value_that_is_missing_is_an_error() -> None:
     with pytest.raises(jinja2.UndefinedError, match="title"):
         render_page("gallery.html", **VALUES)
+
+
+def test_the_lines_of_a_template_s_statements_leave_no_blanks() -> None:
+    assert "</header>\n</body>" in render_page("gallery.html", title="title", **VALUES)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import multiprocessing
 import os
 import signal
+import socket
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -82,3 +85,40 @@ def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="lock"):
         FileLock(tmp_path / "lock").acquire()
     assert (tmp_path / "mine").read_text() == "text"
+
+
+def test_the_holder_is_who_took_it_last(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    lock = FileLock(path)
+    assert lock.holder() == "another process"
+    for left in (b"", b"\xff", b"process 123456789 on a machine with a long name that has long ended\n" * 9):
+        path.write_bytes(left)
+        if left[:1] != b"p":
+            assert lock.holder() == "another process"
+    assert lock.acquire()
+    assert path.read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
+    assert lock.holder() == path.read_text().strip()
+    lock.release()
+    lock.release()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_named_and_used(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    assert FileLock(tmp_path / "lock").acquire()
+    assert f"{tmp_path / 'lock'}: this file system has no locks" in caplog.text
+
+
+def test_another_error_of_a_lock_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        FileLock(tmp_path / "lock").acquire()

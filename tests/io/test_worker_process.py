@@ -86,8 +86,52 @@ def test_a_process_that_hangs_is_killed(worker: WorkerProcess) -> None:
 
 
 def test_a_request_can_be_canceled(worker: WorkerProcess) -> None:
+    asked: list[bool] = []
+
+    def second_time() -> bool:
+        asked.append(len(asked) == 1)
+        return asked[-1]
+
     with pytest.raises(TimeoutError):
-        worker.ask({"sleep_s": 60}, timeout_s=30, canceled=lambda: True)
+        worker.ask({"sleep_s": 60}, timeout_s=30, canceled=second_time)
+    assert asked == [False, True]
+
+
+def test_signals_of_a_terminal_do_not_reach_it(worker: WorkerProcess) -> None:
+    assert os.getsid(worker.ask({}, timeout_s=30)["pid"]) != os.getsid(0)
+
+
+def test_the_log_is_appended_to(module: str, tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_text("of an earlier process\n")
+    worker = WorkerProcess(module, log=tmp_path / "log.txt")
+    worker.ask({}, timeout_s=30)
+    worker.close()
+    assert (tmp_path / "log.txt").read_text() == "of an earlier process\na library prints this\n"
+
+
+def ended(tmp_path: Path, main: str) -> WorkerEnded:
+    """Return how a process ends whose ``main`` has these lines."""
+    (tmp_path / "ending_worker.py").write_text(f"import os\ndef main():\n    {main}\n")
+    worker = WorkerProcess("ending_worker")
+    with pytest.raises(WorkerEnded) as found:
+        worker.ask({}, timeout_s=30)
+    worker.close()
+    return found.value
+
+
+@pytest.mark.usefixtures("module")
+def test_half_a_reply_is_none_and_a_user_s_file_hides_no_library(tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit(9)\n")
+    half = ended(tmp_path, """import json; os.write(1, b'{"n": 1}'); os._exit(3)""")
+    assert (half.code, half.last_line) == (3, "")
+    assert str(half) == "the process ended with code 3: it printed nothing"
+
+
+@pytest.mark.usefixtures("module")
+def test_the_last_words_are_the_last_line_that_is_not_blank_whatever_its_bytes(tmp_path: Path) -> None:
+    killed = ended(tmp_path, r"""os.write(2, b'first\n \xff last \n\n  \n'); os.kill(os.getpid(), 9)""")
+    assert (killed.code, killed.last_line) == (-signal.SIGKILL, "\ufffd last")
+    assert str(killed) == "the process ended with code -9: \ufffd last"
 
 
 def test_an_end_without_a_reply_has_its_code_and_last_words(worker: WorkerProcess) -> None:
