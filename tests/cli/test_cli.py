@@ -23,6 +23,7 @@ from deepsynth.cli.run_folder import RunFolder
 from deepsynth.cli.trainer import DeepSynthCLI
 from deepsynth.errors import UserError
 from deepsynth.modules import PeftModule
+from tests.conftest import TEXTS
 
 TINY = """
 model:
@@ -49,6 +50,18 @@ def config(tmp_path: Path, jsonl: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(TINY.replace("DOCS", str(jsonl)))
     return "tiny.yaml"
+
+
+@pytest.fixture(scope="module")
+def one_step(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a fit of one step, for tests that only read it."""
+    folder = tmp_path_factory.mktemp("one_step")
+    rows = [json.dumps({"id": f"d{i}", "text": text}) for i, text in enumerate(TEXTS)]
+    (folder / "docs.jsonl").write_text("\n".join(rows))
+    (folder / "tiny.yaml").write_text(TINY.replace("DOCS", str(folder / "docs.jsonl")))
+    short = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0", f"--trainer.default_root_dir={folder}"]
+    assert main(["fit", "--config", str(folder / "tiny.yaml"), *short]) == 0
+    return folder / "tiny/checkpoints/last.ckpt"
 
 
 def one_line_of(capsys: pytest.CaptureFixture[str]) -> str:
@@ -114,9 +127,8 @@ def test_the_adapter_loads_in_plain_peft_and_computes_the_same(config: str, tmp_
         assert not torch.equal(plain(**tokens).logits, base_alone.eval()(**tokens).logits)
 
 
-def test_a_checkpoint_holds_the_adapter_alone(config: str, tmp_path: Path) -> None:
-    assert main(["fit", "--config", config, "--trainer.max_steps=1"]) == 0
-    checkpoint = torch.load(tmp_path / "runs/tiny/checkpoints/last.ckpt", weights_only=True)
+def test_a_checkpoint_holds_the_adapter_alone(one_step: Path) -> None:
+    checkpoint = torch.load(one_step, weights_only=True)
     assert checkpoint["state_dict"]
     assert all("lora_" in name for name in checkpoint["state_dict"])
     assert checkpoint["deepsynth"]["prompt"] == "<image>\nFree OCR."
@@ -216,10 +228,9 @@ def test_a_foreign_adapter_sets_the_settings_of_its_adapter_alone(
 
 
 def test_a_foreign_checkpoint_names_neither_files_nor_code(
-    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: str, one_step: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["fit", "--config", config, "--trainer.max_steps=1"]) == 0
-    stored = torch.load(tmp_path / "runs/tiny/checkpoints/last.ckpt", weights_only=True)
+    stored = torch.load(one_step, weights_only=True)
     foreign, elsewhere = tmp_path / "foreign.ckpt", tmp_path / "elsewhere"
     settings = stored["hyper_parameters"]
     settings |= {"optimizer": "os.system", "adapter": "/etc"}
@@ -346,18 +357,16 @@ def test_a_mistake_is_one_line(
 
 @pytest.mark.parametrize("damage", ["cut", "foreign", "other-adapter"])
 def test_a_checkpoint_that_does_not_fit_is_one_line(
-    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+    config: str, one_step: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
     path = tmp_path / "bad.ckpt"
     if damage == "cut":
-        assert main(["fit", "--config", config, "--trainer.max_steps=1"]) == 0
-        whole = (tmp_path / "runs/tiny/checkpoints/last.ckpt").read_bytes()
+        whole = one_step.read_bytes()
         path.write_bytes(whole[: len(whole) // 2])
     elif damage == "foreign":
         torch.save({"state_dict": {}, "hyper_parameters": {}}, path)
     else:
-        assert main(["fit", "--config", config, "--trainer.max_steps=1"]) == 0
-        good = torch.load(tmp_path / "runs/tiny/checkpoints/last.ckpt", weights_only=True)
+        good = torch.load(one_step, weights_only=True)
         good["state_dict"].popitem()
         torch.save(good, path)
     capsys.readouterr()
@@ -505,13 +514,10 @@ def test_the_console_says_nothing_that_a_user_cannot_act_on(config: str, tmp_pat
     assert sum(line.startswith("RAM: peak") for line in lines) == 3, "lines of their own, not at the end of a bar"
 
 
-def test_a_checkpoint_loads_without_a_list_of_the_base(
-    config: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
-) -> None:
+def test_a_checkpoint_loads_without_a_list_of_the_base(one_step: Path, recwarn: pytest.WarningsRecorder) -> None:
     from deepsynth import PeftModule
 
-    assert main(["fit", "--config", config, "--trainer.max_steps=1", "--trainer.limit_val_batches=0"]) == 0
-    PeftModule.load_from_checkpoint(tmp_path / "runs/tiny/checkpoints/last.ckpt", weights_only=True)
+    PeftModule.load_from_checkpoint(one_step, weights_only=True)
     assert not [warning for warning in recwarn if "Found keys" in str(warning.message)]
 
 
