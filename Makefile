@@ -29,6 +29,9 @@ $(VENV)/.docs: $(VENV)/.installed
 docs: $(VENV)/.docs  ## build the documentation in site/ (strict; needs no network once installed)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q
 
+tutorials: $(VENV)/.installed  ## run the tutorials whole, on the built-in model
+	$(BIN)/python -m pytest -n 0 -m slow tests/test_tutorials.py
+
 test: $(VENV)/.installed  ## run the default tests (no network, no GPU)
 	$(BIN)/python $(PYTEST)
 
@@ -77,4 +80,4 @@ check: $(VENV)/.installed  ## lint, types, tests: what CI runs
 clean:  ## remove the environments and caches; runs/ stays
 	rm -rf $(VENV) $(LOWEST) $(NEWEST) .pytest_cache .mypy_cache .ruff_cache build dist site
 
-.PHONY: help install quickstart docs lint test mutation test-lowest test-newest constraints check clean
+.PHONY: help install quickstart docs tutorials lint test mutation test-lowest test-newest constraints check clean

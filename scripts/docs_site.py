@@ -165,6 +165,9 @@ def tutorial_page(path: Path) -> str:
             parts.append("\n".join(re.sub(r"^# ?", "", line) for line in body.strip().splitlines()))
         else:
             parts.append(f"```python\n{body.strip()}\n```")
-    note = f"\n!!! note\n    This page is `docs/tutorials/{path.name}`; a test runs it. Jupyter opens it (jupytext).\n"
+    note = (
+        f"\n!!! note\n    This page is `docs/tutorials/{path.name}`; a test runs it, and `make tutorials` runs all of "
+        "them whole. Jupyter opens it (jupytext).\n"
+    )
     first, *rest = parts
     return "\n\n".join([first, note, *rest]) + "\n"
