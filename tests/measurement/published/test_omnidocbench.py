@@ -220,3 +220,16 @@ def test_a_piece_is_joined_only_with_its_neighbor() -> None:
     apart = {one[0]: found for one, found in matched(texts(whole, other), pieces[0], other, pieces[1])}
     assert apart[other] == [other]
     assert len(apart[whole]) == 1, "what stands between the pieces keeps them apart"
+
+
+@pytest.mark.parametrize(
+    ("text", "raw"),
+    [
+        ("one\ntwo", ["one", "two"]),
+        ("one\n\ntwo\nthree", ["one", "two\nthree"]),
+        ("one", ["one"]),
+        ("$$a\nb$$", ["\\[a b\\]"]),
+    ],
+)
+def test_paragraphs_are_lines_where_no_blank_line_parts_them(text: str, raw: list[str]) -> None:
+    assert [part.raw for part in predicted_parts(text)[0]] == raw
