@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -75,3 +76,19 @@ def test_a_contact_sheet_shows_all_images() -> None:
     sheet = contact_sheet(images, columns=2)
     colors = {color for _, color in sheet.getcolors()}
     assert colors >= {image.getpixel((0, 0)) for image in images}
+
+
+def test_images_of_a_contact_sheet_stand_in_rows_with_gaps_between_them() -> None:
+    sizes = {"red": (10, 20), "lime": (7, 13), "blue": (10, 5)}
+    sheet = contact_sheet([Image.new("RGB", size, color) for color, size in sizes.items()], columns=2)
+    boxes = {}
+    for channel, color in enumerate(sizes):
+        alone = np.asarray(sheet) == [255 * (channel == other) for other in range(3)]
+        rows, columns = np.nonzero(alone.all(axis=2))
+        boxes[color] = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        assert len(rows) == sizes[color][0] * sizes[color][1], "whole, and on no other"
+    gap = boxes["red"][0]
+    assert gap == boxes["red"][1] > 0
+    assert boxes["lime"][:2] == (boxes["red"][2] + gap, gap)
+    assert boxes["blue"][:2] == (gap, boxes["red"][3] + gap)
+    assert sheet.size == (boxes["red"][2] + gap + 10 + gap, boxes["blue"][1] + 20 + gap)
