@@ -41,3 +41,49 @@ def test_a_heading_does_not_end_a_column(typesetter):
 def test_a_line_higher_than_the_page_is_refused(typesetter):
     with pytest.raises(ValueError, match=r"a line is 21 pixels high, more than the 10 pixels"):
         fill_page(rows_of(typesetter, "a"), Frame((0,), 100, 0, 10))
+
+
+def test_columns_above_a_row_that_spans_them_are_equally_high_and_go_on_below_it(typesetter):
+    """Lines are 21 pixels high; the band begins under the higher column, and half its height is left below it."""
+    rows = rows_of(typesetter, "abcXdefg")
+    rows[3].spans = True
+    rows[3].space_before = 9
+    sheet, place = fill_page(rows, Frame((10, 120), 100, 30, 230))
+    assert place is None
+    tops = [(p.line.text, p.x, p.baseline - p.line.ascent) for p in sheet.lines]
+    assert tops == [
+        ("a", 10, 30), ("b", 10, 51), ("c", 120, 30),
+        ("X", 10, 81),
+        ("d", 10, 112), ("e", 10, 133), ("f", 10, 154), ("g", 10, 175),
+    ]  # fmt: skip
+
+
+def test_a_spanning_row_begins_at_the_top_of_a_page_or_on_the_next_when_there_is_no_room(typesetter):
+    rows = rows_of(typesetter, "Xab")
+    rows[0].spans = True
+    rows[0].space_before = 9
+    sheet, _ = fill_page(rows, Frame((10, 120), 100, 30, 82))
+    assert [(p.line.text, p.x, p.baseline - p.line.ascent) for p in sheet.lines] == [
+        ("X", 10, 30), ("a", 10, 61), ("b", 120, 61)
+    ]  # fmt: skip
+    rows = rows_of(typesetter, "abX")
+    rows[2].spans = True
+    assert fill_page(rows, Frame((10, 120), 100, 0, 41))[1] == (2, 0)
+    assert fill_page(rows, Frame((10, 120), 100, 0, 42))[1] is None
+
+
+def test_footnotes_stand_at_the_foot_of_their_column_below_a_rule(typesetter):
+    rows = rows_of(typesetter, "abc")
+    rows[0].notes = rows_of(typesetter, "n")
+    sheet, place = fill_page(rows, Frame((10, 120), 100, 0, 94))
+    assert place is None
+    assert [(p.line.text, p.x, p.baseline - p.line.ascent) for p in sheet.lines] == [
+        ("a", 10, 0), ("b", 10, 21), ("c", 10, 42), ("n", 10, 73)
+    ]  # fmt: skip
+    [(left, top, right, bottom)] = [rule for placed in sheet.rows for rule in placed.rules]
+    assert left == 10
+    assert right < 110
+    assert 63 <= top < bottom <= 73
+    assert bottom - top == 1
+    sheet, _ = fill_page(rows, Frame((10, 120), 100, 0, 93))
+    assert [(p.line.text, p.x) for p in sheet.lines] == [("a", 10), ("b", 10), ("n", 10), ("c", 120)]
