@@ -48,7 +48,7 @@ class Run:
         self.logged: list[Any] = []
         self.kept: list[str] = []
         self.paths = Paths()
-        self.forward = SimpleNamespace(cache=cache, fixed_chunks=None, cuda_graphs=None, frozen_vision=True)
+        self.forward = SimpleNamespace(cache=cache, fixed_chunks=None, cuda_graphs=None, vision_has_one_shape=True)
         patch.setattr(training_engine, "install_training_paths", lambda model, **settings: self.paths)
         patch.setattr(training_engine, "TrainingForward", lambda model, **settings: self.forward)
         patch.setattr(training_engine, "describe", lambda rows: "fast paths")
