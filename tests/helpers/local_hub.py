@@ -19,10 +19,11 @@ TOKEN = "hf_" + "q7Zk3VbN" * 4
 _LONGEST_S = 200
 #: A process that has imported much and forks for each request, which so starts at once and with nothing of the others.
 _FORKING = """
-import importlib, json, os, sys, torch
-torch.set_num_threads(1)
+import importlib, json, os, sys
 for name in sys.argv[1:]:
     importlib.import_module(name)
+if "torch" in sys.modules:
+    sys.modules["torch"].set_num_threads(1)
 for line in sys.stdin:
     code, args, env, folder, files = json.loads(line)
     child = os.fork()
@@ -50,14 +51,13 @@ def local_hub(folder: Path, *options: str, preload: tuple[str, ...] = ("deepsynt
     """
     with HubProcess(folder / "state", 0, "--user", f"alice:{TOKEN}:write", *options) as hub:
         hub.home = folder / "home"
-        command = [sys.executable, "-c", _FORKING, *preload]
-        env = hub.env(hub.home, token=None, redirect=False)
-        with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as forking:
-            hub.forking = forking
-            try:
-                yield hub
-            finally:
-                forking.kill()
+        hub.preload, hub.forking = preload, None
+        try:
+            yield hub
+        finally:
+            if hub.forking is not None:
+                with hub.forking:
+                    hub.forking.kill()
         assert hub.leaks() == []
 
 
@@ -77,6 +77,14 @@ def run_python(hub: HubProcess, code: str, *args: object, check: bool = True, to
 
 
 def _forked(hub: HubProcess, command: list[str], settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    if hub.forking is None:
+        hub.forking = subprocess.Popen(
+            [sys.executable, "-c", _FORKING, *hub.preload],
+            env=hub.env(hub.home, token=None, redirect=False),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
     files = [hub.home.with_name(f"{name}.txt") for name in ("stdout", "stderr")]
     for file in files:
         file.write_bytes(b"")
