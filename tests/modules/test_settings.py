@@ -176,9 +176,7 @@ def test_what_a_family_does_not_have_is_refused_where_it_is_asked_for(
     for value in harmless:
         check(value, dict.fromkeys(FEATURES, "reason"))
     check(asking, {other: "reason" for other in FEATURES if other != feature})
-    message = (
-        rf"^model\.{group}\.{name} is {asking}, which Family X does not have \(reason\); set model\.{group}\.{name}="
-    )
+    message = rf"^model\.{group}\.{name} is {asking}, which does not work for Family X \(reason\); set model\.{group}\.{name}="
     with pytest.raises(UserError, match=message):
         check(asking, {feature: "reason"})
 
@@ -186,8 +184,16 @@ def test_what_a_family_does_not_have_is_refused_where_it_is_asked_for(
 @pytest.mark.parametrize(
     ("feature", "settings", "message"),
     [
-        ("quantization", {"quantization": "nf4", "sharded": False}, "model.quantization is nf4, which Family X does"),
-        ("sharding", {"quantization": "none", "sharded": True}, "trainer.strategy shards the weights, which Family X"),
+        (
+            "quantization",
+            {"quantization": "nf4", "sharded": False},
+            "model.quantization is nf4, which does not work for",
+        ),
+        (
+            "sharding",
+            {"quantization": "none", "sharded": True},
+            "trainer.strategy shards the weights, which does not work for",
+        ),
     ],
 )
 def test_a_family_is_neither_quantized_nor_sharded_where_that_does_not_work(
