@@ -16,7 +16,11 @@ from tests.helpers.first_hour import FIRST_PAGES, commands, prepare, shortened
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("page", FIRST_PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[] if page.name == "README.md" else pytest.mark.slow) for page in FIRST_PAGES],
+    ids=lambda page: page.name,
+)
 def test_the_commands_run_in_their_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = commands(page)
     assert len(lines) >= 4

@@ -77,6 +77,7 @@ def deepsynth(hub, *commands: list[str]) -> list[list[str]]:
     return found[:-1]
 
 
+@pytest.mark.slow
 def test_every_command_starts_from_an_adapter_of_the_hub(hub, tmp_path):
     newest, tagged = "--ckpt_path=hf://alice/ocr", "--ckpt_path=hf://alice/ocr@step-1"
     short = ["--trainer.max_steps=1", "--trainer.limit_val_batches=1", "--trainer.limit_predict_batches=1"]

@@ -176,7 +176,8 @@ def test_what_a_family_does_not_have_is_refused_where_it_is_asked_for(
     for value in harmless:
         check(value, dict.fromkeys(FEATURES, "reason"))
     check(asking, {other: "reason" for other in FEATURES if other != feature})
-    message = rf"^model\.{group}\.{name} is {asking}, which does not work for Family X \(reason\); set model\.{group}\.{name}="
+    key = rf"model\.{group}\.{name}"
+    message = rf"^{key} is {asking}, which does not work for Family X \(reason\); set {key}="
     with pytest.raises(UserError, match=message):
         check(asking, {feature: "reason"})
 
