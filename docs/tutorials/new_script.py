@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning.pytorch import Trainer, seed_everything
+from matplotlib import pyplot as plt
 
 from deepsynth import PeftModule, TextImageDataModule
 from deepsynth.data import JsonlSource, TextRenderer
@@ -106,3 +107,10 @@ after = trainer.callback_metrics
 print(f"CER before {before['val/cer']:.3f}, after {after['val/cer']:.3f}")
 print(f"loss before {before['val/loss']:.3f}, after {after['val/loss']:.3f}")
 assert after["val/loss"] < before["val/loss"]
+
+# %%
+figure, panels = plt.subplots(1, 2, figsize=(6, 3))
+for axes, name in zip(panels, ("val/cer", "val/loss"), strict=True):
+    axes.bar(["before", "after"], [float(before[name]), float(after[name])])
+    axes.set_title(name)
+figure.savefig("before_and_after.png", bbox_inches="tight")

@@ -6,9 +6,11 @@
 # It took 165 seconds on two cores that other programs used too.
 
 # %%
+import csv
 from pathlib import Path
 
 import numpy as np
+from matplotlib import pyplot as plt
 from PIL import Image
 
 from deepsynth.__main__ import main
@@ -56,12 +58,23 @@ assert main(["data", "check", *config, "--output", "check"]) == 0
 assert main(["fit", *config, f"--trainer.max_steps={STEPS}", "--trainer.enable_progress_bar=false"]) == 0
 
 # %% [markdown]
+# `runs/finetune/report.html` shows the learning curves. The figures behind them are in `metrics.csv`.
+
+# %%
+with open("runs/finetune/metrics.csv", newline="") as file:
+    rows = [(int(row["step"]), float(row["val/loss"])) for row in csv.DictReader(file) if row["val/loss"]]
+figure, axes = plt.subplots(figsize=(6, 3))
+axes.plot(*zip(*rows, strict=True), marker="o")
+axes.set(xlabel="step", ylabel="loss of the held-out scans")
+figure.savefig("held_out_loss.png", bbox_inches="tight")
+
+# %% [markdown]
 # ## Predict the new scans
 #
 # Model, prompt and resolution are those of the run. `results/` has a text file for each scan.
 
 # %%
-args = ["--ckpt_path", "runs/finetune/adapter", "--output", "results", "--format", "txt"]
+args = ["--ckpt_path", "runs/finetune", "--output", "results", "--format", "txt"]
 assert main(["predict", "new", *args, "--trainer.enable_progress_bar=false"]) == 0
 
 # %%

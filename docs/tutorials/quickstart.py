@@ -5,11 +5,14 @@
 # It needs no GPU and takes minutes on two cores.
 
 # %%
+import csv
 from pathlib import Path
 
 import numpy as np
 import torch
 from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.loggers import CSVLogger
+from matplotlib import pyplot as plt
 
 from deepsynth import PeftModule, Predictor, TextImageDataModule
 from deepsynth.data import PythonDocsSource, TextRenderer
@@ -78,11 +81,23 @@ trainer = Trainer(
     check_val_every_n_epoch=None,
     gradient_clip_val=1.0,
     num_sanity_val_steps=0,
-    logger=False,
+    logger=CSVLogger(".", name="logs"),
+    log_every_n_steps=1,
     enable_checkpointing=False,
 )
 trainer.fit(module, data)
 print({name: round(value.item(), 3) for name, value in trainer.callback_metrics.items() if name.startswith("val/")})
+
+# %% [markdown]
+# The loss of each batch is logged, so the learning curve can be drawn.
+
+# %%
+with open(Path(trainer.logger.log_dir) / "metrics.csv", newline="") as file:
+    curve = [(int(row["step"]), float(row["train/loss"])) for row in csv.DictReader(file) if row["train/loss"]]
+figure, axes = plt.subplots(figsize=(6, 3))
+axes.plot(*zip(*curve, strict=True))
+axes.set(xlabel="step", ylabel="loss of the batch", yscale="log")
+figure.savefig("learning_curve.png", bbox_inches="tight")
 
 # %% [markdown]
 # ## After
