@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+
+_PATIENCE_S = 60
 
 
 def in_ranks(function: Callable[[], Any], count: int, folder: Path) -> list[Any]:
@@ -22,7 +25,7 @@ def in_ranks(function: Callable[[], Any], count: int, folder: Path) -> list[Any]
     for worker in workers:
         worker.start()
     try:
-        answers = [mine.recv() for mine, _ in pipes if mine.poll(120)]
+        answers = [mine.recv() for mine, _ in pipes if mine.poll(_PATIENCE_S)]
     finally:
         for worker in workers:
             worker.kill()
@@ -35,6 +38,7 @@ def in_ranks(function: Callable[[], Any], count: int, folder: Path) -> list[Any]
 
 
 def _work(function: Callable[[], Any], rank: int, count: int, store: Path, pipe: Connection) -> None:
+    faulthandler.dump_traceback_later(_PATIENCE_S - 10)  # where it waits, if it does
     try:
         dist.init_process_group("gloo", store=dist.FileStore(str(store), count), rank=rank, world_size=count)
         pipe.send(function())
