@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 _PATIENCE_S = 60
@@ -38,6 +39,7 @@ def in_ranks(function: Callable[[], Any], count: int, folder: Path) -> list[Any]
 
 
 def _work(function: Callable[[], Any], rank: int, count: int, store: Path, pipe: Connection) -> None:
+    torch.set_num_threads(1)  # those of the parent are not there, and a product of several would wait for them
     faulthandler.dump_traceback_later(_PATIENCE_S - 10)  # where it waits, if it does
     try:
         dist.init_process_group("gloo", store=dist.FileStore(str(store), count), rank=rank, world_size=count)
