@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedTokenizerFast
 
@@ -97,9 +99,10 @@ def test_the_engines_find_all_that_they_read(family: str, kind: str, tmp_path: P
     assert ("missing: configuration_deepseek_v2.py, " in said) == bool(code)
     assert "cannot load this model: they build the published encoders" in said  # it is a tiny one
     text = "Grüße, 你好 <image>\n  x"
-    again = PreTrainedTokenizerFast.from_pretrained(tmp_path / "out")
-    own = load_pretrained(AutoProcessor, base).tokenizer
-    assert again.encode(text) == own.encode(text)
+    if Version(transformers.__version__) >= Version("5.24"):  # 5.17 cannot load special tokens that are dictionaries
+        again = PreTrainedTokenizerFast.from_pretrained(tmp_path / "out")
+        own = load_pretrained(AutoProcessor, base).tokenizer
+        assert again.encode(text) == own.encode(text)
     if kind == "whole model":
         trained = load_file(source / "model.safetensors")["lm_head.weight"]
         assert torch.equal(stored["lm_head.weight"], trained)

@@ -107,6 +107,9 @@ def load_pretrained(auto_class: Any, model_name: str, **kwargs: Any) -> Any:
             f"model_name is {model_name!r}, a model with remote code, which DeepSynth never runs; it must be one "
             f"of {_supported()}, or one fine-tuned from them"
         ) from None
+    except ImportError as error:  # transformers names the library, in a paragraph
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        raise UserError(f"model_name {model_name!r} cannot be loaded: {reason}") from error
     except OSError as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(

@@ -14,7 +14,9 @@ from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -23,6 +25,12 @@ def find_makers() -> dict[str, ModuleType]:
     """Return the files of this folder by name."""
     names = sorted(module.name for module in iter_modules(__path__))
     return {name: import_module(f"{__name__}.{name}") for name in names}
+
+
+def skip_without_image_processors() -> None:
+    """Skip a test where transformers loads image processors by torchvision alone, as 5.17 does, and that is missing."""
+    if getattr(transformers.AutoImageProcessor, "_backends", None):  # a stand-in, which raises when it is used
+        pytest.skip("this transformers loads image processors by torchvision alone, which is not installed")
 
 
 def byte_tokenizer(special: Sequence[str], *, eos: str, pad: str, **named: Any) -> PreTrainedTokenizerFast:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.helpers.tiny_models import DECODER, byte_tokenizer, write
+from tests.helpers.tiny_models import DECODER, byte_tokenizer, skip_without_image_processors, write
 
 PAGES = ((64, 64), (128, 40))
 SLOW = False
@@ -20,6 +20,7 @@ TEMPLATE = (
 
 def make(folder: Path) -> Path:
     """Write the model into a folder, and return it."""
+    skip_without_image_processors()
     from transformers import Idefics3Config, Idefics3ImageProcessorPil, Idefics3Processor
 
     special = [

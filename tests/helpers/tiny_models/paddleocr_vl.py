@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.helpers.native_models import shrink
+from tests.helpers.tiny_models import skip_without_image_processors
 
 PAGES = ((112, 112), (112, 56))
 SLOW = False
@@ -12,6 +13,7 @@ SLOW = False
 
 def make(folder: Path) -> Path:
     """Write a model of random weights, with its processor."""
+    skip_without_image_processors()
     vision = {
         "hidden_size": 32,
         "intermediate_size": 64,
