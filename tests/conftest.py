@@ -34,6 +34,12 @@ TEXTS = [
 
 
 @pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Begin each test with one thread, whatever the one before it has set."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
 def _quiet_argv(monkeypatch: pytest.MonkeyPatch) -> None:
     """LightningCLI warns when pytest's own arguments stand in sys.argv."""
     monkeypatch.setattr("sys.argv", ["deepsynth"])

@@ -35,15 +35,6 @@ SCOPES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    """Small models lose more to threads than they gain."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     """The published folder, with a file of code as the Hub's has."""

@@ -30,15 +30,6 @@ from tests.helpers.local_hub import local_hub, run_python
 FULL_SIZE = {"deepseek_ocr": "deepsynth/full-size-ocr", "deepseek_ocr2": "deepsynth/full-size-ocr-2"}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    """Small models lose more to threads than they gain."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def published_base(folder: Path) -> Path:
     """Write a folder as the Hub has it: the original code, and the tokenizer under its published class."""
     shutil.copytree(REFERENCE, folder)

@@ -30,14 +30,6 @@ WINDOW = 5
 TEXTS = ("The quick brown fox jumps.", "Over", "the lazy dog, twice.")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return unlimited_ocr.make(tmp_path_factory.mktemp("model") / "windowed", window=WINDOW)
