@@ -19,9 +19,9 @@ from deepsynth.export.merge import ExportReport, export_model
 from deepsynth.export.verification import probe_inputs
 from deepsynth.models import register
 from deepsynth.models.registry import load_pretrained
-from tests.export.test_export import base, one_thread, write_adapter
+from tests.export.test_export import base, write_adapter
 
-__all__ = ["base", "one_thread"]
+__all__ = ["base"]
 
 register()
 
