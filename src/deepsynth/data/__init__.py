@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from deepsynth.data.processing.processor import OcrProcessor, Processor
     from deepsynth.data.rendering.renderer import Renderer, TextRenderer
     from deepsynth.data.sources.base import Source
+    from deepsynth.data.sources.benchmarks import FoxSource, OmniDocBenchSource
     from deepsynth.data.sources.conversation_source import ConversationSource
     from deepsynth.data.sources.documents.source import DocumentSource, ImageSource
     from deepsynth.data.sources.hub import HubSource
     from deepsynth.data.sources.mixed import MixedSource
-    from deepsynth.data.sources.omnidocbench import OmniDocBenchSource
     from deepsynth.data.sources.python_docs import PythonDocsSource
     from deepsynth.data.sources.text_files import CsvSource, JsonlSource, ParquetSource, TextFolderSource
 
@@ -31,6 +31,7 @@ __all__ = [
     "ConversationSource",
     "CsvSource",
     "DocumentSource",
+    "FoxSource",
     "HubSource",
     "ImageSource",
     "JsonlSource",
@@ -54,12 +55,13 @@ _HOMES = {
     "ConversationSource": "deepsynth.data.sources.conversation_source",
     "CsvSource": "deepsynth.data.sources.text_files",
     "DocumentSource": "deepsynth.data.sources.documents.source",
+    "FoxSource": "deepsynth.data.sources.benchmarks",
     "HubSource": "deepsynth.data.sources.hub",
     "ImageSource": "deepsynth.data.sources.documents.source",
     "JsonlSource": "deepsynth.data.sources.text_files",
     "MixedSource": "deepsynth.data.sources.mixed",
     "OcrProcessor": "deepsynth.data.processing.processor",
-    "OmniDocBenchSource": "deepsynth.data.sources.omnidocbench",
+    "OmniDocBenchSource": "deepsynth.data.sources.benchmarks",
     "PageAugmenter": "deepsynth.data.augmentation.augmenter",
     "ParquetSource": "deepsynth.data.sources.text_files",
     "Processor": "deepsynth.data.processing.processor",

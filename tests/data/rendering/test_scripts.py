@@ -1,5 +1,6 @@
 """Every script: what is drawn, in which order, with which font, and whether an independent reader can read it."""
 
+import itertools
 import json
 import os
 import re
@@ -174,6 +175,19 @@ def test_thai_and_lao_vowels_stay_with_their_consonant_at_the_end_of_a_line():
             assert not any(line.text[0] in never_first for line in page.lines)
             assert not any(line.text[-1] in never_last for line in page.lines)
             assert page.text == text
+
+
+@needs_raqm
+def test_lines_of_hyphenated_thai_end_between_words():
+    budoux = pytest.importorskip("budoux")
+    text = "วันนี้อากาศดีมากเราไปเดินเล่นที่สวนสาธารณะ"
+    need_font(text)
+    words = set(itertools.accumulate(map(len, budoux.load_default_thai_parser().parse(text))))
+    for width in (150, 200, 280):
+        (page,) = render(text, language="th", hyphenate=1.0, page_width_px=width)
+        assert page.text == text
+        assert len(page.lines) > 1
+        assert set(itertools.accumulate(len(line.text) for line in page.lines)) <= words
 
 
 @needs_raqm

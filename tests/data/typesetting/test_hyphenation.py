@@ -1,9 +1,14 @@
+import sys
+
 import pytest
 
-from deepsynth.data.typesetting.hyphenation import hyphenation_for
+from deepsynth.data.typesetting.hyphenation import ThaiWords, hyphenation_for
 from deepsynth.data.typesetting.lines import Typesetter
 from deepsynth.data.typesetting.paragraphs import BODY, Paragraph, RunStyle
+from deepsynth.errors import UserError
 from tests.data.typesetting.conftest import STYLE
+
+WIDE = "Incomprehensibilitiesresponsibilitiescharacteristically"
 
 
 @pytest.mark.parametrize(
@@ -54,3 +59,35 @@ def test_a_hyphen_is_drawn_and_is_not_in_the_text(shaper, styles, justify):
             assert x + piece.room == pytest.approx(160, abs=1)
     whole = list(Typesetter(shaper, STYLE, 1.3, justify).lines(Paragraph(runs), 160))
     assert all(line.joiner != "" for line in whole)
+
+
+def test_a_word_wider_than_the_column_is_divided_on_every_line(shaper):
+    pytest.importorskip("pyphen")
+    wrapped = list(Typesetter(shaper, STYLE, 1.3, False, hyphenation_for("en")).lines(Paragraph(((WIDE, BODY),)), 70))
+    assert "".join(line.text for line in wrapped) == WIDE
+    assert len(wrapped) >= 4
+    assert all(line.places[-1][0].hyphenated for line in wrapped[:-1])
+
+
+@pytest.mark.parametrize(
+    ("phrase", "shown"),
+    [
+        ("วันนี้อากาศดีมากเราไปเดินเล่นที่สวนสาธารณะ", "วัน|นี้|อากาศ|ดี|มาก|เรา|ไป|เดิน|เล่น|ที่|สวน|สาธารณะ"),
+        ("มหาวิทยาลัยเชียงใหม่", "มหาวิทยาลัย|เชียงใหม่"),  # the model makes a word of the first consonant
+        ("ไทยThailandมีชื่อ", "ไทยThailandมี|ชื่อ"),
+        ("Thailand", "Thailand"),
+    ],
+)
+def test_thai_phrases_are_divided_between_words(phrase, shown):
+    pytest.importorskip("budoux")
+    thai = hyphenation_for("th-TH")
+    cuts = thai.cuts(phrase)
+    assert "|".join(phrase[a:b] for a, b in zip([0, *cuts], [*cuts, len(phrase)], strict=True)) == shown
+    assert isinstance(thai, ThaiWords)
+
+
+def test_thai_without_its_library_names_the_package(monkeypatch):
+    hyphenation_for.cache_clear()
+    monkeypatch.setitem(sys.modules, "budoux", None)
+    with pytest.raises(UserError, match=r"needs the package budoux for Thai.*'deepsynth-ocr\[hyphenation\]"):
+        hyphenation_for("th")

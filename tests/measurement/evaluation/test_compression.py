@@ -51,32 +51,39 @@ def test_the_control_keeps_the_letters_of_every_word() -> None:
 
 def test_points_are_means_of_a_bucket() -> None:
     rows = [
-        {"id": "a", "prediction": "abcd", "target": "abcd"},
+        {"id": "a", "prediction": "a\n\nb ", "target": "a  b"},
         {"id": "b", "prediction": "ab", "target": "abcd"},
-        {"id": "c", "prediction": "abcdefgh", "target": "abcdefghij"},
+        {"id": "c", "prediction": "a b b c", "target": "a b d e f"},
         {"id": "d", "prediction": "x", "target": ""},
+        {"id": "e", "prediction": " ", "target": "lost"},
     ]
     results = page_results(PLAIN, rows, len, vision_tokens=2)
-    assert [(r.id, r.text_tokens, r.precision) for r in results] == [("a", 4, 1.0), ("b", 4, 0.5), ("c", 10, 0.8)]
+    assert [(r.id, r.text_tokens, r.precision, r.word_precision) for r in results] == [
+        ("a", 4, 1.0, 1.0),
+        ("b", 4, 0.5, 0.0),
+        ("c", 9, pytest.approx(5 / 9), pytest.approx(2 / 3)),
+        ("e", 4, 0.0, 0.0),
+    ]
     (points,) = curves(results, 5).values()
-    assert [(p.low, p.high, p.pages) for p in points] == [(0, 5, 2), (10, 15, 1)]
-    assert [p.precision for p in points] == [0.75, pytest.approx(0.8)]
-    assert [p.tokens_per_vision_token for p in points] == [2.0, 5.0]
+    assert [(p.low, p.high, p.pages) for p in points] == [(0, 5, 3), (5, 10, 1)]
+    assert [p.precision for p in points] == [0.5, pytest.approx(5 / 9)]
+    assert [p.word_precision for p in points] == [pytest.approx(1 / 3), pytest.approx(2 / 3)]
+    assert [p.tokens_per_vision_token for p in points] == [2.0, 4.5]
 
 
 def test_the_table_has_the_paper_s_form(tmp_path: Path) -> None:
     results = [
-        PageResult(PLAIN, "a", 650, 2600, 64, 0.965),
-        PageResult(CONTROL, "a", 650, 2600, 64, 0.5),
-        PageResult(PLAIN, "b", 1250, 5000, 64, 0.59),
+        PageResult(PLAIN, "a", 650, 2600, 64, 0.965, 0.9),
+        PageResult(CONTROL, "a", 650, 2600, 64, 0.5, 0.25),
+        PageResult(PLAIN, "b", 1250, 5000, 64, 0.59, 0.6),
     ]
     found = curves(results, 100)
     assert table(found, {"tiny": 64}) == [
-        "| text tokens | pages | tiny-14px (64 vision tokens): precision | tokens for each "
-        "| tiny-14px-shuffled (64 vision tokens): precision | tokens for each |",
-        "|---|---|---|---|---|---|",
-        "| 600–700 | 1 | 96.5% | 10.2× | 50.0% | 10.2× |",
-        "| 1200–1300 | 1 | 59.0% | 19.5× |  |  |",
+        "| text tokens | pages | tiny-14px (64 vision tokens): precision | of words | tokens for each "
+        "| tiny-14px-shuffled (64 vision tokens): precision | of words | tokens for each |",
+        "|---|---|---|---|---|---|---|---|",
+        "| 600–700 | 1 | 96.5% | 90.0% | 10.2× | 50.0% | 25.0% | 10.2× |",
+        "| 1200–1300 | 1 | 59.0% | 60.0% | 19.5× |  |  |  |",
     ]
     plot(found, tmp_path / "curve.png")
     assert Image.open(tmp_path / "curve.png").size == (990, 418)
@@ -116,22 +123,25 @@ def test_scans_are_predicted_as_they_are_without_an_adapter_and_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    rows = [{"id": name, "image": f"{name}.png", "text": f"The page {name}"} for name in "abc"]
-    for row in rows:
-        Image.new("RGB", (200, 300), "white").save(row["image"])
-    Path("scans.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("fox/en_pdf_png").mkdir(parents=True)
+    rows = []
+    for name in ("en_1.png", "en_2.png", "en_3.png"):
+        Image.new("RGB", (200, 300), "white").save(f"fox/en_pdf_png/{name}")
+        talk = [{"from": "human", "value": "<image>\nOCR this image: "}, {"from": "gpt", "value": f"The page {name}"}]
+        rows.append({"image": name, "len": 4, "conversations": talk})
+    Path("fox/en_page_ocr.json").write_text(json.dumps(rows))
     adapter = Path(__file__).parents[2] / "fixtures" / "tiny_adapter"
     options = [
         "--model.model_name=deepsynth/tiny",
         "--model.generation.max_new_tokens=2",
-        "--data.source=JsonlSource",
-        "--data.source.path=scans.jsonl",
+        "--data.source=FoxSource",
+        "--data.source.path=fox",
         "--trainer.accelerator=cpu",
         "--trainer.enable_progress_bar=false",
         "--num=2",
     ]
     assert run(["evaluate", "compression", *options, "--output=out", f"--ckpt_path={adapter}"]) == 0
-    assert "pages are taken as they are" in capsys.readouterr().out
+    assert "taken as they are; not used: font_sizes, text_tokens, control" in capsys.readouterr().out
     record = json.loads(Path("out/compression.json").read_text())
     found = [
         (c["font_size_px"], c["shuffled"], c["tuned"], sum(p["pages"] for p in c["points"])) for c in record["curves"]

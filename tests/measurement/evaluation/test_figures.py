@@ -301,10 +301,10 @@ def test_a_condition_has_a_folder_of_its_own(condition: Condition, name: str) ->
 def test_points_are_in_the_order_of_their_buckets() -> None:
     condition, other = Condition("a", None, False, False), Condition("b", None, False, False)
     pages = [
-        PageResult(condition, "x", 20, 100, 10, 0.5),
-        PageResult(other, "y", 5, 10, 10, 1.0),
-        PageResult(condition, "z", 10, 50, 10, 1.0),
-        PageResult(condition, "w", 19, 90, 20, 0.0),
+        PageResult(condition, "x", 20, 100, 10, 0.5, 0.0),
+        PageResult(other, "y", 5, 10, 10, 1.0, 0.0),
+        PageResult(condition, "z", 10, 50, 10, 1.0, 0.0),
+        PageResult(condition, "w", 19, 90, 20, 0.0, 0.0),
     ]
     found = curves(pages, 10)
     assert list(found) == [condition, other]

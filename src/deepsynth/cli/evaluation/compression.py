@@ -83,7 +83,7 @@ def evaluate_compression(args: Sequence[str], print_line: Callable[[str], None])
     documents = list(itertools.islice(plan.datamodule.source, options["num"]))
     scans = any(document.image is not None for document in documents)
     if scans:
-        print_line("the source has scans: their pages are taken as they are, without sizes of type and a control")
+        print_line("the source has scans: they are taken as they are; not used: font_sizes, text_tokens, control")
     else:
         _write_texts(plan, options, count_tokens, Path(output))
     tuned = [False, True] if any(arg.split("=")[0] == "--ckpt_path" for arg in args) else [False]

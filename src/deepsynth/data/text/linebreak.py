@@ -8,8 +8,9 @@ A line may end at white space. Within a run of letters without white space a lin
 * after a slash before a letter (SY), a zero-width space (ZW), a soft hyphen, a Tibetan tsheg, an Ethiopic word space.
 
 Hangul words are kept whole, as Korean print does. Thai, Lao, Khmer and Burmese would need dictionaries: their phrases
-are kept whole too. Whatever is wider than a line is broken between grapheme clusters (UAX #29), by the layout; those of
-Thai and Lao stay with the vowels that are written before and behind them, sara am among them.
+are kept whole too (where a page hyphenates, those of Thai are divided as its words are). Whatever is wider than a line
+is broken between grapheme clusters (UAX #29), by the layout; those of Thai and Lao stay with the vowels written
+before and behind them, sara am among them.
 """
 
 from __future__ import annotations

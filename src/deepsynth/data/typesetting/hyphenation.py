@@ -1,17 +1,21 @@
 """Where a word may be divided at the end of a line, by the patterns that LibreOffice and TeX use (pyphen has them).
 
 The hyphen is drawn and is no part of the page's text: the word continues in the next line, and the text has it whole.
+Thai has no spaces between words and no hyphen: phrases are divided between words, which a small model finds (BudouX).
 """
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
+
+import regex
 
 from deepsynth.data.fonts.glyphs import ShapedRun
 from deepsynth.data.fonts.shaping import Shaper
-from deepsynth.data.text.linebreak import HYPHEN
+from deepsynth.data.text.linebreak import HYPHEN, breakable_parts
 from deepsynth.errors import UserError
 from deepsynth.lazy_imports import install_command
 
@@ -22,6 +26,8 @@ _SHORTEST_WORD = 5
 _LEAST_BEFORE, _LEAST_AFTER = 2, 3
 #: One word of letters, with what may stand around it in print: quotes, brackets, "l'", "'s". No addresses, no codes.
 _WORD = re.compile(rf"[\W_]*(?:\w{{1,5}}['’])?([^\W\d_]{{{_SHORTEST_WORD},}})(?:['’]\w{{1,2}})?[\W_]*")
+#: Two characters of Thai on each side: the model takes a single consonant for a word more often than Thai has one.
+_WITHIN_THAI = regex.compile(r"(?<=\p{Thai}{2})(?=\p{Thai}{2})")
 
 
 class Hyphenation:
@@ -31,11 +37,14 @@ class Hyphenation:
         language: a code that pyphen has a dictionary for, such as ``de_DE``.
     """
 
+    #: What is drawn where a word is divided.
+    hyphen = HYPHEN
+
     def __init__(self, language: str) -> None:
         self._dictionary = _pyphen().Pyphen(lang=language, left=_LEAST_BEFORE, right=_LEAST_AFTER)
 
     def cuts(self, word: str) -> list[int]:
-        """Return after how many characters of a word a hyphen may stand, in rising order."""
+        """Return after how many characters a word may be divided, in rising order."""
         letters = _WORD.fullmatch(word)
         if letters is None:
             return []
@@ -57,11 +66,28 @@ class Hyphenation:
         if word.replaced:
             return None
         for cut in reversed(self.cuts(word.text)):
-            part = shaper.shape(word.text[:cut] + HYPHEN, word.style)
+            text = word.text[:cut]
+            part = shaper.shape(text + self.hyphen, word.style)
             if part.room <= room_px and not part.replaced:
-                start = ShapedRun(word.text[:cut], word.style, part.advance, part.bitmaps, part.fonts, hyphenated=True)
-                return start, shaper.shape_once(word.text[cut:], word.style)
+                if self.hyphen:
+                    part = ShapedRun(text, word.style, part.advance, part.bitmaps, part.fonts, hyphenated=True)
+                return part, shaper.shape_once(word.text[cut:], word.style)
         return None
+
+
+class ThaiWords(Hyphenation):
+    """Divides Thai phrases between words, without a hyphen."""
+
+    hyphen = ""
+
+    def __init__(self) -> None:
+        self._parser = _budoux().load_default_thai_parser()
+
+    def cuts(self, word: str) -> list[int]:
+        """Return after how many characters a phrase may be divided, in rising order."""
+        words = set(accumulate(map(len, self._parser.parse(word))))
+        places = words.intersection(accumulate(map(len, breakable_parts(word))))
+        return [match.start() for match in _WITHIN_THAI.finditer(word) if match.start() in places]
 
 
 @lru_cache(maxsize=64)
@@ -72,8 +98,10 @@ def hyphenation_for(language: str | None) -> Hyphenation | None:
         language: BCP-47 code; ``None`` is English.
 
     Raises:
-        UserError: when pyphen is not installed.
+        UserError: when pyphen, or for Thai BudouX, is not installed.
     """
+    if language and language.split("-")[0].lower() == "th":
+        return ThaiWords()
     code = _pyphen().language_fallback((language or DEFAULT_LANGUAGE).replace("-", "_"))
     return None if code is None else Hyphenation(code)
 
@@ -85,6 +113,16 @@ def check_hyphenation() -> None:
         UserError: when pyphen is not installed.
     """
     _pyphen()
+
+
+def _budoux() -> Any:
+    try:
+        import budoux
+    except ImportError as error:
+        raise UserError(
+            f"hyphenate needs the package budoux for Thai, which finds its words: {install_command('hyphenation')}"
+        ) from error
+    return budoux
 
 
 def _pyphen() -> Any:

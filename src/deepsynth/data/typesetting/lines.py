@@ -182,6 +182,11 @@ class Typesetter:
                     items, x, gap, gap_px = carried, _width(carried), "", 0.0
                 else:  # an indentation never pushes a word out of the column
                     gap_px = max(0.0, min(gap_px, width / 2, width - room))
+            while room > width and (divided := self._divide(runs, width)):
+                part, rest = divided
+                start += len(part.text)
+                yield [(part, runs[0][1], gap, gap_level, 0.0)], "", start
+                runs, room, gap = ((rest, runs[0][1]),), rest.room, ""
             if room > width:
                 for part, level in self._parts(runs, text[start:], width):
                     if items:

@@ -2,7 +2,8 @@
 
 The form is that of DeepSeek-OCR's paper (Wei et al. 2025, https://arxiv.org/abs/2510.18234, its table on Fox): pages of
 600 to 1,300 text tokens at 64 and 100 vision tokens. Precision is 1 less the normalized edit distance of prediction and
-text. The control has the same pages with the letters of every word shuffled: a model that guesses words by their
+text, white space folded. The paper does not say which precision it means, and Fox's own code scores words, so that is
+given too. The control has the same pages with the letters of every word shuffled: a model that guesses words by their
 language, and does not see them, fails there.
 """
 
@@ -56,7 +57,8 @@ class PageResult:
         text_tokens: of what it shows, by the model's tokenizer.
         characters: of what it shows.
         vision_tokens: features of the image, without newlines and separators, as the paper counts.
-        precision: from 0 to 1.
+        precision: 1 less the edits for each character, from 0 to 1.
+        word_precision: share of the different words of the prediction that the page has.
     """
 
     condition: Condition
@@ -65,6 +67,7 @@ class PageResult:
     characters: int
     vision_tokens: int
     precision: float
+    word_precision: float
 
 
 def passages(
@@ -119,18 +122,25 @@ def page_results(
         count_tokens: of a text.
         vision_tokens: of a page.
     """
-    return [
-        PageResult(
-            condition,
-            str(row["id"]),
-            count_tokens(row["target"]),
-            len(row["target"]),
-            vision_tokens,
-            1.0 - float(Levenshtein.normalized_distance(row["prediction"], row["target"])),
+    found = []
+    for row in rows:
+        if not row.get("target"):
+            continue
+        predicted, written = row["prediction"].split(), row["target"].split()
+        edits = Levenshtein.normalized_distance(" ".join(predicted), " ".join(written))
+        different = set(predicted)
+        found.append(
+            PageResult(
+                condition,
+                id=str(row["id"]),
+                text_tokens=count_tokens(row["target"]),
+                characters=len(row["target"]),
+                vision_tokens=vision_tokens,
+                precision=1.0 - float(edits),
+                word_precision=len(different.intersection(written)) / max(1, len(different)),
+            )
         )
-        for row in rows
-        if row.get("target")
-    ]
+    return found
 
 
 @dataclass(frozen=True)
@@ -142,6 +152,7 @@ class Point:
         high: below which.
         pages: number of pages.
         precision: mean.
+        word_precision: mean.
         tokens_per_vision_token: mean text tokens of a page for each of its vision tokens.
         characters_per_vision_token: the same of characters.
     """
@@ -150,6 +161,7 @@ class Point:
     high: int
     pages: int
     precision: float
+    word_precision: float
     tokens_per_vision_token: float
     characters_per_vision_token: float
 
@@ -173,6 +185,7 @@ def curves(results: Sequence[PageResult], bucket: int) -> dict[Condition, list[P
                 high=(number + 1) * bucket,
                 pages=len(pages),
                 precision=sum(page.precision for page in pages) / len(pages),
+                word_precision=sum(page.word_precision for page in pages) / len(pages),
                 tokens_per_vision_token=sum(page.text_tokens for page in pages) / vision,
                 characters_per_vision_token=sum(page.characters for page in pages) / vision,
             )
@@ -181,7 +194,7 @@ def curves(results: Sequence[PageResult], bucket: int) -> dict[Condition, list[P
 
 
 def table(found: dict[Condition, list[Point]], vision_tokens: dict[str | None, int]) -> list[str]:
-    """Return the curves as a Markdown table: a row for each bucket, two columns for each condition.
+    """Return the curves as a Markdown table: a row for each bucket, three columns for each condition.
 
     Args:
         found: points by condition.
@@ -189,13 +202,16 @@ def table(found: dict[Condition, list[Point]], vision_tokens: dict[str | None, i
     """
     buckets = sorted({(point.low, point.high) for points in found.values() for point in points})
     titles = [
-        f"{condition.name} ({vision_tokens[condition.mode]} vision tokens): precision | tokens for each"
+        f"{condition.name} ({vision_tokens[condition.mode]} vision tokens): precision | of words | tokens for each"
         for condition in found
     ]
-    lines = [f"| text tokens | pages | {' | '.join(titles)} |", "|---" * (2 + 2 * len(titles)) + "|"]
+    lines = [f"| text tokens | pages | {' | '.join(titles)} |", "|---" * (2 + 3 * len(titles)) + "|"]
     for low, high in buckets:
         points = [next((p for p in own if p.low == low), None) for own in found.values()]
-        cells = [f"{p.precision:.1%} | {p.tokens_per_vision_token:.1f}×" if p else " | " for p in points]
+        cells = [
+            f"{p.precision:.1%} | {p.word_precision:.1%} | {p.tokens_per_vision_token:.1f}×" if p else " |  | "
+            for p in points
+        ]
         pages = max(p.pages for p in points if p)
         lines.append(f"| {low}–{high} | {pages} | {' | '.join(cells)} |")
     return lines

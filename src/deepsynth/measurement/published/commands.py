@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from deepsynth.data.formats.omnidocbench import read_annotations
-from deepsynth.data.sources.omnidocbench import annotation_file
+from deepsynth.data.sources.benchmarks import annotation_file
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_file, explain_write_errors
 from deepsynth.measurement.published.olmocr import UnitTest, read_tests
