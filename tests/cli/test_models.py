@@ -12,6 +12,13 @@ from deepsynth.models.registry import FAMILIES
 from tests.helpers.tiny_models import skip_without_image_processors
 
 
+def scopes(hidden: int, queries: int, keys: int, inner: int, layers: int, *, fused: bool = False) -> str:
+    """Return what adapters of rank 16 on attention and MLP have."""
+    attention = 2 * (hidden + queries) + 2 * (hidden + keys)
+    mlp = (hidden + 2 * inner) + (inner + hidden) if fused else 3 * (hidden + inner)
+    return f"attention {16 * layers * attention:,}, mlp {16 * layers * mlp:,}"
+
+
 def test_the_table_has_every_published_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
     out = capsys.readouterr().out
@@ -29,7 +36,8 @@ def test_the_table_has_every_published_model(capsys: pytest.CaptureFixture[str])
 def test_a_model_is_recognized_and_its_tokens_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "deepsynth/tiny"]) == 0
     out = capsys.readouterr().out
-    assert "family        deepseek_ocr (DeepSeek-OCR)" in out
+    assert re.search(r"^family +deepseek_ocr \(DeepSeek-OCR\)$", out, re.MULTILINE)
+    assert "'<image>\\nSummarize this document.' (not published)" in out
     assert "273 of an A4 page" in out
     assert main(["models", "deepsynth/full-size-ocr"]) == 0
     counts = "attention 1,966,080, mlp 390,144, experts=shared 1,622,016, "  # counted by hand
@@ -37,7 +45,8 @@ def test_a_model_is_recognized_and_its_tokens_are_counted(capsys: pytest.Capture
     assert "experts=routed 59,113,472" in out
     assert main(["models", "generic"]) == 0
     out = capsys.readouterr().out
-    assert "works    activation memory, Unsloth" in out
+    assert re.search(r"^works +activation memory, Unsloth$", out, re.MULTILINE)
+    assert "grounded" not in out  # it has no tokens for boxes
     assert "packing" in out
 
 
@@ -64,3 +73,20 @@ def test_the_table_says_what_the_published_processors_make_of_a_page(name: str) 
         skip_without_image_processors()
     processor = OcrProcessor(f"deepsynth/full-size-{name}")
     assert processor.family.page_tokens.startswith(f"{processor.layout.tokens(1240, 1754)} ")
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [  # by hand, of the published widths: (hidden, queries, keys and values, inner, layers)
+        ("paddleocr_vl", scopes(1024, 2048, 256, 3072, 18)),
+        ("glm_ocr", scopes(1536, 2048, 1024, 4608, 16, fused=True)),
+        ("qwen2_5_vl", scopes(2048, 2048, 256, 11008, 36)),
+    ],
+)
+def test_a_dense_family_says_the_adapters_of_its_decoder_and_no_experts(
+    name: str, counts: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["models", name]) == 0
+    out = capsys.readouterr().out
+    assert re.search(rf"^LoRA +{counts}, vision [\d,]+, projector [\d,]+ parameters at rank 16$", out, re.MULTILINE)
+    assert "adapters on routed experts (its decoder is dense)" in out

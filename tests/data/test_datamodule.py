@@ -15,8 +15,8 @@ from PIL import Image
 
 from deepsynth.data import JsonlSource, TextImageDataModule, TextRenderer
 from deepsynth.data.processing.processor import Processor
-from deepsynth.data.processing.targets import PROMPTS
 from deepsynth.errors import UserError
+from deepsynth.models.prompts import DEEPSEEK_PROMPTS
 from deepsynth.types import Document
 from tests.helpers.training import make_data, make_module, make_trainer
 
@@ -108,7 +108,7 @@ def test_the_target_of_the_guide_reaches_the_samples(jsonl: Path) -> None:
     data = make_data(jsonl, target=target)
     data.setup("fit")
     prompts = {text.split("<|ref|>")[0] for batch in data.train_dataloader() for text in batch.prompt_texts}
-    assert prompts <= {PROMPTS[kind].split("<|ref|>")[0] for kind in target}
+    assert prompts <= {DEEPSEEK_PROMPTS[kind].split("<|ref|>")[0] for kind in target}
     assert len(prompts) > 1
 
 

@@ -17,11 +17,12 @@ from deepsynth.data import OcrProcessor, TextRenderer
 from deepsynth.data.augmentation.augmenter import Augmenter
 from deepsynth.data.loading.dataset import PageDataset
 from deepsynth.data.pipeline import Pipeline, stable_hash
-from deepsynth.data.processing.targets import PROMPTS, make_targets
+from deepsynth.data.processing.targets import make_targets
 from deepsynth.data.sources.mixed import MixedSource
 from deepsynth.data.sources.text_files import CsvSource, JsonlSource, ParquetSource, TextFolderSource
 from deepsynth.data.text.cleaning import TextCleaning
 from deepsynth.errors import UserError
+from deepsynth.models.prompts import DEEPSEEK_PROMPTS
 from deepsynth.types import Document, Page, Word
 from tests.helpers.training import PAGE
 
@@ -125,7 +126,7 @@ def test_a_target_is_drawn_anew_in_every_epoch_and_comes_with_its_prompt(process
         again = pipeline.sample(document, 0, epoch)
         assert again is not None
         assert again.target == sample.target
-    assert prompts == {PROMPTS["markdown"], PROMPTS["grounded"]}
+    assert prompts == {DEEPSEEK_PROMPTS["markdown"], DEEPSEEK_PROMPTS["grounded"]}
 
 
 def test_a_users_own_prompt_stands_before_that_of_the_target() -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Container, Sequence
+from typing import TYPE_CHECKING
 
 from deepsynth.cli.help.subcommands import examples
 from deepsynth.errors import UserError
 from deepsynth.io.text import shortened, visible
+
+if TYPE_CHECKING:
+    from deepsynth.models.family import Family
 
 #: A page of A4 at 150 dpi, width and height in pixels.
 _A4_PX = (1240, 1754)
@@ -74,39 +78,51 @@ def details(name: str) -> list[str]:
     Raises:
         UserError: for a name that is neither.
     """
-    from deepsynth.models.registry import FAMILIES, family_of_model
+    from deepsynth.data.processing.processor import OcrProcessor
+    from deepsynth.models.registry import BUILTIN, FAMILIES, family_of_model
 
     family = FAMILIES.get(name) or family_of_model(name)
     rows = [("family", f"{family.name} ({family.title})")]
     rows += [("weights", f"{one.repository}, {one.parameters}, {one.license}") for one in family.published]
+    model = next((own for own in BUILTIN if "full-size" in own and family_of_model(own) is family), None)
     if name not in FAMILIES:
-        rows += _measured(name)
+        rows.append(("tokens", f"{OcrProcessor(name).layout.tokens(*_A4_PX)} of an A4 page at 150 dpi, as it is set"))
+        model = name
+    rows.append(("LoRA", _adapters(family, model)))
     modes = [f"{mode} {layout.tokens(*_A4_PX)}" for mode, layout in family.modes.items()]
     rows.append(("modes", f"{', '.join(modes)} tokens" if modes else f"none; tokens of a page: {family.page_tokens}"))
     rows.append(("prompts", "by its chat template" if family.inputs == "chat" else "square views, then the prompt"))
-    rows += [(f"  {task}", repr(prompt)) for task, prompt in family.prompts.items()]
+    rows += [(f"  {kind}", repr(prompt)) for kind, prompt in family.prompts.items()]
+    others = [kind for kind in family.own_prompts if kind not in family.prompts and _is_learned(family, kind)]
+    rows += [(f"  {kind}", f"{family.prompt(kind)!r} (not published)") for kind in others]
     rows.append(("works", _works(family.unsupported)))
     if family.unsupported:
         rows.append(("without", family.without()))
     return _aligned(rows)
 
 
-def _measured(name: str) -> list[tuple[str, str]]:
-    """Return what takes a model's processor, or its parts without their weights."""
+def _adapters(family: Family, name: str | None) -> str:
+    """Return the parts of a model that adapters can be on, with their parameters where its configuration is known."""
+    if name is None:
+        parts = [*family.lora, *(["experts=routed"] if family.supports("experts") else []), "vision"]
+        return ", ".join([*parts, "projector"] if family.projector else parts)
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    from deepsynth.data.processing.processor import OcrProcessor
     from deepsynth.models.lora import scope_parameters
     from deepsynth.models.registry import load_pretrained
 
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(load_pretrained(AutoConfig, name))
     counts = ", ".join(f"{scope} {count:,}" for scope, count in scope_parameters(model, _RANK).items())
-    return [
-        ("tokens", f"{OcrProcessor(name).layout.tokens(*_A4_PX)} of an A4 page at 150 dpi, as it is set"),
-        ("LoRA", f"{counts} parameters at rank {_RANK}"),
-    ]
+    return f"{counts} parameters at rank {_RANK}"
+
+
+def _is_learned(family: Family, kind: str) -> bool:
+    """Return whether a kind has no boxes, or the family has tokens for these."""
+    from deepsynth.models.prompts import BOX_TOKENS, BOXED
+
+    return kind not in BOXED or set(BOX_TOKENS) <= set(family.markup)
 
 
 def _works(unsupported: Container[str]) -> str:

@@ -176,10 +176,10 @@ class TextImageDataModule(LightningDataModule):
 
         For ``predict`` documents are only checked, and read again one by one; those of a stream are not checked.
         """
+        self.processor.check(packing=self.packing and stage == "fit", targets=self.targets.kinds)
         if stage == "predict":
             self._set_up_stream()
             return
-        self.processor.check_packing(asked=self.packing and stage == "fit")
         splits = [split for split in _SPLITS[stage] if split != "val" or self.holds_out_validation]
         if "train" in splits and self.reader.streams("train"):
             splits.remove("train")

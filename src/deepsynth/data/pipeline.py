@@ -120,7 +120,10 @@ class Pipeline:
                 f"document {document.id!r} is a scan without a text, and data.target is {self.targets}; leave 'text' "
                 "out"
             )
-        return page if target is None else replace(page, text=self.text.label(target.text), prompt=target.prompt)
+        if target is None:
+            return page
+        prompt = None if self.targets.has_prompt else target.prompt(self.processor.prompt_of)
+        return replace(page, text=self.text.label(target.text), prompt=prompt)
 
     def _label(self, document: Document, page: Page) -> str:
         if document.image is not None:

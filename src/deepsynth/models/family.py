@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from deepsynth.errors import UserError
 from deepsynth.models import chat_template
+from deepsynth.models.prompts import OWN_PROMPTS
 from deepsynth.models.tokens import CountedLayout, Layout
-from deepsynth.types import Task
 
 if TYPE_CHECKING:
     import torch
@@ -96,7 +96,8 @@ class Family:
         published: weights that can be downloaded, the one to name in messages first.
         inputs: how prompts are made: of square ``views`` and their tokens, or by the processor's ``chat`` template.
         chat_template: Jinja template for processors that have none.
-        prompts: by task, with ``<image>`` for the pages.
+        prompts: published ones by task or kind of target, with ``<image>`` for the pages.
+        own_prompts: for kinds that none is published for.
         markup: special tokens that belong to texts: they are tokens in targets, and stay in predictions.
         repeatable: markup that may follow itself for as long as it likes.
         modes: resolutions by name.
@@ -119,7 +120,8 @@ class Family:
     published: tuple[PublishedModel, ...] = ()
     inputs: Literal["views", "chat"] = "chat"
     chat_template: str | None = None
-    prompts: Mapping[Task, str] = field(default_factory=dict)
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    own_prompts: Mapping[str, str] = field(default_factory=lambda: OWN_PROMPTS)
     markup: tuple[str, ...] = ()
     repeatable: tuple[str, ...] = ()
     modes: Mapping[str, Layout] = field(default_factory=dict)
@@ -140,6 +142,10 @@ class Family:
         return getattr(config, "model_type", None) in self.model_types and known
 
     # ------------------------------------------------------------------ inputs
+
+    def prompt(self, kind: str) -> str:
+        """Return the prompt of a task or of a kind of target: the published one, else DeepSynth's own."""
+        return self.prompts.get(kind) or self.own_prompts[kind]
 
     def processor_class(self) -> Any:
         """Return the class of the processor; ``None`` for the one that ``AutoProcessor`` finds."""
@@ -254,7 +260,8 @@ class Family:
 
     def note(self) -> str:
         """Return one line on what does not work in a run, for its start; nothing when all does."""
-        return f"not for {self.title}: {self.without()}" if set(self.unsupported) - {"published", "vllm_lora"} else ""
+        rare = {"experts", "published", "vllm_lora"}  # who asks for one of these is refused
+        return f"not for {self.title}: {self.without()}" if set(self.unsupported) - rare else ""
 
     # ------------------------------------------------------------------ names in adapter files
 

@@ -155,7 +155,7 @@ class LoraSettings:
         }
         parts: dict[str, str] = {scope: scopes.get(scope, "") for scope, is_chosen in chosen.items() if is_chosen}
         if self.vision:
-            parts["vision"] = _linear_layers_below(model, family.vision_paths(model))
+            parts["vision"] = _linear_layers_below(model, family.vision_paths(model), but=family.projector)
         if self.projector:
             parts["projector"] = _linear_layers_below(model, family.projector)
         names = [name for name, _ in model.named_modules()]
@@ -181,17 +181,26 @@ class LoraSettings:
         return ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 
 
-def _linear_layers_below(model: nn.Module, parts: Sequence[str]) -> str:
+def _linear_layers_below(model: nn.Module, parts: Sequence[str], but: Sequence[str] = ()) -> str:
     """Return an expression for all linear layers in some parts of a model, whatever the layer's number.
 
     Whole paths, because leaf names are not unique: SAM's attention and its strided convolutions both have a ``proj``.
+
+    Args:
+        model: with the parts.
+        parts: module paths.
+        but: paths within the parts that are left out: some encoders hold their projector.
     """
     paths = {
         re.sub(r"(?<=\.)\d+(?=\.)", "#", name)
         for name, module in model.named_modules()
-        if any(name == part or name.startswith(f"{part}.") for part in parts) and isinstance(module, nn.Linear)
+        if _is_below(name, parts) and not _is_below(name, but) and isinstance(module, nn.Linear)
     }
     return "|".join(re.escape(path).replace(r"\#", r"\d+") for path in sorted(paths))
+
+
+def _is_below(name: str, parts: Sequence[str]) -> bool:
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
 def lora_config(model: Any, lora: LoraSettings, *, base_model_name: str) -> Any:
@@ -234,7 +243,7 @@ def scope_parameters(model: Any, rank: int) -> dict[str, int]:
     family = family_of(model.config)
     expressions: dict[str, str] = {
         **{str(scope): expression for scope, expression in family.scopes(model).items()},
-        "vision": _linear_layers_below(model, family.vision_paths(model)),
+        "vision": _linear_layers_below(model, family.vision_paths(model), but=family.projector),
         "projector": _linear_layers_below(model, family.projector),
     }
     counts = dict.fromkeys(expressions, 0)

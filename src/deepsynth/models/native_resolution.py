@@ -84,6 +84,7 @@ class NativeFamily(Family):
     page_tokens: str = "2772 (1 for 28 x 28 pixels)"
     unsupported: Mapping[Feature, str] = field(
         default_factory=lambda: {
+            "experts": "its decoder is dense",
             "published": "transformers' own format is the published one",
             "vllm_lora": "their names in vLLM are not known here",
         }

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from deepsynth.models.family import Family, Scope, decoder_scopes
+from deepsynth.models.prompts import DEEPSEEK_PROMPTS, OWN_PROMPTS
 from deepsynth.models.tokens import ImageLayout, image_layout
-from deepsynth.types import Task
 
 _LAYER = r"model\.language_model\.layers\.\d+"
 
@@ -23,9 +23,8 @@ class ViewFamily(Family):
     """
 
     inputs: Literal["views", "chat"] = "views"
-    prompts: Mapping[Task, str] = field(
-        default_factory=lambda: {"transcribe": "<image>\nFree OCR.", "summarize": "<image>\nSummarize this document."}
-    )
+    prompts: Mapping[str, str] = field(default_factory=lambda: DEEPSEEK_PROMPTS)
+    own_prompts: Mapping[str, str] = field(default_factory=lambda: {**OWN_PROMPTS, **DEEPSEEK_PROMPTS})
     markup: tuple[str, ...] = (
         *("<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>", "<|grounding|>"),
         *("<td>", "</td>", "<tr>", "</tr>"),

@@ -19,6 +19,7 @@ from deepsynth.data.rendering.renderer import TextRenderer
 from deepsynth.errors import UserError
 from deepsynth.metrics.structure.blocks import parse_blocks
 from deepsynth.metrics.structure.tables import parse_table, tables_of
+from deepsynth.models.prompts import DEEPSEEK_PROMPTS
 from deepsynth.types import Document, Page
 
 SMALL: dict[str, Any] = {
@@ -198,7 +199,9 @@ def test_lines_and_phrases_lie_where_they_are_drawn() -> None:
         assert found is not None
         ((block,), faults) = parse_blocks(found.text)
         assert faults == []
-        assert found.prompt == f"<image>\nLocate <|ref|>{block.label}<|/ref|> in the image."
+        assert (
+            found.prompt(DEEPSEEK_PROMPTS.__getitem__) == f"<image>\nLocate <|ref|>{block.label}<|/ref|> in the image."
+        )
         asked.add(block.label)
         first, *_, last = [block.label.split()[0], *block.label.split()]
         if first != "beta" and last != "beta":
@@ -212,7 +215,7 @@ def test_kinds_are_drawn_by_their_weights() -> None:
     (page,) = render(SAMPLE, page_width_px=600, page_height_px=700)
     targets = make_targets({"markdown": 3, "grounded": 1, "text": 0})
     drawn = [targets.draw(page, np.random.default_rng(seed)) for seed in range(200)]
-    grounded = sum(found is not None and "<|grounding|>" in str(found.prompt) for found in drawn)
+    grounded = sum(found is not None and found.kind == "grounded" for found in drawn)
     assert 30 <= grounded <= 70
     assert None not in drawn
 

@@ -5,8 +5,9 @@ Shapes are explained in :mod:`deepsynth.types`.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -14,18 +15,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from deepsynth.data.processing.prompts import EncodedPrompt, Prompts, prompts_of
+from deepsynth.data.processing.prompts import EncodedPrompt, Prompts, check_boxes, prompts_of, unpublished
 from deepsynth.errors import UserError
 from deepsynth.models.family import Family
+from deepsynth.models.prompts import OWN_PROMPTS
 from deepsynth.models.registry import family_of_model, load_pretrained
 from deepsynth.models.tokens import Layout
-from deepsynth.types import Document, Page, PagedFile, Sample, Task
+from deepsynth.types import Document, Page, PagedFile, Sample
 
-#: Prompts by task, for families that have none of their own.
-DEFAULT_PROMPTS: dict[Task, str] = {
-    "transcribe": "<image>\nTranscribe the text of this page.",
-    "summarize": "<image>\nSummarize this document.",
-}
+log = logging.getLogger(__name__)
+
 IGNORED_LABEL = -100
 
 
@@ -47,12 +46,20 @@ class Processor(ABC):
         """Whether samples beyond the token budget are dropped instead of being an error."""
         return False
 
-    def check_packing(self, *, asked: bool) -> None:  # noqa: B027  most models take packed rows
-        """Refuse ``data.packing``, if asked for, where the model does not keep the samples of a row apart.
+    def check(self, *, packing: bool, targets: Collection[str]) -> None:  # noqa: B027  most models take them all
+        """Refuse what the model cannot learn, and log what it is asked where nothing is published.
+
+        Args:
+            packing: whether ``data.packing`` is asked for, which needs a model that keeps the samples of a row apart.
+            targets: the kinds of ``data.target``.
 
         Raises:
             UserError: with the reason.
         """
+
+    def prompt_of(self, kind: str) -> str:
+        """Return the prompt of a task or of a kind of ``data.target``, with ``{phrase}`` in that of ``locate``."""
+        return OWN_PROMPTS[kind]
 
     @property
     def longest_side_px(self) -> int:
@@ -162,14 +169,22 @@ class OcrProcessor(Processor):
         """Whether samples beyond the token budget are dropped instead of being an error."""
         return self.on_max_tokens == "drop"
 
-    def check_packing(self, *, asked: bool) -> None:
-        """Refuse ``data.packing``, if asked for, where the model's family does not keep the samples of a row apart.
+    def check(self, *, packing: bool, targets: Collection[str]) -> None:
+        """Refuse what the model's family cannot learn, and log what it is asked where nothing is published.
 
         Raises:
             UserError: with the reason.
         """
-        if asked:
+        if packing:
             self.family.refuse("packing", "data.packing is true", "set data.packing=false")
+        if set(targets) != {"text"}:
+            check_boxes(self.family, self.hf_processor.tokenizer, targets)
+            if self.prompt is None and (line := unpublished(self.family, targets)):
+                log.info(line)
+
+    def prompt_of(self, kind: str) -> str:
+        """Return the prompt of a task or of a kind of ``data.target``: the family's, else DeepSynth's own."""
+        return self.family.prompt(kind)
 
     @property
     def pad_token_id(self) -> int:
@@ -181,7 +196,7 @@ class OcrProcessor(Processor):
         """Return the document's own prompt, or that of its task; the pages come first where it has no ``<image>``."""
         prompt = document.prompt or self.prompt
         if prompt is None:
-            prompt = self.family.prompts.get(document.task, DEFAULT_PROMPTS[document.task])
+            prompt = self.prompt_of(document.task)
         prompt = prompt.strip()
         return prompt if "<image>" in prompt else f"<image>\n{prompt}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,9 +12,11 @@ import torch
 from PIL import Image
 
 from deepsynth.data.processing.pixel_lookup import ViewTable, view_table
+from deepsynth.errors import UserError
 from deepsynth.models import chat_template
 from deepsynth.models.family import Family
 from deepsynth.models.markup import text_codec
+from deepsynth.models.prompts import BOX_TOKENS, BOXED, OWN_PROMPTS
 from deepsynth.models.tokens import ImageLayout, Layout
 
 
@@ -134,3 +136,28 @@ def prompts_of(family: Family, hf_processor: Any, layout: Layout) -> Prompts:
     """Return what encodes the prompts of a family."""
     kind = ViewPrompts if family.inputs == "views" else ChatPrompts
     return kind(family, hf_processor, layout)
+
+
+def check_boxes(family: Family, tokenizer: Any, kinds: Collection[str]) -> None:
+    """Refuse kinds of targets whose boxes are written in tokens that neither a family nor a tokenizer has.
+
+    As text each of these tokens would take several, and the document's own text could hold them.
+
+    Raises:
+        UserError: with the kind and the tokens.
+    """
+    known = {*family.markup, *map(str, tokenizer.added_tokens_decoder.values())}
+    missing = [token for token in BOX_TOKENS if token not in known]
+    boxed = [kind for kind in kinds if kind in BOXED]
+    if boxed and missing:
+        raise UserError(
+            f"data.target is {boxed[0]!r}, whose boxes are written in {', '.join(missing)}, which are no tokens of "
+            f"{family.title}; set data.target=markdown, or take a model of DeepSeek-OCR's lineage"
+        )
+
+
+def unpublished(family: Family, kinds: Collection[str]) -> str:
+    """Return one line on kinds that a family has no published prompt for, with what is asked; "" where it has all."""
+    own = {kind: family.prompt(kind) for kind in kinds if kind in OWN_PROMPTS and kind not in family.prompts}
+    asked = ", ".join(f"{kind} is asked for by {prompt!r}" for kind, prompt in own.items())
+    return f"{family.title} has no published prompt for every kind of data.target: {asked}" if asked else ""

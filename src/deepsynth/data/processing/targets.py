@@ -1,9 +1,7 @@
 """What is learned from a page: its text, Markdown, blocks or lines with their boxes, a phrase's box, tables, a field.
 
-Every kind has the prompt that DeepSeek published for it; where two kinds share one (Markdown with and without boxes),
-the one without boxes leaves ``<|grounding|>`` out. That of a field of the row is our own, and names the field. Boxes
-are in thousandths of the page's width and height, 0 to 999, as the published model gives them: padding and scaling to
-the model's view change nothing about them.
+The prompt of a kind is that of the model's family. Boxes are in thousandths of the page's width and height, 0 to 999,
+as DeepSeek-OCR gives them: padding and scaling to the model's view change nothing about them.
 """
 
 from __future__ import annotations
@@ -24,30 +22,32 @@ _PHRASE_WORDS = 4
 _MARKUP = re.compile(r"<\|/?(?:ref|det)\|>")
 
 
-#: Prompts by kind; that of ``locate`` holds the phrase.
-PROMPTS: dict[str, str] = {
-    "markdown": "<image>\nConvert the document to markdown.",
-    "markdown_pipes": "<image>\nConvert the document to markdown.",
-    "grounded": "<image>\n<|grounding|>Convert the document to markdown.",
-    "lines": "<image>\n<|grounding|>OCR this image.",
-    "locate": "<image>\nLocate <|ref|>{phrase}<|/ref|> in the image.",
-    "table": "<image>\nParse the figure.",
-}
-#: What a kind begins with that is a field of the row.
-_FIELD = "field:"
-_FIELD_PROMPT = "<image>\nExtract the field {name}."
+#: What a kind begins with that is a field of the row, and its prompt, for every model: the user has named the field.
+_FIELD, _FIELD_PROMPT = "field:", "<image>\nExtract the field {name}."
 
 
 class Target(NamedTuple):
-    """What the model is asked for a page, and what it is to write.
+    """What the model is to write for a page.
 
     Attributes:
         text: what it is to write.
-        prompt: with ``<image>``; ``None`` for the user's own.
+        kind: of target.
+        phrase: that is looked for, of ``locate``.
     """
 
     text: str
-    prompt: str | None
+    kind: str
+    phrase: str = ""
+
+    def prompt(self, prompts: Callable[[str], str]) -> str:
+        """Return what the model is asked.
+
+        Args:
+            prompts: returns the prompt of a kind, with ``{phrase}`` in that of ``locate``.
+        """
+        if self.kind.startswith(_FIELD):
+            return _FIELD_PROMPT.format(name=self.kind.removeprefix(_FIELD))
+        return prompts(self.kind).replace("{phrase}", self.phrase)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Targets:
                 raise UserError(f"data.target.{kind} is {weight!r}; it must be a weight of at least 0")
         if not sum(self.weights.values()):
             raise UserError(f"data.target is {self}; it must give one kind a weight above 0")
-        if self.has_prompt and (len(self._kinds) > 1 or "locate" in self._kinds):
+        if self.has_prompt and (len(self.kinds) > 1 or "locate" in self.kinds):
             raise UserError(
                 f"data.prompt is given, and data.target is {self}, whose kinds need prompts of their own; leave "
                 "data.prompt out"
@@ -89,27 +89,28 @@ class Targets:
         return next(iter(self.weights)) if len(self.weights) == 1 else str(dict(self.weights))
 
     @property
-    def _kinds(self) -> list[str]:
+    def kinds(self) -> list[str]:
+        """The kinds that are drawn."""
         return [kind for kind, weight in self.weights.items() if weight]
 
     def each(self) -> list[Targets]:
         """Return the kinds one by one."""
-        return [Targets({kind: 1.0}, self.has_prompt) for kind in self._kinds]
+        return [Targets({kind: 1.0}, self.has_prompt) for kind in self.kinds]
 
     @property
     def is_text(self) -> bool:
         """Whether pages are only transcribed, as scans can be too."""
-        return self._kinds == ["text"]
+        return self.kinds == ["text"]
 
     @property
     def fields(self) -> tuple[str, ...]:
         """Names of the fields of rows that are learned."""
-        return tuple(kind.removeprefix(_FIELD) for kind in self._kinds if kind.startswith(_FIELD))
+        return tuple(kind.removeprefix(_FIELD) for kind in self.kinds if kind.startswith(_FIELD))
 
     @property
     def needs_blocks(self) -> bool:
         """Whether what a page shows must be known, which is so for drawn pages alone."""
-        return any(kind != "text" and not kind.startswith(_FIELD) for kind in self._kinds)
+        return any(kind != "text" and not kind.startswith(_FIELD) for kind in self.kinds)
 
     def draw(self, page: Page, rng: np.random.Generator, fields: Mapping[str, str] | None = None) -> Target | None:
         """Draw the kind of a page's target and return it, ``None`` for its transcription.
@@ -127,15 +128,12 @@ class Targets:
         """
         if self.needs_blocks and page.text.strip() and not page.blocks:
             raise UserError(f"data.target is {self}, and the renderer gives no blocks (Page.blocks); set it to 'text'")
-        kinds = self._kinds
+        kinds = self.kinds
         shares = np.array([self.weights[kind] for kind in kinds], dtype=np.float64)
         kind = kinds[int(rng.choice(len(kinds), p=shares / shares.sum()))]
         if kind.startswith(_FIELD):
-            name = kind.removeprefix(_FIELD)
-            found: Target | None = Target((fields or {})[name], _FIELD_PROMPT.format(name=name))
-        else:
-            found = _WRITERS[kind](page, rng)
-        return found if found is None or not self.has_prompt else found._replace(prompt=None)
+            return Target((fields or {})[kind.removeprefix(_FIELD)], kind)
+        return _WRITERS[kind](page, rng)
 
 
 def make_targets(target: str | Mapping[str, float], prompt: str | None = None) -> Targets:
@@ -187,12 +185,12 @@ def _transcription(page: Page, rng: np.random.Generator) -> None:
 
 def _markdown(page: Page, rng: np.random.Generator) -> Target:
     parts = [part for block in _document_blocks(page) for part in (block.before, block.markdown)]
-    return Target("".join(parts), PROMPTS["markdown"])
+    return Target("".join(parts), "markdown")
 
 
 def _markdown_pipes(page: Page, rng: np.random.Generator) -> Target:
     parts = [part for block in _document_blocks(page) for part in (block.before, block.pipes or block.markdown)]
-    return Target("".join(parts), PROMPTS["markdown_pipes"])
+    return Target("".join(parts), "markdown_pipes")
 
 
 def _document_blocks(page: Page) -> list[PageBlock]:
@@ -206,7 +204,7 @@ def _grounded(page: Page, rng: np.random.Generator) -> Target:
         box = block_box(page, block)
         if box is not None and block.label != "rule":
             found.append(f"{ref(block.label, box, page.image.size)}\n{block.markdown}".strip())
-    return Target("\n\n".join(found), PROMPTS["grounded"])
+    return Target("\n\n".join(found), "grounded")
 
 
 def _lines(page: Page, rng: np.random.Generator) -> Target:
@@ -216,7 +214,7 @@ def _lines(page: Page, rng: np.random.Generator) -> Target:
         box = _around(_with_ink(line.words))
         if box is not None and line.text.strip() and not _MARKUP.search(line.text):
             found.append(ref(line.text.strip(), box, page.image.size))
-    return Target("\n".join(found), PROMPTS["lines"])
+    return Target("\n".join(found), "lines")
 
 
 def _locate(page: Page, rng: np.random.Generator) -> Target | None:
@@ -233,13 +231,13 @@ def _locate(page: Page, rng: np.random.Generator) -> Target | None:
             phrase = " ".join(words[start : start + length])
             box = _around(_with_ink(line.words[start : start + length]))
             if box is not None and page_text.count(_spaced(phrase)) == 1:
-                return Target(ref(phrase, box, page.image.size), PROMPTS["locate"].format(phrase=phrase))
+                return Target(ref(phrase, box, page.image.size), "locate", phrase)
     return None
 
 
 def _table(page: Page, rng: np.random.Generator) -> Target | None:
     tables = [block.markdown for block in page.blocks if block.label == "table"]
-    return Target("\n\n".join(tables), PROMPTS["table"]) if tables else None
+    return Target("\n\n".join(tables), "table") if tables else None
 
 
 def _spaced(text: str) -> str:

@@ -39,5 +39,6 @@ FAMILY = GlmOcrFamily(
     model_types=("glm_ocr",),
     architectures=("GlmOcrForConditionalGeneration",),
     published=(PublishedModel("zai-org/GLM-OCR", "0.9 B", "MIT"),),
-    prompts={"transcribe": "<image>\nText Recognition:", "summarize": "<image>\nSummarize this document."},
+    # https://huggingface.co/zai-org/GLM-OCR; "Formula Recognition:" is for a formula that was cut out.
+    prompts={"transcribe": "<image>\nText Recognition:", "table": "<image>\nTable Recognition:"},
 )

@@ -75,7 +75,11 @@ FAMILY = GotFamily(
     architectures=("GotOcr2ForConditionalGeneration",),
     published=(PublishedModel("stepfun-ai/GOT-OCR-2.0-hf", "0.6 B", "Apache-2.0"),),
     chat_template=_TEMPLATE,
-    prompts={"transcribe": "<image>\nOCR:"},
+    prompts={  # as transformers' processor writes them, with and without format
+        "transcribe": "<image>\nOCR:",
+        "markdown": "<image>\nOCR with format:",
+        "markdown_pipes": "<image>\nOCR with format:",
+    },
     unsupported=GENERIC,
     modes={"base": SquareLayout(1024)},
     has_sdpa=False,

@@ -15,7 +15,8 @@ FAMILY = NativeFamily(
         PublishedModel("PaddlePaddle/PaddleOCR-VL-1.5", "0.9 B", "Apache-2.0"),
         PublishedModel("PaddlePaddle/PaddleOCR-VL", "0.9 B", "Apache-2.0"),
     ),
-    prompts={"transcribe": "<image>\nOCR:", "summarize": "<image>\nSummarize this document."},
+    # https://huggingface.co/PaddlePaddle/PaddleOCR-VL; those of formulas and charts are for what was cut out.
+    prompts={"transcribe": "<image>\nOCR:", "table": "<image>\nTable Recognition:"},
     page_tokens="1260 (1 for 28 x 28 pixels, at most 1280)",
     projector=("model.projector",),
 )

@@ -35,8 +35,4 @@ FAMILY = Qwen25VLFamily(
         PublishedModel("Qwen/Qwen2.5-VL-3B-Instruct", "3.8 B", "Qwen Research License"),
         PublishedModel("Qwen/Qwen2.5-VL-7B-Instruct", "8.3 B", "Apache-2.0"),
     ),
-    prompts={
-        "transcribe": "<image>\nTranscribe the text of this page.",
-        "summarize": "<image>\nSummarize this document.",
-    },
 )

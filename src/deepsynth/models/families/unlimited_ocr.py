@@ -9,19 +9,17 @@ from typing import Any
 from deepsynth.models.family import PublishedModel
 from deepsynth.models.tokens import MODES
 from deepsynth.models.view_family import ViewFamily
-from deepsynth.types import Task
 
 
 @dataclass(frozen=True, eq=False)
 class UnlimitedOcrFamily(ViewFamily):
-    """transformers' own classes; the published files have DeepSeek-OCR's names, and so have adapters."""
+    """transformers' own classes; the published files have DeepSeek-OCR's names, and so have adapters.
 
-    prompts: Mapping[Task, str] = field(
-        default_factory=lambda: {
-            "transcribe": "<image>document parsing.",
-            "summarize": "<image>\nSummarize this document.",
-        }
-    )
+    One prompt for a page is published (https://github.com/baidu/Unlimited-OCR); other kinds are asked for as
+    DeepSeek-OCR is, which it comes from.
+    """
+
+    prompts: Mapping[str, str] = field(default_factory=lambda: {"transcribe": "<image>document parsing."})
 
     def arguments(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the inputs with the counts and grids of tiles as lists, by which transformers' class splits."""

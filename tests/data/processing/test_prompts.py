@@ -1,0 +1,85 @@
+"""What each family is asked: published prompts and DeepSynth's own; boxes where there are tokens for them."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from deepsynth.data.processing.processor import OcrProcessor
+from deepsynth.data.processing.prompts import check_boxes, unpublished
+from deepsynth.data.processing.targets import Target, make_targets
+from deepsynth.errors import UserError
+from deepsynth.models.prompts import BOX_TOKENS, BOXED, OWN_PROMPTS
+from deepsynth.models.registry import FAMILIES
+
+#: Kinds that a published model card, or transformers' processor, has a prompt for.
+PUBLISHED = {
+    "deepseek_ocr": {"transcribe", "markdown", "markdown_pipes", "grounded", "lines", "locate", "table"},
+    "deepseek_ocr2": {"transcribe", "markdown", "markdown_pipes", "grounded", "lines", "locate", "table"},
+    "unlimited_ocr": {"transcribe"},
+    "paddleocr_vl": {"transcribe", "table"},
+    "glm_ocr": {"transcribe", "table"},
+    "got_ocr2": {"transcribe", "markdown", "markdown_pipes"},
+    "qwen2_5_vl": set(),
+    "generic": set(),
+}
+
+
+def tokenizer(*tokens: str) -> Any:
+    return SimpleNamespace(added_tokens_decoder=dict(enumerate(tokens)))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_has_a_prompt_for_every_kind(name: str) -> None:
+    family = FAMILIES[name]
+    assert set(family.prompts) == PUBLISHED[name]
+    assert set(make_targets(dict.fromkeys(OWN_PROMPTS.keys() - {"transcribe", "summarize"}, 1.0)).kinds)  # all exist
+    for kind in OWN_PROMPTS:
+        prompt = family.prompt(kind)
+        assert prompt.count("<image>") == 1
+        assert ("{phrase}" in prompt) == (kind == "locate")
+        assert ("<|grounding|>" in prompt) == (kind in ("grounded", "lines") and "<|grounding|>" in family.markup)
+        line = unpublished(family, [kind, "text", "field:total"])
+        assert (line == "") == (kind in PUBLISHED[name])
+        assert not line or (repr(prompt) in line and family.title in line and "\n" not in line)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("kind", BOXED)
+def test_boxes_need_tokens(name: str, kind: str) -> None:
+    family = FAMILIES[name]
+    check_boxes(family, tokenizer(*BOX_TOKENS), [kind])  # an heir, whose family is not known
+    check_boxes(family, tokenizer(), ["text", "markdown", "table", "field:a"])
+    if set(BOX_TOKENS) <= set(family.markup):
+        check_boxes(family, tokenizer(), [kind])
+        return
+    with pytest.raises(
+        UserError, match=rf"data.target is '{kind}', whose boxes are written in <\|ref\|>, .* no tokens"
+    ):
+        check_boxes(family, tokenizer(), ["markdown", kind])
+
+
+def test_a_processor_refuses_boxes_and_says_what_is_asked(caplog: pytest.LogCaptureFixture) -> None:
+    processor = OcrProcessor("deepsynth/full-size-glm-ocr")
+    with pytest.raises(UserError, match="target is 'lines'"):
+        processor.check(packing=False, targets=["lines"])
+    with caplog.at_level(logging.INFO):
+        processor.check(packing=False, targets=["text"])
+        processor.check(packing=False, targets=["table", "field:total"])
+        OcrProcessor(processor.model_name, prompt="<image>\nMine.").check(packing=False, targets=["markdown"])
+        assert not caplog.records
+        processor.check(packing=False, targets=["table", "markdown"])
+    assert [record.message for record in caplog.records] == [
+        "GLM-OCR has no published prompt for every kind of data.target: markdown is asked for by "
+        "'<image>\\nConvert the page to Markdown, tables to HTML.'"
+    ]
+
+
+def test_a_prompt_names_the_field_or_the_phrase() -> None:
+    prompts = FAMILIES["deepseek_ocr"].prompt
+    assert Target("12", "field:a {b}").prompt(prompts) == "<image>\nExtract the field a {b}."
+    asked = Target("", "locate", "a {phrase}").prompt(prompts)
+    assert asked == "<image>\nLocate <|ref|>a {phrase}<|/ref|> in the image."
