@@ -155,7 +155,6 @@ ASKS: list[tuple[str, str, str, Any, tuple[Any, ...]]] = [
     ("loss", "engine", "loss", "chunked", ("auto", "plain")),
     ("frozen_vision", "engine", "vision_chunk", 2, (None,)),
     ("vision_cache", "engine", "vision_cache", "memory", ("none",)),
-    ("experts", "engine", "experts_implementation", "eager", (None,)),
     ("layers", "engine", "activation_memory", "full", ("auto", "none")),
     ("compile", "engine", "compile", "vision", ("auto", "none")),
     ("decoder", "generation", "implementation", "deepsynth", ("auto", "transformers")),

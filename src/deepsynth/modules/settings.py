@@ -175,7 +175,6 @@ def check_family(
         ("loss", "model.engine.loss", engine.loss, ("auto", "plain"), "auto"),
         ("frozen_vision", "model.engine.vision_chunk", engine.vision_chunk, (None,), "null"),
         ("vision_cache", "model.engine.vision_cache", engine.vision_cache, ("none",), "none"),
-        ("experts", "model.engine.experts_implementation", engine.experts_implementation, (None,), "null"),
         ("layers", "model.engine.activation_memory", engine.activation_memory, ("auto", "none"), "auto"),
         ("compile", "model.engine.compile", engine.compile, ("auto", "none"), "auto"),
         ("quantization", "model.quantization", quantization, ("none",), "none"),
