@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,10 +12,16 @@ import torch
 
 from deepsynth.generation import Generation
 from deepsynth.measurement import generation, harness, phases, real_run, training
-from deepsynth.measurement.generation import measure_generation, measure_quality
+from deepsynth.measurement.generation import measure_generation, measure_quality, measure_source
 from deepsynth.measurement.harness import NotMeasured, spread
 from deepsynth.measurement.phases import PhaseClock, measure_phases
-from deepsynth.measurement.training import StepClock, measure_largest_batch, measure_longest_context
+from deepsynth.measurement.real_run import measure_fit
+from deepsynth.measurement.training import (
+    StepClock,
+    measure_largest_batch,
+    measure_longest_context,
+    measure_training,
+)
 from tests.helpers.training import make_module
 
 
@@ -311,6 +319,228 @@ def test_quality_is_what_was_logged_before_and_after(clock: Time) -> None:
     logged = iter([{"loss": 2.0}, {"loss": 1.0}])
     with pytest.raises(NotMeasured, match="the validation documents have no known text"):
         measure_quality(texts, steps=6, batch_size=3)
+
+
+# ---------------------------------------------------------------------- runs
+
+
+class Counted:
+    """Operations that are easily counted: 10 for a token, 5 for a page."""
+
+    def __init__(self, model: Any) -> None:
+        pass
+
+    @staticmethod
+    def knows(model: Any) -> bool:
+        return bool(model.is_counted)
+
+    @staticmethod
+    def amounts(tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        return tokens["attention_mask"].sum()[None]
+
+    def of_text(self, amounts: torch.Tensor) -> float:
+        return 10 * float(amounts.sum())
+
+    def of_images(self, images: dict[str, torch.Tensor]) -> int:
+        return 5 * len(images["pixel_values"])
+
+
+class Samples:
+    """A batch of samples of these lengths, with a page each, and maybe tiles."""
+
+    def __init__(self, lengths: list[int], tiles: int = 0) -> None:
+        self.lengths = lengths
+        mask = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
+        for row, length in enumerate(lengths):
+            mask[row, :length] = 1
+        self.tokens = {"attention_mask": mask}
+        self.images = {"pixel_values": torch.zeros(len(lengths), 1), "pixel_values_local": torch.zeros(tiles, 1)}
+        self.inputs = {**self.tokens, **self.images}
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Synthetic batches."""
+
+    sample: Any = field(default_factory=partial(SimpleNamespace, prompt_length=3))
+    positions: int = 9
+    pages: str = "new"
+    replayed: Any = ()
+    pad_to_multiple_of: int = 1
+
+    def take(self, count: int) -> Any:
+        return self, count
+
+    def __getitem__(self, index: int) -> Samples:
+        return Samples([7, 5])
+
+
+#: Of the steps of a run: lengths of the samples, seconds, and how many of them the step waited for its batch.
+STEPS = [([5, 7], 4.0, 1.0), ([4, 9], 1.0, 0.5), ([6], 2.0, 0.25), ([8, 8], 3.0, 0.25), ([5, 10], 5.0, 0.5)]
+
+
+class Runs:
+    """A harness whose runs on documents take ``STEPS``, and those on synthetic batches half a second a step."""
+
+    def __init__(self, clock: Time, loss: float = 2.0, tiles: int = 0, is_counted: bool = True) -> None:
+        self.clock, self.loss, self.tiles = clock, loss, tiles
+        workers = SimpleNamespace(count=2)
+        self.data = SimpleNamespace(packing=False, batch_size=1, pad_to_multiple_of=4, workers=workers)
+        model = SimpleNamespace(is_counted=is_counted)
+        self.module = SimpleNamespace(model=model, resolved_dtype=torch.float32, engine=make_module().engine)
+        self.device = torch.device("cpu")
+        self.options: list[dict[str, Any]] = []
+        self.works: list[tuple[Work, int]] = []
+        self.sizes: list[int] = []
+        self.released = 0
+
+    def load(self) -> None:
+        pass
+
+    synchronize = look_at_memory = restart_peak = load
+
+    def release(self) -> None:
+        self.released += 1
+
+    def peak(self) -> dict[str, float]:
+        return {"peak_rss_gib": 1.5}
+
+    def batches(self, batch_size: int, text_tokens: int, pages: str = "new") -> Work:
+        return Work(pages=pages)
+
+    def trainer(self, callback: Any, **options: Any) -> Any:
+        self.options.append(options)
+        return SimpleNamespace(fit=partial(self.fit, callback))
+
+    def fit(self, callback: Any, module: Any, work: tuple[Work, int] | None = None, datamodule: Any = None) -> None:
+        trainer = SimpleNamespace(train_dataloader=SimpleNamespace(waited_s=0.0))
+        if work is not None:
+            self.works.append(work)
+        else:
+            self.sizes.append(datamodule.batch_size)
+        steps = STEPS if work is None else [([4], 0.5, 0.0)] * work[1]
+        self.clock.passes(2.0)
+        callback.on_train_start(trainer, None)
+        for number, (lengths, seconds, waited) in enumerate(steps):
+            self.clock.passes(seconds)
+            trainer.train_dataloader.waited_s += waited
+            callback.on_train_batch_start(trainer, None, None, number)
+            loss = {"loss": torch.tensor(self.loss - number)}
+            callback.on_train_batch_end(trainer, None, loss, Samples(lengths, self.tiles), number)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (real_run, training):
+        monkeypatch.setattr(module, "TrainingFlops", Counted)
+        monkeypatch.setattr(module, "device_peak", lambda device, dtype: 100.0)
+
+
+@pytest.mark.usefixtures("counted")
+def test_a_run_on_documents_is_set_beside_its_replay(clock: Time) -> None:
+    runs: Any = Runs(clock)
+    found = measure_fit(runs, batch_size=2, steps=2, warmup_steps=1, repeats=2)
+    tokens, pages = 13 + 6 + 16 + 15, 7  # after the warm-up
+    assert found == {
+        "samples_per_s": pytest.approx((3 / 3 + 4 / 8) / 2),
+        "samples_per_s_low": 0.5,
+        "samples_per_s_high": 1.0,
+        "replayed_samples_per_s": 3.5,
+        "replayed_samples_per_s_low": 3.0,
+        "replayed_samples_per_s_high": 4.0,
+        "share": pytest.approx(0.75 / 3.5),
+        "data_wait": pytest.approx(1.5 / 11),
+        "start_s": 6.0,
+        "positions": 7,
+        "peak_rss_gib": 1.5,
+        "mfu": pytest.approx((10 * tokens + 5 * pages) / 11 / 100),
+        "num_workers": 2,
+        "steps": 4,
+        "loss_first": 2.0,
+        "loss_last": -2.0,
+    }
+    assert runs.options[0] == {"max_steps": 5, "max_epochs": -1, "limit_val_batches": 0}
+    assert (runs.sizes, runs.data.batch_size, runs.released) == ([2], 1, 2)
+    ((work, steps),) = runs.works
+    assert work.replayed == [[length - 3 for length in lengths] for lengths, _, _ in STEPS]
+    assert (work.pad_to_multiple_of, steps) == (4, 5)
+    plain = measure_fit(Runs(clock, is_counted=False), batch_size=2, steps=2, warmup_steps=1, repeats=2)  # type: ignore[arg-type]
+    assert "mfu" not in plain
+
+
+@pytest.mark.usefixtures("counted")
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"loss": float("nan")}, "the loss is no number in a step on documents"),
+        ({"tiles": 1}, "a sample is not one page without tiles"),
+    ],
+)
+def test_runs_without_a_figure_say_why(settings: dict[str, Any], reason: str, clock: Time) -> None:
+    runs: Any = Runs(clock, is_counted=False, **settings)
+    with pytest.raises(NotMeasured, match=f"^{reason}"):
+        measure_fit(runs, batch_size=2, steps=2, warmup_steps=1, repeats=2)
+    assert runs.data.batch_size == 1
+
+
+@pytest.mark.usefixtures("counted")
+def test_training_on_synthetic_batches_has_its_rate_and_its_utilization(clock: Time) -> None:
+    runs: Any = Runs(clock)
+    found = measure_training(runs, batch_size=2, text_tokens=6, steps=3, warmup_steps=1, repeats=2)
+    of_a_sample = (10 * 12 + 5 * 2) / 2
+    assert found == {
+        **dict.fromkeys(("samples_per_s", "samples_per_s_low", "samples_per_s_high"), 4.0),
+        **dict.fromkeys(("tokens_per_s", "tokens_per_s_low", "tokens_per_s_high"), 36.0),
+        "peak_rss_gib": 1.5,
+        "tflop_per_sample": of_a_sample / 1e12,
+        "mfu": 4.0 * of_a_sample / 100,
+        "positions": 9,
+        "steps": 6,
+        "loss_first": 2.0,
+        "loss_last": -4.0,
+    }
+    assert runs.options == [{"max_steps": 7, "max_epochs": 1}]
+    assert [steps for _, steps in runs.works] == [7]
+    runs.module.engine = make_module(vision_cache="memory").engine
+    cached = measure_training(runs, batch_size=2, text_tokens=6, steps=3, warmup_steps=1, repeats=2, pages="repeated")
+    assert cached["tflop_per_sample"] == 60 / 1e12
+
+
+@pytest.mark.parametrize(("batches", "wanted"), [([2.0, 3.0, 4.0, 9.0], 4), ([2.0, 3.0, 9.0], 2)])
+def test_the_rate_of_a_source_is_that_between_its_ends(batches: list[float], wanted: int, clock: Time) -> None:
+    module = make_module()
+    before = module.generation
+    runs: Any = Runs(clock)
+    runs.module, runs.data = module, SimpleNamespace(eval_batch_size=1)
+
+    def predict(callback: Any, own: Any, datamodule: Any, return_predictions: bool) -> None:
+        assert (own, return_predictions, datamodule.eval_batch_size) == (module, False, 2)
+        assert (module.generation.max_new_tokens, module.generation.stop_on_repetition) == (5, False)
+        callback.on_predict_start(None, None)
+        for number, seconds in enumerate(batches):
+            clock.passes(seconds)
+            callback.on_predict_batch_end(None, None, [{"tokens": 3}, {"tokens": 4 + number}], None, number)
+
+    def trainer(callback: Any, **options: Any) -> Any:
+        runs.options.append(options)
+        return SimpleNamespace(predict=partial(predict, callback))
+
+    runs.trainer = trainer
+    found = measure_source(runs, batch_size=2, num_pages=wanted - 1, new_tokens=5)
+    seconds = sum(batches[1:-1])
+    tokens = sum(7 + number for number in range(1, len(batches) - 1))
+    assert found == {
+        "pages_per_s": wanted / seconds,
+        "tokens_per_s": tokens / seconds,
+        "pages": wanted,
+        "start_s": 2.0,
+        "peak_rss_gib": 1.5,
+    }
+    assert runs.options == [{"limit_predict_batches": len(batches)}]
+    assert (runs.data.eval_batch_size, module.generation, runs.released) == (1, before, 1)
 
 
 # ---------------------------------------------------------------------- what fits

@@ -171,7 +171,8 @@ def _mode_of(config: Path) -> str | None:
     try:
         found = yaml.safe_load(config.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{config}: cannot be read ({error}); give --mode and move it away") from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"{config}: cannot be read ({reason}); give --mode and move it away") from None
     for key in ("data", "init_args", "processor", "init_args", "mode"):
         found = found.get(key) if isinstance(found, dict) else None
     return found if isinstance(found, str) else None

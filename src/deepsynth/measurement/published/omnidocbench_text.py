@@ -20,7 +20,7 @@ _LETTERS = {
     **{name: unicodedata.lookup(f"GREEK SMALL LETTER {_UNICODE_NAMES.get(name, name)}") for name in _GREEK},
     **{name.title(): unicodedata.lookup(f"GREEK CAPITAL LETTER {_UNICODE_NAMES.get(name, name)}") for name in _GREEK},
     "epsilon": "ϵ", "phi": "ϕ", "varepsilon": "ε", "varphi": "φ", "vartheta": "ϑ", "varrho": "ϱ", "varsigma": "ς",
-    "varpi": "ϖ", "varkappa": "ϰ", "ell": "ℓ", "hbar": "ħ", "imath": "ı", "jmath": "ȷ", "aleph": "ℵ", "wp": "℘",
+    "varpi": "ϖ", "varkappa": "ϰ", "ell": "ℓ", "hbar": "ħ", "aleph": "ℵ", "wp": "℘",
     "ss": "ß", "o": "ø", "O": "Ø", "ae": "æ", "AE": "Æ", "oe": "œ", "OE": "Œ", "aa": "å", "AA": "Å",
 }  # fmt: skip
 #: Mathematical alphabets by command, as Unicode names them.
@@ -30,10 +30,10 @@ _ALPHABETS = {
     "mathtt": ("MONOSPACE",),
 }  # fmt: skip
 _ALPHABET = re.compile(rf"\\({'|'.join(_ALPHABETS)})\s*(?:\{{([^{{}}]*)\}}|([A-Za-z]))")
+#: Functions whose names the published code writes (``\\cot`` and others are not among them).
 _FUNCTIONS = re.findall(
     "[a-z]+",
-    "arccos arcsin arctan arg cos cosh cot coth csc deg det dim exp gcd hom inf ker lg lim liminf limsup ln log max "
-    "min sec sin sinh sup tan tanh",
+    "arccos arcsin arctan cos cosh exp inf lim liminf limsup ln log max min sin sinh sup tan tanh",
 )
 #: Characters that are spelled otherwise, before what is no letter or digit is left out.
 _ESCAPES = re.compile(r"\\t|\\n|\t|\n|/t|/n")
@@ -54,7 +54,10 @@ _TABLE_LAYOUT = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _MATH_TAG = re.compile(r"<math\b[^>]*?alttext=\"([^\"]*)\".*?</math>", re.IGNORECASE | re.DOTALL)
-_TABLE_BODY = re.compile(r"<table\b[^>]*>(.*)</table>", re.IGNORECASE | re.DOTALL)
+#: A tag of HTML with its name and attributes, and an attribute.
+_TAG = re.compile(r"<(/?[A-Za-z]+)((?:\s+[\w-]+(?:=(?:\"[^\"]*\"|'[^']*'|[^\s\"'>]+))?)*)\s*/?>")
+_ATTRIBUTE = re.compile(r"([\w-]+)(?:=(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+)))?")
+_TABLE_BODY = re.compile(r"<table\b[^>]*>(.*)</table>")
 
 
 def text_letters(text: str) -> str:
@@ -80,8 +83,6 @@ def formula_letters(latex: str) -> str:
 
 
 def _styled(command: str, character: str) -> str:
-    if not character.isascii() or not character.isalpha():
-        return character
     size = "CAPITAL" if character.isupper() else "SMALL"
     for style in _ALPHABETS[command]:
         for prefix in ("MATHEMATICAL ", ""):
@@ -107,8 +108,16 @@ def normalized_formula(latex: str) -> str:
 
 def normalized_table(table: str) -> str:
     """Return an HTML table in NFKC, all cells ``td``, without groups of rows, styles and inline tags; "" for none."""
-    text = re.sub(r"(</?)th\b", r"\1td", _MATH_TAG.sub(r"$\1$", table), flags=re.IGNORECASE)
+    text = re.sub(r">\s*\n\s*<", "><", _TAG.sub(_tag, _MATH_TAG.sub(r"$\1$", table)))
     text = unicodedata.normalize("NFKC", html.unescape(text).replace("\n", "")).strip()
     body = "".join(_TABLE_BODY.findall(text))
-    body = re.sub(r"> <", "><", re.sub(r"\s+", " ", _TABLE_LAYOUT.sub("", body)).strip())
-    return f'<html><body><table border="1" >{body}</table></body></html>' if "<table" in text else ""
+    body = re.sub(r"\s+", " ", _TABLE_LAYOUT.sub("", body))
+    return f'<html><body><table border="1" >{body}</table></body></html>' if "<table" in table else ""
+
+
+def _tag(match: re.Match[str]) -> str:
+    """Return a tag in small letters with its attributes in order and in double quotes."""
+    name = re.sub("th$", "td", match[1].lower())
+    found = sorted((key.lower(), one or two or three) for key, one, two, three in _ATTRIBUTE.findall(match[2]))
+    attributes = "".join(f' {key}="{value}"' for key, value in found)
+    return f"<{name}{attributes}{'/' if name == 'br' else ''}>"
