@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -44,17 +45,28 @@ MODULES = {module_name(path): path for path in FILES}
 
 
 @cache
+def nodes(path: Path) -> list[ast.AST]:
+    """Return all nodes of a file, the file itself first."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_files() -> Iterator[None]:
+    yield
+    nodes.cache_clear()  # a few million objects
+
+
+@cache
 def imports(path: Path, *, top_level: bool = False) -> frozenset[str]:
     """Return the modules that a file imports, type-checking ones included; with ``top_level`` those of its import."""
-    tree = ast.parse(path.read_text())
     left_out: set[int] = set()
     if top_level:
-        for node in ast.walk(tree):
+        for node in nodes(path):
             typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
             if typing_only or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 left_out |= {id(inner) for inner in ast.walk(node)}
     found: set[str] = set()
-    for node in ast.walk(tree):
+    for node in nodes(path):
         if id(node) in left_out:
             continue
         if isinstance(node, ast.Import):
@@ -116,7 +128,7 @@ MANY_PARAMETERS = {
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_functions_are_short(path: Path) -> None:
     """At most 60 lines without the docstring; at most 8 parameters, but for constructors of what users configure."""
-    for function in ast.walk(ast.parse(path.read_text())):
+    for function in nodes(path):
         if not isinstance(function, ast.FunctionDef):
             continue
         name = f"{path.relative_to(PACKAGE)}:{function.name}"
@@ -193,7 +205,7 @@ def test_forward_methods_are_replaced_in_one_place() -> None:
         named = isinstance(node.slice, ast.Constant) and node.slice.value == "forward"
         return named and (attributes.endswith("__dict__") or attributes.startswith("vars("))
 
-    found = {path for path in FILES if any(replaces(node) for node in ast.walk(ast.parse(path.read_text())))}
+    found = {path for path in FILES if any(replaces(node) for node in nodes(path))}
     assert found == {PACKAGE / "models/engine/fast_paths.py"}
 
 
@@ -208,7 +220,7 @@ def test_private_names_of_other_objects_are_used_in_compat_alone() -> None:
     for path in FILES:
         if part(path) == "compat":
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             if isinstance(node, ast.Attribute) and is_private(node.attr):
                 owner = ast.unparse(node.value)
                 if owner not in ("self", "cls", "super()") and not public & {node.attr, f"{owner}.{node.attr}"}:
@@ -232,7 +244,7 @@ def test_public_dataclasses_are_frozen_but_those_that_are_filled_step_by_step() 
         "DeepseekOcrModelOutput", "DeepseekOcrCausalLMOutput",  # Hugging Face's own way
     }  # fmt: skip
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 made = [text for one in node.decorator_list if (text := ast.unparse(one)).startswith("dataclass")]
                 assert not made or ("frozen=True" in made[0]) == (node.name not in filled), f"{path}: {node.name}"
@@ -263,15 +275,14 @@ def test_no_file_outside_of_models_asks_for_a_family_by_its_name() -> None:
     found = []
     for path in FILES:
         if part(path) != "models" and str(path.relative_to(PACKAGE)) not in FORMATS_OF_A_MODEL:
-            tree = ast.parse(path.read_text())
-            found += [f"{path.relative_to(SRC)}:{node.lineno}" for node in ast.walk(tree) if asks(node)]
+            found += [f"{path.relative_to(SRC)}:{node.lineno}" for node in nodes(path) if asks(node)]
     assert found == []
 
 
-def private_names(tree: ast.AST) -> set[str]:
+def private_names(path: Path) -> set[str]:
     """Return the names with one underscore that a file defines."""
-    found = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    for node in ast.walk(tree):
+    found = {node.name for node in nodes(path) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    for node in nodes(path):
         if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
             found.add(node.id if isinstance(node, ast.Name) else node.attr)
     return {name for name in found if re.fullmatch(r"_[a-zA-Z]\w*", name)}
@@ -280,21 +291,20 @@ def private_names(tree: ast.AST) -> set[str]:
 def test_tests_go_by_the_public_names_of_the_package() -> None:
     """A test that reads a private name holds a way of writing the code, not a behavior; ``compat`` tests its own."""
     files = [path for path in FILES if part(path) != "compat"]  # whose names are other libraries'
-    ours = set().union(*(private_names(ast.parse(path.read_text())) for path in files))
+    ours = set().union(*(private_names(path) for path in files))
     ours = {name for name in ours if not name.endswith("_")}  # IPython's protocol, such as _repr_png_
     ours -= {"_attn_implementation", "_experts_implementation"}  # of transformers, which the package writes, too
     tests = Path(__file__).parent
     found = []
     for path in sorted({*tests.rglob("*.py")} - {*(tests / "compat").rglob("*.py"), Path(__file__)}):
-        tree = ast.parse(path.read_text())
-        theirs = ours - private_names(tree)  # what a test's own classes have
-        for node in ast.walk(tree):
+        theirs = ours - private_names(path)  # what a test's own classes have
+        for node in nodes(path):
             names: list[str] = []
             if isinstance(node, ast.Attribute):
                 names = [node.attr]
             elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("deepsynth"):
                 names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("setattr"):
+            elif isinstance(node, ast.Call) and "setattr" in [getattr(node.func, key, "") for key in ("id", "attr")]:
                 texts = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
                 names = [name for text in texts if isinstance(text, str) for name in text.split(".")]
             found += [f"{path.relative_to(tests)}:{node.lineno} {name}" for name in {*names} & theirs]
@@ -322,12 +332,12 @@ def asserts(function: ast.AST) -> bool:
 
 def test_every_default_test_asserts_something() -> None:
     """Itself, or by a function of the tests that it calls."""
-    files = {path: ast.parse(path.read_text()) for path in sorted(Path(__file__).parent.rglob("*.py"))}
-    functions = [node for tree in files.values() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    functions = [node for path in files for node in nodes(path) if isinstance(node, ast.FunctionDef)]
     helpers = {node.name for node in functions if not node.name.startswith("test_") and asserts(node)}
     found = []
-    for path, tree in files.items():
-        for node in ast.walk(tree):
+    for path in files:
+        for node in nodes(path):
             if not isinstance(node, ast.FunctionDef) or not node.name.startswith("test_"):
                 continue
             names = {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}

@@ -90,6 +90,26 @@ def test_every_command_starts_from_an_adapter_of_the_hub(hub, tmp_path):
     assert len(list((tmp_path / "runs").glob("*/predictions.jsonl"))) == 1
 
 
+def test_help_needs_no_library_that_only_training_needs(hub):
+    """In a process that has imported the command line and nothing else."""
+    code = (
+        "import sys; from deepsynth.__main__ import main; code = main(['fit', '--help']);"
+        "heavy = {'peft', 'bitsandbytes', 'datasets'} & set(sys.modules);"
+        "assert not heavy, heavy; assert 'deepsynth.cli.main' in sys.modules; sys.exit(code)"
+    )
+    assert "--model.lora.rank" in run_python(hub, code).stdout
+
+
+def test_the_folder_may_stand_after_the_reference(hub, tmp_path):
+    words = (["one"], ["--output", "two"], ["--output=three"])
+    pulls = [["hub", "pull", "hf://alice/ocr", *folder] for folder in words]
+    assert run_python(hub, COMMANDS, json.dumps(pulls)).stderr.count("exit 0") == 3
+    pushed = sorted(name for name in hub.repo("alice/ocr").files() if name != ".gitattributes")
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= {*pushed}
+    for name in ("one", "two", "three"):
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == pushed
+
+
 def test_parts_of_a_data_set_are_pushed_without_what_is_no_document(hub, tmp_path):
     rows = "".join(f'{{"id": "r{i}", "text": "row {i}"}}\n' for i in range(502))
     (tmp_path / "rows.jsonl").write_text('{"text": ""}\n' + rows.replace('"r7"', '"r6"'))

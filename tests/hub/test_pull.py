@@ -315,16 +315,3 @@ def test_a_hub_that_never_delivers_ends_in_one_line_within_minutes(hub, phase, f
     (said,) = pulled(hub, "hf://alice/ocr@main")
     assert said.startswith("HubUnreachableError: hf://alice/ocr@main: the Hub cannot be reached (")
     assert time.monotonic() - begin < 190  # a description of 30 s after 60 s of others, then a file alike
-
-
-def test_the_folder_may_stand_after_the_reference(hub, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    code = """
-import json, sys
-from deepsynth.__main__ import main
-print([main(["hub", "pull", "hf://alice/ocr", *words]) for words in json.loads(sys.argv[1])])
-"""
-    done = run_python(hub, code, json.dumps([["one"], ["--output", "two"], ["--output=three"]]))
-    assert done.stdout.splitlines()[-1] == "[0, 0, 0]"
-    for name in ("one", "two", "three"):
-        assert sorted(path.name for path in (tmp_path / name).iterdir()) == ALL.split()
