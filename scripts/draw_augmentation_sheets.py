@@ -29,6 +29,21 @@ def page(side: int, characters: int) -> Page:
     return renderer(document, np.random.default_rng(0))[0]
 
 
+def part_that_shows(before: Image.Image, after: Image.Image) -> Image.Image:
+    """Return the upper left of a degraded page, or where another part has four times the difference, that."""
+    change = np.abs(np.asarray(before.convert("L"), dtype=float) - np.asarray(after.convert("L")))
+    width, height = TILE
+    places = [
+        (left, top)
+        for top in range(0, before.height - height + 1, 19)
+        for left in range(0, before.width - width + 1, 13)
+    ]
+    means = {(x, y): change[y : y + height, x : x + width].mean() for x, y in places}
+    best = max(places, key=means.__getitem__)
+    left, top = best if means[best] > 4 * means[0, 0] else (0, 0)
+    return after.crop((left, top, left + width, top + height))
+
+
 def labeled(picture: Image.Image, label: str, font: ImageFont.FreeTypeFont) -> Image.Image:
     """Return the picture under its name."""
     tile = Image.new("RGB", (picture.width + 8, picture.height + 30), "white")
@@ -57,7 +72,7 @@ def main(folder: Path) -> None:
         if field.name != "preset":
             degradation = get_args(hints[field.name])[0]
             degraded = PageAugmenter("none", **{field.name: degradation()})(small, np.random.default_rng(SEED))
-            tiles.append(labeled(degraded.image.crop((0, 0, *TILE)), field.name, font))
+            tiles.append(labeled(part_that_shows(small.image, degraded.image), field.name, font))
     sheet(tiles).save(folder / "augmentation-degradations.webp", quality=40, method=6)
 
     whole = page(1024, 3000)

@@ -36,7 +36,7 @@ where $a_k$ is the amplitude and $\\omega_k$ the speed of a tide. {PROSE}
 
 <table><caption>Table 1. The largest tides</caption>
 <tr><th rowspan="2">Tide</th><th colspan="2">Amplitude, m</th></tr>
-<tr><th>1890</th><th>1990</th></tr>
+<tr><th align="right">1890</th><th align="right">1990</th></tr>
 <tr><td>$M_2$</td><td align="right">1.92</td><td align="right">1.97</td></tr>
 <tr><td>$S_2$</td><td align="right">0.63</td><td align="right">0.64</td></tr></table>
 

@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from deepsynth.data.markup.html_tables import read_table
+from deepsynth.data.markup.markdown import markdown_blocks
 from deepsynth.data.processing.targets import Targets, block_box
 from deepsynth.data.rendering.renderer import TextRenderer
+from deepsynth.data.typesetting.tables import Table
 from deepsynth.errors import UserError
 from deepsynth.metrics.structure.tables import teds
 from deepsynth.types import Document, Page
@@ -46,7 +48,8 @@ def target(page: Page, kind: str = "markdown") -> str:
 
 
 def test_cells_take_the_places_that_html_gives_them() -> None:
-    table, caption = read_table(f"<caption> A  caption</caption>{TABLE}", 0.0, lambda _: True)
+    rows, caption = read_table(f"<caption> A  caption</caption>{TABLE}", lambda _: True)
+    table = Table(rows)
     places = [[(cell.column, cell.columns, cell.rows, cell.is_header) for cell in row] for row in table.rows]
     assert places == [
         [(0, 1, 2, True), (1, 2, 1, True)],
@@ -60,6 +63,12 @@ def test_cells_take_the_places_that_html_gives_them() -> None:
     assert [paragraph.text for paragraph in table.rows[4][0].paragraphs] == ["closed < all summer", "and winter"]
     assert [style.bold for _, style in table.rows[4][0].paragraphs[0].runs] == [False, True, False]
     assert table.rows[1][1].paragraphs[0].align == "right"
+
+
+@pytest.mark.parametrize(("before", "spaces"), [("", [0.0, 0.3]), ("before\n\n", [0.0, 0.6, 0.3])])
+def test_a_caption_is_closer_to_its_table_than_to_what_comes_before(before: str, spaces: list[float]) -> None:
+    blocks, *_ = markdown_blocks(before + TABLE.replace("<table>", "<table><caption>A caption</caption>"))
+    assert [block.space_before_em for block in blocks] == spaces
 
 
 @pytest.mark.parametrize("style", ["grid", "ruled", "banded", "borderless"])

@@ -10,7 +10,7 @@ from typing import Literal
 
 from deepsynth.data.markup.rules import INLINE_FORMULA
 from deepsynth.data.typesetting.paragraphs import BODY, CODE, Paragraph, RunStyle, Side
-from deepsynth.data.typesetting.tables import Table, place_cells
+from deepsynth.data.typesetting.tables import Cell, place_cells
 
 _LARGEST_SPAN = 1000
 _BOLD, _ITALIC, _CODE = ("b", "strong"), ("i", "em"), ("code", "tt", "kbd")
@@ -106,12 +106,11 @@ def _with_formulas(text: str, style: RunStyle) -> list[tuple[str, RunStyle]]:
     return [run for run in (*runs, (text[place:], style)) if run[0]]
 
 
-def read_table(html: str, space_em: float, is_set: Callable[[str], bool]) -> tuple[Table, str]:
-    """Return a table and its caption, "" without one.
+def read_table(html: str, is_set: Callable[[str], bool]) -> tuple[tuple[tuple[Cell, ...], ...], str]:
+    """Return the rows of a table and its caption, "" without one.
 
     Args:
         html: with a table.
-        space_em: space above it, in units of the body's font size.
         is_set: says of a formula whether it is set or left out.
     """
     reader = _TableReader(is_set)
@@ -122,7 +121,7 @@ def read_table(html: str, space_em: float, is_set: Callable[[str], bool]) -> tup
         for cells in reader.rows
         if cells
     ]
-    return Table(place_cells(rows), space_em), " ".join("".join(reader.caption).split())
+    return place_cells(rows), " ".join("".join(reader.caption).split())
 
 
 def _paragraphs(cell: _OpenCell) -> tuple[Paragraph, ...]:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 #: Sizes and distances are in units of the body's font size; a heading's goes by its level.
 _HEADING_SIZES = (1.8, 1.5, 1.25, 1.1, 1.0, 1.0)
 _PARAGRAPH_SPACE = 0.6
+#: More than below it, so that a heading belongs to what follows.
+_HEADING_SPACE = 1.0
 _INDENT = 1.8
 _BULLETS = "•◦▪"
 _TASK = re.compile(r"\[([ xX])\](?:\s+|$)")
@@ -214,18 +216,14 @@ class _Reader:
 
     def _add_html_table(self, html: str) -> None:
         self._tight = self._joined = False
-        table, caption = read_table(html, self._space(), self._is_set)
-        if caption:
-            self._add_caption([(caption, _CAPTION)], "table_caption", keep_with_next=True)
-        if table.rows:
-            self._blocks.append(table)
-
-    def _add_caption(
-        self, runs: Sequence[tuple[str, RunStyle]], label: BlockLabel, *, keep_with_next: bool = False
-    ) -> None:
-        space = _PARAGRAPH_SPACE / 2 if self._blocks else 0.0
-        side: Side | None = None if label == "table_caption" else "center"  # tables begin where the column does
-        self._blocks.append(Paragraph(tuple(runs), 0, "", space, keep_with_next, side, label=label))
+        rows, caption = read_table(html, self._is_set)
+        space = self._space()
+        if caption:  # begins where its table does, and is closer to it than to what comes before
+            runs = ((caption, _CAPTION),)
+            self._blocks.append(Paragraph(runs, 0, "", space, keep_with_next=True, label="table_caption"))
+            space = _PARAGRAPH_SPACE / 2
+        if rows:
+            self._blocks.append(Table(rows, space))
 
     def _add_figure(self, token: Token) -> bool:
         """Add the image that a paragraph consists of, with its description as the caption."""
@@ -237,7 +235,9 @@ class _Reader:
         self._blocks.append(Figure(path, self._space()))
         lines = self._inline_lines(children[0].children or (), _CAPTION)
         if any(text.strip() for line in lines for text, _ in line):
-            self._add_caption([run for line in lines for run in line], "image_caption")
+            runs = tuple([run for line in lines for run in line])
+            space = _PARAGRAPH_SPACE / 2
+            self._blocks.append(Paragraph(runs, 0, "", space, align="center", label="image_caption"))
         return True
 
     def _add_note(self, token: Token) -> None:
@@ -250,7 +250,9 @@ class _Reader:
         return (found[0], style._replace(note=found[1])) if found else (token.content, style)
 
     def _space(self) -> float:
-        return _PARAGRAPH_SPACE if self._blocks else 0.0
+        if not self._blocks:
+            return 0.0
+        return _HEADING_SPACE if self._heading else _PARAGRAPH_SPACE
 
     def _inline_lines(self, children: Sequence[Token], style: RunStyle) -> list[list[tuple[str, RunStyle]]]:
         """Return the runs of a paragraph, a list for each of its lines."""
