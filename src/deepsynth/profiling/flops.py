@@ -8,8 +8,9 @@ are activations that are recomputed, trial steps, padding, and pairs of tokens t
 A multiplication with its addition is two operations. A product of N rows with a matrix (O, I) takes ``2 N O I`` in the
 forward pass, the same again for the gradient of its input where one is needed, and the same again for the gradient of
 the matrix where it is trained. A LoRA adapter of rank r takes ``2 N r (O + I)`` forward and twice that backward. The
-decoder's products are listed in :class:`TrainingFlops`; vision is counted by PyTorch on tensors without content (the
-``meta`` device). DoRA's norms and everything that is not a matrix product are left out.
+decoder's products are listed in :class:`TrainingFlops`; vision of square views is counted by PyTorch on tensors without
+content (the ``meta`` device), that of images at their own size in ``patch_flops``. DoRA's norms and everything that is
+not a matrix product are left out.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
+
+from deepsynth.profiling.patch_flops import PatchFlops
 
 #: Dense tensor-core peaks in bfloat16 (float16 where the chip has no bfloat16) with float32 accumulation, TFLOP/s, by a
 #: part of the device's name, the longer names first. From NVIDIA's data sheets; those with sparsity are halved.
@@ -67,12 +70,18 @@ def device_peak(device: torch.device, dtype: torch.dtype) -> float | None:
     return peak_flops(torch.cuda.get_device_name(device), dtype) if device.type == "cuda" else None
 
 
+#: Where vision and what connects it to the decoder are.
+_VISION = ("model.vision_tower", "model.multi_modal", "model.visual", "model.projector")
+#: Types of models whose dense decoder is behind an encoder of patches.
+_BY_PATCHES = ("paddleocr_vl", "glm_ocr", "qwen2_5_vl")
+
+
 class TrainingFlops:
-    """Operations that training steps of a DeepSeek-OCR model need.
+    """Operations that training steps of a model need.
 
     Args:
-        model: a loaded DeepSeek-OCR or DeepSeek-OCR-2 model, or peft's model around it. Its weights may be quantized
-            or sharded; which of them are trained, and its active adapters, are read once.
+        model: a loaded model that :meth:`knows` says are counted, or peft's model around it. Its weights may be
+            quantized or sharded; which of them are trained, and its active adapters, are read once.
     """
 
     def __init__(self, model: Any) -> None:
@@ -82,15 +91,24 @@ class TrainingFlops:
         self._trained = {
             _plain(name) for name, weight in base.named_parameters() if weight.requires_grad and "lora_" not in name
         }
+        self._modules = {_plain(name) for name, _ in base.named_modules()}
         self._views: dict[int, int] = {}
+        self._patches = PatchFlops(base, self._product, self._is_trained) if hasattr(base.model, "visual") else None
         self._per_token = self._per_pair = 0
         self._count_decoder()
 
     @staticmethod
     def knows(model: Any) -> bool:
-        """Return whether the operations of a model are counted: a decoder and views as DeepSeek-OCR's."""
+        """Return whether the operations of a model are counted.
+
+        They are for decoders and views as DeepSeek-OCR's, unless a token sees a window alone; and for dense decoders
+        behind an encoder that reads images at their own size.
+        """
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        return hasattr(base.config.get_text_config(), "mlp_layer_types") and hasattr(base.model, "vision_tower")
+        text, inner = base.config.get_text_config(), getattr(base, "model", None)
+        if hasattr(text, "mlp_layer_types"):
+            return hasattr(inner, "vision_tower") and not getattr(text, "sliding_window", None)
+        return base.config.model_type in _BY_PATCHES
 
     def of_text(self, amounts: Sequence[float] | torch.Tensor) -> float:
         """Return the operations of the decoder, forward and backward.
@@ -102,11 +120,13 @@ class TrainingFlops:
         return tokens * self._per_token + pairs * self._per_pair + labels * self._per_label
 
     def of_images(self, inputs: dict[str, torch.Tensor]) -> int:
-        """Return the operations of vision encoder and projector for all views of a batch, forward and backward.
+        """Return the operations of vision encoder and projector for all images of a batch, forward and backward.
 
         Args:
-            inputs: of a batch, with its views and tiles (…, 3, S, S).
+            inputs: of a batch, with its views and tiles (…, 3, S, S), or the grids of its images (V, 3) on the host.
         """
+        if self._patches is not None:
+            return sum(self._patches(*grid) for grid in inputs["image_grid_thw"].tolist())
         views = [inputs[name] for name in ("pixel_values", "pixel_values_local") if name in inputs]
         return sum(len(images) * self._of_view(images.shape[-1]) for images in views if len(images))
 
@@ -129,13 +149,14 @@ class TrainingFlops:
     # ------------------------------------------------------------------ decoder
 
     def _count_decoder(self) -> None:
-        text = self._config.text_config
-        hidden, heads = text.hidden_size, text.head_dim * text.num_attention_heads
-        keys = text.head_dim * text.num_key_value_heads
-        inner, shared = text.moe_intermediate_size, text.moe_intermediate_size * text.n_shared_experts
+        text = self._config.get_text_config()
+        hidden, width = text.hidden_size, getattr(text, "head_dim", None)
+        width = width or hidden // text.num_attention_heads
+        heads, keys = width * text.num_attention_heads, width * text.num_key_value_heads
         # Whether what comes along needs a gradient: it does from the first trained weight on.
-        needed = self._is_trained("model.language_model.embed_tokens", "model.vision_tower", "model.multi_modal")
-        for index, kind in enumerate(text.mlp_layer_types):
+        needed = self._is_trained("model.language_model.embed_tokens", *_VISION)
+        kinds = getattr(text, "mlp_layer_types", None) or ["dense"] * text.num_hidden_layers
+        for index, kind in enumerate(kinds):
             layer = f"model.language_model.layers.{index}"
             attention, mlp = f"{layer}.self_attn", f"{layer}.mlp"
             needed = self._products(attention, {"q_proj": heads, "k_proj": keys, "v_proj": keys}, hidden, needed)
@@ -144,15 +165,19 @@ class TrainingFlops:
             if kind == "dense":
                 needed = self._gated(mlp, hidden, text.intermediate_size, needed)
                 continue
+            inner, shared = text.moe_intermediate_size, text.moe_intermediate_size * text.n_shared_experts
             routed, experts = text.num_experts_per_tok, f"{mlp}.experts"
             by_router = self._products(mlp, {"gate": text.n_routed_experts}, hidden, needed)
             by_experts = self._products(experts, {"gate_up_proj": 2 * inner}, hidden, needed, rows=routed)
             by_experts = self._products(experts, {"down_proj": hidden}, inner, by_experts, rows=routed)
             needed = self._gated(f"{mlp}.shared_experts", hidden, shared, needed) or by_router or by_experts
-        self._per_label = self._product("lm_head", text.vocab_size, hidden, needed)
+        tied = getattr(self._config, "tie_word_embeddings", False)
+        head = "model.language_model.embed_tokens" if tied else "lm_head"
+        self._per_label = self._product(head, text.vocab_size, hidden, needed)
 
     def _gated(self, name: str, hidden: int, inner: int, needed: bool) -> bool:
-        needed = self._products(name, {"gate_proj": inner, "up_proj": inner}, hidden, needed)
+        both = {"gate_up_proj": 2 * inner} if f"{name}.gate_up_proj" in self._modules else None
+        needed = self._products(name, both or {"gate_proj": inner, "up_proj": inner}, hidden, needed)
         return self._products(name, {"down_proj": hidden}, inner, needed)
 
     def _products(self, prefix: str, outputs: dict[str, int], inputs: int, needed: bool, rows: int = 1) -> bool:
