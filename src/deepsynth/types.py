@@ -217,8 +217,8 @@ class Sample:
     token_inputs: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
-#: Image inputs that are counts of tiles, not pixels.
-READ_ON_HOST = ("num_local_patches", "patches_grid")
+#: Image inputs that are counts of tiles or patches, not pixels. Reading them from a GPU waits for all its work.
+READ_ON_HOST = ("num_local_patches", "patches_grid", "image_grid_thw")
 
 
 @dataclass(slots=True)

@@ -67,7 +67,7 @@ SCOPES: dict[str, dict[str, Any]] = {
 
 
 FEW = [
-    pytest.param(name, scope, marks=[] if "vision" == scope or name == NAMES[0] else [pytest.mark.slow])
+    pytest.param(name, scope, marks=[] if scope == "vision" or name == NAMES[0] else [pytest.mark.slow])
     for name in NAMES
     for scope in SCOPES
 ]

@@ -182,8 +182,13 @@ class Family:
         return chat_template.answer_frame(hf_processor, self.chat_template).before
 
     def arguments(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return model inputs as the family's model takes them: most take tensors."""
-        return dict(inputs)
+        """Return model inputs as the family's model takes them: most take tensors on one device.
+
+        Grids of patches, which a batch keeps on the host, are moved there.
+        """
+        if "image_grid_thw" not in inputs:
+            return dict(inputs)
+        return {**inputs, "image_grid_thw": inputs["image_grid_thw"].to(inputs["pixel_values"].device)}
 
     def image_features(self, model: Any, images: Mapping[str, Any]) -> list[torch.Tensor]:
         """Return the features (tokens, H) of each image by the model's own method."""

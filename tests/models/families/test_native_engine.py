@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from deepsynth.models.engine.layer_runner import LEVELS
+from deepsynth.models.engine.patch_vision import split_by_image
 from tests.helpers.processes import launch
 from tests.helpers.training import make_trainer
 from tests.models.families.native import NAMES, assert_same, batch_of, loss_and_gradients, module_of
@@ -120,3 +121,21 @@ def test_on_a_gpu_it_is_as_near_to_the_truth_as_the_plain_path(settings: dict[st
         return off / sum(float(wanted.square().sum()) for wanted in truth[1].values())
 
     assert distance(fast) < 1.5 * distance(plain) + 1e-4
+
+
+def test_the_host_alone_is_asked_where_images_are(folder: str) -> None:
+    """Nothing can be read from the meta device, as nothing should from a GPU: it would wait for all it has to do."""
+    module = module_of(folder)
+    for packed in (False, True):
+        batch = batch_of(folder, packed=packed)
+        away = batch.to(torch.device("meta"))
+        assert away.moved_from is not None
+        here = module.training_forward.find_places(batch.inputs)
+        there = module.training_forward.find_places(away.inputs, away.moved_from)
+        assert here.positions is not None
+        assert there.positions is not None
+        assert there.positions.device.type == there.predicting.device.type == "meta"
+        assert (there.positions.shape, there.slots, there.lengths) == (here.positions.shape, here.slots, here.lengths)
+        assert split_by_image(away.images["pixel_values"], away.images["image_grid_thw"].tolist())
+        arguments = module.training_forward.family.arguments(away.images)
+        assert {value.device.type for value in arguments.values()} == {"meta"}

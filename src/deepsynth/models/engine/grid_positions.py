@@ -4,7 +4,8 @@
 
 A token of a text has the same position in time, height and width. The tokens of an image have that of its first one,
 plus their row in height and their column in width; what follows the image goes on behind its longer side. Each model of
-transformers computes this in a loop over tokens that waits for the device at every image; here nothing waits.
+transformers computes this in a loop over tokens that waits for the device at every image; here tokens on the host are
+enough, and on a device it is waited for once.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ def grid_positions(
 
     Args:
         mask: (B, T) bool, the image tokens.
-        grids: (V, 3) patches of each image in time (1), height and width, in the order of the images.
+        grids: (V, 3) patches of each image in time (1), height and width, in the order of the images; on any device.
         merge: patches in a row or column of a token.
         starts: (B, T) bool, where the sequences of packed rows begin; by default where rows do.
     """
+    grids = grids.to(mask.device)
     heights, widths = grids[:, 1] // merge, grids[:, 2] // merge
     counts = heights * widths
     slots = mask.flatten().nonzero()[:, 0]  # (I,)

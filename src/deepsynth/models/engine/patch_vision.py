@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from deepsynth.models.engine.token_places import moved
+
 #: Patches that vision encodes together, by type of device: enough to fill a GPU, and no more than a CPU has in its
 #: caches.
 PATCHES_AT_ONCE = {"cuda": 32768, "cpu": 4096}
@@ -39,10 +41,12 @@ def encode_patches(
     Args:
         model: of transformers, with ``get_image_features``.
         images: as :func:`split_by_image` returns them.
-        grids: (V, 3) of these images, on their device.
+        grids: (V, 3) of these images.
         at_once: most images that are encoded together; by default by :data:`PATCHES_AT_ONCE`.
     """
     features: list[torch.Tensor] = []
+    if images:
+        grids = moved(grids, images[0].device)
     for first, last in _chunks([image.shape[0] * image.shape[1] for image in images], images, at_once):
         pixels = torch.cat([image.flatten(0, 1) for image in images[first:last]])
         features += model.get_image_features(pixel_values=pixels, image_grid_thw=grids[first:last]).pooler_output

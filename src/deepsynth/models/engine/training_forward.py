@@ -29,7 +29,6 @@ from deepsynth.errors import UserError
 from deepsynth.lazy_imports import install_command
 from deepsynth.models.engine.fast_paths import TrainingPaths
 from deepsynth.models.engine.feature_cache import FeatureCache
-from deepsynth.models.engine.grid_positions import grid_positions
 from deepsynth.models.engine.image_features import ImageFeatures
 from deepsynth.models.engine.token_places import TokenPlaces, find_places
 from deepsynth.models.engine.written_window import attention_inputs, whole_mask
@@ -104,8 +103,17 @@ class TrainingForward(ImageFeatures):
         with nullcontext() if self.fast_paths is None else self.fast_paths.cast_adapters():
             if self.loss == "plain":
                 return self._plain(inputs)
-            found = find_places(on_host or inputs, self.base.config.image_token_id, inputs["labels"].device)
-            return self._run(inputs, found)
+            return self._run(inputs, self.find_places(inputs, on_host))
+
+    def find_places(
+        self, inputs: dict[str, torch.Tensor], on_host: Mapping[str, torch.Tensor] | None = None
+    ) -> TokenPlaces:
+        """Return the places of the tokens of inputs, found on the host where the tokens are there too."""
+        grids, merge = inputs.get("image_grid_thw") if self.family.by_grid else None, 1
+        if grids is not None:
+            merge = int(self.base.config.vision_config.spatial_merge_size)
+        device = inputs["labels"].device
+        return find_places(on_host or inputs, self.base.config.image_token_id, device, grids, merge)
 
     def _compute(self, inputs: dict[str, torch.Tensor], places: TokenPlaces) -> torch.Tensor:
         hidden, balance = self._decode(inputs, places)
@@ -118,11 +126,12 @@ class TrainingForward(ImageFeatures):
         return linear_cross_entropy(hidden, self.base.get_output_embeddings().weight, labels, liger=liger)
 
     def _plain(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        if "position_ids" in inputs:  # transformers sees that a row is packed only where there is no mask
+        if "position_ids" in inputs:
+            positions = self.find_places(inputs).positions  # transformers' own count is for whole rows
+            # It sees that a row is packed only where there is no mask.
             inputs = {name: tensor for name, tensor in inputs.items() if name != "attention_mask"}
-            if "image_grid_thw" in inputs:  # its own count is for whole rows
-                mask = inputs["input_ids"] == self.base.config.image_token_id
-                inputs = {**inputs, "position_ids": self._grid_positions(inputs, mask)}
+            if positions is not None:
+                inputs["position_ids"] = positions
         labels = inputs["labels"]
         if empty := not bool((labels[:, 1:] != -100).any()):  # the mean of nothing is no number
             inputs = {**inputs, "labels": torch.cat([labels[:, :-1], inputs["input_ids"][:, -1:]], dim=1)}
@@ -143,8 +152,8 @@ class TrainingForward(ImageFeatures):
             packing["position_ids"] = inputs["position_ids"]
         if len(inputs.get("pixel_values", ())):
             images = inputs["input_ids"] == self.base.config.image_token_id
-            if "image_grid_thw" in inputs:
-                packing["position_ids"] = self._grid_positions(inputs, images)
+            if places.positions is not None:
+                packing["position_ids"] = places.positions
             embeds = self._insert(embeds, images, places.slots, torch.cat(self.image_features(inputs)))
         coefficient = float(getattr(self.base.config, "router_aux_loss_coef", 0.0) or 0.0)
         balances = coefficient > 0 and self.base.training and self.base.config.model_type == "deepseek_ocr"
@@ -182,13 +191,6 @@ class TrainingForward(ImageFeatures):
             balance_loss(list(part), top_k, batch_size=1) for part, own in zip(parts, places.used, strict=True) if own
         ]
         return torch.stack(losses).mean()
-
-    def _grid_positions(self, inputs: dict[str, torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
-        """Return the positions (3, B, T) of rows with images, or (4, 1, T) of a packed row, its own places first."""
-        merge, places = int(self.base.config.vision_config.spatial_merge_size), inputs.get("position_ids")
-        if places is None:
-            return grid_positions(mask, inputs["image_grid_thw"], merge)
-        return torch.cat([places[None], grid_positions(mask, inputs["image_grid_thw"], merge, places == 0)])
 
     def _insert(self, embeds: torch.Tensor, mask: torch.Tensor, slots: int, features: torch.Tensor) -> torch.Tensor:
         if slots != len(features):
