@@ -212,8 +212,9 @@ def table(found: dict[Condition, list[Point]], vision_tokens: dict[str | None, i
             f"{p.precision:.1%} | {p.word_precision:.1%} | {p.tokens_per_vision_token:.1f}×" if p else " |  | "
             for p in points
         ]
-        pages = max(p.pages for p in points if p)
-        lines.append(f"| {low}–{high} | {pages} | {' | '.join(cells)} |")
+        pages = sorted({p.pages for p in points if p})  # smaller pages hold less of a text
+        number = str(pages[0]) if len(pages) == 1 else f"{pages[0]} to {pages[-1]}"
+        lines.append(f"| {low}–{high} | {number} | {' | '.join(cells)} |")
     return lines
 
 
@@ -247,7 +248,8 @@ def plot(found: dict[Condition, list[Point]], file: Path) -> None:
         axis.set_xlim(left=0)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("precision")
-    axes[1].legend(fontsize=8, loc="lower left")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, loc="outside right upper")
     figure.savefig(file, dpi=110)
 
 
