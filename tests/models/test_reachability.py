@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
+from deepsynth.errors import UserError
+from deepsynth.models import reachability
 from tests.helpers.local_hub import local_hub
 
 LOAD = """
@@ -80,3 +88,87 @@ def test_a_name_that_does_not_resolve(tmp_path: Path) -> None:
     ((said, seconds),) = load("http://no-such-host.invalid", tmp_path)
     assert "the Hub does not answer (" in said
     assert seconds < 10, time.monotonic() - started
+
+
+class Replies:
+    """What a Hub replies, one after the other; the last one for ever."""
+
+    def __init__(self) -> None:
+        self.replies: list[Any] = [None]
+        self.timeouts: list[float] = []
+        self.now = 100.0
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Replies:
+    """A Hub of made-up replies, on a clock that only the test moves; nothing is remembered of earlier ones."""
+    own = Replies()
+
+    def model_info(self: Any, name: str, *, timeout: float) -> None:
+        assert name == "alice/model"
+        own.timeouts.append(timeout)
+        reply = own.replies.pop(0) if len(own.replies) > 1 else own.replies[0]
+        if reply is not None:
+            raise reply
+
+    monkeypatch.setattr(HfApi, "model_info", model_info)
+    monkeypatch.setattr(time, "monotonic", lambda: own.now)
+    importlib.reload(reachability)
+    return own
+
+
+NOT_JSON = "its reply is not JSON: is this network's own page in between?"
+
+
+@pytest.mark.parametrize(
+    ("replies", "reason", "asked"),
+    [
+        ([None], None, 1),
+        ([HfHubHTTPError("x", response=SimpleNamespace(status_code=503, headers={}, request=None))], None, 1),  # type: ignore[arg-type]
+        ([HFValidationError("bad")], None, 1),
+        ([OfflineModeIsEnabled("x")], "HF_HUB_OFFLINE is set", 1),
+        ([ValueError("no JSON")], NOT_JSON, 2),
+        ([ValueError("no JSON"), None], None, 2),
+        ([OSError("first"), OSError("second\n   line")], "second line", 2),
+        ([OSError("x" * 300)], "x" * 200, 2),
+        ([OSError()], "OSError", 2),
+    ],
+    ids=str,
+)
+def test_why_the_hub_does_not_answer(replies: list[Any], reason: str | None, asked: int, hub: Replies) -> None:
+    hub.replies = list(replies)
+    assert reachability.why_unreachable("alice/model") == reason
+    assert hub.timeouts == [5.0] * asked
+
+
+def test_an_answer_counts_for_a_minute(hub: Replies) -> None:
+    assert reachability.why_unreachable("alice/model") is None
+    hub.replies = [OfflineModeIsEnabled("x")]
+    hub.now += 60
+    assert reachability.hub_options("alice/model") == {}
+    hub.now += 1
+    assert reachability.why_unreachable("alice/model") == "HF_HUB_OFFLINE is set"
+    hub.replies = [None]
+    hub.now += 60
+    assert reachability.why_unreachable("alice/model") == "HF_HUB_OFFLINE is set"
+    assert len(hub.timeouts) == 2
+
+
+def test_a_hub_that_says_nothing_is_waited_for_no_longer_than_that(
+    hub: Replies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = threading.Event()
+    monkeypatch.setattr(HfApi, "model_info", lambda *_, timeout: silent.wait())
+    assert reachability.DEADLINE_S == 8
+    monkeypatch.setattr(reachability, "DEADLINE_S", 0.05)
+    assert reachability.why_unreachable("alice/model") == "no reply within 0.05 s"
+    silent.set()
+
+
+def test_without_a_hub_the_files_that_are_there_must_do(hub: Replies, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.replies = [OSError("refused")]
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: f"/cache/{name}/{file}")
+    assert reachability.hub_options("alice/model") == {"local_files_only": True}
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: None)
+    with pytest.raises(UserError, match=r"^model_name is 'alice/model', which was not .* \(refused\); connect"):
+        reachability.hub_options("alice/model")

@@ -99,6 +99,28 @@ def test_training_installs_its_paths_once_and_undoes_them() -> None:
     assert not forwards_of(base)
 
 
+def test_what_is_installed_is_what_runs_in_training_alone(jsonl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways compute the same numbers, so that only a class whose own forward fails shows which one ran."""
+    module = make_module(model_name=NAME, experts="all")
+    module.configure_model()
+    data = make_data(jsonl, model_name=NAME)
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    paths = module.training_engine.fast_paths
+    assert paths is not None
+    kinds = {type(found) for found, _ in paths.forwards if hasattr(found, "lora_A") or hasattr(found, "rel_pos_h")}
+    assert len(kinds) == 3  # adapters of linear layers and of experts, SAM's attention
+
+    def fail(self: Any, *args: Any, **kwargs: Any) -> Any:
+        raise ArithmeticError(type(self).__name__)
+
+    for kind in kinds:
+        monkeypatch.setattr(kind, "forward", fail)
+    assert float(module.train().compute_loss(batch).detach()) > 0
+    with pytest.raises(ArithmeticError):
+        module.eval().compute_loss(batch)
+
+
 def test_plain_kernels_leave_the_layers_as_they_are() -> None:
     model = load(NAME)
     paths = install_training_paths(model, kernels="plain")

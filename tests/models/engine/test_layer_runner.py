@@ -12,7 +12,7 @@ import torch
 from deepsynth.errors import UserError
 from deepsynth.models.engine.fast_paths import ReplacedForwards
 from deepsynth.models.engine.layer_runner import LEVELS, LayerRunner, keep
-from deepsynth.models.kernels.frozen_experts import IN_TRAINING, register
+from deepsynth.models.kernels.frozen_experts import IN_TRAINING, frozen_experts_of, register
 from deepsynth.modules import training_engine
 from tests.helpers.live_bytes import LiveBytes, peak_bytes
 from tests.helpers.training import make_data, make_module, make_trainer
@@ -82,6 +82,15 @@ def test_each_level_keeps_less_than_the_one_before(experts: str, trained: bool) 
     assert kept[0] > 1.2 * kept[1] > 1.2 * 2 * kept[2], kept
     assert torch.equal(gradients[0], gradients[1])
     assert torch.equal(gradients[0], gradients[2])
+
+
+def test_experts_compute_again_at_the_selective_level_alone() -> None:
+    runners = make(FAMILY).training_forward.fast_paths.layers
+    experts = [found for runner in runners if (found := frozen_experts_of(runner.layer)) is not None]
+    assert experts
+    for level in (*LEVELS, "none"):
+        keep(runners, level)
+        assert {found.recomputes for found in experts} == {level == "selective"}
 
 
 def test_live_bytes_counts_what_lives_at_once() -> None:

@@ -152,6 +152,17 @@ def test_too_few_image_tokens_are_an_error(jsonl: Path) -> None:
         make("deepsynth/tiny-random").compute_loss(batch)
 
 
+@pytest.mark.parametrize("loss", ["plain", "chunked"])
+def test_the_first_token_is_predicted_by_none_and_a_step_without_labels_has_no_loss(loss: str, jsonl: Path) -> None:
+    batch = batch_of(jsonl, "deepsynth/tiny-random")
+    labels = batch.inputs["labels"]
+    labels[:, 1:] = -100
+    labels[:, 0] = 5
+    found, gradients = loss_and_gradients(make("deepsynth/tiny-random", loss=loss), batch)
+    assert float(found) == 0
+    assert not any(gradient.any() for gradient in gradients.values())
+
+
 #: What transformers and peft compute, and nothing of ours.
 PLAIN = {"kernels": "plain", "experts_implementation": "eager", "loss": "plain", "activation_memory": "none"}
 

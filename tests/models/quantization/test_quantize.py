@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from deepsynth.models.quantization.nf4_experts import Nf4Experts, Nf4Tensor, grouped_mm
+from deepsynth.models.quantization.nf4_experts import Nf4Experts, Nf4Tensor, expert_parameters, grouped_mm
 from deepsynth.models.quantization.quantize import Quantization, quantize, require_bitsandbytes
 from deepsynth.models.quantization.weight_table import count_parameters, format_weight_table, weight_table
 from deepsynth.models.random_weights import fill_with_random_weights
@@ -114,6 +114,19 @@ def test_a_few_tokens_read_no_expert_that_none_of_them_has(tokens: int) -> None:
             scales[expert] = torch.nan
     with torch.inference_mode():
         torch.testing.assert_close(quantized(hidden, index, weights), expected)
+
+
+@needs_bitsandbytes
+def test_parameters_of_experts_show_as_they_were_and_take_no_memory() -> None:
+    experts = experts_of(load())
+    quantized = Nf4Experts(experts, device=CPU, double=True, compute_dtype=torch.bfloat16)
+    with expert_parameters(nn.ModuleList([quantized])):
+        for name in Nf4Experts.PARAMETERS:
+            shown = getattr(quantized, name)
+            assert (shown.shape, shown.dtype) == (getattr(experts, name).shape, torch.bfloat16)
+            assert shown.untyped_storage().nbytes() == 2  # one number for all
+            assert not shown.requires_grad
+    assert not hasattr(quantized, "down_proj")
 
 
 def saved_for_backward(call: Callable[[], torch.Tensor]) -> int:

@@ -155,8 +155,9 @@ class TrainingForward(ImageFeatures):
             if places.positions is not None:
                 packing["position_ids"] = places.positions
             embeds = self._insert(embeds, images, places.slots, torch.cat(self.image_features(inputs)))
-        coefficient = float(getattr(self.base.config, "router_aux_loss_coef", 0.0) or 0.0)
-        balances = coefficient > 0 and self.base.training and self.base.config.model_type == "deepseek_ocr"
+        own = self.base.config.model_type == "deepseek_ocr"
+        coefficient = self.base.config.router_aux_loss_coef if own else 0.0
+        balances = coefficient > 0 and self.base.training
         # Causal attention never looks at padding on the right. The balance loss does count what padding computes.
         mask: Any = inputs["attention_mask"] if balances else None
         if "position_ids" in inputs:
