@@ -29,7 +29,7 @@ def draw_masks(
             canvas.draw_bitmap((x + dx, y + dy), mask, ink)
 
 
-def fill_boxes(image: Image.Image, boxes: Iterable[tuple[float, float, float, float]], color: tuple[int, ...]) -> None:
+def fill_boxes(image: Image.Image, boxes: Sequence[tuple[float, float, float, float]], color: tuple[int, ...]) -> None:
     """Fill boxes of an image with a color.
 
     ``ImageDraw.rectangle`` ends in this very call, and looks its color up for every box; the grid of a table has
@@ -40,6 +40,8 @@ def fill_boxes(image: Image.Image, boxes: Iterable[tuple[float, float, float, fl
         boxes: left, top, and the right and bottom edges that are not filled themselves, pixels.
         color: red, green and blue.
     """
+    if not boxes:
+        return
     canvas = ImageDraw.Draw(image).draw
     ink = canvas.draw_ink(color)
     for left, top, right, bottom in boxes:

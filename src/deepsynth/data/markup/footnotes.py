@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from deepsynth.data.typesetting.paragraphs import Paragraph, RunStyle
 
@@ -60,7 +59,7 @@ class Footnotes:
             end += len(text)
             if style.note:
                 notes.append((end, self._texts[style.note]))
-        return replace(paragraph, notes=tuple(notes)) if notes else paragraph
+        return paragraph._replace(notes=tuple(notes)) if notes else paragraph
 
     def rest(self) -> list[Paragraph]:
         """Return the footnotes that no reference carries; they stand where the document ends."""

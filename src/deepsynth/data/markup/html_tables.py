@@ -78,9 +78,9 @@ class _TableReader(HTMLParser):
         if self._cell is None:
             return
         style = RunStyle(
-            family=CODE.family if any(self._depths[tag] for tag in _CODE) else None,
-            bold=self._cell.is_header or any(self._depths[tag] for tag in _BOLD),
-            italic=any(self._depths[tag] for tag in _ITALIC),
+            family=CODE.family if any(map(self._depths.get, _CODE)) else None,
+            bold=self._cell.is_header or any(map(self._depths.get, _BOLD)),
+            italic=any(map(self._depths.get, _ITALIC)),
         )
         runs = _with_formulas(data, style)
         self._cell.paragraphs[-1] += [run for run in runs if not run[1].formula or self._is_set(run[0].strip("$"))]

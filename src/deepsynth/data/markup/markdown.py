@@ -39,6 +39,8 @@ _ALIGNMENTS: dict[str, Side] = {
 }
 
 
+#: How much deeper text is in bold and in italics behind a token.
+_EMPHASIS = {"strong_open": (1, 0), "strong_close": (-1, 0), "em_open": (0, 1), "em_close": (0, -1)}
 _FORMULA_SCALE = 1.1
 _CAPTION = RunStyle(scale=0.9)
 
@@ -257,17 +259,13 @@ class _Reader:
     def _inline_lines(self, children: Sequence[Token], style: RunStyle) -> list[list[tuple[str, RunStyle]]]:
         """Return the runs of a paragraph, a list for each of its lines."""
         lines: list[list[tuple[str, RunStyle]]] = [[]]
+        look = style
         bold, italic = int(style.bold), int(style.italic)
         for token in children:
-            look = style._replace(bold=bold > 0, italic=italic > 0)
-            if token.type == "strong_open":
-                bold += 1
-            elif token.type == "strong_close":
-                bold -= 1
-            elif token.type == "em_open":
-                italic += 1
-            elif token.type == "em_close":
-                italic -= 1
+            if token.type in _EMPHASIS:
+                bolder, slanted = _EMPHASIS[token.type]
+                bold, italic = bold + bolder, italic + slanted
+                look = style._replace(bold=bold > 0, italic=italic > 0)
             elif token.type == "hardbreak":
                 lines.append([])
             elif token.type == "softbreak":

@@ -33,10 +33,10 @@ def draw_page(
     """
     image = Image.new("RGB", size, background_color)
     light = tuple([round(0.1 * ink + 0.9 * paper) for ink, paper in zip(text_color, background_color, strict=True)])
+    # No rule lies under the light ground of another row.
+    fill_boxes(image, [box for row in layout.rows for box in row.fills], light)
+    fill_boxes(image, [box for row in layout.rows for box in row.rules], text_color)
     for row in layout.rows:
-        for boxes, fill in ((row.fills, light), (row.rules, text_color)):
-            if boxes:
-                fill_boxes(image, boxes, fill)
         for picture, x, y in row.pictures:
             image.paste(picture, (x, y))
     glyphs: list[tuple[int, int, tuple[GlyphBitmap, ...]]] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -106,7 +106,7 @@ def _paragraph_rows(
     number, within = start
     look = typesetter.look
     if 0 < paragraph.heading <= look.centered:
-        paragraph = replace(paragraph, align="center")
+        paragraph = paragraph._replace(align="center")
     space = typesetter.pixels(paragraph.space_before_em)
     for line in typesetter.lines(paragraph, width, within):
         notes = [note for place, note in paragraph.notes if within < place <= line.end]

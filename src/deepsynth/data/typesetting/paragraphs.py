@@ -87,9 +87,8 @@ class Container(NamedTuple):
     number: int
 
 
-@dataclass(frozen=True)
-class Paragraph:
-    """Text without a line end of its own.
+class Paragraph(NamedTuple):
+    """Text without a line end of its own; a page has one for every cell of its tables.
 
     Attributes:
         runs: parts of the text with their styles; at least one.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from deepsynth.data.typesetting.lines import LaidOutLine, Typesetter, align_line
 from deepsynth.data.typesetting.pages import Frame, LayoutRow
@@ -156,7 +156,7 @@ class _Measured:
                     align_line(whole[0], side, width, 0)
                 broken: Iterable[LaidOutLine] = whole
             else:
-                own = paragraph if side == paragraph.align else replace(paragraph, align=side)
+                own = paragraph if side == paragraph.align else paragraph._replace(align=side)
                 broken = self.typesetter.lines(own, width)
             for line in broken:
                 line.ending = line.joiner
