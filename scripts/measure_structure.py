@@ -1,18 +1,17 @@
 """Measure how many pages a second are drawn with and without structure: python scripts/measure_structure.py.
 
 Both kinds have about 1,500 characters on 1024 x 1024 pixels. Pages of both take turns, and processor time counts, so
-that what else runs on the machine does not. Garbage is collected as in the workers of a run: what was imported is left
-out.
+that what else runs on the machine does not. Garbage is collected as in the workers of a run.
 """
 
 from __future__ import annotations
 
-import gc
 import statistics
 import time
 
 import numpy as np
 
+from deepsynth.data.loading.workers import collect_seldom
 from deepsynth.data.rendering.renderer import TextRenderer, forget_drawn_text
 from deepsynth.types import Document
 
@@ -62,7 +61,7 @@ def main() -> None:
     plain_renderer = TextRenderer(**size)  # type: ignore[arg-type]
     renderer = TextRenderer(**size, markup="markdown")  # type: ignore[arg-type]
     seconds([plain_renderer, renderer], [["a word"], ["a $x$"]])  # what is imported late
-    gc.freeze()
+    collect_seldom()
     for first in (True, False):
         plain, rich = [], []
         for number in range(ROUNDS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import multiprocessing
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset
@@ -20,8 +22,10 @@ from torch.utils.data import Dataset
 from deepsynth.data.loading import server, workers
 from deepsynth.data.loading.loader import ResumableLoader
 from deepsynth.data.loading.sampler import EpochSampler
-from deepsynth.data.loading.workers import DatasetInFile, Workers, count_workers
+from deepsynth.data.loading.workers import DatasetInFile, Workers, collect_seldom, count_workers
+from deepsynth.data.rendering.renderer import TextRenderer
 from deepsynth.errors import UserError
+from deepsynth.types import Document
 from tests.helpers.training import make_data
 
 DOCUMENTS = [f"{index} " + "word " * 200 for index in range(1003)]
@@ -187,3 +191,20 @@ def test_the_server_ends_with_the_run_also_while_it_imports(when: str) -> None:
     while any(map(is_running, children)):
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+def test_a_worker_draws_a_page_without_a_search_for_garbage() -> None:
+    table = "| a | b |\n|---|---|\n" + "| one | two |\n" * 12
+    renderer = TextRenderer(system_fonts=False, markup="markdown")
+    searches: list[str] = []
+    before = gc.get_threshold()
+    try:
+        collect_seldom()
+        gc.callbacks.append(lambda phase, info: searches.append(phase))
+        pages = renderer(Document("tables", "\n\n".join([table] * 3)), np.random.default_rng(0))
+        assert sum(len(line.words) for page in pages for line in page.lines) > 70
+    finally:
+        gc.callbacks.pop()
+        gc.set_threshold(*before)
+        gc.unfreeze()
+    assert not searches

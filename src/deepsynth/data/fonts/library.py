@@ -158,7 +158,10 @@ class FontLibrary:
             Pairs of a script and the first family that has all letters of that script in the text; none for a script
             whose letters no one font has.
         """
-        known = self._covered.setdefault(style[:1] + style[2:4], set())
+        face = style.family, style.bold, style.italic
+        known = self._covered.get(face)
+        if known is None:
+            known = self._covered[face] = set()
         if known.issuperset(text):  # most paragraphs
             return ()
         own = self._own_faces(style.family, style.bold, style.italic)[0]

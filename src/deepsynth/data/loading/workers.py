@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 _RATE_PER_S = 200
 #: Workers of a GPU where it is not known what a sample costs.
 _USUAL = 8
+#: New objects before a search for garbage; Python's own 700 are those of one page.
+_NEW_OBJECTS = 20_000
 
 
 def count_workers(seconds: Sequence[float] = ()) -> int:
@@ -112,14 +114,24 @@ def initialize_worker(worker_id: int) -> None:
 
     There are as many workers as cores, and OpenCV and torch would each use all of them. Ctrl-C, torchrun and SLURM send
     their signals to the whole group; a worker that they end takes along the samples that the last step before the
-    checkpoint needs. What was imported is no garbage, and is left out where that is collected.
+    checkpoint needs.
     """
-    gc.freeze()
+    collect_seldom()
     if hasattr(os, "setpgrp"):
         os.setpgrp()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def collect_seldom() -> None:
+    """Look for garbage seldom, and not in what was imported.
+
+    A page takes thousands of objects, which all are freed with their last reference: a search finds nothing, and took a
+    tenth of the time in which a page with tables is drawn.
+    """
+    gc.freeze()
+    gc.set_threshold(_NEW_OBJECTS)
 
 
 class DatasetInFile(Dataset[Any]):

@@ -18,21 +18,20 @@ def in_reading_order(
 ) -> list[tuple[ShapedRun, float]]:
     """Return the places of a left-to-right line in one style: the first glyph in the column, the gaps stretched."""
     places: list[tuple[ShapedRun, float]] = []
-    x = 0.0
-    for run, _, _, _, gap_px in items:
-        x += gap_px
-        places.append((run, x))
-        x += run.advance
-    if not places:
+    if not items:
         return places
-    offset -= min(places[0][0].left, 0)
+    offset -= min(items[0][0].left, 0)
+    x = end = 0.0
+    for run, _, _, _, gap_px in items:
+        x = end + gap_px
+        places.append((run, x + offset))
+        end = x + run.advance
+    if not justified:
+        return places
     gaps = [bool(gap) for _, _, gap, _, _ in items]
     gaps[0] = False
-    if justified and any(gaps):
-        last, x = places[-1]
-        stretch = max(0.0, width - x - last.room) / sum(gaps)
-        return [(run, x + offset + count * stretch) for (run, x), count in zip(places, accumulate(gaps), strict=True)]
-    return [(run, x + offset) for run, x in places] if offset else places
+    stretch = max(0.0, width - x - places[-1][0].room) / max(1, sum(gaps))
+    return [(run, x + count * stretch) for (run, x), count in zip(places, accumulate(gaps), strict=True)]
 
 
 def in_visual_order(

@@ -86,6 +86,7 @@ class Typesetter:
         self._line_height = line_height
         self._justify = justify
         self._hyphenation = hyphenation
+        self._heights: dict[FontStyle, tuple[int, int, float]] = {}
 
     def style(self, run: RunStyle) -> FontStyle:
         """Return the font and size of a run on this page."""
@@ -237,10 +238,12 @@ class Typesetter:
     def unbroken(self, paragraph: Paragraph) -> tuple[list[LaidOutLine], float, float]:
         """Return a paragraph that is neither broken nor aligned, its width and that of its widest run, pixels."""
         lines = list(self._lines(paragraph, UNBROKEN_PX, 0, None))
-        places = [place for line in lines for place in line.places]
-        left = min([x for _, x in places], default=0.0)
-        width = max([x + run.room - left for run, x in places], default=0.0)
-        return lines, width, max([run.room for run, _ in places], default=0.0)
+        left, right, widest = math.inf, -math.inf, 0.0
+        for line in lines:
+            for run, x in line.places:
+                room = run.room
+                left, right, widest = min(left, x), max(right, x + room), max(widest, room)
+        return lines, max(0.0, right - left), widest
 
     def is_right_to_left(self, paragraphs: Iterable[Paragraph]) -> bool:
         """Return whether most of the paragraphs run from right to left; those without letters do not count."""
@@ -249,9 +252,13 @@ class Typesetter:
 
     def metrics(self, style: FontStyle) -> tuple[int, int, float]:
         """Return a style's ascent and descent at the line height, and the width of its space, pixels."""
-        ascent, descent, space = _font_metrics(self._shaper, style)
-        extra = style.size_px * self._line_height - ascent - descent
-        return ascent + round(extra / 2), descent + round(extra - extra / 2), space
+        found = self._heights.get(style)
+        if found is None:
+            ascent, descent, space = _font_metrics(self._shaper, style)
+            extra = style.size_px * self._line_height - ascent - descent
+            found = ascent + round(extra / 2), descent + round(extra - extra / 2), space
+            self._heights[style] = found
+        return found
 
 
 def _width(items: Sequence[LineItem]) -> float:

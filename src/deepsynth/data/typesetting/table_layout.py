@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from deepsynth.data.typesetting.lines import LaidOutLine, Typesetter, align_line
 from deepsynth.data.typesetting.pages import Frame, LayoutRow
@@ -70,7 +71,7 @@ def _group(
     typesetter = measured.typesetter
     first, end = rows
     rule, padding = sizes
-    lefts = [sum(widths[:number]) for number in range(len(widths) + 1)]
+    lefts = list(accumulate(widths, initial=0))
     heights = [2 * padding] * (end - first)
     cells: list[tuple[Cell, int, list[LaidOutLine]]] = []
     for number in range(first, end):
@@ -89,7 +90,7 @@ def _group(
                 needed = sum([line.ascent + line.descent for line in lines]) + 2 * padding
                 lacking = needed - sum(heights[row : row + cell.rows])
                 heights[row + cell.rows - 1] += max(0, lacking)
-    tops = [sum(heights[:number]) for number in range(len(heights) + 1)]
+    tops = list(accumulate(heights, initial=0))
     placed: list[tuple[LaidOutLine, int, int]] = []
     boxes: list[Box] = []
     for cell, row, lines in cells:
@@ -151,7 +152,7 @@ class _Measured:
             side = paragraph.align
             if mirrored and side is None and not any(map(str.isalpha, paragraph.text)):
                 side = "right"
-            if len(whole) == 1 and wide + 1 <= width and all(x < width for _, x in whole[0].places):
+            if len(whole) == 1 and wide + 1 <= width and max([x for _, x in whole[0].places], default=0.0) < width:
                 if side:
                     align_line(whole[0], side, width, 0)
                 broken: Iterable[LaidOutLine] = whole
