@@ -20,12 +20,21 @@ from deepsynth.types import Page
 TILE = (330, 170)
 SEED = 14  # of those tried, the one whose stains and edges fall into the part that is shown
 COLUMNS = 4
+#: What the pages of these presets are set in; the others are in sans serif.
+FONTS = {"book": "DejaVu Serif", "typescript": "DejaVu Sans Mono"}
 
 
-def page(side: int, characters: int) -> Page:
+def page(side: int, characters: int, font: str = "DejaVu Sans", margin: int = 48) -> Page:
     """Return a page of the standard library's documentation."""
     document = list(Excerpts(characters, 40))[20]
-    renderer = TextRenderer(page_width_px=side, page_height_px=side, font_size_px=18.0, system_fonts=False)
+    renderer = TextRenderer(
+        page_width_px=side,
+        page_height_px=side,
+        margin_px=margin,
+        fonts=(font,),
+        font_size_px=18.0,
+        system_fonts=False,
+    )
     return renderer(document, np.random.default_rng(0))[0]
 
 
@@ -75,9 +84,9 @@ def main(folder: Path) -> None:
             tiles.append(labeled(part_that_shows(small.image, degraded.image), field.name, font))
     sheet(tiles).save(folder / "augmentation-degradations.webp", quality=40, method=6)
 
-    whole = page(1024, 3000)
     tiles = []
     for number, preset in enumerate(PRESETS):
+        whole = page(1024, 3000, FONTS.get(preset, "DejaVu Sans"), margin=80)
         for seed in range(COLUMNS if preset != "none" else 0):
             degraded = PageAugmenter(preset)(whole, np.random.default_rng([number, seed]))  # type: ignore[arg-type]
             tiles.append(labeled(degraded.image.resize((350, 350), Image.Resampling.LANCZOS), preset, font))
