@@ -191,12 +191,13 @@ class Sample:
         labels: (T,) -100 on the prompt.
         prompt_length: number of prompt tokens, so ``input_ids[:prompt_length]`` is the prompt.
         images: model inputs of the pages by Hugging Face's own names (``pixel_values`` (V, 3, S, S), …). Where there is
-            a ``pixel_table``, views are bytes (V, 3, S, S), or (V, 1, S, S) when all are gray.
+            a ``pixel_table``, views or patches are bytes (V, 3, S, S), or (V, 1, S, S) when all are gray.
         target: text of the labels.
         prompt: prompt as text, with ``<image>`` for the pages.
         language: language code of the document, or ``None``.
         source: source name of the document, or ``None``.
-        pixel_table: (3, 256) values that the model takes, by channel and byte; ``None`` when ``images`` has values.
+        pixel_table: (3, 256) or (3, F, 256) values that the model takes, by channel and byte, as
+            ``io.pixels.look_up`` takes them; ``None`` when ``images`` has values.
         sizes: width and height of each page, pixels.
         token_inputs: other model inputs with a value for each token, (T,), by Hugging Face's own names.
     """
@@ -238,7 +239,8 @@ class Batch:
         languages: B language codes or ``None``.
         sources: B source names or ``None``.
         prompt_texts: B prompts as text.
-        pixel_table: (3, 256) values that the model takes, by channel and byte; ``None`` when ``images`` has values.
+        pixel_table: (3, 256) or (3, F, 256) values that the model takes, by channel and byte, as
+            ``io.pixels.look_up`` takes them; ``None`` when ``images`` has values.
         sizes: for each of B samples, width and height of its pages, pixels.
         moved_from: ``tokens`` as they are on the host, of a batch that :meth:`to` has moved to a device.
     """

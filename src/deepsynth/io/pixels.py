@@ -15,9 +15,13 @@ def look_up(views: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     """Return the values of bytes (V, 1 or 3, S, S) as (V, 3, S, S), on their device and in the dtype of the table.
 
     Args:
-        views: bytes; a single channel stands for all three.
-        table: (3, 256) values by channel and byte.
+        views: bytes of views, or of patches; a single channel stands for all three.
+        table: (3, 256) values by channel and byte; or (3, F, 256) for patches that are taken as a row of 3 F S S
+            values, with F frames of the same picture.
     """
+    if table.dim() == 3:
+        values = look_up(views, table[:, 0])
+        return values[:, :, None].expand(-1, -1, table.shape[1], -1, -1).flatten(1)
     places = views.int()
     values = torch.empty(len(views), 3, *views.shape[2:], dtype=table.dtype, device=views.device)
     for channel in range(3):
@@ -31,7 +35,7 @@ def pixel_values(images: Mapping[str, torch.Tensor], table: torch.Tensor | None)
 
     Args:
         images: inputs by Hugging Face's names.
-        table: (3, 256) values by channel and byte.
+        table: values by channel and byte, as :func:`look_up` takes it.
     """
     if table is None:
         return dict(images)

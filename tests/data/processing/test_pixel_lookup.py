@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 
 from deepsynth.data.processing.collator import Collator
-from deepsynth.data.processing.pixel_lookup import ViewTable, view_table
+from deepsynth.data.processing.pixel_lookup import ViewTable, patch_table, view_table
 from deepsynth.data.processing.processor import OcrProcessor
 from deepsynth.models.tokens import MODES, ImageLayout
 from deepsynth.types import Document, Page, Sample
+from tests.helpers.tiny_models import skip_without_image_processors
 
 #: DeepSeek-OCR and DeepSeek-OCR-2, at their own resolutions and at all that are published.
 PROCESSORS = [
@@ -164,3 +165,44 @@ def test_samples_of_a_processor_without_a_table_have_values(monkeypatch: pytest.
     assert batch.pixel_table is None
     assert batch.images["pixel_values"].dtype == torch.float32
     assert torch.equal(batch.images["pixel_values"], expected_of(processor, page)["pixel_values"])
+
+
+@pytest.mark.parametrize("name", ["paddleocr-vl", "glm-ocr", "qwen2.5-vl"])
+def test_patches_travel_as_bytes_and_become_the_processors_own_values(name: str) -> None:
+    """Bit for bit: of whole blocks and resized, in color and gray, alone and in one batch."""
+    if name == "paddleocr-vl":
+        skip_without_image_processors()
+    processor = OcrProcessor(f"deepsynth/full-size-{name}")
+    own = processor.hf_processor.image_processor
+    pictures = [noise(336, 364), gray_noise(364, 336), noise(431, 377), gray_noise(57, 399)]
+    samples = []
+    for number, picture in enumerate(pictures):
+        sample = processor(Document(str(number), "a"), [Page(picture, "a")])
+        assert sample is not None
+        values = own(images=[picture], return_tensors="pt")["pixel_values"]
+        channels = 1 if number % 2 else 3
+        assert sample.images["pixel_values"].dtype == torch.uint8
+        assert sample.images["pixel_values"].shape == (len(values), channels, 14, 14)
+        samples.append(sample)
+        found = Collator()([sample]).with_pixel_values().images
+        assert torch.equal(found["pixel_values"], values)
+    together = Collator()(samples).inputs
+    assert torch.equal(together["pixel_values"], own(images=pictures, return_tensors="pt")["pixel_values"])
+
+
+def test_patches_that_do_not_follow_from_bytes_stay_values() -> None:
+    own = OcrProcessor("deepsynth/full-size-glm-ocr").hf_processor.image_processor
+
+    class Dithered:
+        """An image processor whose values depend on where a byte stands."""
+
+        patch_size, merge_size = own.patch_size, own.merge_size
+
+        def __call__(self, **kwargs: Any) -> Any:
+            found = own(**kwargs)
+            if kwargs.get("do_rescale", True):
+                found["pixel_values"] += torch.arange(found["pixel_values"].shape[1]) / 1000
+            return found
+
+    assert patch_table(own) is not None
+    assert patch_table(Dithered()) is None

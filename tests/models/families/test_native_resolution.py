@@ -51,9 +51,9 @@ def test_tokens_are_those_of_the_processor_and_of_the_model(folder: str) -> None
     model = load_pretrained(AutoModelForImageTextToText, folder)
     counts = set()
     for size in SIZES:
-        made = sample(processor, size)
+        made = Collator()([sample(processor, size)]).with_pixel_values()
         tokens = processor.layout.tokens(*size)
-        assert int((made.input_ids == model.config.image_token_id).sum()) == tokens
+        assert int((made.tokens["input_ids"] == model.config.image_token_id).sum()) == tokens
         features = model.model.get_image_features(**made.images).pooler_output
         assert [len(own) for own in features] == [tokens]
         counts.add(tokens)

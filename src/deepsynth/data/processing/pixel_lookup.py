@@ -1,4 +1,4 @@
-"""Views of pages as bytes, with the table of the values that a processor gives them.
+"""Views and patches of pages as bytes, with the table of the values that a processor gives them.
 
 Hugging Face's processors resize, pad and cut bytes, and scale and normalize at the end. Asked to leave that out, they
 give bytes; a table of 256 values a channel then gives their output, bit for bit, on the device of the model. A page of
@@ -22,7 +22,8 @@ from deepsynth.models.tokens import ImageLayout
 
 #: Entries of an image's ``info`` that make a processor change its pixels.
 _CHANGING_INFO = ("exif", "transparency")
-_BYTES = {"do_rescale": False, "do_normalize": False}
+#: Asks a processor for bytes.
+AS_BYTES = {"do_rescale": False, "do_normalize": False}
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class ViewTable:
                 "pixel_values": gray_or_color(torch.from_numpy(planes)),
                 **{name: torch.cat([value] * len(images)) for name, value in self.others.items()},
             }
-        outputs = _outputs(image_processor, images, self.layout, **_BYTES)
+        outputs = _outputs(image_processor, images, self.layout, **AS_BYTES)
         return {name: gray_or_color(value) if _is_views(value) else value for name, value in outputs.items()}
 
     def _are_views(self, images: Sequence[Image.Image]) -> bool:
@@ -65,6 +66,58 @@ class ViewTable:
             and not any(name in image.info for name in _CHANGING_INFO)
             for image in images
         )
+
+
+@dataclass(frozen=True)
+class PatchTable:
+    """How the patches of a processor follow from bytes.
+
+    Attributes:
+        values: (3, 256) float32, by channel and byte, where patches are pictures; (3, F, 256) where they are rows of
+            three channels of F frames.
+        side: of a patch, pixels.
+    """
+
+    values: torch.Tensor
+    side: int
+
+    def pack(self, patches: torch.Tensor) -> torch.Tensor:
+        """Return patches as :func:`deepsynth.io.pixels.look_up` takes them: (P, 3 or 1, S, S), 1 when all are gray.
+
+        Args:
+            patches: bytes as the processor gives them, which may be numbers of any type.
+        """
+        planes = patches.view(len(patches), 3, -1, self.side, self.side)[:, :, 0].to(torch.uint8).numpy()
+        gray = np.array_equal(planes[:, 0], planes[:, 1]) and np.array_equal(planes[:, 0], planes[:, 2])
+        return torch.from_numpy(planes[:, :1] if gray else planes).contiguous()
+
+
+def patch_table(image_processor: Any) -> PatchTable | None:
+    """Return the table of an image processor that gives patches, ``None`` when they do not follow from single bytes.
+
+    It is tried on a page of whole blocks, and on one that is resized.
+
+    Args:
+        image_processor: image processor of Hugging Face.
+    """
+    block, side = image_processor.patch_size * image_processor.merge_size, int(image_processor.patch_size)
+    rng, table = np.random.default_rng(0), None
+    for height, width in ((8 * block, 12 * block), (9 * block + 5, 10 * block - 3)):
+        image = [Image.fromarray(rng.permuted(np.resize(np.arange(256, dtype=np.uint8), (height, width, 3)), axis=0))]
+        expected, found = (_tensors(image_processor, image, **options) for options in ({}, AS_BYTES))
+        patches, wanted = found.get("pixel_values"), expected["pixel_values"]
+        if patches is None or wanted.dtype != torch.float32:
+            return None
+        if table is None:
+            pictures = patches.reshape(len(patches), 3, -1, side, side).to(torch.uint8)
+            values = _values(pictures.numpy(), wanted.view(pictures.shape).numpy())
+            frames = pictures.shape[2]
+            is_row = patches.dim() == 2
+            table = PatchTable(values[:, None].repeat(1, frames, 1) if is_row else values, side)
+        again = pixel_values({**found, "pixel_values": table.pack(patches)}, table.values)
+        if again.keys() != expected.keys() or not all(torch.equal(again[name], expected[name]) for name in again):
+            return None
+    return table
 
 
 def gray_or_color(views: torch.Tensor) -> torch.Tensor:
@@ -96,7 +149,7 @@ def view_table(image_processor: Any, layout: ImageLayout) -> ViewTable | None:
     for probe in (page, other):
         image = [Image.fromarray(probe)]
         expected = _outputs(image_processor, image, layout)
-        found = _outputs(image_processor, image, layout, **_BYTES)
+        found = _outputs(image_processor, image, layout, **AS_BYTES)
         views = found.get("pixel_values")
         if views is None or not _is_views(views) or expected["pixel_values"].dtype != torch.float32:
             return None
@@ -115,7 +168,11 @@ def view_table(image_processor: Any, layout: ImageLayout) -> ViewTable | None:
 def _outputs(
     image_processor: Any, images: Sequence[Image.Image], layout: ImageLayout, **options: bool
 ) -> dict[str, torch.Tensor]:
-    outputs = image_processor(images=list(images), return_tensors="pt", **layout.processor_kwargs(), **options)
+    return _tensors(image_processor, images, **layout.processor_kwargs(), **options)
+
+
+def _tensors(image_processor: Any, images: Sequence[Image.Image], **options: Any) -> dict[str, torch.Tensor]:
+    outputs = image_processor(images=list(images), return_tensors="pt", **options)
     return {name: torch.as_tensor(value) for name, value in outputs.items()}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from deepsynth.data.processing.pixel_lookup import ViewTable, view_table
+from deepsynth.data.processing.pixel_lookup import AS_BYTES, PatchTable, ViewTable, patch_table, view_table
 from deepsynth.errors import UserError
 from deepsynth.models import chat_template
 from deepsynth.models.family import Family
@@ -28,7 +28,7 @@ class EncodedPrompt:
         ids: P tokens, those of images among them.
         images: model inputs of the pages by Hugging Face's own names.
         token_inputs: model inputs with a value for each token, (P,).
-        pixel_table: (3, 256) values of views that are bytes; ``None`` when ``images`` has values.
+        pixel_table: values of views or patches that are bytes; ``None`` when ``images`` has values.
     """
 
     ids: list[int]
@@ -110,18 +110,27 @@ class ChatPrompts(Prompts):
     def _frame(self) -> chat_template.AnswerFrame:
         return chat_template.answer_frame(self.hf_processor, self.family.chat_template)
 
+    @cached_property
+    def _patch_table(self) -> PatchTable | None:
+        return patch_table(self.hf_processor.image_processor) if self.family.by_grid else None
+
     def encode(self, prompt: str, images: Sequence[Image.Image]) -> EncodedPrompt:
         """Return a prompt with its pages, as the processor writes them out."""
         messages = chat_template.turn(prompt, len(images))
         text = chat_template.render(self.hf_processor, messages, self.family.chat_template, asks=True)
-        outputs = chat_template.model_inputs(self.hf_processor, text, images, self.layout.processor_kwargs())
+        table = self._patch_table
+        options = self.layout.processor_kwargs() if table is None else AS_BYTES
+        outputs = chat_template.model_inputs(self.hf_processor, text, images, options)
         ids, mask = outputs.pop("input_ids")[0], outputs.pop("attention_mask", None)
         assert mask is None or bool(mask.all()), "one prompt needs no padding"
         tensors = {name: torch.as_tensor(value) for name, value in outputs.items()}
         token_inputs = {name: value[0] for name, value in tensors.items() if value.shape == (1, len(ids))}
-        return EncodedPrompt(
-            ids.tolist(), {name: value for name, value in tensors.items() if name not in token_inputs}, token_inputs
-        )
+        own = {name: value for name, value in tensors.items() if name not in token_inputs}
+        if table is None:
+            return EncodedPrompt(ids.tolist(), own, token_inputs)
+        if "pixel_values" in own:
+            own["pixel_values"] = table.pack(own["pixel_values"])
+        return EncodedPrompt(ids.tolist(), own, token_inputs, table.values)
 
     def target_ids(self, target: str) -> list[int]:
         """Return the target in the frame that the template gives an answer."""
