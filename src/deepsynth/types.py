@@ -196,8 +196,7 @@ class Sample:
         prompt: prompt as text, with ``<image>`` for the pages.
         language: language code of the document, or ``None``.
         source: source name of the document, or ``None``.
-        pixel_table: (3, 256) or (3, F, 256) values that the model takes, by channel and byte, as
-            ``io.pixels.look_up`` takes them; ``None`` when ``images`` has values.
+        pixel_table: values that the model takes, for ``io.pixels.look_up``; ``None`` when ``images`` has values.
         sizes: width and height of each page, pixels.
         token_inputs: other model inputs with a value for each token, (T,), by Hugging Face's own names.
     """
@@ -239,8 +238,7 @@ class Batch:
         languages: B language codes or ``None``.
         sources: B source names or ``None``.
         prompt_texts: B prompts as text.
-        pixel_table: (3, 256) or (3, F, 256) values that the model takes, by channel and byte, as
-            ``io.pixels.look_up`` takes them; ``None`` when ``images`` has values.
+        pixel_table: values that the model takes, for ``io.pixels.look_up``; ``None`` when ``images`` has values.
         sizes: for each of B samples, width and height of its pages, pixels.
         moved_from: ``tokens`` as they are on the host, of a batch that :meth:`to` has moved to a device.
     """
