@@ -14,11 +14,15 @@ from deepsynth.compat.huggingface_hub import http_errors, install_client
 
 @pytest.fixture
 def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A server that answers every request with 404 and the header that the test looks for."""
+    """A server that answers every request with 404 and the header that the test looks for; /moved is elsewhere."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(404)
+            if self.path == "/moved":
+                self.send_response(307)
+                self.send_header("Location", "/here")
+            else:
+                self.send_response(404)
             self.send_header("X-Request", self.headers.get("X-From-Hook", ""))
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -82,3 +86,17 @@ def test_errors_carry_the_response_with_its_status_and_changed_headers(address: 
         hf_raise_for_status(get_session().get(address))
     assert caught.value.response.status_code == 404
     assert caught.value.response.headers["Retry-After"] == "3"
+
+
+def test_what_has_moved_is_followed_and_the_hooks_see_both_requests(address: str) -> None:
+    from huggingface_hub.utils import get_session
+
+    paths: list[str] = []
+    install_client(7.0, lambda request: paths.append(request.url.path), lambda response: None)
+    assert get_session().get(f"{address}/moved").status_code == 404
+    assert paths == ["/moved", "/here"]
+
+
+def test_no_class_of_python_itself_is_one_of_these() -> None:
+    assert not {Exception, OSError, ValueError, BaseException, object} & {*http_errors()}
+    assert not any(kind.__module__.startswith(("huggingface_hub", "builtins")) for kind in http_errors())

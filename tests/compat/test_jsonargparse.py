@@ -85,6 +85,8 @@ def test_a_value_of_several_types_is_explained_by_what_is_allowed(kind: Any, all
         ('Parser key "a": Expected a <class \'int\'>. Got value: x', "a", "Expected a int. Got value: x"),
         ('Parser key "a": Does not validate against any of the Union subtypes Subtypes: [int, Path] Errors: e',
          "a", "Does not validate against any of the Union subtypes Subtypes: [int, Path] Errors: e"),
+        ('Parser key "a": Does not validate against any of the Union subtypes Subtypes: [str, bool] Errors: e',
+         "a", "it must be a text, true or false"),
     ],
 )  # fmt: skip
 def test_keys_of_nested_parsers_are_joined(text: str, key: str, reason: str) -> None:

@@ -174,6 +174,8 @@ def test_the_number_of_batches_that_are_done_can_change(tmp_path: Path) -> None:
             self.batches += 1
             if self.batches == 1:
                 set_batches_done(trainer, 5)
+                current = trainer.fit_loop.epoch_loop.batch_progress.current
+                assert (current.ready, current.started, current.processed, current.completed) == (5, 5, 5, 4)
 
     skip = Skip()
     make_trainer(
@@ -182,12 +184,25 @@ def test_the_number_of_batches_that_are_done_can_change(tmp_path: Path) -> None:
     assert skip.batches == 1 + 3, "three of eight are left after five"
 
 
-def test_the_row_that_is_logged_next_is_known_at_the_end_of_a_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "own_step", "steps"),
+    [
+        ({"log_every_n_steps": 2}, None, [1]),
+        ({"log_every_n_steps": 1}, None, [0, 1, 2]),
+        ({"log_every_n_steps": 1, "accumulate_grad_batches": 2}, None, [0, 1]),  # the last batch of an epoch steps
+        ({"log_every_n_steps": 1}, 7.0, [7, 7, 7]),
+    ],
+)
+def test_the_row_that_is_logged_next_is_known_at_the_end_of_a_batch(
+    settings: dict[str, Any], own_step: float | None, steps: list[int], tmp_path: Path
+) -> None:
     from lightning.pytorch.loggers import CSVLogger
 
     class Logs(BoringModel):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             self.log("loss", float(batch_idx))
+            if own_step is not None:
+                self.log("step", own_step)
             return super().training_step(batch, batch_idx)
 
     class Keeps(CSVLogger):
@@ -208,9 +223,10 @@ def test_the_row_that_is_logged_next_is_known_at_the_end_of_a_batch(tmp_path: Pa
         max_epochs=1,
         limit_train_batches=3,
         limit_val_batches=1,
-        log_every_n_steps=2,
         num_sanity_val_steps=0,
+        **settings,
     )
     trainer.fit(Logs())
     assert [row for row in due if row is not None] == [row for row in logged if "loss" in row[0]]
-    assert [step for _, step in logged if _.get("loss") is not None] == [1]
+    assert [step for row, step in logged if "loss" in row] == steps
+    assert all(("epoch" in row) == (own_step is None) for row, _ in logged if "loss" in row)

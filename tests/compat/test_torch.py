@@ -98,6 +98,43 @@ def test_workers_that_hear_nothing_yet_are_ended_together(monkeypatch: pytest.Mo
     assert {worker.exitcode for worker in workers} <= {0, -signal.SIGTERM}
 
 
+class Child:
+    """A process that ends when it is told, or only when it is killed, on a clock that waiting for it moves."""
+
+    def __init__(self, name: str, events: list[str], clock: list[float], *, deaf: bool = False) -> None:
+        self.name, self.events, self.clock, self.deaf, self.alive = name, events, clock, deaf, True
+
+    def terminate(self) -> None:
+        self.events.append(f"tell {self.name}")
+        self.alive = self.deaf
+
+    def join(self, timeout: float) -> None:
+        self.events.append(f"wait {self.name} {timeout:g}")
+        self.clock[0] += min(timeout, 1.5) if self.alive else 0.25
+
+    def is_alive(self) -> bool:
+        return self.alive
+
+    def kill(self) -> None:
+        self.events.append(f"kill {self.name}")
+        self.alive = False
+
+
+def test_processes_have_two_seconds_together_and_those_that_are_left_are_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    events: list[str] = []
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    children: list[Any] = [Child(name, events, clock, deaf=name in "ad") for name in "abcd"]
+    end_processes(children)
+    assert events == [
+        "tell a", "tell b", "tell c", "tell d",
+        "wait a 2", "wait b 0.5", "wait c 0.25", "wait d 0",
+        "kill a", "kill d", "wait a 2", "wait d 2",
+    ]  # fmt: skip
+
+
 def end_at_once(worker: int) -> None:
     os._exit(7)
 
@@ -275,6 +312,23 @@ def test_layers_with_own_autograd_functions_are_kept_between_runs(
     assert counters["aot_autograd"]["autograd_cache_hit"] == 1
     assert x.grad is not None
     assert x.grad.tolist() == [4.0, 4.0]
+
+
+def test_traces_with_own_autograd_functions_may_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "autograd_cache_allow_custom_autograd_functions"
+    monkeypatch.setattr(torch._functorch.config, name, False)
+    keep_traced_layers()
+    assert getattr(torch._functorch.config, name) is True
+
+
+def test_work_space_is_forgotten_before_and_after_a_block_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: events.append("forget"), raising=False)
+    with own_blas_workspace():
+        events.append("block")
+    with pytest.raises(KeyError), own_blas_workspace():
+        raise KeyError
+    assert events == ["forget", "block", "forget", "forget", "forget"]
 
 
 @pytest.mark.gpu

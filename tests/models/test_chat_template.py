@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoProcessor
 
 from deepsynth import TextImageDataModule
 from deepsynth.data import JsonlSource
 from deepsynth.errors import UserError
-from deepsynth.models.chat_template import answer_frame, count_image_tokens, render, turn
+from deepsynth.models.chat_template import (
+    answer_frame,
+    count_image_tokens,
+    image_token_id,
+    model_inputs,
+    render,
+    turn,
+)
 from deepsynth.models.registry import family_of, family_of_model, load_pretrained
 from tests.helpers.tiny_models import byte_tokenizer, lighton_ocr
 
@@ -68,6 +77,54 @@ def test_what_surrounds_an_answer(before: str, after: str, end: list[str]) -> No
     frame = answer_frame(processor)
     assert frame.before == before
     assert processor.tokenizer.convert_ids_to_tokens(list(frame.end)) == end
+
+
+def test_a_tokenizer_that_begins_every_text_with_a_token_begins_no_end_with_it() -> None:
+    processor = TemplateOnly(template(after="#<end>"))
+    inner = processor.tokenizer.backend_tokenizer
+    inner.post_processor = TemplateProcessing(single="<user> $A", special_tokens=[("<user>", 0)])
+    assert processor.tokenizer.encode("#") == [0, *processor.tokenizer.encode("#", add_special_tokens=False)]
+    found = processor.tokenizer.convert_ids_to_tokens(list(answer_frame(processor).end))
+    assert found == ["#", "<end>"]
+
+
+@pytest.mark.parametrize(
+    ("bos", "text", "added"),
+    [(None, "<user>a", True), ("<user>", "<user>a", False), ("<user>", "a<user>", True)],
+)
+def test_the_token_that_begins_a_text_is_written_once(bos: str | None, text: str, added: bool) -> None:
+    given: dict[str, Any] = {}
+
+    class Notes(TemplateOnly):
+        def __call__(self, **options: Any) -> dict[str, Any]:
+            given.update(options)
+            return {"input_ids": "ids"}
+
+    processor = Notes(None)
+    processor.tokenizer.bos_token = bos
+    assert model_inputs(processor, text, ("page",), {"size": 3}) == {"input_ids": "ids"}
+    assert given == {"text": [text], "images": ["page"], "return_tensors": "pt", "add_special_tokens": added, "size": 3}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "pages", "expected"),
+    [
+        ("Read.", 2, ["Read."]),  # nothing stands for a page
+        ("<image> a <image> b <image>", 9, ["image", "a", "image", "b", "image"]),
+        ("  <image>  ", 2, ["image", "image"]),
+        ("a<image>b", 1, ["a", "image", "b"]),
+    ],
+)
+def test_a_turn_has_texts_and_pages_in_their_order(prompt: str, pages: int, expected: list[str]) -> None:
+    (found,) = turn(prompt, pages)
+    assert found["role"] == "user"
+    assert [part.get("text", part["type"]) for part in found["content"]] == expected
+
+
+def test_a_processor_that_does_not_say_its_image_token_is_refused() -> None:
+    assert image_token_id(SimpleNamespace(image_token_id=0)) == 0
+    with pytest.raises(UserError, match=r"^SimpleNamespace does not say which token stands for an image"):
+        image_token_id(SimpleNamespace())
 
 
 def test_a_template_of_the_family_stands_in_for_none() -> None:

@@ -64,7 +64,14 @@ def test_a_device_that_is_not_known_takes_what_a_cpu_does_and_no_images_are_none
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(patch_vision, "PATCHES_AT_ONCE", {"cpu": 10, "cuda": 1000})
-    encoder = Counts()
+    seen: list[int] = []
+
+    def get_image_features(pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> Any:
+        assert image_grid_thw.device == pixel_values.device
+        seen.append(len(pixel_values))
+        return SimpleNamespace(pooler_output=[])
+
+    encoder = SimpleNamespace(get_image_features=get_image_features)
     encode_patches(encoder, [image.to("meta") for image in images_of(GRIDS)], torch.tensor(GRIDS))
-    assert encoder.seen == [[4, 6], [1], [20], [3]]
+    assert seen == [10, 1, 20, 3]
     assert encode_patches(encoder, [], torch.empty(0, 3, dtype=torch.long)) == []
