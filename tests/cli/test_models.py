@@ -54,7 +54,8 @@ def test_a_model_is_recognized_and_its_tokens_are_counted(capsys: pytest.Capture
     ("args", "code", "expected"),
     [
         (["--help"], 0, "deepsynth models deepsynth/tiny"),
-        (["nothing"], 1, "model_name is 'nothing', which is not a folder"),
+        (["nothing"], 1, "NAME is 'nothing'; it must be a family (deepseek_ocr, deepseek_ocr2, "),
+        (["./nothing"], 1, "model_name is './nothing', which is not a folder"),
         (["a", "b"], 2, "takes one name at most; found a b"),
         (["--format"], 2, "takes one name at most"),
     ],

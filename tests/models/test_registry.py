@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from deepsynth.models.lora import LoraSettings, lora_config
 from deepsynth.models.registry import BUILTIN, FAMILIES, family_of, load_pretrained, resolve_model_name
 from deepsynth.modules import EngineSettings
 from tests.helpers.lora_counts import lora_parameters
+from tests.helpers.tiny_models import byte_tokenizer
 
 SCOPES = {
     "attention": LoraSettings(),
@@ -183,3 +185,23 @@ def test_importing_the_package_registers_nothing() -> None:
     code = "import deepsynth, deepsynth.models, sys; print({'torch', 'transformers'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert found.strip() == "set()"
+
+
+@pytest.mark.skipif(find_spec("torchvision") is not None, reason="torchvision is installed")
+def test_a_library_that_a_processor_needs_is_named_with_the_type_of_the_model(tmp_path: Path) -> None:
+    byte_tokenizer(["<image>", "<end>"], eos="<end>", pad="<end>").save_pretrained(tmp_path)
+    files = {
+        "config.json": {"model_type": "smolvlm", "architectures": ["SmolVLMForConditionalGeneration"]},
+        "processor_config.json": {
+            "processor_class": "SmolVLMProcessor",
+            "image_processor": {"image_processor_type": "SmolVLMImageProcessor"},
+        },
+        "video_preprocessor_config.json": {"video_processor_type": "SmolVLMVideoProcessor"},
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(
+        UserError, match=r"\(smolvlm\) cannot be loaded: .*orchvision.*; install that library"
+    ) as raised:
+        load_pretrained(AutoProcessor, str(tmp_path))
+    assert "\n" not in str(raised.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Container, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepsynth.cli.help.subcommands import examples
@@ -81,6 +82,11 @@ def details(name: str) -> list[str]:
     from deepsynth.data.processing.processor import OcrProcessor
     from deepsynth.models.registry import BUILTIN, FAMILIES, family_of_model
 
+    if name not in FAMILIES and "/" not in name and not Path(name).is_dir():
+        raise UserError(
+            f"NAME is {name!r}; it must be a family ({', '.join(FAMILIES)}), a model's folder, a Hub repository "
+            f"(owner/name) or one of {', '.join(BUILTIN)}"
+        )
     family = FAMILIES.get(name) or family_of_model(name)
     rows = [("family", f"{family.name} ({family.title})")]
     rows += [("weights", f"{one.repository}, {one.parameters}, {one.license}") for one in family.published]

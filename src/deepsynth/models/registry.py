@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -109,13 +110,21 @@ def load_pretrained(auto_class: Any, model_name: str, **kwargs: Any) -> Any:
         ) from None
     except ImportError as error:  # transformers names the library, in a paragraph
         reason = " ".join(str(error).split()).partition(". ")[0]
-        raise UserError(f"model_name {model_name!r} cannot be loaded: {reason}") from error
+        kind = f" ({_model_type(source)})" if Path(source).is_dir() else ""
+        raise UserError(
+            f"model_name {model_name!r}{kind} cannot be loaded: {reason}; install that library, or take another model"
+        ) from error
     except OSError as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"model_name {model_name!r} cannot be loaded: {reason} (a folder with the model's files works offline)"
         ) from error
     return unify_dtype(loaded) if hasattr(loaded, "named_parameters") else loaded
+
+
+def _model_type(folder: str) -> str:
+    """Return the type that a folder's configuration says."""
+    return str(json.loads(Path(folder, "config.json").read_text()).get("model_type"))
 
 
 @contextmanager

@@ -13,9 +13,9 @@ from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
 from deepsynth import PeftModule, TextImageDataModule
-from deepsynth.data import Source
+from deepsynth.data import Collator, OcrProcessor, Source
 from deepsynth.models.registry import family_of
-from deepsynth.types import Batch, Document
+from deepsynth.types import Batch, Document, Page
 from tests.helpers.training import make_module, make_trainer
 
 TEXTS = ("ab 1", "Zeile zwei", "<|x|> & so on", "q")
@@ -71,6 +71,18 @@ def batch_of(folder: Path, sizes: Sizes) -> Batch:
     data.setup("fit")
     batch: Batch = next(iter(data.val_dataloader()))
     return batch.with_pixel_values()
+
+
+def paged_batch(folder: Path, sizes: Sizes) -> tuple[OcrProcessor, Batch]:
+    """Return a sample of one page and one of three, with pixels as the model takes them, and what made them."""
+    images = [document.image for document in DotPages(sizes)]
+    processor, samples = OcrProcessor(str(folder)), []
+    for number, chosen in enumerate((images[:1], [*images[1:3], images[0]])):
+        pages = [Page(image, "") for image in chosen if isinstance(image, Image.Image)]
+        sample = processor(Document(str(number), f"of {len(pages)}", one_sample=True), pages)
+        assert sample is not None
+        samples.append(sample)
+    return processor, Collator(processor.pad_token_id)(samples).with_pixel_values()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from deepsynth.models.registry import family_of, load_pretrained
 from tests.helpers.processes import launch
 from tests.helpers.training import make_trainer
 from tests.models.families.conftest import MAKERS
-from tests.models.families.runs import TEXTS, Losses, Run, Sizes, batch_of, data_of, loss_of, module_of
+from tests.models.families.runs import TEXTS, Losses, Run, Sizes, batch_of, data_of, loss_of, module_of, paged_batch
 
 
 def test_what_the_maker_wrote_is_recognized(family: str, folder: Path) -> None:
@@ -60,6 +60,18 @@ def test_tokens_are_counted_as_the_prompt_has_them(family: str, folder: Path) ->
     counts = (batch.tokens["input_ids"] == processor.hf_processor.image_token_id).sum(1).tolist()
     assert counts == [processor.layout.tokens(*sizes[0]) for sizes in batch.sizes]
     assert min(counts) > 0
+
+
+def test_several_pages_are_one_sample(family: str, folder: Path) -> None:
+    """Beside a sample of one page; the loss is transformers' own, and each page has its tokens."""
+    module = module_of(folder)
+    module.configure_model()
+    base = load_pretrained(AutoModelForImageTextToText, str(folder), dtype=torch.float32).eval()
+    processor, batch = paged_batch(folder, MAKERS[family].PAGES)
+    counts = (batch.tokens["input_ids"] == processor.hf_processor.image_token_id).sum(1).tolist()
+    assert counts == [sum(processor.layout.tokens(*size) for size in sizes) for sizes in batch.sizes]
+    assert [len(sizes) for sizes in batch.sizes] == [1, 3]
+    assert float(module.train().compute_loss(batch).detach()) == pytest.approx(loss_of(base, batch), rel=1e-5)
 
 
 def test_a_batch_is_as_its_samples_one_by_one(run: Run) -> None:
