@@ -133,6 +133,11 @@ WRONG = "Parser key \"data.batch_size\": Expected a <class 'int'>. Got value: ma
             ["fit"],
             "--data.source=DocumentSource --data.source.path=FOLDER",
         ),
+        (
+            'Parser key "data.source": Expected an instantiatable class, but deepsynth.data.Source is abstract',
+            ["fit", "--data.source.path=scans"],
+            "name it first: --data.source=JsonlSource|CsvSource",
+        ),
         ("something\n  else", ["fit"], "something else"),
     ],
 )

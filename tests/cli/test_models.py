@@ -39,6 +39,8 @@ def test_a_model_is_recognized_and_its_tokens_are_counted(capsys: pytest.Capture
     assert re.search(r"^family +deepseek_ocr \(DeepSeek-OCR\)$", out, re.MULTILINE)
     assert "'<image>\\nSummarize this document.' (not published)" in out
     assert "273 of an A4 page" in out
+    assert main(["models", "deepsynth/tiny-random"]) == 0
+    assert re.search(r"^modes +none but its own$", capsys.readouterr().out, re.MULTILINE)  # it has small patches
     assert main(["models", "deepsynth/full-size-ocr"]) == 0
     counts = "attention 1,966,080, mlp 390,144, experts=shared 1,622,016, "  # counted by hand
     assert counts in (out := capsys.readouterr().out)

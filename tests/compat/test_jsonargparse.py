@@ -8,7 +8,8 @@ import pytest
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, Trainer
 
-from deepsynth.compat.jsonargparse import innermost_error, unknown_class, unknown_option, wrong_value
+from deepsynth.compat.jsonargparse import class_not_chosen, innermost_error, unknown_class, unknown_option, wrong_value
+from deepsynth.data import Source
 
 
 class Raising(ArgumentParser):
@@ -30,6 +31,15 @@ def error_of(*args: str, **types: Any) -> str:
 def test_an_unknown_class() -> None:
     assert unknown_class(error_of("--callback=NoSuchCallback")) == "NoSuchCallback"
     assert unknown_class("something else") is None
+
+
+def test_an_option_of_a_class_that_was_not_named() -> None:
+    parser = Raising()
+    parser.add_subclass_arguments(Source, "source", required=False)
+    with pytest.raises(RuntimeError) as error:
+        parser.parse_args(["--source.path=scans"])
+    assert (class_not_chosen(innermost_error(str(error.value))) or "").endswith(".Source")
+    assert class_not_chosen("something else") is None
 
 
 def test_an_unknown_option() -> None:

@@ -155,7 +155,7 @@ def test_what_gives_no_sample_is_named_and_passed_over_on_request(
     assert sorted(texts) == ["text a", "text c"]
 
 
-def test_the_command_writes_what_it_is_asked_for(tmp_path: Path) -> None:
+def test_the_command_writes_what_it_is_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "docs.jsonl").write_text('{"id": "one", "text": "some text"}\n{"id": "two", "text": "other text"}\n')
     args = ["data", "convert", "--data.source=JsonlSource", f"--data.source.path={tmp_path / 'docs.jsonl'}"]
     assert main([*args, "--output", str(tmp_path / "out"), "--format", "page", "--shard", "1/2"]) == 0
@@ -165,3 +165,9 @@ def test_the_command_writes_what_it_is_asked_for(tmp_path: Path) -> None:
     names = sorted(path.name for path in (tmp_path / "some").iterdir())
     assert [(name[:3], Path(name).suffix) for name in names] == [("con", ".json"), ("one", ".png"), ("one", ".txt")]
     assert (tmp_path / "some" / names[2]).read_text() == "some text\n"
+    source = DocumentSource(tmp_path / "some")
+    assert [document.text for document in source] == ["some text"]
+    assert "2 files: 1 documents (1 pages), 1 with texts, for 1 of them; all are used" in caplog.messages[-1]
+    (tmp_path / "some" / "convert.json").write_text('{"format": "a table of the user\'s"}')
+    list(DocumentSource([tmp_path / "some"]))
+    assert "not used: 1 tables that name no image here (convert.json)" in caplog.messages[-1]

@@ -16,6 +16,7 @@ import deepsynth
 from deepsynth.data import TextRenderer
 from deepsynth.errors import UserError
 from deepsynth.inference import Gallery, Predictor
+from deepsynth.modules import PeftModule
 from deepsynth.types import Document, Page
 from tests.helpers.training import make_data, make_module, make_trainer
 
@@ -56,6 +57,21 @@ def test_nothing_to_predict_with_is_a_mistake(tmp_path: Path) -> None:
         Predictor()
     with pytest.raises(UserError, match="holds no adapter"):
         Predictor(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model_name", "mode", "message"),
+    [
+        ("deepsynth/tiny", "nosuch", "mode is 'nosuch'; deepseek_ocr has tiny, small"),
+        ("deepsynth/tiny-random", "small", "leave mode out"),
+    ],
+)
+def test_a_mode_is_refused_before_weights_are_loaded(
+    model_name: str, mode: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PeftModule, "configure_model", lambda self: pytest.fail("weights were loaded"))
+    with pytest.raises(UserError, match=message):
+        Predictor(model_name=model_name, mode=mode)
 
 
 def test_a_notebook_shows_pages_and_escapes_their_texts(page: Page) -> None:

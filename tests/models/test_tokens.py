@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepsynth.errors import UserError
 from deepsynth.models.tokens import MODES, ImageLayout, image_layout
 
 EXPECTED = json.loads((Path(__file__).parents[1] / "fixtures/deepseek_ocr_v1/preproc/expected.json").read_text())
@@ -125,6 +126,9 @@ def test_unknown_modes_and_processors_are_refused() -> None:
     """Both errors say what is allowed."""
     with pytest.raises(ValueError, match="mode is 'large'; deepseek_ocr2 has small, base, gundam"):
         image_layout(_image_processor(), "large")
+    small = SimpleNamespace(image_processor=_image_processor(), patch_size=8)
+    with pytest.raises(UserError, match=r"mode is 'small'; .* 768 has 576 features, .* for 144 and 256 alone"):
+        image_layout(small, "small")
     with pytest.raises(ValueError, match="no image processor of deepseek_ocr or deepseek_ocr2"):
         image_layout(SimpleNamespace(model_input_names=["pixel_values"]))
     with pytest.raises(ValueError, match=r"call deepsynth.models.register\(\)"):

@@ -12,8 +12,10 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, auto_parser
 from jsonargparse.typing import PositiveInt
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
+from deepsynth.cli.console import quiet
 from deepsynth.cli.errors import ParserError
 from deepsynth.cli.trainer import DeepSynthCLI
 from deepsynth.io.text import visible
@@ -98,6 +100,11 @@ class PagesCLI(DeepSynthCLI):
         summary = inspect.getdoc(type(self)) or ""
         parser = {"prog": f"deepsynth {command}", "description": summary.partition("\n")[0]}
         super().__init__(args, run=False, parser_kwargs=parser)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the trainer without its lines about GPUs, which pages do not use."""
+        with quiet():
+            return super().instantiate_trainer(**kwargs)
 
 
 class RenderCLI(PagesCLI):

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from deepsynth.cli.help.spellings import suggestion
 from deepsynth.cli.help.subcommands import RUN_COMMANDS, command_of
-from deepsynth.compat.jsonargparse import innermost_error, unknown_class, unknown_option, wrong_value
+from deepsynth.compat.jsonargparse import class_not_chosen, innermost_error, unknown_class, unknown_option, wrong_value
 from deepsynth.distributed.support import REFUSED_OPTIONS
 from deepsynth.errors import UserError
 from deepsynth.io.text import shortened, visible
@@ -119,6 +119,9 @@ def explain(message: str, args: Sequence[str], classes: Sequence[str], options: 
         )
     if (found := wrong_value(text)) and found[0] != "config":
         key, reason = found
+        if base := class_not_chosen(reason):
+            fitting = [name for name in classes if name.endswith(base.rpartition(".")[2])]
+            return f"{key} has no class to give this option to; name it first: --{key}={'|'.join(fitting)}"
         return f"{key}: {reason}{_place(key.rpartition('.')[2], args)}"
     return text
 

@@ -95,8 +95,9 @@ def details(name: str) -> list[str]:
         rows.append(("tokens", f"{OcrProcessor(name).layout.tokens(*_A4_PX)} of an A4 page at 150 dpi, as it is set"))
         model = name
     rows.append(("LoRA", _adapters(family, model)))
-    modes = [f"{mode} {layout.tokens(*_A4_PX)}" for mode, layout in family.modes.items()]
-    rows.append(("modes", f"{', '.join(modes)} tokens" if modes else f"none; tokens of a page: {family.page_tokens}"))
+    modes = _modes(family, None if name in FAMILIES else name)
+    without = "none but its own" if family.modes else f"none; tokens of a page: {family.page_tokens}"
+    rows.append(("modes", f"{', '.join(modes)} tokens" if modes else without))
     rows.append(("prompts", "by its chat template" if family.inputs == "chat" else "square views, then the prompt"))
     rows += [(f"  {kind}", repr(prompt)) for kind, prompt in family.prompts.items()]
     others = [kind for kind in family.own_prompts if kind not in family.prompts and _is_learned(family, kind)]
@@ -122,6 +123,20 @@ def _adapters(family: Family, name: str | None) -> str:
         model = AutoModelForImageTextToText.from_config(load_pretrained(AutoConfig, name))
     counts = ", ".join(f"{scope} {count:,}" for scope, count in scope_parameters(model, _RANK).items())
     return f"{counts} parameters at rank {_RANK}"
+
+
+def _modes(family: Family, name: str | None) -> list[str]:
+    """Return the modes of a family with the tokens of a page; of a model by name, those that it can serve."""
+    from deepsynth.data.processing.processor import OcrProcessor
+
+    found = []
+    for mode, published in family.modes.items():
+        try:
+            layout = published if name is None else OcrProcessor(name, mode).layout
+        except UserError:  # the model has no queries for it
+            continue
+        found.append(f"{mode} {layout.tokens(*_A4_PX)}")
+    return found
 
 
 def _is_learned(family: Family, kind: str) -> bool:

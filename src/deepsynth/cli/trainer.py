@@ -167,7 +167,8 @@ class DeepSynthCLI(LightningCLI):
             folder = resolve_checkpoint(path)
             stored = adapter_settings(folder)
             init["adapter"], self._ckpt_path = str(folder), None
-            rank_zero_info(f"starting from the weights of {path} alone, at step 0")
+            used = f"weights of {path if is_reference(path) else folder}"
+            rank_zero_info(f"starting from the {used} alone, at step 0" if self.subcommand == "fit" else used)
         else:
             checkpoint = read_checkpoint(path)
             stored, self._first_step = stored_settings(checkpoint["hyper_parameters"]), checkpoint["global_step"]

@@ -44,6 +44,12 @@ def wrong_value(text: str) -> tuple[str, str] | None:
     return key, _one_of_a_union(reason) or reason
 
 
+def class_not_chosen(reason: str) -> str | None:
+    """Return the dotted path of the base class of which no subclass was named, if that is what a reason says."""
+    found = re.search(r"Expected an instantiatable class, but ([\w.]+) is abstract", reason)
+    return found[1] if found else None
+
+
 def _one_of_a_union(reason: str) -> str | None:
     """Return what a value must be, if a reason lists the plain subtypes of a Union, none of which it is."""
     found = re.match(r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors:", reason)

@@ -17,6 +17,7 @@ from deepsynth.data.formats.writing import layout_of, write_alto, write_page_xml
 from deepsynth.data.pipeline import Pipeline
 from deepsynth.data.shards import Shard
 from deepsynth.data.sources.base import Skip, tell
+from deepsynth.data.sources.documents.listing import RECIPE
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_file, explain_write_errors
 from deepsynth.types import Document, Page, Sample
@@ -78,10 +79,10 @@ def convert(
 
 
 def _check_recipe(folder: Path, pipeline: Pipeline, form: str, shard: Shard, size: int) -> None:
-    """Keep what the files depend on in ``convert.json``, and refuse a folder that was begun with something else."""
+    """Keep what the files depend on in :data:`RECIPE`, and refuse a folder that was begun with something else."""
     stages = {name: repr(getattr(pipeline, name)) for name in ("renderer", "augmenter", "processor", "text", "seed")}
     recipe = {"format": form, "shards": shard.count, "documents_per_file": size, **stages}
-    file = folder / "convert.json"
+    file = folder / RECIPE
     with explain_write_errors(file, "the conversion"):
         folder.mkdir(parents=True, exist_ok=True)
         if not file.exists():

@@ -35,7 +35,8 @@ class Predictor:
         device: torch's name; by default a GPU where there is one.
 
     Raises:
-        UserError: without an adapter and a model's name, or for a folder that holds no adapter.
+        UserError: without an adapter and a model's name, for a folder that holds no adapter, or for a mode or a prompt
+            that the model cannot take; before any weights are loaded.
     """
 
     def __init__(
@@ -58,6 +59,8 @@ class Predictor:
         lora = {key.removeprefix("lora."): value for key, value in stored.items() if key.startswith("lora.")}
         if prompt is None and folder is not None and (folder / "deepsynth.json").is_file():
             prompt = json_object(folder / "deepsynth.json").get("prompt")
+        processor = OcrProcessor(name, mode, prompt)
+        processor.check(packing=False, targets=["text"])
         self.module = PeftModule(
             name,
             adapter=None if folder is None else str(folder),
@@ -68,7 +71,7 @@ class Predictor:
         self.module.configure_model()
         self.module.to(self.module.device).eval()
         self.prompt = prompt
-        self._pipeline = Pipeline(TextRenderer(), None, OcrProcessor(name, mode, prompt), prompt_only=True)
+        self._pipeline = Pipeline(TextRenderer(), None, processor, prompt_only=True)
 
     def __call__(self, image: ImageLike) -> str:
         """Return the text of an image: a file, the content of one, or pixels.

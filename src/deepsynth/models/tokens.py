@@ -213,7 +213,7 @@ def image_layout(hf_processor: Any, mode: str | None = None) -> ImageLayout:
         mode: a name in :data:`MODES`; ``None`` takes what the processor's own configuration says.
 
     Raises:
-        UserError: for a mode that the family does not have.
+        UserError: for a mode that the family does not have, or the model has no queries for.
         ValueError: for a processor of another family.
     """
     images = getattr(hf_processor, "image_processor", hf_processor)
@@ -233,7 +233,9 @@ def image_layout(hf_processor: Any, mode: str | None = None) -> ImageLayout:
     if mode is not None:
         if mode not in MODES[family]:
             raise UserError(f"mode is {mode!r}; {family} has {', '.join(MODES[family])}")
-        return replace(MODES[family][mode], patch_size=patch_size, downsample=downsample)
+        layout = replace(MODES[family][mode], patch_size=patch_size, downsample=downsample)
+        _check_queries(mode, layout)
+        return layout
     tiled = bool(images.crop_to_patches)
     size = images.size
     height = int(size["height"] if isinstance(size, Mapping) else size.height)
@@ -247,6 +249,23 @@ def image_layout(hf_processor: Any, mode: str | None = None) -> ImageLayout:
         downsample=downsample,
         stretch=_stretches(images, tiled, height),
     )
+
+
+def _check_queries(mode: str, layout: ImageLayout) -> None:
+    """Refuse a mode for which DeepSeek-OCR-2 has no learned queries, as small models with other patches have none.
+
+    Raises:
+        UserError: with the numbers of features that there are queries for.
+    """
+    published = MODES["deepseek_ocr2"]["small"], MODES["deepseek_ocr2"]["base"]
+    known = [view.features(view.base_size) ** 2 for view in published]
+    for side in (layout.base_size, layout.tile_size or layout.base_size):
+        count = layout.features(side) ** 2
+        if layout.family == "deepseek_ocr2" and count not in known:
+            raise UserError(
+                f"mode is {mode!r}; with patches of {layout.patch_size} pixels, as here, a view of {side} has "
+                f"{count} features, and DeepSeek-OCR-2 has queries for {known[0]} and {known[1]} alone; leave mode out"
+            )
 
 
 def _stretches(images: Any, tiled: bool, side: int) -> bool:

@@ -170,11 +170,12 @@ class OcrProcessor(Processor):
         return self.on_max_tokens == "drop"
 
     def check(self, *, packing: bool, targets: Collection[str]) -> None:
-        """Refuse what the model's family cannot learn, and log what it is asked where nothing is published.
+        """Refuse what the model or its family cannot do, and log what it is asked where nothing is published.
 
         Raises:
             UserError: with the reason.
         """
+        self.family.layout(self.hf_processor, self.mode)
         if packing:
             self.family.refuse("packing", "data.packing is true", "set data.packing=false")
         if set(targets) != {"text"}:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import importlib.util
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ from deepsynth.io.paths import check_regular_file
 HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
 #: Files that operating systems leave in folders.
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
+#: The file in which a conversion keeps what its files depend on, and keys that every such file has.
+RECIPE = "convert.json"
+RECIPE_KEYS = frozenset({"format", "shards", "documents_per_file", "processor", "seed"})
 #: Names that the summary lists for each reason.
 _NAMES_SHOWN = 5
 
@@ -30,6 +34,17 @@ def image_suffixes() -> frozenset[str]:
     """Return the endings of image files that are read: those that Pillow knows for its formats, HEIC and PDF."""
     known = Image.registered_extensions().items()
     return frozenset({suffix for suffix, name in known if name in FORMATS} | HEIF_SUFFIXES | {".pdf", ".avif"})
+
+
+def is_recipe(path: Path) -> bool:
+    """Return whether a file is the record that ``deepsynth data convert`` keeps in a folder; it is no user's file."""
+    if path.name != RECIPE:
+        return False
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.keys() >= RECIPE_KEYS
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +122,8 @@ def list_place(path: Path | Sequence[Path], *, recursive: bool) -> Listing:
         if found.path in seen:
             continue
         seen.add(found.path)
+        if is_recipe(found.path):
+            continue
         _sort_in(listing, found, recursive=recursive)
     folders = {found.path.parent for found in listing.images if not found.in_folder}
     for folder in sorted(folders):
