@@ -96,8 +96,9 @@ def test_names_are_folders_or_repositories() -> None:
     assert all(resolve_model_name(name) != name for name in BUILTIN)
     with pytest.raises(UserError, match=r"'deepsynth/huge'; it must be one of deepsynth/full-size-glm-ocr, .*tiny"):
         resolve_model_name("deepsynth/huge")
-    with pytest.raises(UserError, match=r"'./nowhere', which is not a folder"):
-        resolve_model_name("./nowhere")
+    for name in ("./nowhere", "/nowhere/at-all", "~/nowhere", "nowhere", "a/b/c"):
+        with pytest.raises(UserError, match=rf"^model_name is '{name}', which is not a folder"):
+            resolve_model_name(name)
     with pytest.raises(UserError, match=r"'owner/no such name' cannot be loaded: .*Repo id must"):
         load_pretrained(AutoConfig, "owner/no such name", local_files_only=True)
 

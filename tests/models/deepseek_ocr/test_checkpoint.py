@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from deepsynth.models.deepseek_ocr import DeepseekOcrConfig, DeepseekOcrForConditionalGeneration
-from deepsynth.models.deepseek_ocr.checkpoint import published_state
+from deepsynth.models.deepseek_ocr.checkpoint import check_folder, draft_keys, published_state
 from deepsynth.models.deepseek_ocr.configuration import TEXT
 from deepsynth.models.deepseek_ocr.registration import register
 from tests.helpers.tiny_config import tiny_config
@@ -156,6 +156,23 @@ def test_keys_that_do_not_fit_are_listed(folder: Path) -> None:
     assert "2 missing (model.layers.2.mlp.experts.5.up_proj.weight, model.view_seperator)" in text
     assert "1 unexpected (model.layers.9.norm.weight)" in text
     assert "1 misshaped (model.projector.layers.bias (7,) (want (72,)))" in text
+
+
+@pytest.mark.parametrize("count", [8, 9])
+def test_eight_keys_are_listed(count: int, folder: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    state |= {f"model.layers.9.x{number}": torch.zeros(1) for number in range(count)}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    more = ", …" if count > 8 else ""
+    with pytest.raises(ValueError, match=rf"{count} unexpected \(model.layers.9.x0, .*, model.layers.9.x7{more}\)$"):
+        check_folder(folder, DeepseekOcrForConditionalGeneration)
+
+
+def test_a_layer_is_a_draft_where_one_of_its_parts_says_so() -> None:
+    draft = {"model.layers.12.eh_proj.weight", "model.layers.12.mlp.gate.weight", "mtp_module.x", "model.mtp.y"}
+    inner = {"model.language_model.layers.3.enorm.weight", "model.language_model.layers.3.norm.weight"}
+    other = {"model.layers.1.mlp.gate.weight", "model.layers.3.norm.weight", "model.mtpx", "x.mtp_module"}
+    assert draft_keys(draft | inner | other) == draft | inner
 
 
 @pytest.mark.parametrize(

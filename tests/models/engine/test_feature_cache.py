@@ -41,6 +41,27 @@ def test_a_full_cache_keeps_what_it_has(kind: str, tmp_path: Path) -> None:
     assert [cache.get(key) is not None for key in ("aa1", "aa2", "aa3", "aa4")] == [True, True, False, False]
 
 
+def test_a_cache_says_once_that_it_is_full_and_takes_nothing_smaller_then(caplog: pytest.LogCaptureFixture) -> None:
+    cache = MemoryCache(3 * SIZE - 1)
+    with caplog.at_level("INFO"):
+        for key in ("aa1", "aa2", "aa3", "aa4"):
+            cache.put(key, FEATURES)
+        cache.put("aa5", FEATURES[:1])
+    assert [cache.get(key) is not None for key in ("aa1", "aa2", "aa3", "aa5")] == [True, True, False, False]
+    assert [record.getMessage() for record in caplog.records] == ["vision_cache: full at 0.00 GiB; what is in it stays"]
+
+
+def test_a_folder_beyond_the_limit_is_read_and_takes_nothing_more(tmp_path: Path) -> None:
+    make("disk", tmp_path).put("aa1", FEATURES)
+    (file,) = tmp_path.rglob("*.safetensors")
+    assert file.relative_to(tmp_path).as_posix() == "context/aa/aa1.safetensors"
+    cache = DiskCache(tmp_path, "context", 1)
+    assert cache.limit_bytes == 0
+    cache.put("bb1", FEATURES)
+    assert cache.get("aa1") is not None
+    assert cache.get("bb1") is None
+
+
 def test_another_run_counts_what_is_on_the_disk_and_ranks_share_the_limit(tmp_path: Path) -> None:
     make("disk", tmp_path).put("aa1", FEATURES)
     file = next(tmp_path.rglob("*.safetensors"))

@@ -17,6 +17,7 @@ from transformers.models.deepseek_ocr2.modeling_deepseek_ocr2 import DeepseekOcr
 
 from deepsynth.models.kernels.decoder import fast_forward_for
 from deepsynth.models.kernels.experts import (
+    block_of,
     choose_experts,
     gated_product,
     gated_product_backward,
@@ -274,3 +275,16 @@ def test_few_tokens_choose_the_experts_that_transformers_router_chooses(tokens: 
     first, second = indices.sort(dim=-1), found[0].sort(dim=-1)
     assert torch.equal(first.values, second.values)
     torch.testing.assert_close(weights.gather(1, first.indices), found[1].gather(1, second.indices))
+
+
+def test_a_block_is_the_power_of_two_that_holds_a_width() -> None:
+    assert [block_of(width) for width in (1, 2, 3, 4, 5, 64, 65, 896)] == [1, 2, 4, 4, 8, 64, 128, 1024]
+
+
+def test_rows_are_sorted_by_expert_as_the_tokens_stand() -> None:
+    routing = sort_by_expert(torch.tensor([[2, 0], [0, 2], [4, 2]]), 5)
+    assert routing.tokens.tolist() == [0, 1, 0, 1, 2, 2]  # of experts 0, 0, 2, 2, 2, 4
+    assert routing.order.tolist() == [1, 2, 0, 3, 5, 4]
+    assert routing.places.tolist() == [[2, 0], [1, 3], [5, 4]]
+    assert routing.ends.tolist() == [2, 2, 5, 5, 6]
+    assert routing.ends.dtype == torch.int32

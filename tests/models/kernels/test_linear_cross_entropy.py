@@ -11,6 +11,7 @@ from deepsynth.models.kernels import linear_cross_entropy as module
 from deepsynth.models.kernels.linear_cross_entropy import linear_cross_entropy
 
 WORDS, WIDTH = 1000, 24
+CHUNK_BYTES = module.CHUNK_BYTES
 
 
 @pytest.fixture(autouse=True)
@@ -109,6 +110,26 @@ def test_autocast_computes_in_16_bits() -> None:
     grads = torch.autograd.grad(loss, (hidden, weight))
     assert all(grad.dtype == torch.float32 for grad in grads)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_chunk_has_256_mib_of_logits_and_one_row_at_least() -> None:
+    assert CHUNK_BYTES == 2**28
+    assert [module.rows_per_chunk(words) for words in (1000, 3500, 3501, 7000, 7001, 10**9)] == [7, 2, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("count", "budget"), [(30, 9), (291, 1), (3000, 1)])
+def test_liger_is_allowed_as_many_logits(count: int, budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts in states: 7 rows of 1,000 logits are 9 times 30 states of 24."""
+    given: list[int] = []
+
+    def fused(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, *, budget: int) -> torch.Tensor:
+        given.append(budget)
+        return plain(hidden, weight, labels)
+
+    monkeypatch.setattr(liger_kernel, "linear_cross_entropy", fused)
+    hidden, weight, labels = make(count)
+    assert linear_cross_entropy(hidden, weight, labels, liger=True) == plain(hidden, weight, labels)
+    assert given == [budget]
 
 
 @pytest.mark.gpu

@@ -41,3 +41,36 @@ def test_with_boundaries_no_sequence_sees_another() -> None:
         )
         wanted = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling).transpose(1, 2)
         torch.testing.assert_close(output, wanted)
+
+
+def test_heads_of_keys_are_shared_and_what_is_visible_is_followed() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, heads, TOKENS, 8, generator=generator) for heads in (4, 2, 2))
+    bounds = torch.tensor([0, 4, 10], dtype=torch.int32)
+    causal = torch.ones(6, 6, dtype=torch.bool).tril()
+    window = causal & ~causal.tril(-3)  # three tokens, the one that looks included
+    mask = torch.block_diag(torch.ones(4, 4).tril(), window.float()).bool()
+    visible = [None, window[None, None]]
+    output, weights = packed_attention(
+        torch.nn.Module(), query, key, value, None, cu_seq_lens_q=bounds, max_length_q=6, visible=visible
+    )
+    wanted = F.scaled_dot_product_attention(
+        query, key.repeat_interleave(2, 1), value.repeat_interleave(2, 1), attn_mask=mask
+    )
+    torch.testing.assert_close(output, wanted.transpose(1, 2))
+    assert weights is None
+
+
+def test_weights_are_dropped_as_often_as_asked() -> None:
+    query, key, value = inputs()
+    bounds = torch.tensor([0, TOKENS], dtype=torch.int32)
+    ones = torch.ones_like(value)
+
+    def of_ones(dropout: float) -> torch.Tensor:
+        torch.manual_seed(0)
+        return packed_attention(
+            torch.nn.Module(), query, key, ones, None, cu_seq_lens_q=bounds, max_length_q=TOKENS, dropout=dropout
+        )[0]
+
+    torch.testing.assert_close(of_ones(0.0), torch.ones(1, TOKENS, 2, 8))
+    assert (of_ones(0.9) - 1).abs().max() > 0.5

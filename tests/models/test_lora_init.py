@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
 from deepsynth import PeftModule
+from deepsynth.errors import UserError
 from deepsynth.export.merge import export_model
-from deepsynth.models.lora_init import adapted_layers, frozen_weight
+from deepsynth.models.lora_init import adapted_layers, frozen_weight, plain_lora, restore_start
 from deepsynth.models.quantization.nf4_experts import Nf4Experts
 from deepsynth.models.quantization.quantize import Quantization, quantize
 from deepsynth.models.registry import load_pretrained
@@ -227,3 +228,43 @@ def test_a_loftq_adapter_is_not_loaded_beside_exact_weights(tmp_path: Path) -> N
     assert found["lora.init"] == "loftq"
     with pytest.raises(ValueError, match=r"set model\.quantization=nf4"):
         make_module(**{**ALL, "init": found["lora.init"]}, adapter=str(tmp_path / "adapter"))
+
+
+@pytest.mark.parametrize("experts", [1, 3])
+def test_plain_lora_is_what_training_added_to_what_it_began_with(experts: int) -> None:
+    """Of twice the rank, expert by expert: rows of A (E * r, I) are together, columns of B (O, r * E) apart."""
+    torch.manual_seed(0)
+    rank, outputs, inputs = 2, 5, 7
+    shapes = {"x.lora_A.weight": (experts * rank, inputs), "x.lora_B.weight": (outputs, rank * experts)}
+    trained, start = ({name: torch.randn(shape) for name, shape in shapes.items()} for _ in range(2))
+
+    def products(factors: dict[str, torch.Tensor], r: int) -> torch.Tensor:
+        a = factors["x.lora_A.weight"].reshape(experts, r, inputs)
+        b = factors["x.lora_B.weight"].reshape(outputs, r, experts)
+        return torch.einsum("ore,eri->eoi", b, a)
+
+    plain = plain_lora(trained, start, rank)
+    assert plain["x.lora_A.weight"].shape == (experts * 2 * rank, inputs)
+    torch.testing.assert_close(products(plain, 2 * rank), products(trained, rank) - products(start, rank))
+
+
+def test_the_frozen_weight_lacks_what_the_checkpoints_adapter_began_with() -> None:
+    base = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 2, bias=False))
+    model: Any = get_peft_model(base, LoraConfig(r=2, lora_alpha=6, target_modules=["0", "1"]))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_()
+    now = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    weights = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
+    first, second = ("base_model.model.0", "base_model.model.1")
+    stored = {**now, f"{first}.lora_B.default.weight": torch.randn(4, 2)}
+    assert restore_start(model, now, now) == now
+    assert restore_start(model, now, stored) == stored
+    found = dict(model.named_parameters())
+    a, names = now[f"{first}.lora_A.default.weight"], f"{first}.lora_B.default.weight"
+    expected = weights[f"{first}.base_layer.weight"] + 3.0 * (now[names] - stored[names]) @ a  # alpha over r is 3
+    torch.testing.assert_close(found[f"{first}.base_layer.weight"].data, expected)
+    assert torch.equal(found[f"{second}.base_layer.weight"], weights[f"{second}.base_layer.weight"])
+    with pytest.raises(UserError, match="adapters began in another way"):
+        restore_start(model, now, {})
