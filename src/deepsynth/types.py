@@ -8,47 +8,19 @@ Shape legend, used in every docstring of the package:
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from deepsynth.io.notebook import ShownAsPng
+from deepsynth.io.paged_file import PagedFile
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
 Task = Literal["transcribe", "summarize"]
-
-
-class PagedFile(ABC):
-    """Pages of a file, such as a PDF or TIFF, each decoded when it is asked for."""
-
-    #: Whether the file itself says what text its pages show; then the text of the document is empty.
-    has_text: bool = False
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """Return the number of pages."""
-
-    @abstractmethod
-    def load(self, number: int, max_pixels: int, side_px: int) -> Image.Image:
-        """Decode a page to RGB.
-
-        Args:
-            number: from 0.
-            max_pixels: largest number of pixels.
-            side_px: longest side that the model can see, for pages that have no size of their own.
-
-        Raises:
-            UserError: when it cannot be decoded, with the name of the file.
-        """
-
-    def text(self, number: int) -> str:
-        """Return the text that the file gives for a page; "" when it gives none."""
-        return ""
 
 
 #: Stands between the texts of the pages of a scanned document, as in the output of many OCR programs.
@@ -135,25 +107,50 @@ class Line:
     ending: str = "\n"
 
 
+class BlockMarkdown(NamedTuple):
+    """A block as Markdown.
+
+    Attributes:
+        markdown: its source; a table is HTML.
+        before: what stands between it and the block before it in the Markdown of the page.
+        pipes: a table with pipes, where Markdown can say it so; else empty.
+    """
+
+    markdown: str
+    before: str
+    pipes: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class PageBlock:
     """A block of the document as far as one column of a page shows it.
 
     Attributes:
         label: its kind, such as ``title`` or ``table``, by the name that DeepSeek-OCR gives it.
-        markdown: its source as Markdown; a table is HTML.
-        before: what stands between it and the block before it in the Markdown of the page.
+        written: returns the block as Markdown, which only some targets need.
         lines: index of its first line in ``Page.lines``, and of the first line behind it.
         areas: boxes of what it shows besides text: rules, pictures.
-        pipes: a table with pipes, where Markdown can say it so; else empty.
     """
 
     label: str
-    markdown: str
-    before: str
+    written: Callable[[], BlockMarkdown]
     lines: tuple[int, int]
     areas: tuple[Box, ...] = ()
-    pipes: str = ""
+
+    @property
+    def markdown(self) -> str:
+        """Its source as Markdown; a table is HTML."""
+        return self.written().markdown
+
+    @property
+    def before(self) -> str:
+        """What stands between it and the block before it in the Markdown of the page."""
+        return self.written().before
+
+    @property
+    def pipes(self) -> str:
+        """A table with pipes, where Markdown can say it so; else empty."""
+        return self.written().pipes
 
 
 @dataclass(frozen=True, slots=True)

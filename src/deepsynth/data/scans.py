@@ -10,7 +10,8 @@ from PIL import Image
 
 from deepsynth.errors import UserError
 from deepsynth.io.images import MAX_PIXELS, open_image, page_count, to_rgb
-from deepsynth.types import PAGE_BREAK, Document, Page, PagedFile
+from deepsynth.io.paged_file import PagedFile
+from deepsynth.types import PAGE_BREAK, Document, Page
 
 
 def count_scan_pages(document: Document) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +192,13 @@ def test_commands_that_mathtext_lacks_are_drawn_as_those_that_it_has(written: st
     one, other = render(f"$${written}$$")[0], render(f"$${known}$$")[0]
     assert one.image.tobytes() == other.image.tobytes()
     assert target(one) == f"$${written}$$"
+
+
+def test_blocks_are_equal_when_they_are_written_the_same_also_from_a_pickle() -> None:
+    page, same, other = (render(text)[0] for text in ("# x\n\n- a *b*", "# x\n\n- a *b*", "# x\n\n* a *b*"))
+    for blocks in (same.blocks, pickle.loads(pickle.dumps(page.blocks))):
+        assert blocks == page.blocks
+        assert hash(blocks) == hash(page.blocks)
+        assert [block.markdown for block in blocks] == ["# x", "- a *b*"]
+    assert other.lines == page.lines
+    assert other.blocks != page.blocks

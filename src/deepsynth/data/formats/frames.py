@@ -10,7 +10,7 @@ from PIL import Image
 
 from deepsynth.errors import UserError
 from deepsynth.io.images import highest_max_pixels, open_image, page_count, to_rgb
-from deepsynth.types import PagedFile
+from deepsynth.io.paged_file import PagedFile
 
 #: Endings of formats that may hold several pages.
 PAGED_SUFFIXES = frozenset({".tif", ".tiff", ".gif", ".webp"})

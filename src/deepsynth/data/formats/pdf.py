@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from deepsynth.errors import UserError
-from deepsynth.types import PagedFile
+from deepsynth.io.paged_file import PagedFile
 
 #: Documents that a process keeps open, and pages after which one is opened anew: PDFium keeps the fonts and images of
 #: every page that it has drawn.

@@ -17,11 +17,12 @@ import torch
 
 from deepsynth.data.processing.prompts import EncodedPrompt, Prompts, check_boxes, prompts_of, unpublished
 from deepsynth.errors import UserError
+from deepsynth.io.paged_file import PagedFile
 from deepsynth.models.family import Family
 from deepsynth.models.prompts import OWN_PROMPTS
 from deepsynth.models.registry import family_of_model, load_pretrained
 from deepsynth.models.tokens import Layout
-from deepsynth.types import Document, Page, PagedFile, Sample
+from deepsynth.types import Document, Page, Sample
 
 log = logging.getLogger(__name__)
 

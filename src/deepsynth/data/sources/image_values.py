@@ -15,9 +15,9 @@ from urllib.parse import unquote, urlsplit
 from deepsynth.data.formats.pdf import PdfPages, Raster
 from deepsynth.errors import UserError
 from deepsynth.io.images import highest_max_pixels, open_image
+from deepsynth.io.paged_file import PagedFile
 from deepsynth.io.paths import file_below
 from deepsynth.io.text import shortened
-from deepsynth.types import PagedFile
 
 Image = Path | bytes | PagedFile
 _DATA_URL = re.compile(r"data:(?P<type>[\w/.+-]*)(?P<options>(;[\w=.+-]+)*),", re.IGNORECASE)

@@ -17,7 +17,8 @@ from deepsynth.data.sources.columns import AUTO, Columns, find_columns, listed
 from deepsynth.data.sources.image_values import ImagePlace
 from deepsynth.data.sources.row_values import field_of, label_of, text_of
 from deepsynth.errors import UserError
-from deepsynth.types import PAGE_BREAK, Document, PagedFile
+from deepsynth.io.paged_file import PagedFile
+from deepsynth.types import PAGE_BREAK, Document
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,8 @@ A block that goes on in another column or on another page is cut where the page 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from itertools import accumulate
 
 from deepsynth.data.markup.footnotes import note_number
@@ -19,9 +20,9 @@ from deepsynth.data.markup.inline_markdown import (
 from deepsynth.data.markup.table_writing import shown_cells, table_html, table_pipes
 from deepsynth.data.typesetting.blocks import Block, Figure, HorizontalRule
 from deepsynth.data.typesetting.pages import PageLayout, PlacedRow
-from deepsynth.data.typesetting.paragraphs import BODY, BOXES, FURNITURE, Container, Paragraph, RunStyle
+from deepsynth.data.typesetting.paragraphs import BODY, BOXES, FURNITURE, BlockLabel, Container, Paragraph, RunStyle
 from deepsynth.data.typesetting.tables import Table
-from deepsynth.types import Box, PageBlock
+from deepsynth.types import BlockMarkdown, PageBlock
 
 
 def page_blocks(layout: PageLayout, blocks: Sequence[Block]) -> tuple[PageBlock, ...]:
@@ -32,17 +33,55 @@ def page_blocks(layout: PageLayout, blocks: Sequence[Block]) -> tuple[PageBlock,
         blocks: blocks of the whole document.
     """
     drawn = list(accumulate((bool(line.line.places) for line in layout.lines), initial=0))
-    writer = _Writer(blocks)
+    groups: list[list[PlacedRow]] = []
     found: list[PageBlock] = []
+    page = cache(lambda: _Writer(blocks).write_all(groups))
     for rows in _groups(layout.rows, blocks):
         first, last = rows[0].first_line, rows[-1].first_line + len(rows[-1].row.lines)
         lines = (drawn[first], drawn[last])
         areas = tuple([box for row in rows for box in row.areas])
         if lines[0] == lines[1] and not areas:
             continue
-        block = writer.write(rows, lines, areas)
-        found.append(block)
+        label = _label(_block_of(blocks, rows[0]))
+        found.append(PageBlock(label, _Written(page, len(groups)), lines, areas))
+        groups.append(rows)
     return tuple(found)
+
+
+def _label(block: Block) -> BlockLabel:
+    if isinstance(block, Paragraph):
+        return block.label
+    if isinstance(block, Table):
+        return "table"
+    if isinstance(block, Figure):
+        return "image"
+    return "rule" if isinstance(block, HorizontalRule) else "text"
+
+
+class _Written:
+    """A block as Markdown, written with the others of its page when the first of them is asked for.
+
+    Args:
+        page: returns the blocks of the page.
+        number: place of the block among them.
+    """
+
+    def __init__(self, page: Callable[[], Sequence[BlockMarkdown]], number: int) -> None:
+        self._page = page
+        self._number = number
+
+    def __call__(self) -> BlockMarkdown:
+        return self._page()[self._number]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Written) and self() == other()
+
+    def __hash__(self) -> int:
+        return hash(self())
+
+    def __reduce__(self) -> tuple[type[_Written], tuple[Callable[[], Sequence[BlockMarkdown]], int]]:
+        """Pickle what is written, not the layout that it is written from."""
+        return _Written, (partial(tuple, (self(),)), 0)
 
 
 def _groups(rows: Sequence[PlacedRow], blocks: Sequence[Block]) -> Iterator[list[PlacedRow]]:
@@ -85,25 +124,26 @@ class _Writer:
         self._written = ""
         self._figures = 0
 
-    def write(self, rows: Sequence[PlacedRow], lines: tuple[int, int], areas: tuple[Box, ...]) -> PageBlock:
-        """Return a block of the page."""
+    def write_all(self, groups: Sequence[Sequence[PlacedRow]]) -> list[BlockMarkdown]:
+        """Return the blocks of the page."""
+        return [self._write(rows) for rows in groups]
+
+    def _write(self, rows: Sequence[PlacedRow]) -> BlockMarkdown:
         furniture = rows[0].row.block
         if furniture and furniture.label in FURNITURE:
             text = " ".join([inline_markdown(runs, runs[0][1]) for _, runs in self._paragraphs(rows)])
-            return PageBlock(furniture.label, text, "", lines, areas)
+            return BlockMarkdown(text, "")
         last, self._last = self._last, rows[-1]
         before = "\n\n" if last else ""
         block = _block_of(self._blocks, rows[0])
         if last and _block_of(self._blocks, last) is block and _is_text(block) and rows[0].row.position[1]:
-            written = self._continued(last, rows, lines, areas)
+            written = self._continued(last, rows)
         else:
-            written = self._begun(block, rows, before, lines, areas)
+            written = self._begun(block, rows, before)
         self._written = written.markdown
         return written
 
-    def _continued(
-        self, last: PlacedRow, rows: Sequence[PlacedRow], lines: tuple[int, int], areas: tuple[Box, ...]
-    ) -> PageBlock:
+    def _continued(self, last: PlacedRow, rows: Sequence[PlacedRow]) -> BlockMarkdown:
         """Return the rest of a paragraph in the next column, which Markdown appends to its line."""
         block = _block_of(self._blocks, rows[0])
         heading = isinstance(block, Paragraph) and block.heading > 0
@@ -114,42 +154,32 @@ class _Writer:
             if not texts and not joiner and (self._written[-1:] in "*`" or text[:1] in "*`"):
                 text = inline_markdown([(part, BODY) for part, _ in runs])  # both marks would be one
             texts.append(text)
-        label = block.label if isinstance(block, Paragraph) else "text"
         ends = "\n" if isinstance(block, str) else "\\\n"
-        return PageBlock(label, ends.join([text for text in texts if text]), joiner, lines, areas)
+        return BlockMarkdown(ends.join([text for text in texts if text]), joiner)
 
-    def _begun(
-        self,
-        block: Block,
-        rows: Sequence[PlacedRow],
-        before: str,
-        lines: tuple[int, int],
-        areas: tuple[Box, ...],
-    ) -> PageBlock:
+    def _begun(self, block: Block, rows: Sequence[PlacedRow], before: str) -> BlockMarkdown:
         if isinstance(block, HorizontalRule):
             self._open, self._items = [], {}
-            return PageBlock("rule", "---", before, lines, areas)
+            return BlockMarkdown("---", before)
         if isinstance(block, Table):
             self._open, self._items = [], {}
             cells = shown_cells(block, rows)
-            return PageBlock("table", table_html(cells), before, lines, areas, table_pipes(cells))
+            return BlockMarkdown(table_html(cells), before, table_pipes(cells))
         if isinstance(block, Figure):
             self._open, self._items = [], {}
             self._figures += 1
-            return PageBlock("image", f"![](images/{self._figures - 1}.jpg)", before, lines, areas)
+            return BlockMarkdown(f"![](images/{self._figures - 1}.jpg)", before)
         if isinstance(block, str):
             texts = self._texts(rows)
-            return PageBlock("text", "\n".join(texts), before, lines, areas)
-        return self._paragraph(block, rows, before, lines, areas)
+            return BlockMarkdown("\n".join(texts), before)
+        return self._paragraph(block, rows, before)
 
-    def _paragraph(
-        self, block: Paragraph, rows: Sequence[PlacedRow], before: str, lines: tuple[int, int], areas: tuple[Box, ...]
-    ) -> PageBlock:
+    def _paragraph(self, block: Paragraph, rows: Sequence[PlacedRow], before: str) -> BlockMarkdown:
         if block.label == "footnote":
             self._open, self._items = [], {}
             number = note_number(block.marker)
             texts = [inline_markdown(runs, runs[0][1]) for _, runs in self._paragraphs(rows)]
-            return PageBlock(block.label, f"[^{number}]: {' '.join(texts)}", before, lines, areas)
+            return BlockMarkdown(f"[^{number}]: {' '.join(texts)}", before)
         marker = block.marker or " "
         begins = bool(block.marker) and rows[0].row.position[1] == 0
         tight = begins and not block.space_before_em and bool(self._open) and all(here for _, here in self._open)
@@ -172,7 +202,7 @@ class _Writer:
         if tight and texts[0] and (not deeper or not marker[0].isdigit() or marker[:-1] == "1"):
             before = before and "\n"
         markdown = "\n".join([f"{rest if number else prefix}{text}".rstrip() for number, text in enumerate(texts)])
-        return PageBlock(block.label, head + markdown, before, lines, areas)
+        return BlockMarkdown(head + markdown, before)
 
     def _texts(self, rows: Sequence[PlacedRow]) -> list[str]:
         """Return the shown part of each paragraph in the rows, as Markdown."""

@@ -18,8 +18,9 @@ from deepsynth.data.sources.documents.tables import TABLE_SUFFIXES, table_rows
 from deepsynth.data.sources.image_values import ImagePlace
 from deepsynth.data.sources.rows import BlankPages, Row, RowSource, say_once
 from deepsynth.errors import UserError
+from deepsynth.io.paged_file import PagedFile
 from deepsynth.io.paths import file_below
-from deepsynth.types import PAGE_BREAK, PagedFile
+from deepsynth.types import PAGE_BREAK
 
 _RANGES = re.compile(r"\d+(-\d*)?(,\d+(-\d*)?)*")
 
