@@ -16,6 +16,9 @@ def test_masks_are_drawn_as_imagedraw_draws_text():
     mask, (dx, dy) = font.getmask2("Qg", "L", anchor="ls")
     draw_masks(drawn, [(20, 40, [(mask, dx, dy)])], color)
     assert np.array_equal(np.asarray(drawn), np.asarray(expected))
+    moved = Image.new("RGB", (200, 60), background)
+    draw_masks(moved, [(17, 42, [(mask, dx + 3, dy - 2)])], color)  # the same place by another pen
+    assert np.array_equal(np.asarray(moved), np.asarray(expected))
     assert len(drawn.getcolors()) > 10
 
 

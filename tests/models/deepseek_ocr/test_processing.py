@@ -110,6 +110,21 @@ def test_processor_keeps_its_settings(tmp_path: Path, tiny_processor: Any, refer
     assert again.tokenizer.encode(text) == published.tokenizer.encode(text) == tiny_processor.tokenizer.encode(text)
 
 
+def test_a_folder_that_says_nothing_of_views_has_the_published_ones(tmp_path: Path, tiny_processor: Any) -> None:
+    tiny_processor.tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": "DeepseekOcrProcessor"}))
+    found = type(tiny_processor).from_pretrained(tmp_path)
+    assert image_layout(found) == MODES["deepseek_ocr"]["gundam"]
+    assert (found.patch_size, found.downsample_ratio) == (16, 4)
+    settings = {"candidate_resolutions": [[512, 512]], "patch_size": 8, "downsample_ratio": 2, "image_mean": [0.1] * 3}
+    (tmp_path / "processor_config.json").write_text(json.dumps(settings))
+    found = type(tiny_processor).from_pretrained(tmp_path)
+    layout = image_layout(found)
+    assert (layout.base_size, layout.tile_size, layout.patch_size, layout.downsample) == (512, 640, 8, 2)
+    images = found.image_processor
+    assert ([*images.image_mean], [*images.image_std]) == ([0.1] * 3, [0.5] * 3)
+
+
 def test_the_published_llama_tokenizer_class_changes_nothing(
     tmp_path: Path, reference: Path, tiny_processor: Any
 ) -> None:

@@ -132,6 +132,34 @@ def test_images_with_and_without_tiles_are_encoded_a_few_at_a_time(
             assert not one.requires_grad
 
 
+@pytest.mark.parametrize(
+    ("chunk", "cached", "sam", "clip"),
+    [
+        (None, False, [1, 1, 1], [3]),  # on a CPU
+        (2, False, [2, 1], [3]),
+        (5, False, [3], [3]),
+        (2, True, [2, 2], [2, 2]),  # filled up with a copy: one shape
+        (None, True, [1, 1, 1], [1, 1, 1]),
+    ],
+)
+def test_sam_sees_a_few_images_and_what_follows_eight_times_as_many(
+    chunk: int | None, cached: bool, sam: list[int], clip: list[int], loader: Callable[..., Any]
+) -> None:
+    model, seen = loader().train(), {"sam": [], "clip": []}
+    tower = model.model.vision_tower
+    for name, module in (("sam", tower.sam_encoder.patch_embed), ("clip", tower.vision_encoder.embeddings)):
+        module.register_forward_pre_hook(lambda _, args, name=name: seen[name].append(len(args[0])))
+    views = torch.randn(3, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    forward = TrainingForward(model, vision_chunk=chunk, cache=MemoryCache(2**24) if cached else None)
+    found = forward.image_features({"pixel_values": views})
+    assert (seen["sam"], seen["clip"]) == (sam, clip)
+    assert len(found) == 3
+    if cached:
+        again = forward.image_features({"pixel_values": views[1:]})
+        assert seen["sam"] == sam, "nothing is encoded again"
+        assert all(torch.equal(one, other) for one, other in zip(again, found[1:], strict=True))
+
+
 def test_frozen_vision_leaves_nothing_for_a_backward_pass(jsonl: Path) -> None:
     batch = batch_of(jsonl, "deepsynth/tiny-random")
     assert not make("deepsynth/tiny-random").training_forward.image_features(batch.inputs)[0].requires_grad
