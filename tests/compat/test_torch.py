@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import queue
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -56,17 +59,49 @@ def test_the_processes_that_compile_end_at_once(capfd: pytest.CaptureFixture[str
         pool: Any = async_compile.AsyncCompile.process_pool()
         assert pool in async_compile._pool_set
         end_compile_workers()  # while they import
-        assert pool.process.poll() is not None
+        assert pool.process.poll() == -signal.SIGKILL, "it was not asked"
         assert pool not in async_compile._pool_set
         pool = async_compile.AsyncCompile.process_pool()
         assert pool.submit(abs, -3).result() == 3
         children = psutil.Process(pool.process.pid).children(recursive=True)
         assert len(children) == 3
         end_compile_workers()
+        assert pool.process.poll() == -signal.SIGKILL
     psutil.wait_procs(children, timeout=10)
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
     end_compile_workers()
     assert "unclean" not in capfd.readouterr().err
+
+
+class Pinning:
+    """What torch has of a loader whose batches go through a thread to pinned memory, which needs a GPU."""
+
+    def __init__(self, *, stuck: bool) -> None:
+        self._worker_pids_set, self._workers = False, []
+        self._pin_memory_thread_done_event, self._worker_result_queue = threading.Event(), queue.Queue()
+        self.free = threading.Event()
+        waits = self.free.wait if stuck else self._pin_memory_thread_done_event.wait
+        self._pin_memory_thread = threading.Thread(target=waits, daemon=True)
+        self._pin_memory_thread.start()
+        self.waited_for: bool | None = None
+
+    def _shutdown_workers(self) -> None:
+        self.waited_for = hasattr(self, "_pin_memory_thread")
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+def test_a_thread_that_a_killed_worker_leaves_stuck_is_not_waited_for(
+    stuck: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepsynth.compat.torch._PATIENCE_S", 0.05 if stuck else 10)
+    iterator: Any = Pinning(stuck=stuck)
+    loader: Any = SimpleNamespace(_iterator=iterator)
+    shut_down_workers([loader, SimpleNamespace(_iterator=None)])  # type: ignore[list-item]
+    assert loader._iterator is None
+    assert iterator._pin_memory_thread_done_event.is_set()
+    assert iterator._worker_result_queue.get_nowait() == (None, None)
+    assert iterator.waited_for is not stuck
+    iterator.free.set()
 
 
 def hang(worker: int) -> None:
