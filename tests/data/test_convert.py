@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,14 @@ def samples(documents: Any, pipeline: Pipeline) -> list[Sample]:
 def test_rows_give_the_same_samples(
     form: Any, source: Any, documents: list[Document], pipeline: Pipeline, tmp_path: Path
 ) -> None:
+    counts = []
     for shard in (Shard(0, 2), Shard(1, 2)):
         (line,) = convert(documents, pipeline, tmp_path, form, shard)
-        assert line.endswith("samples")
+        told = re.fullmatch(r".*: (\d+) samples", line)
+        assert told
+        counts.append(int(told[1]))
     before, after = samples(documents, pipeline), samples(source(tmp_path), pipeline)
+    assert sum(counts) == sum(1 for _ in source(tmp_path)) >= 2
     assert len(after) >= 2
     order = [sample.id for sample in before]
     after.sort(key=lambda sample: order.index(sample.id))
@@ -74,10 +79,14 @@ def test_rows_give_the_same_samples(
 
 @pytest.mark.parametrize("form", ["page", "alto"])
 def test_layouts_have_the_text_the_order_and_the_boxes(form: Any, pipeline: Pipeline, tmp_path: Path) -> None:
-    list(convert(DOCUMENTS, pipeline, tmp_path, form))
+    told = list(convert(DOCUMENTS, pipeline, tmp_path, form))
     pages = [page for d in DOCUMENTS for n in range(pipeline.count_pages(d)) for page in pipeline.pages(d, n, 0)]
     files = sorted(tmp_path.glob("*.xml"), key=lambda path: (path.name[0], path.stat().st_mtime_ns))
     assert len(files) == len(pages) > 2
+    assert told == [f"{tmp_path}: {len(pages)} pages"]
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert list(convert(DOCUMENTS, pipeline, tmp_path, form)) == told, "the same pages again"
+    assert written == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}, "and none is written twice"
     hyphens = 0
     for file, page in zip(files, pages, strict=True):
         read = read_page_xml(file) if form == "page" else read_alto(file)[0]

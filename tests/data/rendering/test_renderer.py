@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, features
 
 from deepsynth.data.fonts.files import bundled_folder
 from deepsynth.data.fonts.library import FontLibrary
+from deepsynth.data.rendering.page_geometry import check_contrast, page_size
 from deepsynth.data.rendering.renderer import TextRenderer, forget_drawn_text
 from deepsynth.data.text.cleaning import clean_text, fold_whitespace
 from deepsynth.data.typesetting.pages import join_pages
@@ -287,6 +288,52 @@ def test_truncation_leaves_a_summary_alone():
     document = Document("d", PROSE * 20, target="A summary.")
     TextRenderer(**SMALL, on_overflow="truncate")(document, np.random.default_rng(0))
     assert document.target == "A summary."
+
+
+def test_the_documented_defaults():
+    """Black type of 20 pixels on white pages of 1024 x 1024, margins of 48, 26 pixels from baseline to baseline."""
+    text = "words of it " * 400
+    first, second, *_ = TextRenderer(system_fonts=False)(Document("d", text), np.random.default_rng(0))
+    assert (first.image.size, first.stats["font_size_px"]) == ((1024, 1024), 20)
+    assert len(first.lines) == (1024 - 2 * 48) // 26
+    assert {line.box[0] for line in first.lines} <= {48.0, 49.0}
+    assert max(line.box[2] for line in first.lines) < 1024 - 2 * 48, "not stretched to the margin"
+    assert first.image.getpixel((0, 0)) == (255, 255, 255)
+    assert first.image.getextrema() == ((0, 255),) * 3
+    assert not second.stats["continues_word"]
+    page = TextRenderer(system_fonts=False, columns=2)(Document("d", text * 3), np.random.default_rng(0))[0]
+    assert {int(line.box[0]) for line in page.lines} <= {48, 49, 528, 529}, "two columns of 448 and a gap of 32"
+    assert TextRenderer(system_fonts=False, page_shape="letter").page_size_px == (850, 1100), "100 pixels per inch"
+    with pytest.raises(UserError, match=r"more than 1 page.* at a font size of 6 pixels"):
+        render(text * 4, on_overflow="shrink", font_size_px=8.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "page", "ratio"),
+    [
+        ("yellow", "white", "1.07"),
+        ("#f00", "#0f0", "2.91"),
+        ("#c0c0c0", "white", "1.82"),
+        ("white", "#c0c0c0", "1.82"),
+        ("black", "black", "1.00"),
+        ("#080808", "black", "1.05"),
+        ("#0000ff", "black", "2.44"),
+    ],
+)
+def test_contrast_is_that_of_the_web_guidelines(text: str, page: str, ratio: str):
+    """The ratios were looked up for these pairs; those below 2 are refused."""
+    if float(ratio) < 2:
+        with pytest.raises(UserError, match=f"has a contrast of {ratio}; it must be at least 2"):
+            check_contrast(text, page)
+    else:
+        check_contrast(text, page)
+
+
+@pytest.mark.parametrize(
+    ("shape", "inches"), [("a4", (8.268, 11.693)), ("a5", (5.827, 8.268)), ("letter", (8.5, 11)), ("legal", (8.5, 14))]
+)
+def test_paper_has_its_size_in_inches(shape, inches):
+    assert page_size(None, None, None, shape, 1000.0) == pytest.approx([1000 * side for side in inches], abs=0.5)
 
 
 # Page sizes and token budget

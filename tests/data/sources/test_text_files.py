@@ -169,6 +169,19 @@ def test_a_number_of_too_many_digits_names_file_and_line(tmp_path: Path) -> None
     assert len(str(caught.value)) < 400
 
 
+def test_a_json_list_has_its_rows_and_names_those_that_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([{"text": "one"}, {"text": "two"}]))
+    assert [document.text for document in JsonlSource(path)] == ["one", "two"]
+    path.write_text(json.dumps([{"text": "one"}, ["two"]]))
+    assert error_of(JsonlSource(path)) == f"{path}, row 2: a JSON list; it must be an object ({{...}})"
+    for wrong in ("[" * 100_000, '[{"text": "one"},'):
+        path.write_text(wrong)
+        message = error_of(JsonlSource(path))
+        assert message.startswith(f"{path}: not JSON: ")
+        assert message.endswith("; it must be JSON lines or a list of objects")
+
+
 @pytest.mark.parametrize("name", ["docs.jsonl", "docs.csv", "texts/a.txt"])
 def test_a_line_that_is_no_document_is_not_read_whole(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,7 +1,7 @@
 import pytest
 
 from deepsynth.data.typesetting.filling import fill_page
-from deepsynth.data.typesetting.pages import Frame, LayoutRow
+from deepsynth.data.typesetting.pages import Frame, LayoutRow, make_frame
 from tests.data.typesetting.conftest import lines
 
 
@@ -87,3 +87,29 @@ def test_footnotes_stand_at_the_foot_of_their_column_below_a_rule(typesetter):
     assert bottom - top == 1
     sheet, _ = fill_page(rows, Frame((10, 120), 100, 0, 93))
     assert [(p.line.text, p.x) for p in sheet.lines] == [("a", 10), ("b", 10), ("n", 10), ("c", 120)]
+
+
+def test_a_line_that_a_hyphen_ends_goes_to_the_next_page_with_its_footnotes(typesetter):
+    rows = [
+        LayoutRow([(line, 0, line.ascent)], line.ascent + line.descent, position=(0, number))
+        for number, line in enumerate(lines(typesetter, "one com\u00adprehensible two three", 90))
+    ]
+    assert [row.is_divided for row in rows[:2]] == [True, False]
+    rows = [*rows_of(typesetter, "ab"), *rows]
+    for notes in ([], rows_of(typesetter, "n")):
+        rows[0].notes, rows[2].notes = rows_of(typesetter, "m")[: len(notes)], notes
+        height = 3 * 21 + (2 * 21 + 10 if notes else 0)
+        sheet, place = fill_page(rows, Frame((0,), 90, 0, height))
+        shown = [placed.row.lines[0][0].text for placed in sheet.rows]
+        assert shown == [p.line.text for p in sheet.lines] == ["a", "b", *("m" for _ in notes)]
+        assert place == (0, 0)
+
+
+def test_columns_have_what_the_margins_and_gaps_leave():
+    frame = make_frame(300, 200, 20, 3, 7)
+    assert (frame.lefts, frame.width, frame.top, frame.bottom) == ((20, 109, 198), 82, 20, 180)
+    assert (frame.full_width, frame.height) == (260, 160)
+    assert make_frame(41, 41, 20, 1, 5) == Frame((20,), 1, 20, 21)
+    for size in ((40, 41), (41, 40)):
+        with pytest.raises(ValueError, match=r"no room for 1 column\(s\) between margins of 20 pixels"):
+            make_frame(*size, 20, 1, 5)

@@ -137,7 +137,7 @@ class FontLibrary:
         for cluster in grapheme_clusters(text):
             letters = tuple(character for character in cluster if not is_ignorable(character))
             whole = self._face_for(letters, family, bold, italic, region)
-            if whole or len(letters) < 2:
+            if whole:
                 _append_run(runs, cluster, whole)
                 continue
             for character in cluster:  # no one font has the letter and its mark: set them apart

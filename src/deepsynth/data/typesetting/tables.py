@@ -22,9 +22,9 @@ class Cell(NamedTuple):
 
     paragraphs: tuple[Paragraph, ...]
     column: int
-    columns: int = 1
-    rows: int = 1
-    is_header: bool = False
+    columns: int
+    rows: int
+    is_header: bool
 
 
 @dataclass(frozen=True)
