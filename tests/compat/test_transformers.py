@@ -51,6 +51,19 @@ def test_routers_get_the_dtype_of_the_other_weights(meta: bool) -> None:
     assert model.model.language_model.rotary_emb.inv_freq.dtype == rotation == torch.float32
 
 
+def test_other_weights_keep_their_dtype() -> None:
+    class Model(torch.nn.Module):
+        dtype = torch.bfloat16
+
+    model, mlp = Model(), torch.nn.Module()
+    for parent, name in ((mlp, "gate"), (mlp, "gate_proj"), (model, "gate")):
+        parent.add_module(name, torch.nn.Linear(2, 2))
+    model.add_module("mlp", mlp)
+    unify_dtype(model)
+    cast = {name for name, parameter in model.named_parameters() if parameter.dtype == torch.bfloat16}
+    assert cast == {"mlp.gate.weight"}
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_nothing_deprecated_is_used(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither by the model's forward pass and transformers' generation, nor by our decoding."""

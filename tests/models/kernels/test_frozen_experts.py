@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import MethodType
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +24,14 @@ from deepsynth.models.kernels.experts import (
     sort_by_expert,
     sum_of_experts,
 )
-from deepsynth.models.kernels.frozen_experts import IN_TRAINING, frozen_experts_forward, register
+from deepsynth.models.kernels.frozen_experts import (
+    ALWAYS,
+    IN_TRAINING,
+    frozen_experts_forward,
+    frozen_experts_of,
+    register,
+    takes_adapters,
+)
 
 cuda = pytest.param(
     "cuda",
@@ -87,6 +94,51 @@ def test_experts_that_train_are_left_to_transformers() -> None:
     frozen_experts_forward(experts, hidden, indices, weights).sum().backward()
     assert experts.down_proj.grad is not None
     assert experts.down_proj.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("implementation", "training", "change", "trains", "takes"),
+    [
+        (IN_TRAINING, True, None, True, True),
+        (IN_TRAINING, False, None, True, False),
+        (ALWAYS, True, None, True, True),
+        (ALWAYS, False, None, True, True),
+        ("grouped_mm", True, None, False, False),
+        (None, True, None, False, False),
+        (ALWAYS, True, "gelu", False, False),
+        (ALWAYS, True, "gate_up_proj trains", False, False),
+        (ALWAYS, True, "down_proj trains", False, False),
+        (ALWAYS, True, "16 bits", True, False),
+        (ALWAYS, True, "shared out", True, False),
+    ],
+)
+def test_who_computes_experts_is_chosen_by_what_they_are(
+    implementation: str | None, training: bool, change: str | None, trains: bool, takes: bool
+) -> None:
+    """Both ways compute the same numbers, so that a wrong choice would cost memory and nothing else."""
+    experts = experts_of("cpu").train(training)
+    experts.config._experts_implementation = implementation
+    hidden = routed(2, "cpu")[0].detach()
+    if change == "gelu":
+        experts.act_fn = torch.nn.GELU()
+    elif change == "16 bits":
+        hidden = hidden.bfloat16()
+    elif change == "shared out":
+        experts._is_expert_parallel = True
+    elif change is not None:
+        getattr(experts, change.partition(" ")[0]).requires_grad_()
+    layer = SimpleNamespace(mlp=SimpleNamespace(experts=experts))
+    assert frozen_experts_of(layer) is (experts if trains else None)
+    assert takes_adapters(experts, hidden) is takes
+    wrapped = SimpleNamespace(mlp=SimpleNamespace(experts=SimpleNamespace(get_base_layer=lambda: experts)))
+    assert frozen_experts_of(wrapped) is frozen_experts_of(layer)
+    with torch.no_grad():  # nothing trains there
+        assert takes_adapters(experts, hidden) is (takes or "trains" in (change or ""))
+
+
+def test_a_layer_without_experts_has_none() -> None:
+    assert frozen_experts_of(SimpleNamespace()) is None
+    assert frozen_experts_of(SimpleNamespace(mlp=SimpleNamespace(experts=None))) is None
 
 
 PARAMETERS = ("gate_up_proj", "down_proj")
