@@ -28,7 +28,9 @@ def test_layers_ask_the_attribute_before_they_repack_their_weights() -> None:
     source = Path(str(bnb.nn.modules.__file__)).read_text()
     assert "self.support_avx512bf16_for_cpu" in source
     layer.to("cpu")
+    layer.support_avx512bf16_for_cpu = True  # as on such a CPU
     keep_packed_on_cpu(layer)
+    assert layer.support_avx512bf16_for_cpu is False
     packed = layer.weight.data.clone()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,6 +1,7 @@
 """What the package assumes of the library fribidi."""
 
 import ctypes
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,3 +40,20 @@ def test_a_missing_library_is_named_with_its_package(monkeypatch):
     fribidi.load_library.cache_clear()
     with pytest.raises(UserError, match="right-to-left text needs the library fribidi: apt install libfribidi0"):
         fribidi.paragraph_levels("אב")
+
+
+def test_the_library_is_looked_for_under_each_name_until_one_is_there(monkeypatch):
+    asked = []
+
+    def load(name):
+        asked.append(name)
+        if len(asked) < 4:
+            raise OSError(name)
+        return SimpleNamespace(fribidi_get_par_embedding_levels_ex=SimpleNamespace(restype=None))
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    fribidi.load_library.cache_clear()
+    found = fribidi.load_library()
+    assert asked == ["libfribidi.so.0", "libfribidi.so", "libfribidi.0.dylib", "libfribidi.dylib"]
+    assert found.fribidi_get_par_embedding_levels_ex.restype is ctypes.c_int8
+    fribidi.load_library.cache_clear()

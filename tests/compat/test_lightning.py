@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -161,6 +162,25 @@ def test_gradients_wait_between_optimizer_steps(tmp_path: Path) -> None:
     arguments = {"accumulate_grad_batches": 2, "limit_train_batches": 5, "limit_val_batches": 0, "max_epochs": 1}
     make_trainer(tmp_path, callbacks=[Look()], **arguments).fit(BoringModel())
     assert seen == [True, False, True, False, False]  # an epoch's last batch steps
+
+
+@pytest.mark.parametrize("restarting", [False, True])
+@pytest.mark.parametrize("states", [[], [{"place": 3}]])
+def test_a_loader_begins_again_from_its_place_where_a_checkpoint_has_one(restarting: bool, states: list[Any]) -> None:
+    """That Lightning asks for it in this order is shown by the resumed runs in tests/data/loading."""
+    events: list[str] = []
+
+    class Fetcher:
+        def __iter__(self) -> Iterator[Any]:
+            events.append("begin")
+            return iter(())
+
+    loop = SimpleNamespace(
+        restarting=restarting, _combined_loader_states_to_load=states, _data_fetcher=Fetcher(),
+        _load_combined_loader_states=lambda: events.append("load"),
+    )  # fmt: skip
+    restore_loader(SimpleNamespace(fit_loop=loop))  # type: ignore[arg-type]
+    assert events == (["load", "begin"] if restarting and states else [])
 
 
 def test_the_number_of_batches_that_are_done_can_change(tmp_path: Path) -> None:

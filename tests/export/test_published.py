@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from deepsynth.compat.transformers import convert_back
 from deepsynth.errors import UserError
 from deepsynth.export.merge import export_model
-from deepsynth.export.published import ORIGINAL_CODE
+from deepsynth.export.published import ORIGINAL_CODE, write_processor
 from deepsynth.models.deepseek_ocr.checkpoint import register_conversion
 from deepsynth.models.deepseek_ocr.published import AUTO_MAP
 from deepsynth.models.deepseek_ocr.published_second import second_to_published
@@ -139,6 +139,17 @@ def test_the_published_configuration_of_the_second_model() -> None:
     }  # fmt: skip
     assert written["first_k_dense_replace"] == written["language_config"]["first_k_dense_replace"] == 1
     assert written["image_token_id"] == 3  # of the small tokenizer; 128815 would not be written
+
+
+def test_the_processors_settings_are_the_published_ones(tmp_path: Path) -> None:
+    processor = load_pretrained(AutoProcessor, str(REFERENCE))
+    write_processor(processor, tmp_path)
+    written = json.loads((tmp_path / "processor_config.json").read_text())
+    assert written == json.loads((REFERENCE / "processor_config.json").read_text())
+    described = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert described["tokenizer_class"] == "LlamaTokenizerFast"
+    assert described["pad_token"] == written["pad_token"] == processor.tokenizer.pad_token
+    assert not {"extra_special_tokens", "backend"} & described.keys(), "transformers 4 does not know them"
 
 
 @pytest.mark.slow
