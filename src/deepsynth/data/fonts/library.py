@@ -10,7 +10,7 @@ Fonts are looked for in this order, the same on every machine with the same font
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from deepsynth.data.fonts.files import (
@@ -147,11 +147,11 @@ class FontLibrary:
                     _append_run(runs, character, self._face_for((character,), family, bold, italic, region))
         return runs
 
-    def scripts(self, text: str, style: FontStyle) -> tuple[tuple[str, str], ...]:
+    def scripts(self, text: Iterable[str], style: FontStyle) -> tuple[tuple[str, str], ...]:
         """Return the families that set a whole script of a paragraph, where its own family lacks a letter of it.
 
         Args:
-            text: the paragraph.
+            text: the paragraph, or its characters.
             style: its font.
 
         Returns:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from PIL import ImageFont, features
@@ -69,8 +70,8 @@ class Shaper:
         self._run_count = 0
         self._glyph_count = 0
 
-    def for_text(self, text: str, style: FontStyle) -> FontStyle:
-        """Return a style that sets each script of a text in one font, where there is one for it."""
+    def for_text(self, text: Iterable[str], style: FontStyle) -> FontStyle:
+        """Return a style that sets each script of a text, or of its characters, in one font if there is one for it."""
         scripts = () if style.formula else self.library.scripts(text, style)
         return style._replace(scripts=scripts) if scripts else style
 

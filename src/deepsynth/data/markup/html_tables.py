@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
-from typing import Literal
 
 from deepsynth.data.markup.rules import INLINE_FORMULA
 from deepsynth.data.typesetting.paragraphs import BODY, CODE, Paragraph, RunStyle, Side
@@ -17,6 +16,7 @@ _BOLD, _ITALIC, _CODE = ("b", "strong"), ("i", "em"), ("code", "tt", "kbd")
 #: Tags that begin a new paragraph in a cell.
 _BREAKS = ("br", "p", "div", "li")
 _SPACE = re.compile(r"\s+")
+_SIDES: dict[str, Side] = {"left": "left", "center": "center", "right": "right"}
 _ALIGN = re.compile(r"text-align:\s*(left|center|right)")
 
 
@@ -87,16 +87,20 @@ class _TableReader(HTMLParser):
 
 
 def _open_cell(tag: str, attributes: dict[str, str | None]) -> _OpenCell:
-    spans = [attributes.get(name) or "" for name in ("colspan", "rowspan")]
-    columns, rows = (int(span) if span.isdecimal() and 0 < int(span) <= _LARGEST_SPAN else 1 for span in spans)
+    columns, rows = _span(attributes.get("colspan")), _span(attributes.get("rowspan"))
     found = _ALIGN.search(attributes.get("style") or "")
     align = found[1] if found else (attributes.get("align") or "").lower()
-    sides: dict[str, Literal["left", "center", "right"]] = {"left": "left", "center": "center", "right": "right"}
-    return _OpenCell(columns, rows, tag == "th", sides.get(align, "center" if tag == "th" and columns > 1 else None))
+    return _OpenCell(columns, rows, tag == "th", _SIDES.get(align, "center" if tag == "th" and columns > 1 else None))
+
+
+def _span(value: str | None) -> int:
+    return int(value) if value and value.isdecimal() and 0 < int(value) <= _LARGEST_SPAN else 1
 
 
 def _with_formulas(text: str, style: RunStyle) -> list[tuple[str, RunStyle]]:
     """Return a text in runs, its formulas as such."""
+    if "$" not in text:
+        return [(text, style)]
     runs: list[tuple[str, RunStyle]] = []
     place = 0
     for match in INLINE_FORMULA.finditer(text):

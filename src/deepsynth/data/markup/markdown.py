@@ -95,7 +95,13 @@ class _Reader:
 
     def _read(self, token: Token) -> None:
         kind = token.type
-        if kind == "heading_open":
+        if kind == "inline":  # half of the tokens are these and their cells
+            self._add_inline(token)
+        elif kind in ("th_open", "td_open"):
+            self._align = _ALIGNMENTS.get(str(token.attrs.get("style", "")))
+        elif kind in ("th_close", "td_close"):
+            pass
+        elif kind == "heading_open":
             self._heading, self._tight = int(token.tag[1]), False
         elif kind == "heading_close":
             self._heading = 0
@@ -126,8 +132,6 @@ class _Reader:
             self._blocks.append(HorizontalRule(self._space()))
         elif kind == "tr_open":
             self._cells.append([])
-        elif kind in ("th_open", "td_open"):
-            self._align = _ALIGNMENTS.get(str(token.attrs.get("style", "")))
         elif kind == "table_close":
             self._blocks.append(Table(place_cells(self._cells), self._space()))
             self._cells = []
@@ -139,8 +143,6 @@ class _Reader:
                 self._add([(f"$${token.content}$$", RunStyle(scale=_FORMULA_SCALE, formula=True))], "equation")
         elif kind == "note_text":
             self._note = token.meta["label"]
-        elif kind == "inline":
-            self._add_inline(token)
 
     def _open_container(self, marker: str) -> None:
         self._container_count += 1

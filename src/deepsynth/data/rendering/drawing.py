@@ -46,33 +46,34 @@ def draw_page(
             if lines:
                 lines[-1] = replace(lines[-1], ending=lines[-1].ending + positioned.line.ending)
             continue
-        line = _record(positioned)
+        line, pens = _record(positioned)
         if line.box[0] < 0 or line.box[2] > size[0]:  # marks that hang over the ends of a line, without a margin
             positioned.x += int(max(-line.box[0], 0) or size[0] - line.box[2])
-            line = _record(positioned)
+            line, pens = _record(positioned)
         left, top, right, bottom = line.box
         if left < 0 or top < 0 or right > size[0] or bottom > size[1]:
             raise UserError(
                 f"the line {line.text[:30]!r} would reach {line.box} on a page of {size[0]} x {size[1]} pixels; take a "
                 "larger margin_px"
             )
-        x, baseline = positioned.x, positioned.baseline
-        glyphs += [(x + round(pen), baseline, run.bitmaps) for run, pen in positioned.line.places]
+        baseline = positioned.baseline
+        glyphs += [(pen, baseline, run.bitmaps) for pen, (run, _) in zip(pens, positioned.line.places, strict=True)]
         lines.append(line)
     draw_masks(image, glyphs, text_color)
     return image, tuple(lines)
 
 
-def _record(positioned: PositionedLine) -> Line:
-    """Return the line with the boxes of its glyphs; a word without glyphs has an empty box at its place."""
+def _record(positioned: PositionedLine) -> tuple[Line, list[int]]:
+    """Return the line with the boxes of its glyphs, and the x of the pen at every word.
+
+    A word without glyphs has an empty box at its place.
+    """
     places, left, baseline = positioned.line.places, positioned.x, positioned.baseline
+    pens = [left + round(x) for _, x in places]
     words = tuple(
         [
-            Word(
-                run.text,
-                ((pen := left + round(x)) + run.left, baseline - run.top, pen + run.right, baseline + run.bottom),
-            )
-            for run, x in places
+            Word(run.text, (pen + run.left, baseline - run.top, pen + run.right, baseline + run.bottom))
+            for pen, (run, _) in zip(pens, places, strict=True)
         ]
     )
     whole, fonts = words[0].box, places[0][0].fonts
@@ -80,6 +81,5 @@ def _record(positioned: PositionedLine) -> Line:
         lefts, tops, rights, bottoms = zip(*[word.box for word in words], strict=True)
         whole = (min(lefts), min(tops), max(rights), max(bottoms))
         fonts = tuple(dict.fromkeys([font for run, _ in places for font in run.fonts]))
-    return Line(
-        positioned.line.text, whole, words, ", ".join(fonts), positioned.line.style.size_px, positioned.line.ending
-    )
+    shown = positioned.line
+    return Line(shown.text, whole, words, ", ".join(fonts), shown.style.size_px, shown.ending), pens

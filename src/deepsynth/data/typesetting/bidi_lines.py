@@ -54,8 +54,9 @@ def in_visual_order(
         places = _in_one_direction(items, stretch, base, width)
     else:
         places = _in_two_directions(items, stretch, base, width)
-    left = min([start + min(run.left, 0) for run, start in places])
-    right = max([start + max(run.right, 0) for run, start in places])
+    pens = [start for _, start in places]
+    left = min([*pens, *[start + run.left for run, start in places]])
+    right = max([*pens, *[start + run.right for run, start in places]])
     shift = offset - left if left < 0 else min(0.0, width - right) + offset
     return [(run, start + shift) for run, start in places]
 

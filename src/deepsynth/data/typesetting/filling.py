@@ -48,7 +48,7 @@ class _Filler:
         frame, layout = self._frame, self._layout
         before: LayoutRow | None = None
         for row in rows:
-            if row.is_blank and self._y == self._top:
+            if self._y == self._top and row.is_blank:
                 continue
             if row.spans:
                 if not self._span(row):
@@ -74,10 +74,11 @@ class _Filler:
                     return layout, row.position
                 self._set_notes()
                 self._column, self._y = self._column + 1, self._top
-            notes = _height([*self._notes, *row.notes])
-            if self._is_below_band() and row.height + notes > frame.bottom - self._top:
-                self._set_notes()
-                return layout, row.position
+            if self._is_below_band():
+                needed = row.height + _height([*self._notes, *row.notes])
+                if needed > frame.bottom - self._top:
+                    self._set_notes()
+                    return layout, row.position
             self._check_height(row)
             top = self._y if self._y == self._top else self._y + row.space_before
             layout.add(row, self._column, frame.lefts[self._column], top)

@@ -113,7 +113,8 @@ class Typesetter:
 
     def _lines(self, paragraph: Paragraph, width_px: int, start: int, align: Side | None) -> Iterator[LaidOutLine]:
         text = paragraph.text
-        styled = [(part, self._shaper.for_text(text, self.style(run))) for part, run in paragraph.runs]
+        characters = text if len(paragraph.runs) == 1 else set(text)
+        styled = [(part, self._shaper.for_text(characters, self.style(run))) for part, run in paragraph.runs]
         style = styled[0][1]
         indent = self.pixels(paragraph.indent_em)
         width = width_px - indent

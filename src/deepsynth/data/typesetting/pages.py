@@ -173,7 +173,7 @@ class PageLayout:
     def add(self, row: LayoutRow, column: int, left: int, top: int) -> None:
         """Put a row at a place of the page, pixels."""
         rules = _moved(row.rules, left, top)
-        pictures = tuple([(image, x + left, y + top) for image, x, y in row.pictures])
+        pictures = tuple([(image, x + left, y + top) for image, x, y in row.pictures]) if row.pictures else ()
         self.rows.append(PlacedRow(row, column, len(self.lines), rules, _moved(row.fills, left, top), pictures))
         self.lines += row.at(left, top)
 
@@ -190,7 +190,7 @@ class PageLayout:
 
 
 def _moved(boxes: Sequence[Box], x: int, y: int) -> tuple[Box, ...]:
-    return tuple([(x0 + x, y0 + y, x1 + x, y1 + y) for x0, y0, x1, y1 in boxes])
+    return tuple([(x0 + x, y0 + y, x1 + x, y1 + y) for x0, y0, x1, y1 in boxes]) if boxes else ()
 
 
 def join_pages(pages: Sequence[Page]) -> str:

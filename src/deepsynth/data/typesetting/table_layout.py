@@ -132,12 +132,13 @@ class _Measured:
 
     def widths(self, cell: Cell) -> tuple[float, float]:
         """Return the width of a cell's text, and that of its widest word, pixels."""
+        wide = widest = 0.0
         for paragraph in cell.paragraphs:
-            if id(paragraph) in self._found:
-                continue
-            self._found[id(paragraph)] = self.typesetter.unbroken(paragraph)
-        found = [self._found[id(paragraph)] for paragraph in cell.paragraphs]
-        return max([width for _, width, _ in found]), max([word for *_, word in found])
+            found = self._found.get(id(paragraph))
+            if found is None:
+                found = self._found[id(paragraph)] = self.typesetter.unbroken(paragraph)
+            wide, widest = max(wide, found[1]), max(widest, found[2])
+        return wide, widest
 
     def lines(self, cell: Cell, width: int, mirrored: bool) -> list[LaidOutLine]:
         """Return the lines of a cell, which stays in one line of the page's text.
