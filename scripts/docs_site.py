@@ -64,6 +64,16 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     return re.sub(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)", plain, markdown)
 
 
+def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
+    """Keep the dashes of an option with its first word, where browsers break lines, and the pipes of tables plain."""
+
+    def mended(code: re.Match[str]) -> str:
+        plain = code[0] if "\n" in code[0] else code[0].replace("\\|", "|")
+        return re.sub(r"(?<![\w!-])--\w+", r'<span class="option">\g<0></span>', plain)
+
+    return re.sub(r"<code>.*?</code>", mended, html, flags=re.DOTALL)
+
+
 def generated_pages(folder: str) -> dict[str, Any]:
     """Return the pages of a folder that are made here: a function that returns Markdown, by name."""
     if folder == "reference":

@@ -53,6 +53,13 @@ def commands(path: Path) -> list[list[str]]:
     return [shlex.split(line, comments=True)[1:] for line in lines if line.strip().startswith("deepsynth ")]
 
 
+def test_the_site_loads_no_script_from_elsewhere() -> None:
+    """Material's plugin fetches what search needs in a folder from the network, unless the site has it."""
+    (script,) = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["extra"]["polyfills"]
+    assert "iframe-worker" in script  # the word that the plugin looks for
+    assert (DOCS / script).is_file()
+
+
 @cache
 def anchors(path: Path) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", FENCE.sub("", path.read_text()), re.MULTILINE)

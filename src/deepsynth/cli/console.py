@@ -32,6 +32,8 @@ KNOWN_NOISE = (
         "lightning.pytorch.trainer.connectors.logger_connector.result",
         r"It is recommended to use `self.log\(.*, sync_dist=True\)`",
     ),
+    # Steps are counted over epochs: of a small set, every tenth step of the run is logged.
+    ("lightning.pytorch.loops.fit_loop", r"The number of training batches .* is smaller than the logging interval"),
     ("lightning.pytorch.utilities.data", r"Total length of `list` across ranks is zero"),  # no validation documents
     ("lightning.pytorch.callbacks.model_checkpoint", r"Checkpoint directory .* exists and is not empty"),  # resumed
 )
@@ -59,6 +61,7 @@ KNOWN_CHATTER = (
 _CHATTY_LOGGERS = (
     "lightning.pytorch.utilities.rank_zero",
     "lightning.fabric.utilities.rank_zero",
+    "lightning.fabric.utilities.seed",
     "bitsandbytes.backends.cpu.ops",
     "transformers.tokenization_utils_base",
 )
