@@ -125,6 +125,43 @@ def test_a_model_made_here_is_published_too(tmp_path: Path) -> None:
         torch.testing.assert_close(model(ids, pixel_values=views).logits, again(ids, pixel_values=views).logits)
 
 
+def test_the_published_configuration_of_a_full_size_model() -> None:
+    """As its authors publish it: https://huggingface.co/deepseek-ai/DeepSeek-OCR."""
+    written = DeepseekOcrConfig().to_published()
+    text = {
+        "bos_token_id": 0, "eos_token_id": 1, "first_k_dense_replace": 1, "hidden_size": 1280,
+        "intermediate_size": 6848, "kv_lora_rank": None, "lm_head": True, "max_position_embeddings": 8192,
+        "moe_intermediate_size": 896, "n_group": 1, "n_routed_experts": 64, "n_shared_experts": 2,
+        "num_attention_heads": 10, "num_experts_per_tok": 6, "num_hidden_layers": 12, "num_key_value_heads": 10,
+        "q_lora_rank": None, "qk_nope_head_dim": 0, "qk_rope_head_dim": 0, "rm_head": False, "topk_group": 1,
+        "topk_method": "greedy", "use_mla": False, "v_head_dim": 0, "vocab_size": 129280,
+    }  # fmt: skip
+    inner = written["language_config"]
+    assert inner.pop("architectures") == ["DeepseekV2ForCausalLM"]
+    assert inner.pop("torch_dtype") == "float32"
+    assert inner == text
+    assert {name: written[name] for name in text} == text
+    assert written["candidate_resolutions"] == [[1024, 1024]]
+    assert written["projector_config"] == {
+        "input_dim": 2048, "model_type": "mlp_projector", "n_embed": 1280, "projector_type": "linear",
+    }  # fmt: skip
+    assert written["vision_config"] == {
+        "image_size": 1024,
+        "mlp_ratio": 3.7362,
+        "model_name": "deeplip_b_l",
+        "model_type": "vision",
+        "width": {
+            "clip-l-14-224": {"heads": 16, "image_size": 224, "layers": 24, "patch_size": 14, "width": 1024},
+            "sam_vit_b": {
+                "downsample_channels": [512, 1024], "global_attn_indexes": [2, 5, 8, 11], "heads": 12, "layers": 12,
+                "width": 768,
+            },
+        },
+    }  # fmt: skip
+    assert "image_token_id" not in written
+    assert DeepseekOcrConfig(image_token_id=7).to_published()["image_token_id"] == 7
+
+
 def test_what_the_published_format_cannot_say_is_refused(tmp_path: Path) -> None:
     """Its code has this as a literal; a model that differs is not written wrongly."""
     config = tiny_config()

@@ -116,6 +116,9 @@ def test_a_folder_that_says_nothing_of_views_has_the_published_ones(tmp_path: Pa
     found = type(tiny_processor).from_pretrained(tmp_path)
     assert image_layout(found) == MODES["deepseek_ocr"]["gundam"]
     assert (found.patch_size, found.downsample_ratio) == (16, 4)
+    made = type(tiny_processor)(DeepseekOcrImageProcessor(), tiny_processor.tokenizer)
+    assert image_layout(made) == MODES["deepseek_ocr"]["gundam"]
+    assert (made.patch_size, made.downsample_ratio) == (16, 4)
     settings = {"candidate_resolutions": [[512, 512]], "patch_size": 8, "downsample_ratio": 2, "image_mean": [0.1] * 3}
     (tmp_path / "processor_config.json").write_text(json.dumps(settings))
     found = type(tiny_processor).from_pretrained(tmp_path)
