@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -11,6 +12,14 @@ from torch import nn
 
 from deepsynth.errors import UserError
 from deepsynth.models.lora import LoraSettings, untrained_adapters
+
+
+def test_by_default_attention_is_adapted_alone() -> None:
+    """As ``fit --help`` and the guide on adapters say."""
+    assert asdict(LoraSettings()) == {
+        "rank": 16, "alpha": None, "dropout": 0.0, "attention": True, "mlp": False, "experts": "none", "vision": False,
+        "projector": False, "rslora": False, "dora": False, "init": "default",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

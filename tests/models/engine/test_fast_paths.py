@@ -89,6 +89,8 @@ def test_training_installs_its_paths_once_and_undoes_them() -> None:
     assert counts[decoder.EXPERT_ADAPTERS] > 0
     assert counts[FROZEN_EXPERTS] > 0
     assert paths.uses(sam_attention.ATTENTION)
+    assert {runner.shapes_vary for runner in paths.decoder_layers} == {True}
+    assert {runner.shapes_vary for runner in paths.vision_layers} == {False}  # of frozen vision, which sees one shape
     assert experts_implementation(config) == frozen_experts.IN_TRAINING
     assert set(forwards_of(base).values()) == {forward for _, forward in paths.forwards}
     paths.undo()
