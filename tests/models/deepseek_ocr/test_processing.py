@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor
+from transformers import AutoProcessor, PreTrainedTokenizerFast
 
 from deepsynth.data.scans import load_image
 from deepsynth.export.published import write_processor
@@ -126,6 +126,34 @@ def test_a_folder_that_says_nothing_of_views_has_the_published_ones(tmp_path: Pa
     assert (layout.base_size, layout.tile_size, layout.patch_size, layout.downsample) == (512, 640, 8, 2)
     images = found.image_processor
     assert ([*images.image_mean], [*images.image_std]) == ([0.1] * 3, [0.5] * 3)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "handed"),
+    [
+        ([{"content": "<|ref|>", "special": True}, "<|det|>"], ["<|ref|>", "<|det|>"]),
+        (["<|ref|>", "<|det|>"], None),
+        ([], None),
+        (None, None),
+    ],
+)
+def test_tokens_that_are_spelled_out_are_handed_over_by_their_text(
+    tokens: Any, handed: Any, tmp_path: Path, tiny_processor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers 5.17 does not read them from the file; later releases do, and take them either way."""
+    tiny_processor.save_pretrained(tmp_path)
+    if tokens is not None:
+        (tmp_path / "special_tokens_map.json").write_text(json.dumps({"additional_special_tokens": tokens}))
+    given: dict[str, Any] = {}
+    load = PreTrainedTokenizerFast.from_pretrained
+
+    def recorded(folder: Any, **kwargs: Any) -> Any:
+        given.update(kwargs)
+        return load(folder)
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "from_pretrained", recorded)
+    type(tiny_processor).from_pretrained(tmp_path)
+    assert given == ({} if handed is None else {"additional_special_tokens": handed})
 
 
 def test_the_published_llama_tokenizer_class_changes_nothing(
