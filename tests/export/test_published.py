@@ -20,7 +20,6 @@ from deepsynth.export.merge import export_model
 from deepsynth.export.published import ORIGINAL_CODE, write_processor
 from deepsynth.models.deepseek_ocr.checkpoint import register_conversion
 from deepsynth.models.deepseek_ocr.published import AUTO_MAP
-from deepsynth.models.deepseek_ocr.published_second import second_to_published
 from deepsynth.models.registry import load_pretrained, resolve_model_name
 from deepsynth.modules import FullModule
 from tests.export.test_export import REFERENCE, write_adapter
@@ -110,35 +109,6 @@ def test_a_full_size_model_has_the_names_and_shapes_that_the_engines_build(famil
     assert shapes == built_shapes(family)
     for rename in (in_vllm, in_sglang):
         assert len({rename(name) for name in shapes}) == len(shapes)
-
-
-def test_the_published_configuration_of_the_second_model() -> None:
-    """What its authors publish, as far as an engine reads it: https://huggingface.co/deepseek-ai/DeepSeek-OCR-2."""
-    written = second_to_published(load_pretrained(AutoConfig, FULL_SIZE["deepseek_ocr2"]))
-    assert written["vision_config"] == {
-        "image_size": 1024,
-        "mlp_ratio": 3.7362,
-        "model_name": "deepencoderv2",
-        "model_type": "vision",
-        "width": {
-            "qwen2-0-5b": {"dim": 896},
-            "sam_vit_b": {
-                "downsample_channels": [512, 896],
-                "global_attn_indexes": [2, 5, 8, 11],
-                "heads": 12,
-                "layers": 12,
-                "width": 768,
-            },
-        },
-    }
-    assert written["projector_config"] == {
-        "input_dim": 896, "model_type": "mlp_projector", "n_embed": 1280, "projector_type": "linear",
-    }  # fmt: skip
-    assert {key: written[key] for key in ("hidden_size", "num_hidden_layers", "n_routed_experts", "vocab_size")} == {
-        "hidden_size": 1280, "num_hidden_layers": 12, "n_routed_experts": 64, "vocab_size": 129280,
-    }  # fmt: skip
-    assert written["first_k_dense_replace"] == written["language_config"]["first_k_dense_replace"] == 1
-    assert written["image_token_id"] == 3  # of the small tokenizer; 128815 would not be written
 
 
 def test_the_processors_settings_are_the_published_ones(tmp_path: Path) -> None:
