@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
-from deepsynth.data.splits import Splitter
+from deepsynth.data.splits import Splitter, no_documents
 from deepsynth.errors import UserError
 from deepsynth.types import Document
 
@@ -63,3 +65,49 @@ def test_a_limit_takes_the_same_documents_in_their_order_whatever_comes_beside()
 def test_wrong_numbers_are_named(options: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Splitter(**options)  # type: ignore[arg-type]
+
+
+def kinds_of(documents: Iterable[Document]) -> list[str]:
+    splitter = Splitter(val_fraction=0.3, test_fraction=0.3)
+    return [splitter.split_of(document) for document in documents]
+
+
+@pytest.mark.parametrize(
+    ("limits", "train", "val"),
+    [
+        ({"max_train_documents": 4, "max_eval_documents": 2}, 4, 2),
+        ({"max_train_documents": 1, "max_eval_documents": 9}, 1, 9),
+        ({"max_train_documents": 5}, 5, None),
+        ({"max_eval_documents": 3}, None, 3),
+    ],
+)
+def test_no_more_of_a_stream_is_read_than_the_limits_ask_for(
+    limits: dict[str, int], train: int | None, val: int | None
+) -> None:
+    """A split without a limit has what came by, and at least one."""
+    splitter = Splitter(val_fraction=0.3, test_fraction=0.3, **limits)  # type: ignore[arg-type]
+    read: list[Document] = []
+    stream = (read.append(document) or document for document in DOCUMENTS)  # type: ignore[func-returns-value]
+    taken = splitter.take(stream, ["train", "val"])
+    wanted = {"train": train or 1, "val": val or 1}
+    kinds = kinds_of(read)
+    assert any(kinds.count(kind) == count and kinds[-1] == kind for kind, count in wanted.items()), (
+        "the last was needed"
+    )
+    for kind, limit in (("train", train), ("val", val)):
+        own = [document for document, found in zip(read, kinds, strict=True) if found == kind]
+        assert taken[kind] == own[:limit]  # type: ignore[index]
+        assert len(own) >= wanted[kind]
+
+
+def test_without_limits_all_of_a_stream_is_read() -> None:
+    taken = Splitter(val_fraction=0.3, test_fraction=0.3).take(DOCUMENTS, ["val", "test"])
+    kinds = kinds_of(DOCUMENTS)
+    assert [len(taken[kind]) for kind in taken] == [kinds.count("val"), kinds.count("test")]
+
+
+def test_a_split_without_documents_names_the_key_to_change() -> None:
+    with pytest.raises(UserError, match=r"^none of the 3 rows fall into the train split; change data.val_fraction and"):
+        no_documents("train", "3 rows")
+    with pytest.raises(UserError, match=r"change data.test_fraction or give data.test_source$"):
+        no_documents("test", "3 rows")
