@@ -46,7 +46,8 @@ def test_the_limit_of_pixels_reaches_the_scans(jsonl: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("mode", [None, "gundam"])
 @pytest.mark.parametrize("stage", ["fit", "validate", "predict"])
 def test_pages_travel_as_bytes_and_become_the_models_input(stage: str, mode: str | None, jsonl: Path) -> None:
-    data = make_data(jsonl, mode=mode, val_fraction=0.4, max_tokens=10**6)
+    name = "deepsynth/full-size-ocr-2"  # it has queries for every mode
+    data = make_data(jsonl, mode=mode, val_fraction=0.4, max_tokens=10**6, model_name=name)
     if mode == "gundam":  # with a side beyond that of a tile
         data.renderer = TextRenderer(page_width_px=800, page_height_px=400)
     data.setup(stage)
@@ -125,7 +126,7 @@ class OtherProcessor(Processor):
 
 
 def test_pages_are_as_large_as_the_processor_takes_them(jsonl: Path) -> None:
-    own = TextImageDataModule(JsonlSource(str(jsonl)), mode="small")
+    own = TextImageDataModule(JsonlSource(str(jsonl)), mode="small", model_name="deepsynth/full-size-ocr-2")
     other = TextImageDataModule(JsonlSource(str(jsonl)), processor=OtherProcessor())
     for data, side in ((own, 768), (other, 1024)):
         renderer = data.pipeline().renderer

@@ -20,7 +20,7 @@ from tests.helpers.tiny_models import skip_without_image_processors
 #: DeepSeek-OCR and DeepSeek-OCR-2, at their own resolutions and at all that are published.
 PROCESSORS = [
     (name, mode)
-    for name, family in (("deepsynth/tiny", "deepseek_ocr"), ("deepsynth/tiny-random", "deepseek_ocr2"))
+    for name, family in (("deepsynth/tiny", "deepseek_ocr"), ("deepsynth/full-size-ocr-2", "deepseek_ocr2"))
     for mode in (None, *MODES[family])
 ]
 RNG = np.random.default_rng(5)
@@ -88,7 +88,7 @@ def test_gray_pages_have_one_channel(name: str, mode: str | None) -> None:
 
 
 def test_gray_and_color_are_joined() -> None:
-    processor = processor_of("deepsynth/tiny-random", "gundam")
+    processor = processor_of("deepsynth/full-size-ocr-2", "gundam")
     pages = [gray_noise(1000, 700), noise(1000, 700), gray_noise(300, 200)]
     samples = [sample_of(processor, page) for page in pages]
     assert [sample.images["pixel_values"].shape[1] for sample in samples] == [1, 3, 1]
@@ -101,7 +101,7 @@ def test_gray_and_color_are_joined() -> None:
 
 
 def test_pages_of_gray_stay_small_in_a_batch() -> None:
-    processor = processor_of("deepsynth/tiny-random", "base")
+    processor = processor_of("deepsynth/full-size-ocr-2", "base")
     batch = Collator()([sample_of(processor, gray_noise(1024, 1024)) for _ in range(2)])
     assert batch.images["pixel_values"].nbytes == 2 * 1024 * 1024
     moved = batch.map_tensors(lambda tensor: tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor)
@@ -110,11 +110,11 @@ def test_pages_of_gray_stay_small_in_a_batch() -> None:
 
 
 def layout() -> ImageLayout:
-    return processor_of("deepsynth/tiny-random", "base").layout
+    return processor_of("deepsynth/full-size-ocr-2", "base").layout
 
 
 def test_pages_that_need_the_processor_are_left_to_it() -> None:
-    processor = processor_of("deepsynth/tiny-random", "base")
+    processor = processor_of("deepsynth/full-size-ocr-2", "base")
     turned = noise(1024, 1024)
     turned.info["exif"] = b"Exif\x00\x00"
     for page in (noise(1024, 1024).convert("L"), turned, noise(1000, 1024)):
@@ -122,7 +122,7 @@ def test_pages_that_need_the_processor_are_left_to_it() -> None:
 
 
 def test_a_page_of_the_modes_size_does_not_take_the_processor() -> None:
-    processor = processor_of("deepsynth/tiny-random", "base")
+    processor = processor_of("deepsynth/full-size-ocr-2", "base")
     table = view_table(processor.hf_processor.image_processor, layout())
     assert isinstance(table, ViewTable)
     page = noise(1024, 1024)
@@ -152,7 +152,7 @@ def test_a_processor_that_takes_no_bytes_has_no_table() -> None:
 
 
 def test_samples_of_a_processor_without_a_table_have_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    processor = OcrProcessor("deepsynth/tiny-random", "base", max_tokens=10**6)
+    processor = OcrProcessor("deepsynth/full-size-ocr-2", "base", max_tokens=10**6)
     image_processor = processor.hf_processor.image_processor
 
     class Computing(type(image_processor)):  # type: ignore[misc]
