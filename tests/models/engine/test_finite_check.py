@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
 from safetensors.torch import load_file
+from torch import nn
 
 from deepsynth.callbacks import AdapterCheckpoint
-from deepsynth.errors import UserError
-from deepsynth.models.engine.finite_check import check_state
+from deepsynth.errors import NonFiniteError, UserError
+from deepsynth.models.engine.finite_check import FiniteCheck, check_state
 from tests.helpers.training import make_data, make_module, make_trainer
 
 
@@ -214,3 +216,36 @@ def test_a_batch_without_labels_leaves_its_window_to_the_others(loss: str, tmp_p
     assert found[1][0] == pytest.approx(found[0][0])
     torch.testing.assert_close(found[1][1], found[0][1])
     assert found[2][0] != 0
+
+
+TRAINER: Any = SimpleNamespace(precision_plugin=SimpleNamespace(), global_step=4, checkpoint_callbacks=[])
+
+
+@pytest.mark.parametrize(
+    ("count", "named"),
+    [(1, "s0"), (8, "s0, s1, s2, s3, s4, s5, s6, s7"), (10, "s0, s1, s2, s3, s4, s5, s6, s7 and 2 more")],
+)
+def test_eight_samples_of_a_step_are_named(count: int, named: str) -> None:
+    check = FiniteCheck()
+    for number in range(count):
+        check.add_samples([f"s{number}"])
+    assert check.end_step(TRAINER, torch.tensor(float("nan")), torch.tensor(3), [], allowed=0) is None
+    with pytest.raises(NonFiniteError) as caught:
+        check.stop_unless_finite(TRAINER)
+    assert str(caught.value).startswith(f"the loss or a gradient of step 5 (samples {named}) is not finite, so")
+    assert "there is no checkpoint yet" in str(caught.value)
+    check.stop_unless_finite(TRAINER)  # it is told once
+
+
+def test_the_samples_of_a_step_are_its_own_and_skips_are_counted() -> None:
+    check, parameter = FiniteCheck(), nn.Parameter(torch.ones(2))
+    for name, gradient, skipped in (("a", 1.0, 0), ("b", float("inf"), 1), ("c", 1.0, 1), ("d", float("nan"), 2)):
+        check.add_samples([name])
+        parameter.grad = torch.tensor([0.0, gradient])
+        assert check.end_step(TRAINER, torch.tensor(1.0), torch.tensor(3), [parameter], allowed=2) == skipped
+        assert (parameter.grad is None) == (gradient != 1.0)
+    check.add_samples(["e"])
+    parameter.grad = torch.tensor([0.0, float("nan")])
+    assert check.end_step(TRAINER, torch.tensor(1.0), torch.tensor(3), [parameter], allowed=2) == 2
+    with pytest.raises(NonFiniteError, match=r"step 5 \(samples e\) is not finite"):
+        check.stop_unless_finite(TRAINER)
