@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,15 @@ from transformers import AutoConfig
 from deepsynth.errors import UserError
 from deepsynth.export.merge import ExportReport
 from deepsynth.export.published import notes_on
-from deepsynth.export.verification import Agreement, adapted_weights, check_weights, some_keys, weight_digests
+from deepsynth.export.verification import (
+    Agreement,
+    Answer,
+    adapted_weights,
+    check_answers,
+    check_weights,
+    some_keys,
+    weight_digests,
+)
 from deepsynth.export.vllm_lora import VllmAdapter
 from deepsynth.models.registry import load_pretrained
 
@@ -108,3 +117,29 @@ def test_engines_load_what_has_the_published_sizes_and_nothing_else(name: str) -
     missing, note = notes_on(config, ("a.py", "b.py"))
     assert "sam_config.window_size 7, not 14 (and 1 more); use deepsynth serve" in note
     assert missing.startswith("missing: a.py, b.py. ")
+
+
+def answer(logits: torch.Tensor, tokens: list[int], steps: torch.Tensor | None = None) -> Answer:
+    return Answer(logits, torch.tensor(tokens), torch.zeros(len(tokens), 4) if steps is None else steps)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "mean", "largest"), [("float32", 5e-5, 1e-3), ("float16", 2e-2, math.inf), ("bfloat16", 1e-1, math.inf)]
+)
+@pytest.mark.parametrize(("spread", "scale"), [(0.1, 1.0), (6.0, 6.0)])
+def test_what_rounding_explains_grows_with_the_logits(
+    dtype: str, mean: float, largest: float, spread: float, scale: float
+) -> None:
+    logits = torch.tensor([[-1.0, 1.0]]) * spread / math.sqrt(2)  # its standard deviation, of a sample
+    found = check_answers(answer(logits, [1], torch.zeros(1, 2)), answer(logits, [1], torch.zeros(1, 2)), dtype)
+    assert (found.mean_tolerance, found.max_tolerance) == pytest.approx((mean * scale, largest * scale))
+
+
+def test_nothing_is_compared_behind_the_first_token_that_differs() -> None:
+    logits, other = torch.zeros(5, 4), torch.zeros(3, 4)
+    other[2] = 9.0  # the step behind it, of another text
+    found = check_answers(answer(logits, [1, 2, 3]), answer(logits, [1, 3, 3], other), "bfloat16")
+    assert (found.mean_difference, found.same_tokens, found.new_tokens) == (0.0, 1, 3)
+    other[1, 0] = 2.0  # the one that chose it
+    with pytest.raises(UserError, match=r"logits differ by 7.1e-02 on average and 2.0e\+00 at most"):
+        check_answers(answer(logits, [1, 2, 3]), answer(logits, [1, 3, 3], other), "float16")
