@@ -11,11 +11,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from deepsynth.callbacks.sample_gallery import pictures_of
 from deepsynth.data.processing.collator import Collator
 from deepsynth.data.processing.processor import OcrProcessor
 from deepsynth.errors import UserError
@@ -29,7 +31,7 @@ from deepsynth.models.engine.training_forward import TrainingForward
 from deepsynth.models.registry import load_pretrained
 from deepsynth.types import Batch, Document, Page, Sample
 from tests.helpers.training import make_module
-from tests.models.families.native import NAMES, assert_same, batch_of, loss_and_gradients, module_of, sample
+from tests.models.families.native import NAMES, assert_same, batch_of, loss_and_gradients, module_of, page, sample
 
 #: Pages of several sizes: within the budget of pixels, above it, below it.
 SIZES = ((112, 112), (112, 56), (300, 200), (30, 20), (57, 99), (28, 112), (700, 90))
@@ -99,6 +101,18 @@ def test_how_videos_are_read_is_passed_on(name: str, place: str, tmp_path: Path)
     assert (tmp_path / "written/video_preprocessor_config.json").is_file()
     assert "video_settings" not in (tmp_path / "written/processor_config.json").read_text()
     assert type(again).__name__ == json.loads((source / "processor_config.json").read_text())["processor_class"]
+
+
+def test_the_gallery_shows_the_pages_as_they_were(folder: str) -> None:
+    """Of whole blocks, so that nothing was resized: of a sample of one page, and of one of two."""
+    module = module_of(folder)
+    sizes = [[(112, 112)], [(112, 56), (84, 112)]]
+    samples = [sample(OcrProcessor(folder), *own) for own in sizes]
+    found = pictures_of(Collator()(samples).with_pixel_values(), module)
+    for pictures, own in zip(found, sizes, strict=True):
+        assert len(pictures) == len(own)
+        for picture, size in zip(pictures, own, strict=True):
+            assert np.array_equal(picture, np.asarray(page(size).image))
 
 
 # ---------------------------------------------------------------------- positions

@@ -17,6 +17,7 @@ from deepsynth.callbacks.gallery_page import GalleryEntry, Prediction, corpus_ce
 from deepsynth.data.datamodule import TextImageDataModule
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_file, explain_write_errors
+from deepsynth.models.native_resolution import pages_of_patches
 from deepsynth.modules import DeepSynthModule
 from deepsynth.types import Batch
 
@@ -123,25 +124,35 @@ class SampleGallery(Callback):
 
 
 def pictures_of(batch: Batch, pl_module: Any) -> list[list[np.ndarray[Any, np.dtype[np.uint8]]]]:
-    """Return, for each sample of a batch, its pages as the model sees them, (S, S, 3).
+    """Return, for each sample of a batch, its pages as the model sees them, (height, width, 3).
 
     A sample of several pages gets its share of the views by its share of the image tokens; where pages take different
-    numbers of tokens that does not tell them apart, and there are no pictures.
+    numbers of tokens that does not tell them apart, and there are no pictures. Nor are there of models that take
+    other inputs than views or patches.
     """
-    views = batch.images["pixel_values"]
-    tokens = (batch.tokens["input_ids"] == pl_module.processor.image_token_id).sum(dim=1).tolist()
-    total, count = sum(tokens), len(views)
-    if count == len(batch):
-        shares = [1] * len(batch)
-    elif total and all(n * count % total == 0 for n in tokens):
-        shares = [n * count // total for n in tokens]
+    views, images = batch.images["pixel_values"], pl_module.processor.image_processor
+    if "image_grid_thw" in batch.images:
+        pages = pages_of_patches(views, batch.images["image_grid_thw"], images)
+        shares = [len(sizes) for sizes in batch.sizes]
     else:
-        return [[] for _ in tokens]
-    images = pl_module.processor.image_processor
+        pages, shares = list(views) if views.dim() == 4 else [], _shares(batch, len(views), pl_module)
+    if sum(shares) != len(pages):
+        return [[] for _ in range(len(batch))]
     mean, std = (torch.tensor(value or 0.5).view(-1, 1, 1) for value in (images.image_mean, images.image_std))
-    pixels = ((views.float().cpu() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
-    arrays = list(pixels.permute(0, 2, 3, 1).numpy())
+    pixels = [((page.float().cpu() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8) for page in pages]
+    arrays = [page.permute(1, 2, 0).numpy() for page in pixels]
     return [[arrays.pop(0) for _ in range(share)] for share in shares]
+
+
+def _shares(batch: Batch, count: int, pl_module: Any) -> list[int]:
+    """Return how many of the views each sample has; nothing where that is not known."""
+    tokens = (batch.tokens["input_ids"] == pl_module.processor.image_token_id).sum(dim=1).tolist()
+    total = sum(tokens)
+    if count == len(batch):
+        return [1] * len(batch)
+    if total and all(n * count % total == 0 for n in tokens):
+        return [n * count // total for n in tokens]
+    return []
 
 
 def jpeg(array: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:

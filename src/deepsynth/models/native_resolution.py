@@ -14,11 +14,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from math import isqrt
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepsynth.errors import UserError
 from deepsynth.models.family import Family, Feature
 from deepsynth.models.tokens import Layout
+
+if TYPE_CHECKING:
+    import torch
 
 #: Side of the pages that are drawn where the user chooses no size, unless the model sees less.
 _PAGE_SIDE_PX = 1024
@@ -72,6 +75,27 @@ class PatchLayout(Layout):
     def processor_kwargs(self) -> dict[str, Any]:
         """Return nothing: the budget is in the processor's own configuration."""
         return {}
+
+
+def pages_of_patches(pixels: torch.Tensor, grids: torch.Tensor, image_processor: Any) -> list[torch.Tensor]:
+    """Return the images (3, height, width) that were made patches, as the model sees them.
+
+    Patches that are rows of values stand block after block, those that are pictures row after row of the image: so do
+    the image processors of GLM-OCR and Qwen2.5-VL, and that of PaddleOCR-VL.
+
+    Args:
+        pixels: (P, ...) patches of all images.
+        grids: (V, 3) patches of each in time (1), height and width.
+        image_processor: Hugging Face's.
+    """
+    side, merge = int(image_processor.patch_size), int(image_processor.merge_size)
+    block = merge if pixels.dim() == 2 else 1
+    pictures = pixels.view(len(pixels), 3, -1, side, side)[:, :, 0]  # frames are alike
+    pages = []
+    for one, (_, height, width) in zip(pictures.split(grids.prod(1).tolist()), grids.tolist(), strict=True):
+        blocks = one.view(height // block, width // block, block, block, 3, side, side)
+        pages.append(blocks.permute(4, 0, 2, 5, 1, 3, 6).reshape(3, height * side, width * side))
+    return pages
 
 
 @dataclass(frozen=True, eq=False)

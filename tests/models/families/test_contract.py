@@ -11,6 +11,7 @@ import torch
 from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from deepsynth.callbacks.sample_gallery import pictures_of
 from deepsynth.export import export_model
 from deepsynth.models.lora import LoraSettings, lora_config, scope_parameters
 from deepsynth.models.registry import family_of, load_pretrained
@@ -71,6 +72,7 @@ def test_several_pages_are_one_sample(family: str, folder: Path) -> None:
     counts = (batch.tokens["input_ids"] == processor.hf_processor.image_token_id).sum(1).tolist()
     assert counts == [sum(processor.layout.tokens(*size) for size in sizes) for sizes in batch.sizes]
     assert [len(sizes) for sizes in batch.sizes] == [1, 3]
+    assert [len(pages) for pages in pictures_of(batch, module)] in ([1, 3], [0, 0])  # or no pictures, of tiles
     assert float(module.train().compute_loss(batch).detach()) == pytest.approx(loss_of(base, batch), rel=1e-5)
 
 
