@@ -58,6 +58,8 @@ def test_pages_travel_as_bytes_and_become_the_models_input(stage: str, mode: str
     assert {value.dtype for value in views.values()} == {torch.uint8}
     processor = data.processor
     moved = data.transfer_batch_to_device(batch, torch.device("cpu"), 0)
+    assert moved.images["pixel_values"].dtype == torch.uint8
+    moved = moved.with_pixel_values()
     documents = {document.id: document for document in data.source}
     for row, (identifier, number) in enumerate(zip(batch.document_ids, batch.pages, strict=True)):
         (page,) = data.pipeline().pages(documents[identifier], number, 0)

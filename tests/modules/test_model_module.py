@@ -134,6 +134,12 @@ def test_the_bar_has_a_loss_at_logging_steps_and_the_log_at_every_batch(
 def test_pixels_alone_are_cast_to_the_dtype_of_the_weights() -> None:
     batch = make_batch(images={"pixel_values": torch.ones(2, 3), "num_local_patches": torch.ones(2, dtype=torch.long)})
     batch.tokens = {"input_ids": torch.zeros(2, 3, dtype=torch.long)}
+    table = torch.rand(3, 256, generator=torch.Generator().manual_seed(0))
+    pages = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    of_bytes = replace(make_batch(images={"pixel_values": pages}), pixel_table=table)
+    values = PeftModule(dtype="float16").in_weights_dtype(of_bytes)
+    assert values.pixel_table is None
+    assert torch.equal(values.images["pixel_values"], table.half().view(1, 3, 16, 16))
     found = PeftModule(dtype="float16").in_weights_dtype(batch)
     assert found.images["pixel_values"].dtype == torch.float16
     assert found.images["num_local_patches"].dtype == found.tokens["input_ids"].dtype == torch.long

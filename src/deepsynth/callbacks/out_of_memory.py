@@ -15,7 +15,7 @@ def shapes(batch: Any) -> str:
     """Return the number of samples of a batch and the shapes of its inputs."""
     if not isinstance(batch, Batch):
         return ""
-    inputs = {name: t for name, t in batch.inputs.items() if name not in ("attention_mask", "labels")}
+    inputs = {name: t for name, t in batch.tokens.items() if name not in ("attention_mask", "labels")} | batch.images
     listed = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items())
     return f"{len(batch)} sample{'s' if len(batch) > 1 else ''}: {listed}"
 

@@ -130,7 +130,7 @@ def pictures_of(batch: Batch, pl_module: Any) -> list[list[np.ndarray[Any, np.dt
     numbers of tokens that does not tell them apart, and there are no pictures. Nor are there of models that take
     other inputs than views or patches.
     """
-    views, images = batch.images["pixel_values"], pl_module.processor.image_processor
+    views, images = batch.with_pixel_values().images["pixel_values"], pl_module.processor.image_processor
     if "image_grid_thw" in batch.images:
         pages = pages_of_patches(views, batch.images["image_grid_thw"], images)
         shares = [len(sizes) for sizes in batch.sizes]

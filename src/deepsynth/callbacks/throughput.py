@@ -119,9 +119,9 @@ class Throughput(Callback):
         self._seen += 1
         self._samples += len(batch)
         # Summed on the device and read at logging steps alone: reading every batch would make the GPU wait.
-        self._amounts = self._amounts + TrainingFlops.amounts(batch.inputs)
+        self._amounts = self._amounts + TrainingFlops.amounts(batch.tokens)
         if self._flops is not None:
-            self._image_flops += self._flops.of_images(batch.inputs) * _encoded_share(pl_module)
+            self._image_flops += self._flops.of_images(batch.images) * _encoded_share(pl_module)
         logs = self._seen % cast(Any, trainer).log_every_n_steps == 0  # set by a connector
         if logs and torch.cuda.is_available():
             torch.cuda.synchronize()

@@ -296,5 +296,5 @@ class TextImageDataModule(LightningDataModule):
             check_ranks_agree(self.trainer, self.source, "documents", self._seen)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move the tensors of a batch, and make the model's input of the bytes of its pages there."""
-        return batch.to(device).with_pixel_values()
+        """Move the tensors of a batch; pages stay bytes until the model takes them."""
+        return batch.to(device)

@@ -25,7 +25,7 @@ from deepsynth.measurement.cells import Result
 from deepsynth.measurement.synthetic import Pages, SyntheticBatches
 from deepsynth.modules import DeepSynthModule
 from deepsynth.profiling.memory import GIB, ProcessMemory
-from deepsynth.types import Document, Page
+from deepsynth.types import READ_ON_HOST, Document, Page
 
 
 class NotMeasured(Exception):
@@ -147,7 +147,13 @@ class Harness:
         table = None if sample.pixel_table is None else sample.pixel_table.to(self.device)
         return SyntheticBatches(
             replace(sample, images={}, pixel_table=None),
-            pixel_values({name: image.to(self.device) for name, image in sample.images.items()}, table),
+            pixel_values(
+                {
+                    name: image if name in READ_ON_HOST else image.to(self.device)
+                    for name, image in sample.images.items()
+                },
+                table,
+            ),
             torch.tensor(ids),
             processor.pad_token_id,
             batch_size,

@@ -14,6 +14,8 @@ from deepsynth.measurement.harness import Harness, NotMeasured
 
 #: In the order of a step.
 PHASES = ("data", "vision", "decoder", "backward", "optimizer")
+#: What the families call the vision encoder.
+_TOWERS = ("vision_tower", "visual")
 
 
 class PhaseClock(Callback):
@@ -34,8 +36,8 @@ class PhaseClock(Callback):
         self._seen = 0
 
     def watch(self, model: torch.nn.Module) -> list[Any]:
-        """Take the time of the vision tower's forward pass too; return the hooks to remove."""
-        towers = [module for name, module in model.named_modules() if name.rpartition(".")[2] == "vision_tower"]
+        """Take the time of the vision encoder's forward pass too; return the hooks to remove."""
+        towers = [module for name, module in model.named_modules() if name.rpartition(".")[2] in _TOWERS]
         return [
             hook
             for tower in towers

@@ -63,7 +63,7 @@ class SyntheticBatches:
                 images[name] -= shades.repeat_interleave(len(image)).view(-1, *[1] * (image.dim() - 1))
         names = [f"{index}-{row}" for row in range(len(samples))]
         return replace(
-            batch.map_tensors(lambda tensor: tensor.to(self.device)),
+            batch.to(self.device),
             images=images,
             ids=names,
             document_ids=names,

@@ -88,11 +88,14 @@ def pages_of_patches(pixels: torch.Tensor, grids: torch.Tensor, image_processor:
         grids: (V, 3) patches of each in time (1), height and width.
         image_processor: Hugging Face's.
     """
+    import torch
+
     side, merge = int(image_processor.patch_size), int(image_processor.merge_size)
     block = merge if pixels.dim() == 2 else 1
     pictures = pixels.view(len(pixels), 3, -1, side, side)[:, :, 0]  # frames are alike
     pages = []
-    for one, (_, height, width) in zip(pictures.split(grids.prod(1).tolist()), grids.tolist(), strict=True):
+    parts = torch.split(pictures, grids.prod(1).tolist())
+    for one, (_, height, width) in zip(parts, grids.tolist(), strict=True):
         blocks = one.view(height // block, width // block, block, block, 3, side, side)
         pages.append(blocks.permute(4, 0, 2, 5, 1, 3, 6).reshape(3, height * side, width * side))
     return pages

@@ -240,9 +240,13 @@ class ModelModule(LightningModule, ABC):
         return nullcontext()
 
     def in_weights_dtype(self, batch: Batch) -> Batch:
-        """Return a batch with its pixels in the dtype of the weights: without autocast nothing else casts them."""
+        """Return a batch with values for pixels in the dtype of the weights: without autocast nothing else casts them.
+
+        Of bytes, the table of values is cast: there are never values of another dtype.
+        """
         dtype = self.resolved_dtype
-        return batch.map_tensors(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
+        cast = batch.map_tensors(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
+        return cast.with_pixel_values()
 
     def cpu(self) -> Self:
         """Move to the CPU, but at the end of a command.

@@ -136,14 +136,14 @@ class TrainingEngine:
             against = "weights are sharded"
         elif module.quantization != "none":
             against = f"weights are in {module.quantization}"
-        elif "position_ids" in batch.inputs:
+        elif "position_ids" in batch.tokens:
             against = "rows are packed"
         else:
             against = missing_compiler()
         trainer = module.trainer
         return choose_compilation(
             batches=trainer.estimated_stepping_batches * trainer.accumulate_grad_batches,
-            length=batch.inputs["input_ids"].shape[1],
+            length=batch.tokens["input_ids"].shape[1],
             keeps_activations=self._level == "none",
             frozen_vision=forward.vision_has_one_shape,
             cached_vision=forward.cache is not None,

@@ -35,7 +35,11 @@ def peak_of(module: Any, batch: Any) -> float:
     return peak_bytes(step, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("scope", [{"dropout": 0.1}, {"vision": True}], ids=["dropout", "vision"])
+#: In 16 bits, adapters have factors in the dtype of the layers for the time of the forward pass.
+SCOPES = [{"dropout": 0.1}, {"vision": True}, {"mlp": True, "vision": True, "dtype": "bfloat16"}]
+
+
+@pytest.mark.parametrize("scope", SCOPES, ids=["dropout", "vision", "16 bits"])
 def test_every_level_computes_the_same_bits(scope: dict[str, Any], jsonl: Path) -> None:
     batch = batch_of(jsonl, FAMILY)
     results = []

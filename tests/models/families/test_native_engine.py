@@ -5,11 +5,13 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from deepsynth.measurement.phases import PhaseClock
 from deepsynth.models.engine.layer_runner import LEVELS
 from deepsynth.models.engine.patch_vision import split_by_image
 from tests.helpers.processes import launch
@@ -27,7 +29,10 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return str(maker.make(tmp_path_factory.mktemp(request.param)))
 
 
-@pytest.mark.parametrize("scope", [{"dropout": 0.1}, {"vision": True, "projector": True}], ids=["dropout", "vision"])
+SCOPES = [{"dropout": 0.1}, {"vision": True, "projector": True}, {"mlp": True, "dtype": "bfloat16"}]
+
+
+@pytest.mark.parametrize("scope", SCOPES, ids=["dropout", "vision", "16 bits"])
 def test_every_level_computes_the_same_bits(scope: dict[str, Any], folder: str) -> None:
     results = []
     for level in LEVELS:
@@ -139,3 +144,14 @@ def test_the_host_alone_is_asked_where_images_are(folder: str) -> None:
         assert split_by_image(away.images["pixel_values"], away.images["image_grid_thw"].tolist())
         arguments = module.training_forward.family.arguments(away.images)
         assert {value.device.type for value in arguments.values()} == {"meta"}
+
+
+def test_the_benchmark_knows_the_vision_encoder(folder: str) -> None:
+    """Else a phase of no time would be shown, and its own counted as the decoder's."""
+    clock = PhaseClock(SimpleNamespace(synchronize=lambda: None), 0)  # type: ignore[arg-type]
+    module = module_of(folder)
+    hooks = clock.watch(module)
+    assert len(hooks) == 2
+    clock._forward = True
+    module.compute_loss(batch_of(folder))
+    assert clock._vision > 0

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from deepsynth.compat.torch import attention_operations, keep_traced_layers, let_vary
+from deepsynth.models.kernels.adapters import ForwardFactors
 from deepsynth.models.kernels.frozen_experts import frozen_experts_of
 
 #: What a layer keeps of its activations, from the fastest to the smallest.
@@ -87,10 +88,17 @@ class LayerRunner:
         if self.level == "full":
             return checkpoint(forward, *args, use_reentrant=False, **kwargs)
         if self.level == "selective":
-            contexts = partial(create_selective_checkpoint_contexts, _keep)
+            contexts = partial(_selective_contexts, self.layer)
             return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
         with torch.autograd.graph.save_on_cpu(pin_memory=args[0].is_cuda):
             return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+
+def _selective_contexts(layer: nn.Module) -> tuple[Any, Any]:
+    """Return the contexts of the forward pass and of the second one, which have to run the same operations."""
+    make: Any = create_selective_checkpoint_contexts
+    first, again = make(_keep)
+    return first, ForwardFactors(layer, again)
 
 
 def _keep(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:

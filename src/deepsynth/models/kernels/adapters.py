@@ -144,6 +144,31 @@ class AdapterFactors:
         scale_all(written[1::2], scales)
 
 
+class ForwardFactors:
+    """A context in which adapters have the factors that they have now, for a forward pass that is computed again.
+
+    Args:
+        layer: which holds the adapted layers.
+        inner: context that is entered too, as often as this one.
+    """
+
+    def __init__(self, layer: nn.Module, inner: Any) -> None:
+        self._inner = inner
+        self._factors = [(part, part.__dict__["factors"]) for part in layer.modules() if "factors" in part.__dict__]
+
+    def __enter__(self) -> None:
+        """Give them the factors."""
+        for part, factors in self._factors:
+            part.__dict__["factors"] = factors
+        self._inner.__enter__()
+
+    def __exit__(self, *args: object) -> None:
+        """Take them back."""
+        self._inner.__exit__(*args)
+        for part, _ in self._factors:
+            part.__dict__.pop("factors", None)
+
+
 class AdapterProduct(torch.autograd.Function):
     """``base + scale * x A^T B^T`` in the dtype of ``base``: adapters in float32 train through 16-bit products.
 
