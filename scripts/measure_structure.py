@@ -1,17 +1,20 @@
 """Measure how many pages a second are drawn with and without structure: python scripts/measure_structure.py.
 
-Both kinds have about 1,500 characters on 1024 x 1024 pixels. Pages of both take turns, and processor time counts, so
-that what else runs on the machine does not. Garbage is collected as in the workers of a run.
+Both kinds have about 1,500 characters on 1024 x 1024 pixels. Structured pages count as they are drawn, and with what
+their target takes, which is written from them in Markdown. Pages of both take turns, and processor time counts, so that
+what else runs on the machine does not. Garbage is collected as in the workers of a run; fonts are loaded before.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
 from deepsynth.data.loading.workers import collect_seldom
+from deepsynth.data.processing.targets import Targets
 from deepsynth.data.rendering.renderer import TextRenderer, forget_drawn_text
 from deepsynth.types import Document
 
@@ -44,39 +47,52 @@ def structured(rng: np.random.Generator) -> str:
     )
 
 
-def seconds(renderers: list[TextRenderer], texts: list[list[str]]) -> list[float]:
-    """Return the processor time of a page by each renderer, which take turns; every document is one page."""
-    spent = [0.0] * len(renderers)
-    for number, own in enumerate(zip(*texts, strict=True)):
-        for place, (renderer, text) in enumerate(zip(renderers, own, strict=True)):
-            start = time.process_time()
-            assert len(renderer(Document(str(number), text), np.random.default_rng(number))) == 1
-            spent[place] += time.process_time() - start
-    return [found / len(texts[0]) for found in spent]
+def seconds(
+    plain: TextRenderer, structured: TextRenderer, texts: Sequence[tuple[str, str]]
+) -> tuple[float, float, float]:
+    """Return the processor time of a plain page, of a structured one, and of that with its target.
+
+    Args:
+        plain: draws the plain pages.
+        structured: draws the others.
+        texts: a text for each, of one page.
+    """
+    markdown = Targets({"markdown": 1.0})
+    spent = np.zeros(3)
+    for number, (words_alone, source) in enumerate(texts):
+        times = [time.process_time()]
+        assert len(plain(Document(str(number), words_alone), np.random.default_rng(number))) == 1
+        times.append(time.process_time())
+        (page,) = structured(Document(str(number), source), np.random.default_rng(number))
+        times.append(time.process_time())
+        assert markdown.draw(page, np.random.default_rng(number))
+        times.append(time.process_time())
+        spent += np.diff(times)
+    drawn_plain, drawn, written = (spent / len(texts)).tolist()
+    return drawn_plain, drawn, drawn + written
 
 
 def main() -> None:
-    """Print the rates and their ratio."""
+    """Print the rates and their ratios."""
     size = {"page_width_px": 1024, "page_height_px": 1024, "font_size_px": 15.0, "system_fonts": False}
-    plain_renderer = TextRenderer(**size)  # type: ignore[arg-type]
+    plain = TextRenderer(**size)  # type: ignore[arg-type]
     renderer = TextRenderer(**size, markup="markdown")  # type: ignore[arg-type]
-    seconds([plain_renderer, renderer], [["a word"], ["a $x$"]])  # what is imported late
+    seconds(plain, renderer, [("a word", "a $x$")])  # what is imported late
     collect_seldom()
     for first in (True, False):
-        plain, rich = [], []
+        found = []
         for number in range(ROUNDS):
             rngs = [np.random.default_rng([number, page, int(first)]) for page in range(PAGES)]
-            texts = [structured(rng) for rng in rngs]
+            sources = [structured(rng) for rng in rngs]
             plains = [words(rng, CHARACTERS // 6)[:CHARACTERS] for rng in rngs]
             if first:
                 forget_drawn_text()
-            for found, spent in zip((plain, rich), seconds([plain_renderer, renderer], [plains, texts]), strict=True):
-                found.append(spent)
-        rates = [1 / statistics.median(found) for found in (plain, rich)]
-        ratio = statistics.median([one / two for one, two in zip(plain, rich, strict=True)])
+            found.append(seconds(plain, renderer, list(zip(plains, sources, strict=True))))
         print("empty caches of words" if first else "new pages")
-        print(f"  plain {rates[0]:.0f}, structured {rates[1]:.0f} pages/s, ratio {ratio:.2f}")
-        print(f"  {sum(map(len, texts)) / len(texts):.0f} characters of source in a structured document")
+        for name, spent in zip(("plain", "structured", "with target"), zip(*found, strict=True), strict=True):
+            ratio = statistics.median([own[0] / one for own, one in zip(found, spent, strict=True)])
+            print(f"  {name}: {1 / statistics.median(spent):.0f} pages/s, ratio {ratio:.2f}")
+        print(f"  {sum(map(len, sources)) / len(sources):.0f} characters of source in a structured document")
 
 
 if __name__ == "__main__":
