@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,11 @@ import pytest
 from PIL import Image
 
 from deepsynth.data.pipeline import Pipeline
-from deepsynth.data.preview import contact_sheet, format_table, write_preview
+from deepsynth.data.preview import PageReport, contact_sheet, format_table, report_page, write_preview
 from deepsynth.data.rendering.renderer import TextRenderer
 from deepsynth.errors import UserError
 from deepsynth.models.tokens import MODES
-from deepsynth.types import Document
+from deepsynth.types import Document, Line, Page
 
 RENDERER = TextRenderer(page_width_px=256, page_height_px=128, margin_px=8, font_size_px=12.0, system_fonts=False)
 DOCUMENTS = [Document("a/b", "words " * 100), Document("c", "one"), Document("never reached", "\ud800")]
@@ -92,3 +93,37 @@ def test_images_of_a_contact_sheet_stand_in_rows_with_gaps_between_them() -> Non
     assert boxes["lime"][:2] == (boxes["red"][2] + gap, gap)
     assert boxes["blue"][:2] == (gap, boxes["red"][3] + gap)
     assert sheet.size == (boxes["red"][2] + gap + 10 + gap, boxes["blue"][1] + 20 + gap)
+
+
+def test_the_table_has_a_line_for_each_page_and_the_means_of_what_is_known() -> None:
+    page = PageReport(
+        *("f.png", "document-with-a-very-long-name", 2, 1024, 768, "DejaVu Sans Mono Oblique", 20.5, 100, 50, 10, 10.0),
+        *(5.0, 3, 1),
+    )
+    plain = PageReport("g.png", "b", 0, 30, 40, "", 11.0, 50, None, None, None, None, 0, 0)
+    head, first, second, mean = (re.split(" {2,}", line) for line in format_table([page, plain]).split("\n"))
+    assert head == [
+        *("page", "size", "font", "px", "characters", "text tok", "image tok", "char/tok", "text/image", "cut", "n/a")
+    ]
+    assert first == [
+        *("document-with-a-very-lon#2", "1024x768", "DejaVu Sans Mono O", "20.5", "100", "50", "10", "10", "5"),
+        *("3", "1"),
+    ]
+    assert second == ["b#0", "30x40", "11", "50", "-", "-", "-", "-", "0", "0"]
+    assert [float(value) for value in mean[1:]] == [75, 10, 5]
+
+
+def test_a_page_is_reported_by_what_it_shows() -> None:
+    stats = {"font_size_px": 9.5, "characters_cut": 7.0, "characters_replaced": 2.0}
+    line = Line("ab c", (0, 0, 5, 5), (), "DejaVu Serif")
+    page = Page(Image.new("RGB", (64, 128)), " ab \n c ", (line, Line("d", (0, 0, 1, 1), (), "other")), 3, stats=stats)
+    layout = MODES["deepseek_ocr"]["tiny"]
+    found = report_page(Document("d", ""), page, "d.png", layout, lambda text: 30)
+    tokens = layout.tokens(64, 128)
+    assert found == PageReport(
+        *("d.png", "d", 3, 64, 128, "DejaVu Serif", 9.5, 4, 30, tokens, round(4 / tokens, 2), round(30 / tokens, 2)),
+        *(7, 2),
+    )
+    bare = report_page(Document("d", ""), Page(Image.new("RGB", (64, 128)), ""), "d.png", layout)
+    assert (bare.font, bare.font_size_px, bare.characters, bare.text_tokens) == ("", 0, 0, None)
+    assert (bare.characters_per_image_token, bare.text_tokens_per_image_token) == (0, None)
