@@ -181,3 +181,26 @@ def test_the_command_names_what_is_broken_and_fails(tmp_path: Path, capsys: pyte
     assert "(data.on_error is skip):\n  error: bad.png: " in capsys.readouterr().out
     assert json.loads((tmp_path / "check.json").read_text())["errors"][0][0] == "bad.png"
     assert (tmp_path / "contact.png").is_file()
+
+
+def test_a_report_counts_and_cuts_long_lists() -> None:
+    report = DataReport(budget=80, documents=3, lengths=list(range(1, 101)))
+    for name in "abcdefg":
+        report.warn("empty", name)
+    report.warn("odd", "h")
+    report.scripts.update({"greek": 1, "latin": 9})
+    report.bytes_split.update({chr(0x2600 + number): 30 - number for number in range(21)})
+    bars = [(0, 10, 33, 9), *((start, start + 10, 36, 10) for start in range(10, 90, 10)), (90, 100, 40, 11)]
+    assert list(report.lines()) == [
+        "3 documents, 100 samples, 0 errors",
+        "  empty: 7: a, b, c, d, e and 2 more",
+        "  odd: 1: h",
+        "tokens a sample: 1 to 100, median 50, 95 % up to 95",
+        *(f"  {start:>7} to {end:>7}  {'#' * bar + ' ' * (40 - bar)} {count}" for start, end, bar, count in bars),
+        "  budget 80: 20 samples are over it",
+        "letters by script: latin 9, greek 1",
+        "21 characters take several tokens each: "
+        + ", ".join(f"{chr(0x2600 + number)} (U+26{number:02X}) {30 - number}" for number in range(20)),
+    ]
+    assert list(DataReport(lengths=[5]).lines())[1] == "tokens a sample: 5 to 5, median 5, 95 % up to 5"
+    assert list(DataReport().lines()) == ["0 documents, 0 samples, 0 errors"]
