@@ -162,6 +162,18 @@ def test_the_published_configuration_of_a_full_size_model() -> None:
     assert DeepseekOcrConfig(image_token_id=7).to_published()["image_token_id"] == 7
 
 
+@pytest.mark.parametrize(("dtype", "name"), [(None, "float32"), (torch.bfloat16, "bfloat16")])
+def test_a_published_configuration_comes_back_with_the_dtype_of_the_weights(
+    dtype: Any, name: str, reference: Path
+) -> None:
+    original = json.loads((reference / "model/config.json").read_text())
+    assert original["torch_dtype"] == "float32"
+    config = AutoConfig.from_pretrained(reference / "model")
+    config.dtype = dtype
+    inner = {**original["language_config"], "torch_dtype": name}
+    assert config.to_published() == {**original, "torch_dtype": name, "language_config": inner}
+
+
 def test_what_the_published_format_cannot_say_is_refused(tmp_path: Path) -> None:
     """Its code has this as a literal; a model that differs is not written wrongly."""
     config = tiny_config()
