@@ -1,8 +1,7 @@
-"""What a service loads: adapters of one base side by side, and what is refused before anything is loaded."""
+"""What a service loads: adapters of one base side by side, and texts in pieces."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,7 @@ import pytest
 import torch
 
 from deepsynth.errors import UserError
-from deepsynth.serving.command import Serve, served_models
-from deepsynth.serving.jobs import Limits
+from deepsynth.serving.command import served_models
 from deepsynth.serving.models import ModelPool, ModelSettings
 from deepsynth.serving.text_stream import TextStream
 from tests.helpers.generation import samples, tokenizer_of
@@ -56,43 +54,6 @@ def test_adapters_side_by_side_write_what_each_writes_alone(tmp_path: Path, seco
     both = pool("a", "b")
     for name in ("b", "a", "b"):
         assert texts_of(both, name, of) == alone[name]
-
-
-def test_an_adapter_brings_its_prompt_its_limit_and_the_resolution_of_its_run(tmp_path: Path) -> None:
-    folder = adapter(tmp_path / "run" / "adapter", 1)
-    record = json.loads((folder / "deepsynth.json").read_text())
-    record |= {"prompt": "<image>\nWrite.", "longest_target": 100}
-    (folder / "deepsynth.json").write_text(json.dumps(record))
-    (tmp_path / "run/config.yaml").write_text("data: {init_args: {processor: {init_args: {mode: tiny}}}}")
-    (model,), mode = served_models([str(folder)], None, None)
-    assert (model.name, model.base, model.prompt) == ("run", NAME, "<image>\nWrite.")
-    assert model.max_new_tokens == 128  # a quarter more, in steps of 64
-    assert mode == "tiny"
-    (named,), _ = served_models([f"mine={folder}"], "other/base", 7)
-    assert (named.name, named.base, named.max_new_tokens) == ("mine", "other/base", 7)
-
-
-def test_what_cannot_be_served_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
-    folder = adapter(tmp_path / "x" / "adapter", 1)
-    key = tmp_path / "key"
-    key.write_text("\n")
-    for options, says in (
-        ({}, "nothing is to be served"),
-        ({"ckpt_path": ["nowhere"]}, "no such folder"),
-        ({"ckpt_path": [str(tmp_path)]}, "holds no adapter_config.json"),
-        ({"ckpt_path": [str(folder), str(folder)]}, "not all different"),
-        ({"ckpt_path": [f"a b={folder}"]}, "letters, digits"),
-        ({"model_name": NAME, "port": 80}, "--port is 80"),
-        ({"model_name": NAME, "slots": 0}, "--slots is 0"),
-        ({"model_name": NAME, "max_pages": 0}, "--max_pages is 0"),
-        ({"model_name": NAME, "timeout_s": 0}, "--timeout_s is 0"),
-    ):
-        with pytest.raises(UserError, match=says):
-            Serve(**options)
-    with pytest.raises(UserError, match="is empty"):
-        Serve(model_name=NAME, api_key_file=key).address.api_key()
-    with pytest.raises(UserError, match="at most"):
-        Limits(max_pixels=10**12)
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -16,7 +16,7 @@ from deepsynth.hub import pull
 from deepsynth.serving.address import Address
 from deepsynth.serving.command import Serve, served_models
 from deepsynth.serving.jobs import Limits
-from deepsynth.serving.models import ModelPool, ModelSettings, ServedModel
+from deepsynth.serving.models import ModelSettings, ServedModel
 
 NAME = "deepsynth/tiny-random"
 
@@ -131,7 +131,15 @@ def test_the_resolution_is_that_of_the_first_run(config: str, mode: str | None, 
         served_models([str(tmp_path / "one")], None, None)
 
 
+def test_nothing_to_serve_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing is to be served: give --ckpt_path runs/NAME/adapter, or --model_name"):
+        Serve()
+    with pytest.raises(UserError, match="--ckpt_path is nowhere, and there is no such folder; give an adapter's"):
+        Serve(ckpt_path=["a=nowhere"])
+
+
 A, B = ServedModel("a", Path("a"), "base"), ServedModel("b", Path("b"), "base")
+WHOLE = ServedModel("w", None, "base")
 
 
 @pytest.mark.parametrize(
@@ -141,6 +149,9 @@ A, B = ServedModel("a", Path("a"), "base"), ServedModel("b", Path("b"), "base")
         ({"models": (A, B, A)}, "a, b, a are not all different; name them: NAME=FOLDER"),
         ({"slots": 0}, "--slots is 0; it must be at least 1"),
         ({"models": (A, B), "quantization": "nf4"}, "--quantization is for one adapter"),
+        ({"models": (WHOLE,), "quantization": "int8"}, "a whole model keeps its weights"),
+        ({"models": (A, WHOLE)}, "several adapters of one base can be served together, and no whole models"),
+        ({"models": (WHOLE,)}, None),
         ({"models": (A, B), "slots": 1}, None),
         ({"models": (A,), "quantization": "nf4"}, None),
     ],
@@ -159,6 +170,8 @@ def test_each_option_reaches_what_it_sets(tmp_path: Path, monkeypatch: pytest.Mo
     plain = Serve(model_name=NAME, accelerator="cpu")
     assert plain.settings == ModelSettings((ServedModel("tiny-random", None, NAME),), slots=8)
     assert (plain.limits, plain.address, plain.accelerator) == (Limits(), Address(), "cpu")
+    run = tmp_path / "run"
+    adapter = folder(run / "adapter", adapter_config={}, deepsynth={"model_name": NAME})
     model: dict[str, Any] = {
         "dtype": "bfloat16", "quantization": "int8", "compile": "none", "mode": "base", "weights": "random",
         "stop_on_repetition": False, "slots": 3,
@@ -168,12 +181,10 @@ def test_each_option_reaches_what_it_sets(tmp_path: Path, monkeypatch: pytest.Mo
         "body_timeout_s": 17.0,
     }  # fmt: skip
     address: dict[str, Any] = {"host": "::", "port": 2000, "api_key_file": tmp_path / "key"}
-    serve = Serve(model_name=NAME, **model, **limits, **address)  # type: ignore[arg-type]
-    assert serve.settings == ModelSettings((ServedModel("tiny-random", None, NAME, None, 14),), **model)
+    serve = Serve(ckpt_path=[str(run / "adapter")], **model, **limits, **address)  # type: ignore[arg-type]
+    assert serve.settings == ModelSettings((ServedModel("run", adapter, NAME, None, 14),), **model)
     assert serve.limits == Limits(**limits)  # type: ignore[arg-type]
     assert serve.address == Address(**address)
-    run = tmp_path / "run"
-    folder(run / "adapter", adapter_config={}, deepsynth={"model_name": NAME})
     (run / "config.yaml").write_text("data: {init_args: {processor: {init_args: {mode: tiny}}}}")
     assert Serve(ckpt_path=[str(run)]).settings.mode == "tiny"
     assert Serve(ckpt_path=[str(run)], mode="base").settings.mode == "base"
@@ -209,11 +220,3 @@ def test_it_says_what_it_serves_and_where(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"^deepsynth serve needs litserve and prometheus_client: "):
         serve.run(lines.append, prepare)
-
-
-def test_a_whole_model_keeps_its_weights_and_is_served_alone(tmp_path: Path) -> None:
-    whole = ServedModel("a", None, NAME)
-    with pytest.raises(UserError, match="a whole model keeps its weights"):
-        ModelPool(ModelSettings((whole,), slots=1, quantization="int8"), "cpu")
-    with pytest.raises(UserError, match="several adapters of one base can be served together, and no whole models"):
-        ModelPool(ModelSettings((whole, ServedModel("b", tmp_path, NAME)), slots=1), "cpu")

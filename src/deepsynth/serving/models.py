@@ -112,8 +112,13 @@ class ModelSettings:
             raise UserError(f"--ckpt_path: {', '.join(names)} are not all different; name them: NAME=FOLDER")
         if self.slots < 1:
             raise UserError(f"--slots is {self.slots}; it must be at least 1")
+        whole = any(model.folder is None for model in self.models)
+        if len(names) > 1 and whole:
+            raise UserError("--ckpt_path: several adapters of one base can be served together, and no whole models")
         if len(names) > 1 and self.quantization != "none":
             raise UserError("--quantization is for one adapter; serve several in the model's own precision")
+        if whole and self.quantization != "none":
+            raise UserError("--quantization is for an adapter on its base; a whole model keeps its weights")
 
 
 class ModelPool:
@@ -183,8 +188,6 @@ def _load(settings: ModelSettings, device: torch.device) -> DeepSynthModule:
         if dtype == "auto":  # FullModule's own is for training
             resolved = PeftModule(first.base).dtype_on(device.type)
             dtype = cast(Dtype, str(resolved).removeprefix("torch."))
-        if settings.quantization != "none":
-            raise UserError("--quantization is for an adapter on its base; a whole model keeps its weights")
         module = FullModule(first.base, weights=settings.weights, dtype=dtype, generation=generation)
     else:
         module = PeftModule(
@@ -214,8 +217,7 @@ def _add(module: DeepSynthModule, model: ServedModel, name: str) -> None:
     """Load a further adapter."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    if model.folder is None or not module.TRAINS_ADAPTERS:
-        raise UserError("--ckpt_path: several adapters of one base can be served together, and no whole models")
+    assert model.folder is not None, "the settings have been checked"
     with torch.device("meta"):  # the parts are found in a model without adapters
         base = AutoModelForImageTextToText.from_config(load_pretrained(AutoConfig, model.base))
     module.model.add_adapter(name, lora_config(base, _lora_of(model.folder), base_model_name=model.base))

@@ -84,24 +84,6 @@ def test_phrases_are_found_with_a_few_edits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "text", "passes"),
-    [
-        ({}, "one " * 31, False),
-        ({}, "one " * 30, True),
-        ({"max_repeats": 40}, "one " * 31, True),
-        ({}, "", False),
-        ({}, "。", False),
-        ({}, "text 日本", False),
-        ({"check_disallowed_characters": False}, "text 日本", True),
-        ({"max_length": 3}, "abcd", False),
-        ({"max_length": 3}, "日本", True),
-    ],
-)
-def test_sound_pages(fields: dict[str, Any], text: str, passes: bool) -> None:
-    assert TYPES["baseline"](fields, text) is passes
-
-
-@pytest.mark.parametrize(
     ("formula", "passes"),
     [
         (r"\frac{a}{b}", True),
@@ -115,21 +97,6 @@ def test_sound_pages(fields: dict[str, Any], text: str, passes: bool) -> None:
 def test_formulas_are_the_same_in_any_layout(formula: str, passes: bool) -> None:
     assert TYPES["math"]({"math": formula}, r"so \(x = \left(\frac{a}{b}\right)\) holds") is passes
     assert not TYPES["math"]({"math": formula, "ignore_dollar_delimited": True}, r"so $\frac{a}{b}$")
-
-
-def test_spans_are_walked_over() -> None:
-    table = (
-        "<table><thead><tr><th rowspan=2>Sea</th><th colspan=2>Height</th></tr>"
-        "<tr><th>low</th><th>high</th></tr></thead>"
-        "<tr><td>North</td><td>2.1</td><td>3.4<br>m</td></tr></table>"
-    )
-    holds = TYPES["table"]
-    assert holds({"cell": "3.4 m", "top_heading": "Height"}, table)
-    assert holds({"cell": "North", "up": "Sea"}, table)
-    assert holds({"cell": "Height", "down": "low", "left": "Sea"}, table)
-    assert holds({"cell": "high", "left": "low"}, table)
-    assert not holds({"cell": "2.1", "up": "Height"}, table)
-    assert not holds({"cell": "2.1", "top_heading": "high"}, table)
 
 
 @pytest.mark.parametrize(
