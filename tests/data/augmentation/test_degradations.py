@@ -225,6 +225,18 @@ def test_fax_gives_black_and_white_and_keeps_a_blank_page_blank() -> None:
     assert np.unique(Fax(bad_lines=(0, 0))(noisy, boxes, np.random.default_rng(0))[0]).tolist() == [255]
 
 
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_fax_decides_between_the_paper_and_the_ink_and_not_a_few_specks(dark: bool) -> None:
+    """Ink is 120 on a fifth of the page, specks of 0 on 3 of 1,000 pixels: half way to the paper is 187."""
+    image = np.full((200, 200), 255, np.uint8)
+    image[20:70, 20:180] = 120
+    image[100:110, 20:32] = 0
+    image[120:140, 20:40], image[120:140, 60:80] = 180, 195
+    fax = Fax(scale=(1.0, 1.0), threshold=(0.5, 0.5), bad_lines=(0, 0))
+    result, _ = fax(255 - image if dark else image, np.zeros((1, 4)), np.random.default_rng(0))
+    assert np.array_equal(result, np.where((image < 187) != dark, 0, 255))
+
+
 def test_fax_keeps_light_text_on_dark_paper() -> None:
     image, boxes = arrays(gray=True)
     result, _ = Fax(bad_lines=(0, 0))(255 - image, boxes, np.random.default_rng(0))
