@@ -9,7 +9,7 @@ from deepsynth.data.markup.html_tables import read_table
 from deepsynth.data.markup.inline_markdown import fenced, heading_markdown, inline_html, inline_markdown
 from deepsynth.data.markup.table_writing import table_html, table_pipes
 from deepsynth.data.typesetting.paragraphs import BODY, CODE, Paragraph, RunStyle
-from deepsynth.data.typesetting.tables import Table, place_cells
+from deepsynth.data.typesetting.tables import place_cells
 
 BOLD, ITALIC, BOTH = RunStyle(bold=True), RunStyle(italic=True), RunStyle(bold=True, italic=True)
 
@@ -137,8 +137,7 @@ def test_cells_have_their_sides_styles_and_paragraphs() -> None:
 
 def cells(*rows: list[tuple[str, int, int, bool]]) -> list:
     placed = place_cells([[((Paragraph(((text, BODY),)),), *spans) for text, *spans in row] for row in rows])
-    table = Table(placed)
-    return [[(cell, [list(part.runs) for part in cell.paragraphs]) for cell in row] for row in table.rows]
+    return [[(cell, [list(part.runs) for part in cell.paragraphs]) for cell in row] for row in placed]
 
 
 def test_tables_are_written_with_spans_and_with_pipes_only_where_those_can_say_them() -> None:

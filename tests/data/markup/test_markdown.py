@@ -38,3 +38,13 @@ def test_headings_are_bold_and_smaller_from_level_to_level():
     assert sizes[0] > sizes[1] > sizes[2] > sizes[3] > sizes[-1] == 1.0
     assert sizes[0] < 2
     assert [style.bold for style in styles] == [True] * 6 + [False]
+
+
+def test_emphasis_begins_and_ends_as_often_as_it_is_written():
+    ((block,), _) = markdown_blocks("*a* b *c* **d** e **f *g* h** i *j **k** l*")
+    styles = {text: (style.bold, style.italic) for text, style in block.runs if text.strip()}
+    upright, italic, bold, both = (False, False), (False, True), (True, False), (True, True)
+    assert {text.strip(): style for text, style in styles.items()} == {
+        **dict.fromkeys("acj", italic), **dict.fromkeys("bei", upright), **dict.fromkeys("df", bold),
+        "g": both, "h": bold, "k": both, "l": italic,
+    }  # fmt: skip

@@ -50,7 +50,7 @@ def target(page: Page, kind: str = "markdown") -> str:
 
 def test_cells_take_the_places_that_html_gives_them() -> None:
     rows, caption = read_table(f"<caption> A  caption</caption>{TABLE}", lambda _: True)
-    table = Table(rows)
+    table = Table(rows, 0.0)
     places = [[(cell.column, cell.columns, cell.rows, cell.is_header) for cell in row] for row in table.rows]
     assert places == [
         [(0, 1, 2, True), (1, 2, 1, True)],

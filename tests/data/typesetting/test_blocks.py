@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from deepsynth.data.fonts.glyphs import ShapedRun
 from deepsynth.data.text.bidi import embedding_levels
 from deepsynth.data.typesetting.blocks import Figure, HorizontalRule, block_rows, block_text, visible_characters
 from deepsynth.data.typesetting.lines import Typesetter
@@ -97,7 +98,7 @@ def test_a_figure_fits_the_column_and_half_of_its_height(
 
 def test_texts_of_blocks_and_their_visible_characters() -> None:
     assert block_text("plain") == "plain"
-    assert block_text(HorizontalRule()) == block_text(Figure(Path("a.png"))) == ""
+    assert block_text(HorizontalRule(0.0)) == block_text(Figure(Path("a.png"), 0.0)) == ""
     assert block_text(Paragraph((("a ", BODY), ("b", BODY)), marker="1.")) == "1. a b"
     assert visible_characters(["a b\tc\n", "", " d"]) == 4
 
@@ -135,4 +136,10 @@ def test_a_short_text_of_known_words_is_one_line_where_it_fits(shaper: Any) -> N
 def test_a_figure_that_is_no_image_is_named(typesetter: Typesetter, tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"b\.png"):
-        list(block_rows([Figure(tmp_path / "b.png")], typesetter, FRAME))
+        list(block_rows([Figure(tmp_path / "b.png", 0.0)], typesetter, FRAME))
+
+
+def test_a_run_without_glyphs_takes_no_place_but_what_the_pen_moves() -> None:
+    run = ShapedRun("\u200b", STYLE, 3.5, (), ())
+    assert (run.left, run.right, run.top, run.bottom, run.room) == (0, 0, 0, 0, 3.5)
+    assert (run.replaced, run.hyphenated) == (0, False)

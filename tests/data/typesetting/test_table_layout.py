@@ -26,7 +26,7 @@ def table(*rows: list[Any], **options: Any) -> Table:
     for row in rows:
         cells = [cell if isinstance(cell, tuple) else (cell, 1, 1, False) for cell in row]
         found.append([((Paragraph(((text, BODY),)),), *spans) for text, *spans in cells])
-    return Table(place_cells(found), **options)
+    return Table(place_cells(found), **{"space_before_em": 0.0, **options})
 
 
 def layout(found: Table, shaper: Any, frame: Frame = WIDE, **look: Any) -> list[LayoutRow]:

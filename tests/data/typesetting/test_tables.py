@@ -33,7 +33,7 @@ def test_each_cell_takes_the_first_columns_that_are_free(
     text = (Paragraph((("a", BODY),)),)
     rows = place_cells([[(text, columns, rows, False) for columns, rows in row] for row in spans])
     assert [[(cell.column, cell.columns, cell.rows) for cell in row] for row in rows] == places
-    assert Table(rows).columns == max(column + columns for row in places for column, columns, _ in row)
+    assert Table(rows, 0.0).columns == max(column + columns for row in places for column, columns, _ in row)
 
 
 @pytest.mark.parametrize(
@@ -49,4 +49,4 @@ def test_each_cell_takes_the_first_columns_that_are_free(
 def test_rows_that_a_cell_spans_stay_together(heights: list[list[int]], groups: list[tuple[int, int]]) -> None:
     text = (Paragraph((("a", BODY),)),)
     rows = place_cells([[(text, 1, height, False) for height in row] for row in heights])
-    assert list(Table(rows).groups()) == groups
+    assert list(Table(rows, 0.0).groups()) == groups

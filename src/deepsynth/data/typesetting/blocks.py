@@ -29,7 +29,7 @@ class HorizontalRule:
         space_before_em: space above the line, unless it begins a column, in units of the body's font size.
     """
 
-    space_before_em: float = 0.0
+    space_before_em: float
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Figure:
     """
 
     path: Path
-    space_before_em: float = 0.0
+    space_before_em: float
 
 
 #: A text stands for a paragraph in the body's style: the lines of a book take no more memory than its text.

@@ -37,7 +37,7 @@ class Table:
     """
 
     rows: tuple[tuple[Cell, ...], ...]
-    space_before_em: float = 0.0
+    space_before_em: float
 
     @property
     def columns(self) -> int:

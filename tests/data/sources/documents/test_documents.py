@@ -290,6 +290,13 @@ def write_table(path: Path) -> Path:
     return path
 
 
+def test_a_table_may_name_images_beside_numbers_and_texts_that_are_no_paths(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png")
+    row = {"number": 5, "none": None, "": "", "long": "y" * 5000, "lines": "a\nb", "zero": "a\0b", "file": "a.png"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps({**row, "text": "words"}))
+    assert texts_of(DocumentSource(tmp_path)) == {"a.png": "words"}
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".xlsx"])
 def test_a_table_of_names_and_texts(suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("a.png", "b.png", "c.png"):
