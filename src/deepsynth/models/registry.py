@@ -27,6 +27,9 @@ BUILTIN: dict[str, str] = {
     "deepsynth/full-size-qwen2.5-vl": "full_size_qwen2_5_vl",
 }
 
+#: How transformers 5.17 begins to name libraries that an image processor needs, in a ``ValueError``.
+_MISSING = "Missing optional dependencies"
+
 
 def _find_families() -> dict[str, Family]:
     """Return the family of every file in ``models/families``, by name; the generic one is asked last."""
@@ -99,6 +102,8 @@ def load_pretrained(auto_class: Any, model_name: str, **kwargs: Any) -> Any:
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if _MISSING in str(error):
+            raise _lacks_library(model_name, source, f"{_MISSING}{str(error).partition(_MISSING)[2]}") from error
         if "trust_remote_code" not in str(error):
             if auto_class.__name__ != "AutoConfig":
                 raise
@@ -108,12 +113,8 @@ def load_pretrained(auto_class: Any, model_name: str, **kwargs: Any) -> Any:
             f"model_name is {model_name!r}, a model with remote code, which DeepSynth never runs; it must be one "
             f"of {_supported()}, or one fine-tuned from them"
         ) from None
-    except ImportError as error:  # transformers names the library, in a paragraph
-        reason = " ".join(str(error).split()).partition(". ")[0]
-        kind = f" ({_model_type(source)})" if Path(source).is_dir() else ""
-        raise UserError(
-            f"model_name {model_name!r}{kind} cannot be loaded: {reason}; install that library, or take another model"
-        ) from error
+    except ImportError as error:
+        raise _lacks_library(model_name, source, str(error)) from error
     except OSError as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
@@ -122,9 +123,17 @@ def load_pretrained(auto_class: Any, model_name: str, **kwargs: Any) -> Any:
     return unify_dtype(loaded) if hasattr(loaded, "named_parameters") else loaded
 
 
-def _model_type(folder: str) -> str:
-    """Return the type that a folder's configuration says."""
-    return str(json.loads(Path(folder, "config.json").read_text()).get("model_type"))
+def _lacks_library(model_name: str, source: str, message: str) -> UserError:
+    """Return the error for a library that transformers needs for a model and names, in a paragraph.
+
+    The type of the model is said where its folder is there.
+    """
+    config = Path(source, "config.json")
+    kind = f" ({json.loads(config.read_text()).get('model_type')})" if config.is_file() else ""
+    reason = " ".join(message.split()).partition(". ")[0]
+    return UserError(
+        f"model_name {model_name!r}{kind} cannot be loaded: {reason}; install that library, or take another model"
+    )
 
 
 @contextmanager
