@@ -48,3 +48,12 @@ def test_emphasis_begins_and_ends_as_often_as_it_is_written():
         **dict.fromkeys("acj", italic), **dict.fromkeys("bei", upright), **dict.fromkeys("df", bold),
         "g": both, "h": bold, "k": both, "l": italic,
     }  # fmt: skip
+
+
+def test_a_box_takes_the_place_of_a_bullet_alone():
+    text = "- [x] done\n- [ ] open\n- [X] too\n- [y] none\n- [x]none\n- \n\n1. [x] number\n\n[x] text"
+    blocks, _ = markdown_blocks(text)
+    assert [(block.marker, block.text) for block in blocks] == [
+        ("☑", "done"), ("☐", "open"), ("☑", "too"), ("•", "[y] none"), ("•", "[x]none"), ("•", ""),
+        ("1.", "[x] number"), ("", "[x] text"),
+    ]  # fmt: skip
