@@ -1,8 +1,11 @@
 import json
 import platform
+import re
 
 import pytest
 
+from deepsynth.errors import UserError
+from deepsynth.measurement.benchmark import FitBenchmark, GenerateBenchmark, TrainBenchmark
 from deepsynth.measurement.cells import Cell, run_cells
 from deepsynth.measurement.pages import DataBenchmark, Excerpts
 
@@ -111,6 +114,19 @@ def test_text_without_spaces_is_cut_anywhere(tmp_path):
 def test_too_few_pages_are_refused():
     with pytest.raises(ValueError, match="num_pages is 3; it must be at least 10"):
         DataBenchmark(num_pages=3).run()
+
+
+@pytest.mark.parametrize(
+    ("work", "line"),
+    [
+        (TrainBenchmark(batch_sizes=(2, 0)), "--batch_sizes is (2, 0); it must be at least 1"),
+        (FitBenchmark(steps=0), "--steps is 0; it must be at least 1"),
+        (GenerateBenchmark(new_tokens=0), "--new_tokens is 0; it must be at least 1"),
+    ],
+)
+def test_numbers_below_one_are_refused_before_anything_is_measured(work, line):
+    with pytest.raises(UserError, match=re.escape(line)):
+        work.run(lambda line: pytest.fail(line))
 
 
 def test_results_with_other_settings_are_not_mixed_in(tmp_path):

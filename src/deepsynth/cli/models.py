@@ -133,6 +133,8 @@ def _modes(family: Family, name: str | None) -> list[str]:
     for mode, published in family.modes.items():
         try:
             layout = published if name is None else OcrProcessor(name, mode).layout
+            if name is not None:
+                layout.check(mode)
         except UserError:  # the model has no queries for it
             continue
         found.append(f"{mode} {layout.tokens(*_A4_PX)}")

@@ -132,8 +132,11 @@ class PredictCLI(DeepSynthCLI):
         return Shard.parse(text) if text else Shard()
 
     def before_predict(self) -> None:
-        """Tell the data which documents are predicted here."""
+        """Tell the data which documents are predicted here, and refuse a mode that the model cannot serve."""
         self.datamodule.predict_shard = self.shard
+        processor = self.datamodule.processor
+        if mode := getattr(processor, "mode", None):
+            processor.layout.check(mode)
 
     def default_callbacks(self, folder: Path, *, checkpoints: bool) -> list[Callback]:
         """Return the callbacks of a prediction, whose writer has the options of the command.

@@ -60,7 +60,9 @@ class Predictor:
         if prompt is None and folder is not None and (folder / "deepsynth.json").is_file():
             prompt = json_object(folder / "deepsynth.json").get("prompt")
         processor = OcrProcessor(name, mode, prompt)
-        processor.check(packing=False, targets=["text"])
+        layout = processor.layout
+        if mode is not None:
+            layout.check(mode)
         self.module = PeftModule(
             name,
             adapter=None if folder is None else str(folder),

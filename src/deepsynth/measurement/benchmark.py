@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from deepsynth.errors import UserError
 from deepsynth.measurement.cells import NOT_MEASURED, Result, Setting
 from deepsynth.measurement.process import Backend, BackendProcesses, Measurement, measure_all, named_backends
 
@@ -21,6 +22,10 @@ _PLAIN = (
     "--model.engine.loss=plain",
     "--model.engine.activation_memory=full",
 )
+
+
+#: Options of the benchmarks that count something.
+_COUNTS = ("batch_sizes", "text_tokens", "steps", "repeats", "new_tokens", "num_pages", "source_batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +72,13 @@ class Benchmark(ABC):
             report: takes the table, a line at a time.
 
         Raises:
-            UserError: for a name in ``only`` that selects no cell, or earlier results of other settings.
+            UserError: for a name in ``only`` that selects no cell, earlier results of other settings, or a count below
+                1.
         """
+        for name in _COUNTS:
+            value = getattr(self, name, 1)
+            if min(value if isinstance(value, Sequence) else [value], default=1) < 1:
+                raise UserError(f"--{name} is {value}; it must be at least 1")
         model = str(self.config) if self.config else f"{self.model_name}, {self.weights} weights"
         settings: dict[str, Setting] = {"model": model, **{name: getattr(self, name) for name in self.SETTINGS}}
         report(format_head(self.COLUMNS))

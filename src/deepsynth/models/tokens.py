@@ -42,6 +42,9 @@ class Layout(ABC):
     def page_side(self) -> int:
         """Side of the square pages that are drawn where the user chooses no size, pixels."""
 
+    def check(self, mode: str) -> None:  # noqa: B027  # most models serve every mode
+        """Refuse a mode that the model behind the processor cannot serve."""
+
     @abstractmethod
     def processor_kwargs(self) -> dict[str, Any]:
         """Return what the family's Hugging Face image processor must be called with."""
@@ -60,6 +63,9 @@ class CountedLayout(Layout):
     def tokens(self, width: int, height: int) -> int:
         """Return the number of image tokens of an image of ``width`` x ``height`` pixels."""
         return self._count(width, height)
+
+    def check(self, mode: str) -> None:
+        """Refuse a mode that the model behind the processor cannot serve; by default none."""
 
     @property
     def longest_side(self) -> int:
@@ -128,6 +134,19 @@ class ImageLayout(Layout):
     def page_side(self) -> int:
         """Side of the square pages that are drawn where the user chooses no size, pixels: of the global view."""
         return self.base_size
+
+    def check(self, mode: str) -> None:
+        """Refuse a mode for which DeepSeek-OCR-2 has no learned queries, as small models with other patches have none.
+
+        Raises:
+            UserError: with what there are queries for.
+        """
+        for side in (self.base_size, self.tile_size or self.base_size):
+            if self.family == "deepseek_ocr2" and (count := self.features(side) ** 2) not in (144, 256):
+                raise UserError(
+                    f"mode is {mode!r}; with patches of {self.patch_size} pixels a view of {side} has {count} "
+                    "features, and DeepSeek-OCR-2 has queries for 144 and 256 alone; leave mode out"
+                )
 
     def features(self, side: int) -> int:
         """Return the number of features along one side of a view of ``side`` pixels."""
@@ -213,7 +232,7 @@ def image_layout(hf_processor: Any, mode: str | None = None) -> ImageLayout:
         mode: a name in :data:`MODES`; ``None`` takes what the processor's own configuration says.
 
     Raises:
-        UserError: for a mode that the family does not have, or the model has no queries for.
+        UserError: for a mode that the family does not have.
         ValueError: for a processor of another family.
     """
     images = getattr(hf_processor, "image_processor", hf_processor)
@@ -233,9 +252,7 @@ def image_layout(hf_processor: Any, mode: str | None = None) -> ImageLayout:
     if mode is not None:
         if mode not in MODES[family]:
             raise UserError(f"mode is {mode!r}; {family} has {', '.join(MODES[family])}")
-        layout = replace(MODES[family][mode], patch_size=patch_size, downsample=downsample)
-        _check_queries(mode, layout)
-        return layout
+        return replace(MODES[family][mode], patch_size=patch_size, downsample=downsample)
     tiled = bool(images.crop_to_patches)
     size = images.size
     height = int(size["height"] if isinstance(size, Mapping) else size.height)
@@ -249,23 +266,6 @@ def image_layout(hf_processor: Any, mode: str | None = None) -> ImageLayout:
         downsample=downsample,
         stretch=_stretches(images, tiled, height),
     )
-
-
-def _check_queries(mode: str, layout: ImageLayout) -> None:
-    """Refuse a mode for which DeepSeek-OCR-2 has no learned queries, as small models with other patches have none.
-
-    Raises:
-        UserError: with the numbers of features that there are queries for.
-    """
-    published = MODES["deepseek_ocr2"]["small"], MODES["deepseek_ocr2"]["base"]
-    known = [view.features(view.base_size) ** 2 for view in published]
-    for side in (layout.base_size, layout.tile_size or layout.base_size):
-        count = layout.features(side) ** 2
-        if layout.family == "deepseek_ocr2" and count not in known:
-            raise UserError(
-                f"mode is {mode!r}; with patches of {layout.patch_size} pixels, as here, a view of {side} has "
-                f"{count} features, and DeepSeek-OCR-2 has queries for {known[0]} and {known[1]} alone; leave mode out"
-            )
 
 
 def _stretches(images: Any, tiled: bool, side: int) -> bool:

@@ -176,7 +176,6 @@ class OcrProcessor(Processor):
         Raises:
             UserError: with the reason.
         """
-        self.family.layout(self.hf_processor, self.mode)
         if packing:
             self.family.refuse("packing", "data.packing is true", "set data.packing=false")
         if set(targets) != {"text"}:
