@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import functools
+import inspect
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +21,8 @@ from deepsynth.hub import pull, worker
 from deepsynth.measurement.evaluation.command import Evaluate
 from deepsynth.measurement.published.commands import EvaluateOlmocr, EvaluateOmniDocBench
 from deepsynth.serving.command import Serve
+from tests.cli.test_cli import TINY
+from tests.helpers.generation import tokenizer_of
 
 
 @pytest.mark.parametrize(
@@ -172,3 +176,30 @@ def test_export_prints_what_it_returns(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(merge, "export_model", functools.wraps(merge.export_model)(lambda **options: options["output"]))
     COMMANDS["export"](["adapter", "--output", "merged"])
     assert capsys.readouterr().out == "merged\n"
+
+
+def test_render_writes_so_many_pages_with_the_tokens_of_their_texts(
+    tmp_path: Path, jsonl: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY.replace("DOCS", str(jsonl)))
+    folder = tmp_path / "pages"
+    COMMANDS["render"](["--config", str(tmp_path / "tiny.yaml"), "--num=2", "--output", str(folder)])
+    with (folder / "pages.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    tokenizer = tokenizer_of("deepsynth/tiny-random")
+    texts = [json.loads(line)["text"] for line in jsonl.read_text().splitlines()]
+    assert [int(row["text_tokens"]) for row in rows] == [len(tokenizer.tokenize(text)) for text in texts[:2]]
+    assert len(list(folder.glob("*_0.png"))) == 2
+    assert capsys.readouterr().out.splitlines()[-1] == f"2 pages, contact.png and pages.csv in {folder}"
+
+
+def test_what_is_left_out_is_as_documented(tmp_path: Path, jsonl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(TINY.replace("DOCS", str(jsonl)))
+    plan = compression.PlanCLI(["--config", "tiny.yaml"]).config
+    curve = {"modes": [], "font_sizes": [14.0], "text_tokens": [600, 1300], "bucket": 100, "num": 100, "control": True}
+    assert {name: plan[name] for name in curve} == curve
+    evaluated = model.EvaluateCLI(["predict", "--config", "tiny.yaml", "--trainer.limit_predict_batches=0"]).options
+    signature = inspect.signature(Evaluate).parameters
+    assert evaluated == {name: signature[name].default for name in evaluated}
+    assert set(signature) - set(evaluated) == {"predictions", "output"}

@@ -10,7 +10,7 @@ from deepsynth.__main__ import SUBCOMMANDS, main
 from deepsynth.cli.help.options import all_options, class_options, options_of
 from deepsynth.cli.help.page import OWN_OPTIONS
 from deepsynth.cli.help.spellings import ALIASES, suggestion
-from deepsynth.cli.help.subcommands import EXAMPLES, RUN_COMMANDS
+from deepsynth.cli.help.subcommands import EXAMPLES, RUN_COMMANDS, examples
 from deepsynth.data import TextRenderer
 
 EXAMPLE_LINES = [line for lines in EXAMPLES.values() for line in lines]
@@ -46,6 +46,11 @@ def test_the_options_of_an_example_exist(line: str, capsys: pytest.CaptureFixtur
     elif options:
         text = help_of(command, capsys)
         assert all(f"--{name}" in text for name in options)
+
+
+def test_examples_are_below_a_heading_that_says_how_many_there_are() -> None:
+    assert examples("render") == f"example:\n  {EXAMPLES['render'][0]}\n"
+    assert examples("models").splitlines() == ["examples:", *(f"  {line}" for line in EXAMPLES["models"])]
 
 
 def test_the_help_of_a_run_shows_our_options_first_and_the_trainers_behind_a_line(
