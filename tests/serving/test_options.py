@@ -217,6 +217,10 @@ def test_it_says_what_it_serves_and_where(tmp_path: Path, monkeypatch: pytest.Mo
         serve.run(lines.append, prepare)
         assert lines.pop() == line
         assert calls.pop() == (serve.settings, serve.limits, serve.address, "cpu", prepare)
+    with pytest.raises(UserError, match="mode"):  # before a process has loaded the model
+        Serve(model_name=NAME, accelerator="cpu", mode="small").run(lines.append, prepare)
+    assert not lines
+    assert not calls
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"^deepsynth serve needs litserve and prometheus_client: "):
         serve.run(lines.append, prepare)

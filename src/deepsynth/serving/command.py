@@ -13,7 +13,7 @@ from deepsynth.models.quantization.quantize import Kind
 from deepsynth.modules.settings import Dtype
 from deepsynth.serving.address import Address, Host
 from deepsynth.serving.jobs import Limits
-from deepsynth.serving.models import ModelSettings, ServedModel
+from deepsynth.serving.models import ModelSettings, ServedModel, processor_of
 
 #: Texts that are written at the same time, by type of device: a GPU's step takes hardly longer for more of them.
 SLOTS = {"cuda": 64, "cpu": 8}
@@ -107,6 +107,7 @@ class Serve:
             raise UserError(f"deepsynth serve needs {' and '.join(missing)}: {install_command('serve')}")
         from deepsynth.serving.server import run_service
 
+        processor_of(self.settings)  # the process of the model would answer a mistake with its traceback
         address = self.address
         key = "" if address.api_key_file is None else ", with the key of --api_key_file"
         names = ", ".join(model.name for model in self.settings.models)

@@ -121,6 +121,20 @@ class ModelSettings:
             raise UserError("--quantization is for an adapter on its base; a whole model keeps its weights")
 
 
+def processor_of(settings: ModelSettings) -> OcrProcessor:
+    """Return what prepares pages for the base model, without its weights.
+
+    Raises:
+        UserError: when there is no such model, or our decoder or the resolution is not for it.
+    """
+    base = settings.models[0].base
+    processor = OcrProcessor(base, mode=settings.mode)
+    processor.family.refuse("decoder", f"the model is {base}", "use deepsynth predict")
+    if settings.mode is not None:
+        processor.layout.check(settings.mode)
+    return processor
+
+
 class ModelPool:
     """The loaded model; one thread uses it.
 
@@ -132,8 +146,7 @@ class ModelPool:
     def __init__(self, settings: ModelSettings, device: str) -> None:
         self.settings = settings
         self.models = {model.name: model for model in settings.models}
-        self.processor = OcrProcessor(settings.models[0].base, mode=settings.mode)
-        self.processor.family.refuse("decoder", f"the model is {settings.models[0].base}", "use deepsynth predict")
+        self.processor = processor_of(settings)
         self.token_budget = self.processor.token_budget
         self._collator = Collator(self.processor.pad_token_id)
         self._module = _load(settings, torch.device(device))

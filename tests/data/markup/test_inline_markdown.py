@@ -118,8 +118,8 @@ def test_cells_have_their_sides_styles_and_paragraphs() -> None:
     <tr><td align=RIGHT>r<td style="color: red; text-align: center">c<td style="text-align:right" align=left>s<td>d</tr>
     <tr><td> one  <b>two</b> <i>it<em>al</em>ic</i> <code>x</code><br><p>three</p></td>
     <td><b>open<td>closed<td>$a$ and $b$ end</table>"""
-    rows, caption = read_table(html, lambda formula: formula != "b")
-    assert caption == "A caption"
+    rows, caption, outside = read_table(html, lambda formula: formula != "b")
+    assert (caption, outside) == ("A caption", "")
     sides = [[cell.paragraphs[0].align for cell in row] for row in rows]
     assert sides == [[None, "center", "left"], ["right", "center", "right", None], [None] * 4]
     head = rows[0][0]

@@ -49,7 +49,7 @@ def target(page: Page, kind: str = "markdown") -> str:
 
 
 def test_cells_take_the_places_that_html_gives_them() -> None:
-    rows, caption = read_table(f"<caption> A  caption</caption>{TABLE}", lambda _: True)
+    rows, caption, outside = read_table(f"<caption> A  caption</caption>{TABLE}", lambda _: True)
     table = Table(rows, 0.0)
     places = [[(cell.column, cell.columns, cell.rows, cell.is_header) for cell in row] for row in table.rows]
     assert places == [
@@ -59,11 +59,32 @@ def test_cells_take_the_places_that_html_gives_them() -> None:
         [(0, 1, 2, False), (1, 1, 1, False), (2, 1, 1, False)],
         [(1, 2, 1, False)],
     ]
-    assert caption == "A caption"
+    assert (caption, outside) == ("A caption", "")
     assert list(table.groups()) == [(0, 2), (2, 3), (3, 5)]
     assert [paragraph.text for paragraph in table.rows[4][0].paragraphs] == ["closed < all summer", "and winter"]
     assert [style.bold for _, style in table.rows[4][0].paragraphs[0].runs] == [False, True, False]
     assert table.rows[1][1].paragraphs[0].align == "right"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ONE behind *it*\nnext", ["[a]", "behind it next"]),
+        ("ONE   ONE end", ["[a]", "[a]", "end"]),
+        ("<table>\n<tr><td>a</td></tr>\n</table>  # no\n\n- x", ["[a]", "no", "x"]),
+        ("<table>above<tr><td>a</td> <td>b</td> between</tr></table>", ["above between", "[a|b]"]),
+        ("<table><tr><td>a<table><tr><td>b</td></tr></table></td></tr></table> end", ["[a|b]", "end"]),
+    ],
+)
+def test_text_around_a_table_is_kept(text: str, expected: list[str]) -> None:
+    blocks, _ = markdown_blocks(text.replace("ONE", "<table><tr><td>a</td></tr></table>"))
+    found = [
+        "[" + "|".join("".join(run[0] for run in cell.paragraphs[0].runs) for row in block.rows for cell in row) + "]"
+        if isinstance(block, Table)
+        else "".join(run[0] for run in block.runs)  # type: ignore[union-attr]
+        for block in blocks
+    ]
+    assert found == expected
 
 
 @pytest.mark.parametrize(("before", "spaces"), [("", [0.0, 0.3]), ("before\n\n", [0.0, 0.6, 0.3])])

@@ -39,6 +39,7 @@ class _TableReader(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.rows: list[list[_OpenCell]] = []
         self.caption: list[str] = []
+        self.outside: list[str] = []
         self._cell: _OpenCell | None = None
         self._in_caption = False
         self._depths = dict.fromkeys((*_BOLD, *_ITALIC, *_CODE), 0)
@@ -72,9 +73,11 @@ class _TableReader(HTMLParser):
             self._depths[tag] -= 1
 
     def handle_data(self, data: str) -> None:
-        """Add text to the cell or the caption."""
+        """Add text to the cell or the caption, or to what is in neither."""
         if self._in_caption:
             self.caption.append(data)
+        elif self._cell is None:
+            self.outside.append(data)
         if self._cell is None:
             return
         style = RunStyle(
@@ -110,8 +113,8 @@ def _with_formulas(text: str, style: RunStyle) -> list[tuple[str, RunStyle]]:
     return [run for run in (*runs, (text[place:], style)) if run[0]]
 
 
-def read_table(html: str, is_set: Callable[[str], bool]) -> tuple[tuple[tuple[Cell, ...], ...], str]:
-    """Return the rows of a table and its caption, "" without one.
+def read_table(html: str, is_set: Callable[[str], bool]) -> tuple[tuple[tuple[Cell, ...], ...], str, str]:
+    """Return the rows of a table, its caption, and text that is in no cell; "" without one.
 
     Args:
         html: with a table.
@@ -125,7 +128,8 @@ def read_table(html: str, is_set: Callable[[str], bool]) -> tuple[tuple[tuple[Ce
         for cells in reader.rows
         if cells
     ]
-    return place_cells(rows), " ".join("".join(reader.caption).split())
+    caption, outside = (" ".join("".join(text).split()) for text in (reader.caption, reader.outside))
+    return place_cells(rows), caption, outside
 
 
 def _paragraphs(cell: _OpenCell) -> tuple[Paragraph, ...]:

@@ -220,7 +220,10 @@ class _Reader:
 
     def _add_html_table(self, html: str) -> None:
         self._tight = self._joined = False
-        rows, caption = read_table(html, self._is_set)
+        rows, caption, outside = read_table(html, self._is_set)
+        if outside:  # a browser shows it before the table as well
+            self._add([(outside, BODY)])
+            self._tight = self._joined = False
         space = self._space()
         if caption:  # begins where its table does, and is closer to it than to what comes before
             runs = ((caption, _CAPTION),)

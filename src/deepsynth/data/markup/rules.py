@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 INLINE_FORMULA = re.compile(r"\$(?![\s$])(?:[^$\\]|\\.)*?(?<![\s\\])\$(?!\d)", re.DOTALL)
 _DISPLAY_FORMULA = re.compile(r"\$\$\s*(?P<body>(?:[^\s$\\]|\\.)(?:[^$\\]|\\.)*?)\s*\$\$[ \t]*")
 _TABLE = re.compile(r"\s*<table\b", re.IGNORECASE)
-_TABLE_END = re.compile(r"</table\s*>", re.IGNORECASE)
+_TABLE_TAG = re.compile(r"<(/?)table\b[^>]*>", re.IGNORECASE)
 #: A text that no rule within lines applies to.
 _UNMARKED = re.compile(r"[^\n\\`*_\[\]!<&$]*").fullmatch
 _NOTE = re.compile(r"\[\^([^\]\s^]+)\]")
@@ -50,21 +50,35 @@ def _text_from(state: StateBlock, line: int) -> str:
 
 
 def _html_table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """Take an HTML table up to its end, empty lines within it included."""
+    """Take an HTML table up to its end, empty lines within it included; what follows in its last line is a block."""
     if not _begins(state, start, "<") or not _TABLE.match(_text_from(state, start)):
         return False
     lines: list[str] = []
+    depth, closed = 0, None
     for line in range(start, end):
         lines.append(_text_from(state, line))
-        if _TABLE_END.search(lines[-1]):
+        for tag in _TABLE_TAG.finditer(lines[-1]):
+            depth += -1 if tag[1] else 1
+            if not depth:
+                closed = tag.end()
+                break
+        if closed is not None:
             break
     else:
         return False
     if silent:
         return True
+    last = start + len(lines) - 1
+    rest = lines[-1][closed:]
+    lines[-1] = lines[-1][:closed]
     token = state.push("html_table", "", 0)
     token.content = "\n".join(lines)
-    state.line = start + len(lines)
+    state.line = last + 1
+    if rest.strip():
+        state.bMarks[last] = state.eMarks[last] - len(rest)
+        state.tShift[last] = len(rest) - len(rest.lstrip())
+        state.sCount[last] = state.blkIndent  # however far from the margin
+        state.md.block.tokenize(state, last, last + 1)
     return True
 
 

@@ -159,7 +159,7 @@ def test_ranges_of_pages(pages: str, expected: list[str] | None, tmp_path: Path)
     assert [page_of(document, n).text for n in range(count_scan_pages(document))] == (expected or every)
 
 
-@pytest.mark.parametrize("pages", ["", "a", "1-2-3", "-3", "1,", "2..3"])
+@pytest.mark.parametrize("pages", ["", "a", "1-2-3", "-3", "1,", "2..3", "0", "3,9-2"])
 def test_ranges_that_are_none(pages: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"pages is .*; it must be page numbers and ranges"):
         DocumentSource(tmp_path, pages=pages)

@@ -85,7 +85,8 @@ class DocumentSource(RowSource):
         Raises:
             UserError: for page ranges or a resolution that cannot be.
         """
-        if self.pages is not None and not _RANGES.fullmatch(self.pages.replace(" ", "")):
+        pages = None if self.pages is None else self.pages.replace(" ", "")
+        if pages is not None and not (_RANGES.fullmatch(pages) and all(map(_is_range, pages.split(",")))):
             raise UserError(f"pages is {self.pages!r}; it must be page numbers and ranges from 1, such as 1-3,7,10-")
         if self.dpi is not None and not 1 <= self.dpi <= 2400:
             raise UserError(f"dpi is {self.dpi}; it must be from 1 to 2400")
@@ -212,8 +213,14 @@ class DocumentSource(RowSource):
         for part in self.pages.replace(" ", "").split(","):
             first, dash, last = part.partition("-")
             end = int(last) if last else (count if dash else int(first))
-            chosen |= dict.fromkeys(range(max(int(first), 1) - 1, min(end, count)))
+            chosen |= dict.fromkeys(range(int(first) - 1, min(end, count)))
         return tuple(chosen)
+
+
+def _is_range(part: str) -> bool:
+    """Return whether a page or range of pages begins at 1 or later, and does not end before it begins."""
+    first, _, last = part.partition("-")
+    return 1 <= int(first) <= int(last or first)
 
 
 @dataclass(frozen=True)
