@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from deepsynth.generation import Decoder
-from deepsynth.models.kernels.adapters import AdapterFactors, adapt, add_adapter
+from deepsynth.models.kernels.adapters import AdapterFactors, AdapterProduct, adapt, add_adapter
 from tests.generation.test_equality import adapted
 from tests.helpers.generation import batch_of, load, samples, tokenizer_of
 
@@ -82,6 +82,20 @@ def test_products_on_few_rows_are_as_near_to_the_truth_as_torch(
     found = add_adapter(*tensors)
     assert found.shape == wanted.shape
     assert float((found - wanted).norm()) < 1.1 * float((in_torch - wanted).norm())
+
+
+def test_the_input_gets_its_gradient_whether_or_not_the_base_needs_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    base, x, left, right = (torch.randn(*shape, generator=generator) for shape in ((2, 3), (2, 4), (1, 4), (3, 1)))
+    product: Any = AdapterProduct.apply
+    for needs in ((True, False), (False, True)):
+        given = [one.clone().requires_grad_(needed) for one, needed in zip((base, x), needs, strict=True)]
+        product(*given, left, right, 2.0, None, None).sum().backward()
+        expected = (torch.ones_like(base), torch.ones_like(base) @ (2 * right @ left))
+        for one, wanted, needed in zip(given, expected, needs, strict=True):
+            assert (one.grad is not None) == needed
+            if one.grad is not None:
+                torch.testing.assert_close(one.grad, wanted)
 
 
 def test_factors_in_16_bits_follow_the_adapters_that_train() -> None:
