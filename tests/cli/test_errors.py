@@ -138,6 +138,7 @@ WRONG = "Parser key \"data.batch_size\": Expected a <class 'int'>. Got value: ma
             ["fit", "--data.source.path=scans"],
             "name it first: --data.source=JsonlSource|CsvSource",
         ),
+        ('Parser key "config": no such file', ["fit", "--config=a"], 'Parser key "config": no such file'),
         ("something\n  else", ["fit"], "something else"),
     ],
 )

@@ -114,6 +114,11 @@ def test_a_wrong_option_is_answered_with_the_right_one(typed: str, answer: str) 
     assert suggestion(typed, all_options()) == answer
 
 
+def test_a_wrong_option_that_is_like_two_is_answered_with_both() -> None:
+    answer = suggestion("--a.stepz=3", ["data.a.steps", "model.b.stepx"])
+    assert answer == "did you mean --model.b.stepx or --data.a.steps? For example --model.b.stepx=3"
+
+
 def test_an_option_that_another_command_does_not_have_gets_that_commands_help(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

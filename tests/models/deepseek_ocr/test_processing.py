@@ -149,7 +149,7 @@ def test_tokens_that_are_spelled_out_are_handed_over_by_their_text(
 
     def recorded(folder: Any, **kwargs: Any) -> Any:
         given.update(kwargs)
-        return load(folder)
+        return load(folder, **kwargs)
 
     monkeypatch.setattr(PreTrainedTokenizerFast, "from_pretrained", recorded)
     type(tiny_processor).from_pretrained(tmp_path)
