@@ -129,6 +129,15 @@ def test_numbers_below_one_are_refused_before_anything_is_measured(work, line):
         work.run(lambda line: pytest.fail(line))
 
 
+def test_a_benchmark_without_a_figure_fails_and_one_figure_is_enough(monkeypatch):
+    found = {"train/batch=2/a": {"not_measured": "no such model"}, "train/batch=2/b": {"not_measured": "no memory"}}
+    monkeypatch.setattr("deepsynth.measurement.benchmark.measure_all", lambda *args, **kwargs: dict(found))
+    with pytest.raises(UserError, match="nothing was measured; the lines above say why"):
+        TrainBenchmark(only=["b"]).run(len)
+    found["train/batch=2/b"] = {"samples_per_s": 1.0}
+    assert TrainBenchmark(only=["b"]).run(len) == found
+
+
 def test_results_with_other_settings_are_not_mixed_in(tmp_path):
     output = tmp_path / "data.json"
     run_cells(cells([]), output=output, settings={"steps": 10}, only=["render"])

@@ -72,8 +72,8 @@ class Benchmark(ABC):
             report: takes the table, a line at a time.
 
         Raises:
-            UserError: for a name in ``only`` that selects no cell, earlier results of other settings, or a count below
-                1.
+            UserError: for a name in ``only`` that selects no cell, earlier results of other settings, a count below 1,
+                or when no cell could be measured.
         """
         for name in _COUNTS:
             value = getattr(self, name, 1)
@@ -84,7 +84,7 @@ class Benchmark(ABC):
         report(format_head(self.COLUMNS))
         logs = self.output.parent / "logs" if self.output else None
         with BackendProcesses(self.cell_limit_s, logs) as processes:
-            return measure_all(
+            found = measure_all(
                 processes,
                 self.chosen_backends(),
                 self.measurements(),
@@ -94,6 +94,9 @@ class Benchmark(ABC):
                 settings=settings,
                 report=lambda name, result: report(format_row(name, result, self.COLUMNS)),
             )
+        if all(NOT_MEASURED in result for result in found.values()):
+            raise UserError("nothing was measured; the lines above say why")
+        return found
 
     def chosen_backends(self) -> list[Backend]:
         """Return the backends of the files, or the built-in ones.
