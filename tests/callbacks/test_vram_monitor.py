@@ -149,16 +149,19 @@ def test_a_high_phase_leaves_nothing_to_the_phases_after_it(monkeypatch: pytest.
 def test_of_several_ranks_the_fullest_counts_and_each_is_named(
     monkeypatch: pytest.MonkeyPatch, lines: list[str]
 ) -> None:
-    def gather(into: list[Any], own: dict[str, float]) -> None:
-        into[:] = [own, {name: value + 1 for name, value in own.items()}]
+    def gather(own: dict[str, float], device: torch.device) -> list[dict[str, float]]:
+        one = {name: value for name, value in own.items() if value == value}
+        return [one, {name: value + 1 for name, value in one.items()} | {"peak_forward_gib": 5.0}]
 
-    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    monkeypatch.setattr(vram_monitor, "gather_figures", gather)
     memory, trainer, module = ScriptedMemory(), trainer_of(ranks=2), LoggingModule()
     memory.allocated = memory.peak = 10
     monitor = monitor_with(memory, trainer, monkeypatch)
     monitor.on_train_batch_end(trainer, module, None, fake_batch(), 0)
     assert module.logged["vram/peak_gib"] == module.logged["vram/rank1/peak_gib"] == 11
     assert module.logged["vram/rank0/peak_gib"] == 10
+    assert module.logged["vram/peak_forward_gib"] == module.logged["vram/rank1/peak_forward_gib"] == 5
+    assert module.logged["vram/rank0/peak_forward_gib"] == 0
     assert module.logged["vram/headroom_gib"] == 70
     monitor.on_train_end(trainer, module)
     assert [line.partition(":")[0] for line in lines] == ["VRAM of rank 0", "VRAM of rank 1"]

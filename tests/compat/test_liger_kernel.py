@@ -50,9 +50,18 @@ def test_rotations_are_those_of_transformers() -> None:
 
 @pytest.mark.gpu
 @on_gpu
-def test_the_loss_is_that_of_torch() -> None:
-    hidden, weight = torch.randn(20, 64, device="cuda"), torch.randn(99, 64, device="cuda")
-    labels = torch.randint(0, 99, (20,), device="cuda")
-    wanted = functional.cross_entropy(hidden @ weight.T, labels)
-    found = liger_kernel.linear_cross_entropy(hidden, weight, labels, budget=2)
-    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("words", [99, 40_000])
+def test_losses_and_their_gradients_are_those_of_torch(words: int, dtype: torch.dtype) -> None:
+    logits = torch.randn(20, words, device="cuda").to(dtype)
+    labels = torch.randint(0, words, (20,), device="cuda")
+    exact = logits.double().requires_grad_()
+    wanted = functional.cross_entropy(exact, labels, reduction="none")
+    (gradient,) = torch.autograd.grad(wanted.sum(), exact)
+    losses, kept = liger_kernel.losses_and_gradient(logits.clone(), labels, gradient=False)
+    assert torch.equal(kept, logits)
+    torch.testing.assert_close(losses, wanted.float(), rtol=1e-5, atol=1e-5)
+    losses, found = liger_kernel.losses_and_gradient(logits, labels, gradient=True)
+    torch.testing.assert_close(losses, wanted.float(), rtol=1e-5, atol=1e-5)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), gradient, rtol=1e-4 if dtype == torch.float32 else 1e-2, atol=1e-6)

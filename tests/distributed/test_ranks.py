@@ -13,6 +13,7 @@ from torch import nn
 from deepsynth.distributed.ranks import (
     check_placement,
     frozen_parameter_names,
+    gather_figures,
     gather_parts,
     gather_rows,
     is_lost_connection,
@@ -35,13 +36,15 @@ def exchanged() -> dict[str, Any]:
         for error in (RuntimeError("x: Connection closed by peer"), RuntimeError("shape"), OSError("Broken pipe"))
     ]
     parts = gather_parts([number for row in own for number in row.values()])
-    return {"rank": dist.get_rank(), "prefix": rank_prefix(), "parts": parts, "lost": lost,
+    figures = gather_figures({"peak": 1.5 + rank(), "other": rank() or float("nan")}, torch.device("cpu"))
+    return {"figures": figures, "rank": dist.get_rank(), "prefix": rank_prefix(), "parts": parts, "lost": lost,
             "rows": [row["id"] for row in gather_rows(own)], "seed": torch.initial_seed()}  # fmt: skip
 
 
 def test_rows_come_back_in_the_order_of_the_data(tmp_path: Path) -> None:
     for number, found in enumerate(in_ranks(exchanged, 3, tmp_path)):
         assert found == {
+            "figures": [{"peak": 1.5}, {"peak": 2.5, "other": 1.0}, {"peak": 3.5, "other": 2.0}],
             "rank": number,
             "prefix": f"rank {number}: ",
             "parts": [[0, 3, 6], [1, 4], [2, 5]],
@@ -56,6 +59,7 @@ def test_one_process_is_alone() -> None:
     assert (rank(), world_size(), rank_prefix()) == (0, 1, "")
     assert gather_rows(rows) == rows
     assert gather_parts(rows) == [rows]
+    assert gather_figures({"peak": 1.5, "other": float("nan")}, torch.device("cpu")) == [{"peak": 1.5}]
     assert not is_lost_connection(RuntimeError("Connection closed by peer"))
     torch.manual_seed(5)
     seed_as_rank_zero()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import torch
@@ -9,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from deepsynth.callbacks.out_of_memory import explain, shapes
+from deepsynth.distributed.ranks import gather_figures
 from deepsynth.modules import DeepSynthModule
 from deepsynth.profiling.memory import GIB, Memory, is_out_of_memory, memory_of
 
@@ -103,7 +105,9 @@ class VramMonitor(Callback):
         self._enter(None)
         self._batches += 1
         if self._batches % cast(Any, trainer).log_every_n_steps == 0:  # set by a connector
-            pl_module.log_dict(self._over_ranks(trainer)[0])
+            # Tensors of the host: of numbers Lightning makes some of the device, and reads each of them there.
+            figures = self._over_ranks(trainer)[0].items()
+            pl_module.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in figures})
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -139,27 +143,23 @@ class VramMonitor(Callback):
     # ------------------------------------------------------------------ figures
 
     def figures(self) -> dict[str, float]:
-        """Return this rank's figures in GiB, by their names without the first part."""
+        """Return this rank's figures in GiB, by their names without the first part; NaN of a phase that did not run."""
         assert self._memory is not None, "figures belong to a run"
         self._record_peak()
         usage, limit = self._memory.usage(), self._memory.limit()
-        sizes = {"allocated": usage.allocated, "reserved": usage.reserved, "peak": self._peak}
-        sizes |= {f"peak_{phase}": self._peaks[phase] for phase in PHASES if phase in self._peaks}
+        sizes: dict[str, float] = {"allocated": usage.allocated, "reserved": usage.reserved, "peak": self._peak}
+        sizes |= {f"peak_{phase}": self._peaks.get(phase, math.nan) for phase in PHASES}
         sizes |= {"limit": limit, "headroom": limit - self._peak}
         return {f"{name}_gib": size / GIB for name, size in sizes.items()}
 
     def _over_ranks(self, trainer: Trainer) -> tuple[dict[str, float], list[dict[str, float]]]:
         """Return what is logged, and the figures of every rank."""
         assert self._memory is not None
-        key, ranks = self._memory.key, [self.figures()]
-        if trainer.world_size > 1:
-            gathered: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(gathered, ranks[0])
-            ranks = gathered
+        key, ranks = self._memory.key, gather_figures(self.figures(), trainer.strategy.root_device)
         logged = {}
-        for name in ranks[0]:
+        for name in dict.fromkeys(name for figures in ranks for name in figures):
             tightest = min if name in ("limit_gib", "headroom_gib") else max
-            logged[f"{key}/{name}"] = tightest(figures.get(name, 0.0) for figures in ranks)
+            logged[f"{key}/{name}"] = tightest(figures[name] for figures in ranks if name in figures)
             if len(ranks) > 1:
                 logged |= {f"{key}/rank{rank}/{name}": figures.get(name, 0.0) for rank, figures in enumerate(ranks)}
         return logged, ranks

@@ -45,18 +45,46 @@ def rotate(
     return rotated
 
 
-def linear_cross_entropy(
-    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, *, budget: int
-) -> torch.Tensor:
-    """Return the mean cross entropy of ``hidden @ weight.T`` (N, words), a chunk of rows at a time.
+def losses_and_gradient(
+    logits: torch.Tensor, labels: torch.Tensor, *, gradient: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the cross entropy (N,) of each row, in float32, and the gradients of their sum, in place of the logits.
+
+    liger-kernel's own loss also divides by the number of labels, which it reads from the device.
 
     Args:
-        hidden: (N, H).
-        weight: (words, H).
-        labels: (N,).
-        budget: how many times the memory of ``hidden`` the logits of a chunk may take.
+        logits: (N, words), contiguous.
+        labels: (N,), contiguous; each counts.
+        gradient: whether the gradients are wanted; otherwise the logits stay.
     """
-    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+    import triton
+    from liger_kernel.ops.cross_entropy import MAX_FUSED_SIZE, liger_cross_entropy_kernel
 
-    loss: torch.Tensor = liger_fused_linear_cross_entropy(hidden, weight, labels, chunk_mem_const=budget)
-    return loss
+    rows, words = logits.shape
+    losses = torch.zeros(rows, dtype=torch.float32, device=logits.device)
+    unused = {"weight_ptr": None, "z_loss_ptr": None, "token_accuracy_ptr": None, "predicted_tokens_ptr": None}
+    counts = {"n_non_ignore": rows, "sum_non_ignore_weight": rows, "weight_sum": 0.0}  # of the mean, not of the sum
+    plain = {"ignore_index": -100, "label_smoothing": 0.0, "lse_square_scale": 0.0, "softcap": None, "reduction": "sum"}
+    liger_cross_entropy_kernel[(rows,)](
+        X_ptr=logits,
+        X_stride=logits.stride(0),
+        Y_ptr=labels,
+        Y_stride=1,
+        loss_ptr=losses,
+        loss_stride=1,
+        token_accuracy_stride=0,
+        predicted_tokens_stride=0,
+        n_cols=words,
+        RETURN_Z_LOSS=False,
+        RETURN_TOKEN_ACCURACY=False,
+        RETURN_PREDICTED_TOKENS=False,
+        HAS_WEIGHT=False,
+        HAS_SOFTCAPPING=False,
+        HAS_GRADIENTS=gradient,
+        BLOCK_SIZE=min(MAX_FUSED_SIZE, triton.next_power_of_2(words)),
+        num_warps=32,
+        **unused,
+        **counts,
+        **plain,
+    )
+    return losses, logits

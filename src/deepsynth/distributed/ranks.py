@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -82,6 +84,22 @@ def gather_parts(items: list[Any]) -> list[list[Any]]:
     parts: list[list[Any]] = [[] for _ in range(world_size())]
     dist.all_gather_object(parts, items)
     return parts
+
+
+def gather_figures(figures: Mapping[str, float], device: torch.device) -> list[dict[str, float]]:
+    """Return the figures of each rank, on every rank; every rank must call this, with the same names.
+
+    Args:
+        figures: of this rank; one that is not a number is left out.
+        device: on which ranks exchange tensors.
+    """
+    rows = [list(figures.values())]
+    if world_size() > 1:
+        own = torch.tensor(rows[0], dtype=torch.float64, device=device)
+        ranks = [torch.empty_like(own) for _ in range(world_size())]
+        dist.all_gather(ranks, own)
+        rows = torch.stack(ranks).tolist()
+    return [{name: value for name, value in zip(figures, row, strict=True) if not math.isnan(value)} for row in rows]
 
 
 def check_placement(model: nn.Module, device: torch.device) -> None:

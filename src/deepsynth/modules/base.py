@@ -41,9 +41,7 @@ class DeepSynthModule(ModelModule):
     A checkpoint holds the adapter alone, with the optimizer, schedule, place in the data and random state.
 
     Its parts: ``training_engine`` (how a step computes), ``evaluator`` (loss and metrics), ``text_generator`` and
-    ``resume_state`` (what a checkpoint holds beside the weights).
-
-    The arguments are those of :class:`ModelModule`.
+    ``resume_state`` (what a checkpoint holds beside the weights). The arguments are those of :class:`ModelModule`.
     """
 
     #: The base is not in a checkpoint; the keys of the adapter are checked when one is loaded.
@@ -96,7 +94,7 @@ class DeepSynthModule(ModelModule):
         self.text_generator.note_targets(batch)
         self.finite_check.add_samples(batch.ids)
         loss = self.loss_window.weigh(self.compute_loss(batch), (batch.tokens["labels"] != -100).sum())
-        self.log_training_loss(self.loss_window.mean, batch, batch_idx)
+        self.log("train/loss", self.loss_window.mean, batch_size=len(batch))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
@@ -222,8 +220,9 @@ class DeepSynthModule(ModelModule):
         self.training_engine.start_batch(batch)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log the share of the batch's images whose features were in the cache."""
+        """Log the share of images whose features were in the cache, and show the loss."""
         self.training_engine.log_cache_hits(batch)
+        self.show_loss(self.loss_window.mean, batch, batch_idx)
 
     def on_validation_start(self) -> None:
         """Stop before validation when the last step was not finite."""

@@ -255,15 +255,14 @@ class ModelModule(LightningModule, ABC):
         """
         return self if self.stays_on_device else super().cpu()
 
-    def log_training_loss(self, loss: torch.Tensor, batch: Batch, batch_idx: int) -> None:
-        """Log ``train/loss`` (), and show it in the progress bar.
+    def show_loss(self, loss: torch.Tensor, batch: Batch, batch_idx: int) -> None:
+        """Show the training loss () in the progress bar as ``loss``, at the first batch and at logging steps.
 
         Lightning reads what the bar shows after every batch: on a GPU that waits for all that is under way, and only
-        then the next step begins. So the bar has a ``loss`` of its own, on the host, which is new at logging steps.
+        then the next step begins. So the bar has a number of its own, on the host, which is read where logging waits.
         """
-        self.log("train/loss", loss, batch_size=len(batch))
         every: int = cast(Any, self.trainer).log_every_n_steps  # set by a connector
-        if batch_idx % max(every, 1) == 0:
+        if batch_idx == 0 or (batch_idx + 1) % max(every, 1) == 0:
             self.log("loss", loss.cpu(), prog_bar=True, logger=False, batch_size=len(batch))
 
     def compute_loss(self, batch: Batch) -> torch.Tensor:

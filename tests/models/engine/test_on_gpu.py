@@ -109,9 +109,8 @@ def test_in_bfloat16_it_is_as_near_to_the_truth_as_the_plain_path(
 
 @pytest.mark.parametrize("settings", [{}, {"compile": "all", "cuda_graphs": True}, {"packing": True}], ids=str)
 def test_the_host_never_waits_for_the_device_within_a_step(settings: dict[str, Any], jsonl: Path) -> None:
-    """Liger's loss is left out, which reads how many labels count."""
     packing = settings.pop("packing", False)
-    module = make(dtype="bfloat16", loss="chunked", activation_memory="none", **settings)
+    module = make(dtype="bfloat16", activation_memory="none", **settings)
     batch = on_gpu(batch_of(jsonl, FAMILY, packing=packing).pin_memory(), jsonl)
     expected = [loss_and_gradients(module, batch)[0] for _ in range(3)][-1]
     torch.cuda.synchronize()

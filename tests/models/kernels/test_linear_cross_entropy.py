@@ -117,19 +117,32 @@ def test_a_chunk_has_256_mib_of_logits_and_one_row_at_least() -> None:
     assert [module.rows_per_chunk(words) for words in (1000, 3500, 3501, 7000, 7001, 10**9)] == [7, 2, 1, 1, 1, 1]
 
 
-@pytest.mark.parametrize(("count", "budget"), [(30, 9), (291, 1), (3000, 1)])
-def test_liger_is_allowed_as_many_logits(count: int, budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It counts in states: 7 rows of 1,000 logits are 9 times 30 states of 24."""
-    given: list[int] = []
+@pytest.mark.parametrize(("fits", "rows"), [(63, 63), (64, 64), (127, 64), (519, 512)])
+def test_large_chunks_have_a_multiple_of_64_rows(fits: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK_BYTES", fits * 4 * WORDS + 3999)
+    assert module.rows_per_chunk(WORDS) == rows
 
-    def fused(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, *, budget: int) -> torch.Tensor:
-        given.append(budget)
-        return plain(hidden, weight, labels)
 
-    monkeypatch.setattr(liger_kernel, "linear_cross_entropy", fused)
-    hidden, weight, labels = make(count)
-    assert linear_cross_entropy(hidden, weight, labels, liger=True) == plain(hidden, weight, labels)
-    assert given == [budget]
+@pytest.mark.parametrize("wanted", [True, False])
+def test_liger_gets_the_logits_of_each_chunk(wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+
+    def kernel(logits: torch.Tensor, labels: torch.Tensor, *, gradient: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        assert logits.is_contiguous()
+        assert labels.is_contiguous()
+        assert gradient is wanted
+        rows.append(len(logits))
+        return F.cross_entropy(logits, labels, reduction="none"), torch.full_like(logits, 0.5)
+
+    monkeypatch.setattr(liger_kernel, "losses_and_gradient", kernel)
+    hidden, weight, labels = make(16)
+    with torch.set_grad_enabled(wanted):
+        loss = linear_cross_entropy(hidden, weight, labels, liger=True)
+    torch.testing.assert_close(loss, plain(hidden, weight, labels), rtol=1e-6, atol=0)
+    assert rows == [7, 7, 2]
+    if wanted:
+        (grad,) = torch.autograd.grad(loss, hidden)
+        torch.testing.assert_close(grad, (0.5 * weight.sum(0) / 16).expand(16, -1), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.gpu

@@ -33,24 +33,23 @@ def linear_cross_entropy(
         hidden: (L, H), the state that predicts each label.
         weight: (W, H) of the head, which has no bias.
         labels: (L,) token ids; all of them count.
-        liger: use liger-kernel's fused kernels (CUDA).
+        liger: use liger-kernel's kernel for the losses and gradients of a chunk's logits (CUDA).
     """
     if not len(labels):
         return hidden.float().sum() * 0.0
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
-    if liger:
-        return _liger(hidden, weight, labels)
     if not torch.is_grad_enabled():
         hidden, weight = hidden.detach(), weight.detach()
-    loss: torch.Tensor = ChunkedLinearCrossEntropy.apply(hidden, weight, labels)  # type: ignore[no-untyped-call]
+    loss: torch.Tensor = ChunkedLinearCrossEntropy.apply(hidden, weight, labels, liger)  # type: ignore[no-untyped-call]
     return loss
 
 
 def rows_per_chunk(words: int) -> int:
-    """Return how many positions are projected at a time."""
-    return max(1, CHUNK_BYTES // (4 * words))
+    """Return how many positions are projected at a time: a multiple of 64, where they are as many."""
+    rows = max(1, CHUNK_BYTES // (4 * words))
+    return rows if rows < 64 else rows // 64 * 64
 
 
 class ChunkedLinearCrossEntropy(torch.autograd.Function):
@@ -61,23 +60,21 @@ class ChunkedLinearCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, liger: bool
+    ) -> torch.Tensor:
         """Return the mean loss of (L, H) states, and keep the gradients that are asked for."""
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         hidden_grad = torch.empty_like(hidden) if wants_hidden else None
         weight_grad = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        finish = liger_kernel.losses_and_gradient if liger else losses_and_gradient
         rows = rows_per_chunk(len(weight))
         for start in range(0, len(labels), rows):
-            states, chosen = hidden[start : start + rows], labels[start : start + rows, None]
-            logits = (states @ weight.T).float()
-            log_sums = logits.logsumexp(-1, keepdim=True)
-            total += (log_sums - logits.gather(1, chosen)).sum()
-            if hidden_grad is None and weight_grad is None:
-                continue
-            gradient = logits.sub_(log_sums).exp_()  # the softmax, in the place of the logits
-            gradient.scatter_add_(1, chosen, gradient.new_full(chosen.shape, -1.0))
-            gradient = gradient.to(weight.dtype)
+            states = hidden[start : start + rows]
+            logits = states @ weight.T
+            losses, gradient = finish(logits, labels[start : start + rows], gradient=wants_hidden or wants_weight)
+            total += losses.sum()
             if hidden_grad is not None:
                 torch.mm(gradient, weight, out=hidden_grad[start : start + rows])
             if weight_grad is not None:
@@ -87,7 +84,7 @@ class ChunkedLinearCrossEntropy(torch.autograd.Function):
         return total / len(labels)
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
         """Return the kept gradients times the one from above."""
         hidden_grad, weight_grad = ctx.saved_tensors
         scale = grads[0] / ctx.count
@@ -95,12 +92,19 @@ class ChunkedLinearCrossEntropy(torch.autograd.Function):
             None if hidden_grad is None else (hidden_grad * scale).to(hidden_grad.dtype),
             None if weight_grad is None else (weight_grad * scale).to(ctx.weight_dtype),
             None,
+            None,
         )
 
 
-def _liger(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    # liger sizes its chunks so that the logits take no more than the states, which for this vocabulary is 64 rows or
-    # so: the head's weights would be read once for each. This many times that fills CHUNK_BYTES instead.
-    (count, width), words = hidden.shape, len(weight)
-    budget = max(1, rows_per_chunk(words) * words // (count * width))
-    return liger_kernel.linear_cross_entropy(hidden, weight, labels, budget=budget)
+def losses_and_gradient(
+    logits: torch.Tensor, labels: torch.Tensor, *, gradient: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the cross entropy (N,) of each row of logits (N, W), and the gradients (N, W) of their sum."""
+    chosen, exact = labels[:, None], logits.float()
+    log_sums = exact.logsumexp(-1, keepdim=True)
+    losses = (log_sums - exact.gather(1, chosen))[:, 0]
+    if not gradient:
+        return losses, logits
+    softmax = exact.sub_(log_sums).exp_()  # in the place of the logits
+    softmax.scatter_add_(1, chosen, softmax.new_full(chosen.shape, -1.0))
+    return losses, softmax.to(logits.dtype)
