@@ -57,7 +57,6 @@ def losses_and_gradient(
         labels: (N,), contiguous; each counts.
         gradient: whether the gradients are wanted; otherwise the logits stay.
     """
-    import triton
     from liger_kernel.ops.cross_entropy import MAX_FUSED_SIZE, liger_cross_entropy_kernel
 
     rows, words = logits.shape
@@ -81,7 +80,7 @@ def losses_and_gradient(
         HAS_WEIGHT=False,
         HAS_SOFTCAPPING=False,
         HAS_GRADIENTS=gradient,
-        BLOCK_SIZE=min(MAX_FUSED_SIZE, triton.next_power_of_2(words)),
+        BLOCK_SIZE=min(MAX_FUSED_SIZE, 1 << (words - 1).bit_length()),  # a power of two
         num_warps=32,
         **unused,
         **counts,
