@@ -478,11 +478,10 @@ def test_a_logger_of_the_user_does_not_replace_metrics_csv(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
-def test_a_gpu_that_is_not_there_is_one_line(config: str, capsys: pytest.CaptureFixture[str], accelerator: str) -> None:
-    assert main(["fit", "--config", config, f"--trainer.accelerator={accelerator}"]) == 1
+def test_a_gpu_that_is_not_there_is_one_line(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config", config, "--trainer.accelerator=gpu"]) == 1
     line = one_line_of(capsys)
-    assert f"trainer.accelerator is '{accelerator}'" in line
+    assert "trainer.accelerator is 'gpu'" in line
     assert "auto or cpu" in line
 
 

@@ -6,21 +6,26 @@ import csv
 import functools
 import inspect
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from deepsynth.cli import commands, console, quickstart
 from deepsynth.cli.commands import COMMANDS, split_values
 from deepsynth.cli.data_commands import hub, skip_of
 from deepsynth.cli.evaluation import compression, model
+from deepsynth.data import TextRenderer
 from deepsynth.errors import UserError
+from deepsynth.hub import data as hub_data
 from deepsynth.hub import pull, worker
 from deepsynth.measurement.evaluation.command import Evaluate
 from deepsynth.measurement.published.commands import EvaluateOlmocr, EvaluateOmniDocBench
 from deepsynth.serving.command import Serve
+from deepsynth.types import Document
 from tests.cli.test_cli import TINY
 from tests.helpers.generation import tokenizer_of
 
@@ -203,3 +208,71 @@ def test_what_is_left_out_is_as_documented(tmp_path: Path, jsonl: Path, monkeypa
     signature = inspect.signature(Evaluate).parameters
     assert evaluated == {name: signature[name].default for name in evaluated}
     assert set(signature) - set(evaluated) == {"predictions", "output"}
+
+
+def test_the_pages_that_are_pushed_are_those_of_training(
+    tmp_path: Path, jsonl: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(TINY.replace("DOCS", str(jsonl)))
+    found: list[Any] = []
+
+    def push(documents: Any, pages: Any, target: Any, folder: Path, **options: Any) -> list[str]:
+        first = next(iter(documents))
+        found.append((first.id, [page.text for page in pages(first)], target, folder, options))
+        with pytest.raises(UserError):
+            pages(Document("bad", "x " * 10**5))
+        return ["pushed"]
+
+    monkeypatch.setattr(hub_data, "push_data", push)
+    shared = ["push-data", "--config", "tiny.yaml", "--repo_id=owner/pages", "--data.renderer.on_overflow=error"]
+    hub(shared)
+    hub([*shared, "--shard=1/3", "--private=false", "--split=test", "--revision=next", "--seed_everything=5"])
+    hub([*shared, "--work_folder=wait"])
+    texts = json.loads(jsonl.read_text().splitlines()[0])
+    assert {(identity, *pages) for identity, pages, *_ in found} == {(texts["id"], texts["text"])}
+    assert [(target.repo_id, target.revision, target.private, target.repo_type) for _, _, target, *_ in found] == [
+        ("owner/pages", "main", True, "dataset"),
+        ("owner/pages", "next", False, "dataset"),
+        ("owner/pages", "main", True, "dataset"),
+    ]
+    below = Path("runs/push-data/owner--pages")
+    assert [folder for *_, folder, _ in found] == [below, below / "shard-1-of-3", Path("wait")]
+    options = [options for *_, options in found]
+    assert [one["split"] for one in options] == ["train", "test", "train"]
+    assert [one["delivery"].part for one in options] == [(0, 1), (1, 3), (0, 1)]
+    assert [one["recipe"]["seed"] for one in options] == [0, 5, 0]
+    assert {"TextRenderer", "text", "seed"} <= set(options[0]["recipe"])
+    assert capsys.readouterr().out == "pushed\n" * 3
+
+
+def test_a_curve_s_conditions_are_checked_before_anything_is_done(tmp_path: Path) -> None:
+    source = ["--data.source=PythonDocsSource", "--model.model_name=deepsynth/tiny-random"]
+    for options, message in (
+        (["--text_tokens=[9]"], "text_tokens"),
+        (["--text_tokens=[0, 3]"], "text_tokens"),
+        (["--bucket=0"], "--bucket is 0; it must be at least 1"),
+        (["--font_sizes=[12, 0]"], "font_sizes"),
+    ):
+        with pytest.raises(UserError, match=message):
+            compression.evaluate_compression([*source, f"--output={tmp_path / 'out'}", *options], print)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_pages_of_a_report_are_those_of_the_documents_that_it_shows(tmp_path: Path) -> None:
+    taken: list[str] = []
+
+    def source() -> Iterator[Document]:
+        for name in "abcd":
+            taken.append(name)
+            yield Document(name, f"Text of {name}.")
+
+    renderer = TextRenderer(page_width_px=64, page_height_px=64, margin_px=2)
+    pipeline = SimpleNamespace(pages=lambda document, _, epoch: renderer(document, np.random.default_rng(epoch)))
+    data: Any = SimpleNamespace(source=source(), pipeline=lambda: pipeline)
+    assert model.page_images(data, []) == {}
+    assert taken == []
+    found = model.page_images(data, ["c", "a"])
+    assert list(found) == ["a", "c"]
+    assert [image.size for images in found.values() for image in images] == [(64, 64)] * 2
+    assert taken == ["a", "b", "c"], "no more than it needs"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -105,6 +106,7 @@ def test_the_list_has_every_configuration(capsys: pytest.CaptureFixture[str]) ->
     names = [line.split()[0] for line in lines if line.startswith("  ")]
     assert sorted(names) == sorted(f.relative_to(CONFIGS).with_suffix("").as_posix() for f in CONFIGS.rglob("*.yaml"))
     assert names[:2] == ["finetune", "quickstart"]
+    assert len({re.match(r"  \S+ +", line).end() for line in lines if line.startswith("  ")}) == 1, "one column"  # type: ignore[union-attr]
     assert "Teach the built-in model" in lines[1]
     assert str(CONFIGS) in lines[-2]
 
@@ -112,8 +114,11 @@ def test_the_list_has_every_configuration(capsys: pytest.CaptureFixture[str]) ->
 def test_the_list_takes_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["configs", "quickstart"]) == 2
     assert capsys.readouterr().err == "deepsynth: deepsynth configs takes no arguments; found quickstart\n"
-    assert main(["configs", "--help"]) == 0
-    assert "usage: deepsynth configs" in capsys.readouterr().out
+    for asked in (["--help"], ["-h"], ["--debug", "-h"]):
+        assert main(["configs", *asked]) == 0
+        assert "usage: deepsynth configs" in capsys.readouterr().out
+    assert main(["configs", "--debug"]) == 0
+    assert "usage:" not in capsys.readouterr().out
 
 
 def test_modules_of_the_current_folder_are_found(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

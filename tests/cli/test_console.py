@@ -120,9 +120,10 @@ def test_a_warning_of_ours_is_one_line_and_others_keep_their_place(capsys: pytes
     prepare(trains=True)
     shown = warnings.formatwarning("two\nlines \x1b", UserWarning, "/x/deepsynth/cli/console.py", 1)
     assert shown == "warning: two lines \\x1b\n"
-    assert warnings.formatwarning("gone", FutureWarning, "/x/numpy/core.py", 7) == (
-        "/x/numpy/core.py:7: FutureWarning: gone\n"
-    )
+    assert warnings.formatwarning("late", UserWarning, "/x/lightning/core.py", 1) == "warning: late\n"
+    for kind, file in ((FutureWarning, "/x/numpy/core.py"), (UserWarning, "/x/numpy/core.py"),
+                       (FutureWarning, "/x/deepsynth/core.py")):  # fmt: skip
+        assert warnings.formatwarning("gone", kind, file, 7) == f"{file}:7: {kind.__name__}: gone\n"
 
 
 @pytest.mark.parametrize(
@@ -209,6 +210,14 @@ def test_a_fit_ends_with_its_last_and_its_best_error_and_where_its_files_are(
     (tmp_path / "runs/a").mkdir(parents=True, exist_ok=True)
     (tmp_path / "runs/a/report.html").touch()
     assert results(trainer)[-1] == "report: runs/a/report.html"
+    best.best_model_path = "/elsewhere/best.ckpt"
+    assert results(trainer)[0].endswith("; best 0.1250: /elsewhere/best.ckpt")
+    best.best_model_score = None
+    assert results(trainer)[0] == "character error rate (val/cer): 0.2500 after the last step"
+    best.best_model_path, best.best_model_score = "", torch.tensor(0.125)
+    assert results(trainer)[0] == "character error rate (val/cer): 0.2500 after the last step"
+    trainer.callback_metrics.clear()
+    assert results(trainer)[0] == "run folder: runs/a"
 
 
 def test_a_reader_that_leaves_ends_the_command_without_a_traceback(tmp_path: Path) -> None:

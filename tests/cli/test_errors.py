@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from deepsynth.__main__ import main
-from deepsynth.cli.errors import explain, is_user_error, what_failed
+from deepsynth.cli.errors import explain, is_user_error, one_line, what_failed, wrapped_user_error
 from deepsynth.errors import UserError
 from tests.cli.test_cli import TINY, one_line_of
 
@@ -30,8 +30,6 @@ class Raise(Callback):
             raise UserError("data.batch_size is 0; it must be at least 1")
         if self.kind == "file":
             Path("no/such/file").read_text()
-        if self.kind == "disk":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def fit(tmp_path: Path, jsonl: Path, kind: str, *options: str) -> int:
@@ -41,27 +39,16 @@ def fit(tmp_path: Path, jsonl: Path, kind: str, *options: str) -> int:
     return main(["fit", "--config", str(tmp_path / "tiny.yaml"), f"--trainer.callbacks+={callback}", *short, *options])
 
 
-@pytest.mark.parametrize("options", [[], ["--debug"]])
-def test_a_value_error_of_a_library_shows_its_traceback(tmp_path: Path, jsonl: Path, options: list[str]) -> None:
+def test_a_value_error_of_a_library_shows_its_traceback(tmp_path: Path, jsonl: Path) -> None:
     with pytest.raises(ValueError, match="invalid literal for int"):
-        fit(tmp_path, jsonl, "library", *options)
+        fit(tmp_path, jsonl, "library")
 
 
-@pytest.mark.parametrize(
-    ("kind", "line"),
-    [
-        ("user", "data.batch_size is 0; it must be at least 1"),
-        ("file", "no/such/file: No such file or directory"),
-        ("disk", "No space left on device on a disk of the run folder, TMPDIR or HF_HOME"),
-    ],
-)
-def test_what_a_user_can_fix_is_one_line(
-    tmp_path: Path, jsonl: Path, capsys: pytest.CaptureFixture[str], kind: str, line: str
-) -> None:
-    assert fit(tmp_path, jsonl, kind) == 1
+def test_what_a_user_can_fix_is_one_line(tmp_path: Path, jsonl: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit(tmp_path, jsonl, "file") == 1
     captured = capsys.readouterr().err
     assert "Traceback" not in captured
-    assert f"deepsynth: {line}" in captured.splitlines()
+    assert "deepsynth: no/such/file: No such file or directory" in captured.splitlines()
 
 
 def test_debug_shows_the_traceback_and_the_line(
@@ -87,6 +74,24 @@ def test_errors_without_a_file_are_bugs() -> None:
     assert not is_user_error(RuntimeError("shapes"))
     assert is_user_error(FileNotFoundError(errno.ENOENT, "no such file", "a.txt"))
     assert is_user_error(MisconfigurationException("devices"))
+    assert is_user_error(OSError(errno.ENOSPC, "full"))
+    assert is_user_error(OSError(errno.EDQUOT, "over the quota"))
+    assert not is_user_error(OSError(errno.EIO, "a device"))
+
+
+def test_a_user_error_is_found_below_what_was_raised_for_it() -> None:
+    mistake = UserError("data.x is 0")
+    cause, context, bug = ValueError("wrapped"), RuntimeError("again"), ValueError("a bug")
+    cause.__cause__, context.__context__, bug.__cause__ = mistake, cause, KeyError("x")
+    assert [wrapped_user_error(error) for error in (mistake, cause, context, bug)] == [mistake] * 3 + [None]
+
+
+def test_the_error_of_a_worker_is_its_last_line() -> None:
+    told = "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File\n"
+    assert one_line(f"{told}deepsynth.errors.UserError: a.jsonl, line 2: no text\n") == "a.jsonl, line 2: no text"
+    assert one_line(f"{told}KeyboardInterrupt").endswith("File KeyboardInterrupt"), "all of it, without a text"
+    assert one_line("x" * 700) != "x" * 700
+    assert one_line("x" * 600) == "x" * 600
 
 
 def test_a_full_disk_is_named_where_the_system_does_not_name_the_file(
@@ -99,6 +104,14 @@ def test_a_full_disk_is_named_where_the_system_does_not_name_the_file(
     error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     args = ["fit", f"--trainer.default_root_dir={tmp_path}/full", "--run_name", "n" * 5000]
     assert what_failed(error, args) == f"No space left on device: make room on the disk of {tmp_path}/full"
+    (tmp_path / "runs/full").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "runs")
+    both = [*args, "full", f"--output={tmp_path}/full"]
+    assert what_failed(error, both).endswith(f"disk of {tmp_path}/full and full")
+    named = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), b"a.csv")
+    assert what_failed(named, args) == "a.csv: No space left on device"
+    assert what_failed(OSError("a text"), args) == "a text"
+    assert what_failed(UserError("a mistake"), args) == "a mistake"
 
 
 WRONG = "Parser key \"data.batch_size\": Expected a <class 'int'>. Got value: many"
@@ -138,13 +151,35 @@ WRONG = "Parser key \"data.batch_size\": Expected a <class 'int'>. Got value: ma
             ["fit", "--data.source.path=scans"],
             "name it first: --data.source=JsonlSource|CsvSource",
         ),
+        (
+            "Expected a dot import path string: Sources",
+            ["fit", "--config=missing.yaml", "-c", "{file}"],
+            "there is no class 'Sources' ({file}, line 3); did you mean CsvSource or JsonlSource?",
+        ),
+        (
+            "Option 'strategy.fsdp' is not accepted",
+            ["fit", "--batch-sizes", "--data.batch_size", "3"],
+            "there is no option 'strategy.fsdp'; deepsynth fit --help WORD shows the options with a word, such as: "
+            "deepsynth fit --help strategy",
+        ),
+        (
+            "unrecognized arguments: --batch_sizes",
+            ["fit", "--num", "4", "--batch_sizes", "--x"],
+            "(--batch_sizes); did you mean --data.batch_size=…?",
+        ),
+        ("unrecognized arguments: --batch_sizes", ["data", "check", "--batch_sizes", "5"], "=5?"),
+        (
+            "unrecognized arguments: --batch_sizes",
+            ["compare", "--batch_sizes", "5"],
+            "(--batch_sizes); deepsynth compare --help lists the options",
+        ),
         ('Parser key "config": no such file', ["fit", "--config=a"], 'Parser key "config": no such file'),
         ("something\n  else", ["fit"], "something else"),
     ],
 )
 def test_a_mistake_is_shown_where_it_stands(message: str, args: list[str], line: str, tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
-    file.write_text("data:\n  batch_size: many\n")
+    file.write_text("data:\n  batch_size: many\n  source: Sources\n")
     (tmp_path / "batch_size.yaml").write_text("data:\n  batch: 1\n")
     places = {"{file}": str(file), "{folder}": str(tmp_path)}
     for name, value in places.items():

@@ -3,15 +3,71 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
 from deepsynth.__main__ import SUBCOMMANDS, main
-from deepsynth.cli.help.options import all_options, class_options, options_of
-from deepsynth.cli.help.page import OWN_OPTIONS
+from deepsynth.cli.help.options import Option, all_options, class_names, class_options, kind_of, options_of
+from deepsynth.cli.help.page import OWN_OPTIONS, help_page
 from deepsynth.cli.help.spellings import ALIASES, suggestion
 from deepsynth.cli.help.subcommands import EXAMPLES, RUN_COMMANDS, examples
 from deepsynth.data import TextRenderer
+
+
+@dataclass
+class Group:
+    """Settings that belong together.
+
+    Attributes:
+        size: of ``it``, see
+            :class:`~deepsynth.data.Source`.
+        scale: how large.
+    """
+
+    __module__ = "deepsynth"  # the descriptions of other packages are not ours
+    size: int = 3
+    scale: tuple[float, float] = (0.5, 1.0)
+
+
+class Base:
+    """A base.
+
+    Args:
+        seed: where it begins.
+        own: not this one, as a subclass has it too.
+    """
+
+    __module__ = "deepsynth"
+
+    def __init__(self, seed: int = 7, own: int = 8) -> None: ...
+
+
+class Leaf(Base):
+    """A class whose options are shown.
+
+    Args:
+        path: where it is.
+        own: of the leaf.
+    """
+
+    __module__ = "deepsynth"
+
+    def __init__(
+        self,
+        path: Path | None,
+        params: Any,
+        *rest: int,
+        own: bool = False,
+        group: Group | None = None,
+        names: Sequence[str] = ("a", "b"),
+        made: object = field,
+        **kwargs: Any,
+    ) -> None: ...
+
 
 EXAMPLE_LINES = [line for lines in EXAMPLES.values() for line in lines]
 
@@ -71,12 +127,108 @@ def test_help_with_a_word_shows_the_options_of_a_class_or_those_with_the_word(
     of_class = capsys.readouterr().out
     assert "--data.source.ground_truth=" in of_class
     assert "--model." not in of_class
+    assert of_class.startswith("--data.source=DocumentSource: ")
+    assert "\n\noptions of DocumentSource:\n  --data.source." in of_class
+    assert help_page("fit", "RunReport").startswith("--trainer.callbacks+=RunReport: ")
+    assert help_page("fit", "VISION").replace("VISION", "vision") == help_page("fit", "vision")
     assert main(["fit", "--help", "vision"]) == 0
     assert set(re.findall(r"^  --([\w.]+)", capsys.readouterr().out, re.MULTILINE)) == {
         key for key in all_options() if "vision" in key
     }
     assert main(["fit", "--help", "nothing_like_it"]) == 0
     assert "no option has 'nothing_like_it' in its name" in capsys.readouterr().out
+
+
+def test_the_options_of_a_class_are_its_parameters_its_groups_and_those_of_its_bases() -> None:
+    assert options_of(Leaf, "data.leaf", leave_out=("params",)) == [
+        Option("data.leaf.path", "PATH", "", "where it is."),
+        Option("data.leaf.own", "true|false", "false", "of the leaf."),
+        Option("data.leaf.group.size", "N", "3", "of it, see deepsynth.data.Source."),
+        Option("data.leaf.group.scale", "[NUMBER, NUMBER]", "[0.5, 1.0]", "how large."),
+        Option("data.leaf.names", "[TEXT, …]", "[a, b]", ""),
+        Option("data.leaf.made", "object", "", ""),
+        Option("data.leaf.seed", "N", "7", "where it begins."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "shown"),
+    [
+        (int | None, "N"),
+        (str | list[str], "TEXT|[TEXT, …]"),
+        (float | int | float, "NUMBER|N"),
+        (Literal["a", 1] | None, "a|1"),
+        (tuple[int, ...], "[N, …]"),
+        (tuple[int, str], "[N, TEXT]"),
+        (dict[str, int], "[TEXT, N, …]"),
+        (Callable[[], int], "CLASS"),
+        (Option, "Option"),
+        ("int", "N"),
+        ("Elsewhere", "Elsewhere"),
+        ("list", "list"),
+    ],
+)
+def test_a_type_is_shown_as_its_values_are_written(annotation: Any, shown: str) -> None:
+    assert kind_of(annotation) == shown
+
+
+def sections(page: str) -> dict[str, list[str]]:
+    """Return the lines below each heading of a help page."""
+    found: dict[str, list[str]] = {}
+    for part in page.split("\n\n"):
+        heading, *lines = part.strip("\n").split("\n")
+        found[heading.split(":")[0]] = lines
+    return found
+
+
+@pytest.mark.parametrize(("columns", "width"), [(20, 60), (90, 90), (300, 120)])
+def test_the_help_is_as_wide_as_the_terminal_within_bounds(
+    columns: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    found = sections(help_page("render"))
+    options = found["options"]
+    assert options[:4] == [
+        "  --output=DIR",
+        "      folder for the pages, contact.png and pages.csv",
+        "  --num=N",
+        "      number of pages (default 16)",
+    ]
+    assert "  --print_config" in options
+    texts = [line for line in found["model"] if not line.startswith("  --")]
+    assert all(re.match(" {6}[^ ]", line) for line in texts)
+    assert width - 5 < max(map(len, texts)) <= width
+    trainers = found["trainer"]
+    assert all(line.startswith("  --trainer.") for line in trainers), "a line each"
+    assert max(map(len, trainers)) <= width
+    assert "  --trainer.num_nodes=N (default 1)" in trainers
+
+
+def test_the_help_names_the_classes_below_their_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    page = help_page("predict")
+    assert page.startswith("usage: deepsynth predict [PATH] [--config NAME|FILE ...] [--KEY=VALUE ...]\n\nGenerate a ")
+    lines = page.partition("classes by name; deepsynth predict --help NAME")[2].partition("\n\n")[2].split("\n\n")[0]
+    entries: list[str] = []
+    for line in lines.splitlines():
+        assert len(line) <= 100
+        if line.startswith("--"):
+            entries.append(line)
+        else:
+            assert re.match(" {6}[^ ]", line)
+            entries[-1] += " " + line.strip()
+    heads = [entry.partition(": ")[0] for entry in entries]
+    assert heads == [
+        *("--data.source=NAME (sources)", "--data.renderer=NAME (renderers)", "--data.augmenter=NAME (augmenters)"),
+        *("--data.processor=NAME (processors)", "--trainer.callbacks+=NAME (callbacks)"),
+    ]
+    named = [set(entry.partition(": ")[2].split(", ")) for entry in entries]
+    examples_of = ("JsonlSource", "TextRenderer", "PageAugmenter", "OcrProcessor", "VramMonitor")
+    assert all(name in names for name, names in zip(examples_of, named, strict=True))
+    assert set().union(*named) == set(class_options())
+    assert class_names() == sorted(
+        {*class_options(), "PeftModule", "UnslothModule", "FullModule", "TextImageDataModule"}
+    )
 
 
 def test_every_option_of_ours_has_a_description() -> None:
@@ -106,6 +258,10 @@ def test_the_option_of_every_alias_exists() -> None:
         ("--model.lora.rnk=3", "did you mean --model.lora.rank=3?"),
         ("--model.init_args.optimizer.lrr=3", "did you mean --model.optimizer.lr=3?"),
         ("--data.renderer.font_size=9", "did you mean --data.renderer.font_size_px=9?"),
+        ("--LR=3", "did you mean --model.optimizer.lr=3?"),
+        ("--model.lora.rank_=3", "did you mean --model.lora.rank=3?"),
+        ("--data.dora", "did you mean --model.lora.dora=…?"),
+        ("--", "deepsynth fit --help WORD shows the options with a word, such as: deepsynth fit --help source"),
         ("--wholly.unlike_anything", "deepsynth fit --help WORD shows the options with a word, such as: deepsynth fit "
          "--help anything"),
     ],
@@ -117,6 +273,10 @@ def test_a_wrong_option_is_answered_with_the_right_one(typed: str, answer: str) 
 def test_a_wrong_option_that_is_like_two_is_answered_with_both() -> None:
     answer = suggestion("--a.stepz=3", ["data.a.steps", "model.b.stepx"])
     assert answer == "did you mean --model.b.stepx or --data.a.steps? For example --model.b.stepx=3"
+    assert suggestion("--data.stepz", ["data.a.steps", "model.b.stepx"]) == "did you mean --data.a.steps=…?"
+    assert suggestion("--steep", ["a.x.steps", "a.steps"]).startswith("did you mean --a.steps=…?")
+    three = suggestion("--stepz", ["a.steps", "b.stepx", "c.stepy"])
+    assert three.count("--") == 3, "two, and an example"
 
 
 def test_an_option_that_another_command_does_not_have_gets_that_commands_help(

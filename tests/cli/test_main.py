@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import signal
 import threading
@@ -12,6 +13,7 @@ import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
+from deepsynth.cli import main as main_module
 from deepsynth.cli.commands import COMMANDS
 from deepsynth.cli.errors import ParserError
 from deepsynth.cli.main import OUTPUT_NOT_READ, SAVED_AND_ENDED, run
@@ -39,6 +41,11 @@ def raising(error: BaseException) -> Command:
         (UserError("data.x is 0;\n it must be 1"), 1, "deepsynth: data.x is 0; it must be 1\n"),
         (MisconfigurationException("no such device"), 1, "deepsynth: no such device\n"),
         (MemoryError(), 1, "deepsynth: MemoryError\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            1,
+            "deepsynth: No space left on device on a disk of the run folder, TMPDIR or HF_HOME\n",
+        ),
         (torch.OutOfMemoryError("CUDA out of memory."), 1, "deepsynth: CUDA out of memory.\n"),
         (ParserError("something odd"), 2, "deepsynth: something odd\n"),
         (SIGTERMException(), SAVED_AND_ENDED, ""),
@@ -90,6 +97,31 @@ def test_debug_is_taken_out_and_shows_the_traceback_of_a_mistake(
     said = capsys.readouterr().err
     assert said.startswith("Traceback")
     assert said.endswith("deepsynth: a mistake\n")
+
+
+def test_of_several_processes_one_tells_that_the_run_has_ended(
+    command: Callable[[Command], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What started them takes any other code than 0 for a failure, and the next error for the cause."""
+    monkeypatch.setattr(main_module, "rank", lambda: 1)
+    monkeypatch.setattr(main_module, "world_size", lambda: 2)
+    command(raising(SIGTERMException()))
+    assert run(["serve"]) == 0
+    command(raising(torch.distributed.DistNetworkError("timed out")))
+    assert run(["serve"]) == 1
+    assert capsys.readouterr().err == "deepsynth: another process has ended; it says why itself\n"
+
+
+@pytest.mark.parametrize("asked", [["--help"], ["-h"], []])
+def test_the_examples_follow_the_help_alone(
+    asked: list[str], command: Callable[[Command], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(raising(SystemExit(0)))
+    assert run(["serve", *asked]) == 0
+    assert capsys.readouterr().out.startswith("\nexamples:\n  deepsynth serve ") == bool(asked)
+    command(raising(SystemExit(2)))
+    assert run(["serve", *asked]) == 2
+    assert capsys.readouterr().out == ""
 
 
 def test_the_codes_are_those_of_shells() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from deepsynth.cli.metrics_csv import MetricsCsv, RowsBeforeCheckpoints
 from deepsynth.errors import UserError
@@ -69,6 +70,30 @@ def test_a_row_that_was_cut_short_does_not_garble_the_next(tmp_path: Path) -> No
         file.write("0.12")  # killed while it wrote
     MetricsCsv(tmp_path).log_metrics({"a": 2.0}, 1)
     assert rows(tmp_path) == [{"a": "1.0", "step": "0"}, {"a": "2.0", "step": "1"}]
+
+
+def test_a_row_that_was_written_early_is_not_written_again(tmp_path: Path) -> None:
+    logger = MetricsCsv(tmp_path)
+    logger.sync()
+    assert not logger.file.exists()
+    for late in ({"a": 1.0, "b": float("nan")}, {"a": 1.5}):
+        logger.log_early({"a": 1.0, "b": float("nan")}, 3)
+        logger.log_metrics(late, 3)
+    logger.log_metrics({"a": 1.5}, 4)
+    logger.log_metrics({"a": 1.5}, 4)
+    logger.sync()
+    assert [(row["step"], row["a"]) for row in rows(tmp_path)] == [
+        *(("3", "1.0"), ("3", "1.0"), ("3", "1.5"), ("4", "1.5"), ("4", "1.5")),
+    ]
+    assert (logger.name, logger.version, logger.save_dir) == ("", "", str(tmp_path))
+
+
+def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    logger = MetricsCsv(tmp_path)
+    logger.log_metrics({"a": 1.0}, 0)
+    logger.log_early({"a": 1.0}, 1)
+    assert list(tmp_path.iterdir()) == []
 
 
 class Dies(Callback):

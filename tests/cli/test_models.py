@@ -8,7 +8,7 @@ import pytest
 
 from deepsynth.__main__ import main
 from deepsynth.data import OcrProcessor
-from deepsynth.models.registry import FAMILIES
+from deepsynth.models.registry import BUILTIN, FAMILIES
 from tests.helpers.tiny_models import skip_without_image_processors
 
 
@@ -30,7 +30,22 @@ def test_the_table_has_every_published_model(capsys: pytest.CaptureFixture[str])
             assert model.parameters in row
     assert "tiny 73, small 111, base 273, large 421, gundam 903" in out  # of a page of A4
     assert re.search(r"^deepseek_ocr +all$", out, re.MULTILINE)
-    assert max(map(len, out.splitlines())) <= 180
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 180
+    models, works, rest = out.split("\n\n")
+    place = lines[0].index("license")
+    assert {line[place - 2 : place] for line in models.splitlines()} == {"  "}
+    assert all(line[place] != " " and line == line.rstrip() for line in models.splitlines())
+    assert len(models.splitlines()) == 1 + sum(len(family.published) for family in FAMILIES.values())
+    (first, *others) = (line for line in models.splitlines() if line.startswith("paddleocr_vl"))
+    assert "28 x 28 pixels" in first
+    assert not any("pixels" in line for line in others)
+    assert [line.split()[0] for line in works.splitlines()] == ["works", *FAMILIES]
+    assert re.search(r"^glm_ocr +all but adapters on routed experts, published format, adapters for vLLM$", works, re.M)
+    ours = rest.partition("in this package: ")[2].partition("\nwhy")[0].splitlines()
+    assert max(map(len, rest.splitlines())) <= 120
+    assert all(re.match("  [^ ]", line) for line in ours[1:])
+    assert " ".join(line.strip() for line in ours).split(", ") == list(BUILTIN)
 
 
 def test_a_model_is_recognized_and_its_tokens_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,6 +65,7 @@ def test_a_model_is_recognized_and_its_tokens_are_counted(capsys: pytest.Capture
     assert re.search(r"^works +activation memory, Unsloth$", out, re.MULTILINE)
     assert "grounded" not in out  # it has no tokens for boxes
     assert "packing" in out
+    assert re.search("^LoRA +attention, mlp, vision$", out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

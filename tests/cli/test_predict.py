@@ -55,7 +55,14 @@ def test_the_settings_are_those_of_the_run_and_the_pages_stay_as_they_are(
 
 @pytest.mark.parametrize(
     ("name", "source"),
-    [("a.jsonl", "JsonlSource"), ("a.CSV", "CsvSource"), ("a.parquet", "ParquetSource"), ("a.pdf", "DocumentSource")],
+    [
+        ("a.jsonl", "JsonlSource"),
+        ("a.json", "JsonlSource"),
+        ("a.CSV", "CsvSource"),
+        ("a.tsv", "CsvSource"),
+        ("a.parquet", "ParquetSource"),
+        ("a.pdf", "DocumentSource"),
+    ],
 )
 def test_the_source_follows_from_the_path(name: str, source: str, tmp_path: Path) -> None:
     path = tmp_path / name
@@ -70,6 +77,19 @@ def test_the_source_follows_from_the_path(name: str, source: str, tmp_path: Path
 def test_without_a_path_nothing_is_added() -> None:
     args = ["predict", "--config", "mine.yaml", "--ckpt_path", "nowhere.ckpt"]
     assert with_defaults(args) == args
+
+
+def test_the_settings_of_the_run_are_taken_where_no_others_are_named(tmp_path: Path) -> None:
+    run = tmp_path / "mine"
+    (run / "adapter").mkdir(parents=True)
+    (run / "config.yaml").touch()
+    settings = ["--config", str(run / "config.yaml"), "--run_name=mine-predict", "--ckpt_path=null"]
+    for given in (["--ckpt_path", str(run)], [f"--ckpt_path={run}/adapter"], ["--a=1", "--ckpt_path", str(run), "b"]):
+        assert with_defaults(["predict", *given]) == ["predict", *settings, *given]
+        for own in (["-c", "x"], ["--config=x"], ["--config", "x"]):
+            assert with_defaults(["predict", *given, *own]) == ["predict", *given, *own]
+    for without in (["--ckpt_path"], ["--ckpt_path="], ["--config_path", str(run)]):
+        assert with_defaults(["predict", *without]) == ["predict", *without]
 
 
 def test_a_path_that_is_not_there_is_a_mistake() -> None:
@@ -87,12 +107,12 @@ def test_random_and_untuned_weights_are_said(
     assert "predicting with deepsynth/tiny-random as it comes" in caplog.text
 
 
-@pytest.mark.parametrize(("logger", "package"), [("WandbLogger", "wandb"), ("MLFlowLogger", "mlflow")])
-@pytest.mark.parametrize("sign", ["=", "+="])
+@pytest.mark.parametrize(
+    ("option", "logger", "package"), [("=", "WandbLogger", "wandb"), ("+=", "MLFlowLogger", "mlflow")]
+)
 def test_a_logger_without_its_package_is_one_line(
-    logger: str, package: str, sign: str, capsys: pytest.CaptureFixture[str]
+    option: str, logger: str, package: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("torch")
-    assert main(["fit", "--config", "quickstart", f"--trainer.logger{sign}{logger}"]) == 1
+    assert main(["fit", "--config", "quickstart", f"--trainer.logger{option}{logger}"]) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("deepsynth: ")]
     assert lines == [f"deepsynth: trainer.logger is {logger}, which needs {package}: pip install {package}"]

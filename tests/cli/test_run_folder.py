@@ -5,12 +5,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from jsonargparse import ArgumentParser
 
-from deepsynth.cli.run_folder import LOCK_FILE, RunFolder, run_of
+from deepsynth.cli.run_folder import LOCK_FILE, RunConfig, RunFolder, free_names, run_of
 from deepsynth.errors import UserError
 
 
@@ -160,6 +164,28 @@ def test_a_failed_start_removes_only_what_it_made(tmp_path: Path) -> None:
     write(resumed.path, "config-2.yaml", "tensorboard/events.out.tfevents.2")
     resumed.discard_start()
     assert contents(tmp_path) == before
+
+
+def test_names_are_counted_from_the_second(tmp_path: Path) -> None:
+    write(tmp_path, "run-3/config.yaml", f"run-2/{LOCK_FILE}")
+    (tmp_path / "run-5").touch()
+    assert [path.name for path in islice(free_names(tmp_path, "run"), 4)] == ["run", "run-2", "run-4", "run-6"]
+
+
+def test_each_fit_of_a_run_keeps_its_configuration_and_other_stages_the_first(tmp_path: Path) -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--left_out", type=int | None, default=None)
+    trainer: Any = SimpleNamespace(default_root_dir=str(tmp_path / "run"))
+
+    def keep(stage: str) -> list[str]:
+        RunConfig(parser, parser.parse_args([])).save_config(trainer, None, stage)
+        return contents(tmp_path / "run")
+
+    assert keep("test") == ["config.yaml"]
+    assert (tmp_path / "run/config.yaml").read_text() == "left_out: null\n"
+    assert keep("test") == keep("validate") == ["config.yaml"]
+    assert keep("fit") == ["config-2.yaml", "config.yaml"]
+    assert keep("fit") == ["config-2.yaml", "config-3.yaml", "config.yaml"]
 
 
 def test_a_checkpoint_tells_its_run(tmp_path: Path) -> None:

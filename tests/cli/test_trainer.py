@@ -9,6 +9,7 @@ import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from deepsynth.callbacks import AdapterCheckpoint, PredictionWriter
+from deepsynth.cli import trainer
 from deepsynth.cli.predict import PredictCLI
 from deepsynth.cli.trainer import DeepSynthCLI
 from deepsynth.data.shards import Shard
@@ -116,3 +117,51 @@ def test_a_prediction_is_written_as_its_options_say(
 def test_options_of_a_second_writer_are_refused(options: list[str], message: str, config: str) -> None:
     with pytest.raises(UserError, match=message):
         PredictCLI(["predict", "--config", config, "--trainer.limit_predict_batches=0", *options])
+
+
+def test_what_a_command_leaves_out_is_as_documented(
+    tmp_path: Path, jsonl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cli = DeepSynthCLI(["--data.source=JsonlSource", f"--data.source.path={jsonl}"], run=False)
+    assert (type(cli.model).__name__, cli.model.stays_on_device) == ("PeftModule", True)
+    assert (cli.config["seed_everything"], cli.datamodule.seed) == (0, 0)
+    assert (cli.trainer.log_every_n_steps, cli.trainer.precision) == (10, "32-true")
+    assert "ModelSummary" not in {type(one).__name__ for one in cli.trainer.callbacks}  # type: ignore[attr-defined]
+    assert "TQDMProgressBar" in names(cli)
+
+
+def test_a_command_that_runs_nothing_and_other_processes_claim_no_folder(
+    config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path("runs")
+    cli = DeepSynthCLI(["--config", config], run=False)
+    assert (cli.choose_run_folder(root), root.exists()) == (root / "tiny", False)
+    (root / "tiny").mkdir(parents=True)
+    (root / "tiny/metrics.csv").touch()
+    assert cli.choose_run_folder(root) == root / "tiny-2"
+    first = fit(config, "--run_name=other")
+    assert first.trainer.default_root_dir == "runs/other"
+    monkeypatch.setattr(trainer, "launched_rank", lambda: 1)
+    assert first.choose_run_folder(root) == root / "other-2"
+    assert sorted(path.name for path in root.iterdir()) == ["other", "tiny"]
+
+
+@pytest.mark.filterwarnings("ignore:You passed .* AMP with fp16 is not supported on CPU")
+@pytest.mark.parametrize(
+    ("options", "precision"),
+    [
+        (["--model.dtype=float16"], "bf16-mixed"),  # which is what Lightning makes of 16-mixed on a CPU
+        (["--model.dtype=float16", "--trainer.precision=32-true"], "32-true"),
+        (["--model.dtype=bfloat16"], "32-true"),
+    ],
+)
+def test_weights_of_float16_have_their_loss_scaled(options: list[str], precision: str, config: str) -> None:
+    assert DeepSynthCLI(["--config", config, *options], run=False).trainer.precision == precision
+
+
+def test_the_table_of_metrics_comes_after_the_loggers_that_were_given(config: str) -> None:
+    csv = '{"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "logs"}}'
+    for given, count in ((csv, 1), (f"[{csv}, {csv}]", 2)):
+        cli = DeepSynthCLI(["--config", config, f"--trainer.logger={given}"], run=False)
+        assert [type(one).__name__ for one in cli.trainer.loggers] == [*(["CSVLogger"] * count), "MetricsCsv"]
