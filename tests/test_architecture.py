@@ -316,7 +316,8 @@ def test_the_table_of_private_parts_is_complete() -> None:
     listed = set(re.findall(r"^\| (\w+) \| `(\w+)` \|", table, re.MULTILINE))
     found = set()
     for path in (PACKAGE / "compat").glob("*.py"):
-        names = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+        body = ast.parse(path.read_text()).body
+        names = [node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
         found |= {(path.stem, name) for name in names if not name.startswith("_")}
     assert listed == found
 

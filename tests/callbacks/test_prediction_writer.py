@@ -330,7 +330,7 @@ def test_predictions_with_boxes_become_layouts_a_page_each(tmp_path: Path, caplo
     assert (page.text, page.image, page.regions[0].box) == ("A line.", "a.tif", (0, 0, 40, 30))
     assert (alto.text, alto.width, alto.height) == ("A line.", 50, 60)
     assert read_page_xml(out / "in/page/a_0002.xml").regions == ()
-    assert "1 pages have no boxes and no file of their layout: c.png#0" in caplog.text
+    assert "no boxes, so no layout file, for 1 page: c.png#0" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, caplog: pytest.Log
     writer = predict(tmp_path, [[row("a", "read")]], end=False)
     with caplog.at_level("INFO"):
         writer.on_exception(make_trainer(tmp_path), LightningModule(), KeyboardInterrupt())
-    assert f"1 pages are kept in {tmp_path}/predictions.jsonl.partial" in caplog.text
+    assert f"kept 1 page in {tmp_path}/predictions.jsonl.partial" in caplog.text
     assert f"--output {tmp_path} --resume continues after them" in caplog.text
 
 

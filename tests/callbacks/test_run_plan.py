@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lightning.pytorch.loggers import CSVLogger
 
 from deepsynth.callbacks import FinalValidation, RunPlan, VramMonitor
 from deepsynth.callbacks.run_plan import duration
@@ -47,6 +50,16 @@ def test_a_run_too_short_to_measure_forecasts_nothing(
         make_trainer(tmp_path, max_steps=2, callbacks=[RunPlan()]).fit(make_module(), make_data(jsonl))
     assert len(lines_of(caplog, "plan: ")) == 1
     assert lines_of(caplog, "measured on ") == []
+
+
+@pytest.mark.parametrize(("steps", "logged"), [(2, [0, 1]), (3, [2])])
+def test_a_run_shorter_than_the_logging_interval_logs_every_step(
+    steps: int, logged: list[int], tmp_path: Path, jsonl: Path
+) -> None:
+    options: dict[str, Any] = {"max_steps": steps, "log_every_n_steps": 3, "logger": CSVLogger(tmp_path)}
+    make_trainer(tmp_path, callbacks=[RunPlan()], **options).fit(make_module(), make_data(jsonl))
+    with next(tmp_path.rglob("metrics.csv")).open() as file:
+        assert [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]] == logged
 
 
 @pytest.mark.parametrize(("callbacks", "validated"), [([], False), ([FinalValidation()], True)])

@@ -8,7 +8,14 @@ import pytest
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, Trainer
 
-from deepsynth.compat.jsonargparse import class_not_chosen, innermost_error, unknown_class, unknown_option, wrong_value
+from deepsynth.compat.jsonargparse import (
+    ChoicesHelpFormatter,
+    class_not_chosen,
+    innermost_error,
+    unknown_class,
+    unknown_option,
+    wrong_value,
+)
 from deepsynth.data import Source
 
 
@@ -126,3 +133,12 @@ def test_an_error_without_a_union_is_as_it_was() -> None:
     listed = f"{union}  - the first\n  - Expected a <class 'NoneType'>\nGiven value type: str"
     assert innermost_error(f'Parser key "a": {listed}') == 'Parser key "a": the first'
     assert innermost_error(listed) == "the first"
+
+
+def test_choices_are_shown_once() -> None:
+    parser = ArgumentParser(formatter_class=ChoicesHelpFormatter)
+    parser.add_argument("--host", type=Literal["127.0.0.1", "::"], default="::", help="where to listen.")
+    parser.add_argument("--port", type=int, default=80, help="of the host.")
+    shown = " ".join(parser.format_help().split())
+    assert "--host {127.0.0.1,::} where to listen. (default: ::)" in shown
+    assert "--port PORT of the host. (type: int, default: 80)" in shown

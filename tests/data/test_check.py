@@ -52,7 +52,7 @@ def test_good_data_has_no_errors_and_its_lengths_are_those_of_training() -> None
     assert len(report.pages) == 2
     lines = "\n".join(report.lines())
     assert "2 documents, 2 samples, 0 errors" in lines
-    assert f"budget {processor.token_budget}: 0 samples are over it" in lines
+    assert f"over the budget of {processor.token_budget}: 0 samples" in lines
 
 
 def test_all_troubles_are_named_and_none_ends_the_walk() -> None:
@@ -169,7 +169,7 @@ def test_the_command_names_what_is_broken_and_fails(tmp_path: Path, capsys: pyte
     (folder / "good.txt").write_text("good")
     args = ["data", "check", "--data.source=ImageSource", f"--data.source.path={folder}", "--output", str(tmp_path)]
     assert main(args) == 0
-    assert "1 documents, 1 samples, 0 errors" in capsys.readouterr().out
+    assert "1 document, 1 sample, 0 errors" in capsys.readouterr().out
     (folder / "bad.png").write_bytes((folder / "good.png").read_bytes()[:60])
     (folder / "bad.txt").write_text("bad")
     assert main(args) == 1
@@ -197,7 +197,7 @@ def test_a_report_counts_and_cuts_long_lists() -> None:
         "  odd: 1: h",
         "tokens a sample: 1 to 100, median 50, 95 % up to 95",
         *(f"  {start:>7} to {end:>7}  {'#' * bar + ' ' * (40 - bar)} {count}" for start, end, bar, count in bars),
-        "  budget 80: 20 samples are over it",
+        "  over the budget of 80: 20 samples",
         "letters by script: latin 9, greek 1",
         "21 characters take several tokens each: "
         + ", ".join(f"{chr(0x2600 + number)} (U+26{number:02X}) {30 - number}" for number in range(20)),

@@ -65,10 +65,15 @@ def test_nothing_to_show_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"file/out: the preview cannot be written \(Not a directory\)"):
+    with pytest.raises(
+        UserError, match=r"file/out: the preview cannot be written \(.*/file is a file, not a folder\); choose another"
+    ):
         write_preview(DOCUMENTS, Pipeline(RENDERER, None, None), tmp_path / "file" / "out")
     (tmp_path / "out" / "contact.png").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"contact.png: the contact sheet cannot be written \(Is a directory\)"):
+    with pytest.raises(
+        UserError,
+        match=r"contact.png: the contact sheet cannot be written \(.*contact.png is a folder, not a file\); choose",
+    ):
         write_preview(DOCUMENTS, Pipeline(RENDERER, None, None), tmp_path / "out", 1)
 
 

@@ -272,4 +272,4 @@ def test_five_hundred_documents_are_a_shard(hub: Hub, tmp_path: Path) -> None:
     made[0] = Document("d0", "a")
     made[500] = Document("d500", "a")
     push_data(made, render, TARGET, tmp_path)
-    assert [message for message, _, _ in hub.commits] == ["train shard 0: 1 pages", "train shard 1: 1 pages"]
+    assert [message for message, _, _ in hub.commits] == ["train shard 0: 1 page", "train shard 1: 1 page"]

@@ -199,10 +199,30 @@ def test_the_longest_names_and_those_with_brackets_are_written(tmp_path: Path) -
 
 def test_what_cannot_be_written_is_one_line_with_the_reason() -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
-    for error, reason in ((full, "No space left on device"), (OSError("odd"), "odd")):
+    locked = PermissionError(errno.EACCES, "Permission denied")
+    for error, reason, remedy in (
+        (full, "No space left on device", "make room, or choose"),
+        (OSError("odd"), "odd", "make room, or choose"),
+        (locked, "Permission denied", "choose"),
+    ):
         with pytest.raises(UserError) as caught, explain_write_errors(Path("a/b"), "the table"):
             raise error
-        expected = f"a/b: the table cannot be written ({reason}); make room, or choose another place"
+        expected = f"a/b: the table cannot be written ({reason}); {remedy} another place"
         assert str(caught.value) == expected
     with pytest.raises(KeyError), explain_write_errors(Path("a/b"), "the table"):
         raise KeyError
+
+
+def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
+    file, folder = tmp_path / "file", tmp_path / "folder"
+    file.write_text("")
+    folder.mkdir()
+    ways = [
+        (lambda: file.mkdir(exist_ok=True), f"{file} is a file, not a folder"),
+        (lambda: (file / "a" / "b").mkdir(parents=True), f"{file} is a file, not a folder"),
+        (lambda: folder.write_text(""), f"{folder} is a folder, not a file"),
+    ]
+    for write, reason in ways:
+        with pytest.raises(UserError) as caught, explain_write_errors(tmp_path / "x", "the table"):
+            write()
+        assert str(caught.value) == f"{tmp_path}/x: the table cannot be written ({reason}); choose another place"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deepsynth.io.text import plain_cell, shortened, visible
+from deepsynth.io.text import counted, plain_cell, shortened, visible
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,7 @@ def test_a_shortened_text_keeps_as_much_of_both_ends_as_fits() -> None:
     assert shortened("0123456789abcdef", 11) == "01234…bcdef"
     assert shortened("0123456789abcdef", 10) == "0123…cdef"
     assert shortened("0123456789", 10) == "0123456789"
+
+
+def test_one_of_a_kind_has_no_s() -> None:
+    assert [counted(number, "file") for number in (0, 1, 2, 1024)] == ["0 files", "1 file", "2 files", "1,024 files"]

@@ -93,7 +93,7 @@ def test_a_model_of_the_package_is_loaded_without_a_bar_and_others_with_one(
     assert "Loading weights" in capsys.readouterr().err
 
 
-def test_names_are_folders_or_repositories() -> None:
+def test_names_are_folders_or_repositories(tmp_path: Path) -> None:
     assert resolve_model_name("owner/repository") == "owner/repository"
     assert all(resolve_model_name(name) != name for name in BUILTIN)
     with pytest.raises(UserError, match=r"'deepsynth/huge'; it must be one of deepsynth/full-size-glm-ocr, .*tiny"):
@@ -101,6 +101,15 @@ def test_names_are_folders_or_repositories() -> None:
     for name in ("./nowhere", "/nowhere/at-all", "~/nowhere", "nowhere", "a/b/c"):
         with pytest.raises(UserError, match=rf"^model_name is '{name}', which is not a folder"):
             resolve_model_name(name)
+    with pytest.raises(
+        UserError, match=r"^model_name is '', which is not a folder; it must be a folder with config\.json"
+    ):
+        resolve_model_name("")  # as a path it is the current folder
+    with pytest.raises(UserError, match=rf"^model_name is '{tmp_path}', a folder without config.json; it must be a fo"):
+        resolve_model_name(str(tmp_path))
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="an adapter's folder; give that as --ckpt_path; it must be a folder with"):
+        resolve_model_name(str(tmp_path))
     with pytest.raises(UserError, match=r"'owner/no such name' cannot be loaded: .*Repo id must"):
         load_pretrained(AutoConfig, "owner/no such name", local_files_only=True)
 

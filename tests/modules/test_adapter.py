@@ -155,7 +155,10 @@ def test_a_file_that_is_no_adapter_is_one_line(
 
 def test_a_folder_that_cannot_be_written_is_one_line_and_stays(written: tuple[Any, Path], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=r"file/adapter: the adapter cannot be written \(File exists\); make room"):
+    with pytest.raises(
+        UserError,
+        match=r"file/adapter: the adapter cannot be written \(.*/file is a file, not a folder\); choose another",
+    ):
         written[0].save_adapter(tmp_path / "file" / "adapter")
     assert (tmp_path / "file").read_text() == "in the way"
 

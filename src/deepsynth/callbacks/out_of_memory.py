@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from deepsynth.io.text import counted
 from deepsynth.types import Batch
 
 
@@ -17,7 +18,7 @@ def shapes(batch: Any) -> str:
         return ""
     inputs = {name: t for name, t in batch.tokens.items() if name not in ("attention_mask", "labels")} | batch.images
     listed = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items())
-    return f"{len(batch)} sample{'s' if len(batch) > 1 else ''}: {listed}"
+    return f"{counted(len(batch), 'sample')}: {listed}"
 
 
 def explain(message: str, phase: str | None, shapes: str, held: str, trainer: Trainer, savings: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_file, explain_write_errors
+from deepsynth.io.text import counted
 from deepsynth.metrics.corpus import join_pages
 from deepsynth.metrics.documents import DocumentScores, figures
 
@@ -131,4 +132,5 @@ def write_metrics(path: Path) -> None:
             temporary.write_text(json.dumps({"documents": len(table), **metrics}, indent=2) + "\n", encoding="utf-8")
         names = ["cer", "wer", "cer_median", "loop_rate", *(["cut_rate"] if metrics["cut_rate"] else [])]
         shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in names)
-        rank_zero_info(f"predict: {len(table)} documents with a known text: {shown}; all metrics in {file.name}")
+        known = counted(len(table), "document")
+        rank_zero_info(f"predict: {known} with a known text: {shown}; all metrics in {file.name}")

@@ -28,6 +28,7 @@ from deepsynth.data.datamodule import TextImageDataModule
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_file, explain_write_errors
 from deepsynth.io.locks import FileLock
+from deepsynth.io.text import counted
 from deepsynth.modules import DeepSynthModule
 from deepsynth.types import Batch
 
@@ -251,10 +252,10 @@ class PredictionWriter(Callback):
                 keep_older(path)
             beside = f" and as *{', *'.join(files.suffixes)} beside it" if files.suffixes else ""
             beside += f", layouts in folders {' and '.join(files.layouts)}" if files.layouts else ""
-            rank_zero_info(f"{count} predictions in {path}{beside} ({self._speed()})")
+            rank_zero_info(f"{counted(count, 'prediction')} in {path}{beside} ({self._speed()})")
             if files.without_boxes:
                 shown = ", ".join(files.without_boxes[:_NAMES_SHOWN])
-                rank_zero_info(f"{len(files.without_boxes)} pages have no boxes and no file of their layout: {shown}")
+                rank_zero_info(f"no boxes, so no layout file, for {counted(len(files.without_boxes), 'page')}: {shown}")
         trainer.strategy.barrier()  # no rank removes its rows before all of them are in the file
         self._partial(trainer).unlink()
         self._release()
@@ -268,7 +269,7 @@ class PredictionWriter(Callback):
         if self._pages and partial.exists():
             folder = partial.parent
             rank_zero_info(
-                f"{self._pages} pages are kept in {partial}; the same command with "
+                f"kept {counted(self._pages, 'page')} in {partial}; the same command with "
                 + (f"--output {folder} --resume" if self._by_command(trainer) else "PredictionWriter.resume=true")
                 + " continues after them"
             )

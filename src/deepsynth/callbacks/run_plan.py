@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from deepsynth.callbacks.vram_monitor import VramMonitor
 from deepsynth.data.datamodule import TextImageDataModule
+from deepsynth.io.text import counted
 from deepsynth.types import Batch
 
 #: Batches at the start that are not timed: kernels are chosen and caches filled.
@@ -25,6 +26,8 @@ class RunPlan(Callback):
 
     Nothing is guessed: the second line comes when some steps have been timed, validation and checkpoints left out. A
     run that is too short for that has no second line.
+
+    A run of fewer steps than ``trainer.log_every_n_steps`` logs every step: Lightning alone would log no loss at all.
     """
 
     def __init__(self) -> None:
@@ -38,8 +41,12 @@ class RunPlan(Callback):
         self._told = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the plan."""
+        """Print the plan, and have a short run log every step."""
         self._clear()  # a trainer may fit again
+        left = trainer.estimated_stepping_batches - trainer.global_step
+        connected = cast(Any, trainer)  # log_every_n_steps is set by a connector
+        if left < connected.log_every_n_steps:
+            connected.log_every_n_steps = 1
         if trainer.is_global_zero:
             rank_zero_info(self.plan(trainer))
 
@@ -56,7 +63,7 @@ class RunPlan(Callback):
         if not math.isinf(steps):
             epochs = steps * trainer.accumulate_grad_batches / batches
             left = f", {trainer.global_step:,} of them done" if trainer.global_step else ""
-            parts.append(f"{int(steps):,} steps ({epochs:.3g} epoch{'s' if epochs != 1 else ''}){left}")
+            parts.append(f"{counted(int(steps), 'step')} ({epochs:.3g} epoch{'s' if epochs != 1 else ''}){left}")
         if _validates(trainer):
             parts.append(f"validation {_validation(trainer)}")
         return f"plan: {'; '.join(parts)}"

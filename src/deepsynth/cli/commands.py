@@ -18,7 +18,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 from deepsynth.cli.console import quiet
 from deepsynth.cli.errors import ParserError
 from deepsynth.cli.trainer import DeepSynthCLI
-from deepsynth.io.text import visible
+from deepsynth.compat.jsonargparse import ChoicesHelpFormatter
+from deepsynth.io.text import counted, visible
 
 #: Subcommands of a command by name; each is a function, or a class whose ``run`` does the work.
 Components = dict[str, Callable[..., Any]]
@@ -48,7 +49,12 @@ def call(command: str, components: Components | Callable[..., Any], args: Sequen
         args: of the command line, without the command.
     """
     parser = auto_parser(
-        components, prog=f"deepsynth {command}", parser_class=CommandParser, return_instance=True, fail_untyped=False
+        components,
+        prog=f"deepsynth {command}",
+        parser_class=CommandParser,
+        formatter_class=ChoicesHelpFormatter,
+        return_instance=True,
+        fail_untyped=False,
     )
     parsed = parser.instantiate_classes(parser.parse_args(split_values(components, args)))
     if isinstance(components, dict):
@@ -135,7 +141,7 @@ def render(args: list[str]) -> None:
         lambda text: len(tokenizer.encode(text, add_special_tokens=False)),
     )
     print_line(format_table(reports))
-    print_line(f"{len(reports)} pages, contact.png and pages.csv in {folder}")
+    print_line(f"{counted(len(reports), 'page')}, contact.png and pages.csv in {folder}")
 
 
 # ---------------------------------------------------------------------- the Hub, export, measurements

@@ -1,4 +1,4 @@
-"""What the texts of jsonargparse's errors say.
+"""What the texts of jsonargparse's errors say, and how its help shows types.
 
 Its errors are one sentence each, without fields for the key, the value or the class; nothing public tells them apart.
 Where a text changes, the functions here find nothing and the user sees jsonargparse's own text.
@@ -7,6 +7,9 @@ Where a text changes, the functions here find nothing and the user sees jsonargp
 from __future__ import annotations
 
 import re
+from argparse import Action
+
+from jsonargparse import DefaultHelpFormatter
 
 
 def innermost_error(message: str) -> str:
@@ -62,3 +65,16 @@ def _one_of_a_union(reason: str) -> str | None:
     words = [literal.replace("'", "") if literal else names[plain] for literal, plain in kinds]
     *first, last = ", ".join(words).split(", ")
     return f"it must be {', '.join(first)} or {last}"
+
+
+class ChoicesHelpFormatter(DefaultHelpFormatter):  # type: ignore[misc]  # jsonargparse is not typed
+    """Leave out the type of an option whose choices are shown: ``--dtype {auto,float32}`` needs no ``Literal[…]``.
+
+    The help adds ``(type: …)`` to every option, and no argument of the parser turns that off.
+    """
+
+    def _get_type_str(self, action: Action) -> str | None:
+        if str(action.metavar).startswith("{"):
+            return None
+        shown: str | None = super()._get_type_str(action)
+        return shown

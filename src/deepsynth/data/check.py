@@ -17,6 +17,7 @@ from deepsynth.data.pipeline import Pipeline
 from deepsynth.data.processing.processor import OcrProcessor
 from deepsynth.data.sources.base import Source
 from deepsynth.errors import UserError
+from deepsynth.io.text import counted
 from deepsynth.types import Document, Page
 
 _BINS = 10
@@ -65,7 +66,8 @@ class DataReport:
         Args:
             on_error: ``data.on_error``, which says what training does with most errors.
         """
-        yield f"{self.documents} documents, {len(self.lengths)} samples, {len(self.errors)} errors"
+        found = (self.documents, "document"), (len(self.lengths), "sample"), (len(self.errors), "error")
+        yield ", ".join(counted(count, noun) for count, noun in found)
         passed = [error for error in self.errors if on_error == "skip" and error not in self.stopping]
         stopping = [error for error in self.errors if error not in passed]
         if passed:
@@ -96,7 +98,7 @@ class DataReport:
             yield f"  {start:7.0f} to {end:7.0f}  {'#' * round(_BAR * count / max(counts)):<{_BAR}} {count}"
         if self.budget:
             over = sum(length > self.budget for length in self.lengths)
-            yield f"  budget {self.budget}: {over} samples are over it"
+            yield f"  over the budget of {self.budget}: {counted(over, 'sample')}"
 
 
 def check_data(sources: Sequence[Source], pipeline: Pipeline, pages_shown: int = 16) -> DataReport:

@@ -20,6 +20,7 @@ from deepsynth.data.sources.base import Skip, tell
 from deepsynth.data.sources.documents.listing import RECIPE
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_file, explain_write_errors
+from deepsynth.io.text import counted
 from deepsynth.types import Document, Page, Sample
 
 Format = Literal["jsonl", "parquet", "txt", "page", "alto"]
@@ -75,7 +76,7 @@ def convert(
             count = _write_jsonl(_rows(batch, pipeline, skip), file)
         else:
             count = _write_parquet(_rows(batch, pipeline, skip), file, lists=batch[0].is_whole)
-        yield f"{file}: {count} samples"
+        yield f"{file}: {counted(count, 'sample')}"
 
 
 def _check_recipe(folder: Path, pipeline: Pipeline, form: str, shard: Shard, size: int) -> None:
@@ -187,7 +188,7 @@ def _write_beside(
                 else:
                     write = write_alto if form == "alto" else write_page_xml
                     write(layout_of(page, f"{name}.png"), path)
-    yield f"{folder}: {count} pages"
+    yield f"{folder}: {counted(count, 'page')}"
 
 
 def _file_name(identity: str) -> str:

@@ -33,7 +33,7 @@ from deepsynth.export.verification import (
     weight_digests,
 )
 from deepsynth.export.vllm_lora import VllmAdapter, export_for_vllm
-from deepsynth.io.files import atomic_folder, explain_write_errors
+from deepsynth.io.files import atomic_folder, explain_write_errors, reason_and_remedy
 from deepsynth.modules.adapter import by_own_names
 
 Format = Literal["native", "transformers", "published", "vllm-lora"]
@@ -185,7 +185,9 @@ def _write(model: Any, base: str, folder: Path, format: Format, max_shard_size: 
             return None, (NATIVE_NEEDS,) if own else ()
         write_published(model, processor, resolve_model_name(base), folder, max_shard_size)
     except SafetensorError as error:  # how its writer says that the disk is full
-        raise UserError(f"{folder.name}: the weights cannot be written ({error}); make room") from error
+        raise UserError(
+            f"{folder.name}: the weights cannot be written {reason_and_remedy(error, 'another folder')}"
+        ) from error
     missing = add_code(folder, model.config.model_type)
     return native_config_of(folder, model.config, processor), notes_on(model.config, missing)
 

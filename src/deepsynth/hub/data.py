@@ -28,6 +28,7 @@ from deepsynth.hub.snapshot import Target
 from deepsynth.hub.spool import Spool
 from deepsynth.hub.worker import Backoff, PushWorker
 from deepsynth.io.files import explain_write_errors
+from deepsynth.io.text import counted
 from deepsynth.types import Document, Page
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ def push_data(
         stale = {old for old in present if _same_place(old, split, number)}
         rows = [row for document in batch for row in _rows(document, render(document))]
         splits = {found["split"] for found in map(_SHARD.fullmatch, present) if found} | {split}
-        message = f"{split} shard {number}: {len(rows)} pages"
+        message = f"{split} shard {number}: {counted(len(rows), 'page')}"
         shards.push(message, _card(target, splits, recipe), {name: rows}, delete=stale)
         present = (present - stale) | {name}
         pushed.append(name)

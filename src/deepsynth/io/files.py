@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import glob
 import os
 import shutil
@@ -86,9 +87,25 @@ def explain_write_errors(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"{path}: {what} cannot be written ({error.strerror or error}); make room, or choose another place"
-        ) from error
+        raise UserError(f"{path}: {what} cannot be written {reason_and_remedy(error, 'another place')}") from error
+
+
+def reason_and_remedy(error: Exception, other: str) -> str:
+    """Return why a write failed, and what to do: ``(No space left on device); make room, or choose another place``.
+
+    Args:
+        error: of the write; an ``OSError``, or a library's own error.
+        other: what can be chosen instead, such as ``"another place"``.
+    """
+    reason = str(getattr(error, "strerror", None) or error)
+    if isinstance(error, (FileExistsError, NotADirectoryError, IsADirectoryError)) and error.filename is not None:
+        path = Path(os.fsdecode(error.filename))
+        found = next(place for place in (path, *path.parents) if os.path.lexists(place))
+        kind = "a folder, not a file" if found.is_dir() else "a file, not a folder"
+        return f"({found} is {kind}); choose {other}"
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"({reason}); choose {other}"
+    return f"({reason}); make room, or choose {other}"
 
 
 def _exchange(first: Path, second: Path) -> bool:

@@ -24,6 +24,11 @@ def plain_cell(text: str) -> str:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number and a noun, which gets an ``s`` unless the number is 1: ``1 file``, ``1,024 files``."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 def shortened(text: str, limit: int = 120) -> str:
     """Return a text of at most ``limit`` characters, its middle left out."""
     half = (limit - 1) // 2

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deepsynth.errors import UserError
+from deepsynth.io.text import counted
 from deepsynth.measurement.cells import NOT_MEASURED, Result, Setting, environment
 from deepsynth.measurement.process import BackendProcesses, Measurement, measure_all, named_backends
 from deepsynth.measurement.report import html_page, markdown
@@ -99,7 +100,7 @@ class CompareBackends:
         self.output.mkdir(parents=True, exist_ok=True)
         (self.output / "report.md").write_text(markdown(comparison), encoding="utf-8")
         (self.output / "report.html").write_text(html_page(comparison), encoding="utf-8")
-        report(f"{len(results)} cells in {file}; {self.output / 'report.html'}")
+        report(f"{counted(len(results), 'cell')} in {file}; {self.output / 'report.html'}")
         return results
 
     def measurements(self) -> list[Measurement]:

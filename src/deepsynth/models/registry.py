@@ -46,7 +46,8 @@ def resolve_model_name(model_name: str) -> str:
     """Return the folder of a built-in model, and any other name (a local folder, a Hub repository) as it is.
 
     Raises:
-        UserError: for a ``deepsynth/…`` name that is not in the package, and for a path that does not exist.
+        UserError: for a ``deepsynth/…`` name that is not in the package, a path that does not exist, and a folder
+            without a model's configuration.
     """
     if model_name in BUILTIN:
         return str(Path(__file__).parent / "builtin" / BUILTIN[model_name])
@@ -54,14 +55,20 @@ def resolve_model_name(model_name: str) -> str:
         raise UserError(f"model_name is {model_name!r}; it must be one of {', '.join(sorted(BUILTIN))}")
     looks_like_path = model_name.startswith((".", "/", "~")) or model_name.count("/") != 1
     folder = Path(model_name).expanduser()
-    if folder.is_dir():
-        return str(folder)
-    if looks_like_path:
-        raise UserError(
-            f"model_name is {model_name!r}, which is not a folder; it must be a folder with config.json, a Hub "
-            f"repository (owner/name) or one of {', '.join(sorted(BUILTIN))}"
-        )
-    return model_name
+    if model_name and folder.is_dir():  # an empty path is the current folder
+        if (folder / "config.json").is_file():
+            return str(folder)
+        fault = "a folder without config.json"
+        if (folder / "adapter_config.json").is_file():
+            fault = "an adapter's folder; give that as --ckpt_path"
+    elif looks_like_path:
+        fault = "which is not a folder"
+    else:
+        return model_name
+    raise UserError(
+        f"model_name is {model_name!r}, {fault}; it must be a folder with config.json, a Hub repository (owner/name) "
+        f"or one of {', '.join(sorted(BUILTIN))}"
+    )
 
 
 def load_pretrained(auto_class: Any, model_name: str, **kwargs: Any) -> Any:

@@ -17,7 +17,7 @@ from torch import nn
 from deepsynth._version import __version__
 from deepsynth.distributed.sharding import is_sharded, scatter_after_evaluation, whole_on_rank_zero
 from deepsynth.errors import UserError
-from deepsynth.io.files import atomic_folder
+from deepsynth.io.files import atomic_folder, reason_and_remedy
 from deepsynth.models.lora_init import plain_lora
 from deepsynth.models.markup import MARKUP_TOKENS
 from deepsynth.modules.settings import ADAPTER_SHAPE, check_foreign_settings, stored_settings
@@ -259,8 +259,7 @@ def write_adapter(module: Any, folder: Path, trained: dict[str, torch.Tensor]) -
             (new / "deepsynth.json").write_text(adapter_record(module), encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"{folder}: the adapter cannot be written ({getattr(error, 'strerror', None) or error}); make room, or "
-            "choose another folder"
+            f"{folder}: the adapter cannot be written {reason_and_remedy(error, 'another folder')}"
         ) from error
 
 

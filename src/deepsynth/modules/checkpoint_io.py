@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from deepsynth.errors import UserError
-from deepsynth.io.files import atomic_file
+from deepsynth.io.files import atomic_file, reason_and_remedy
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -41,10 +41,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             reason = error if isinstance(error, OSError) else error.__context__
             if not isinstance(reason, OSError):
                 raise
-            raise UserError(
-                f"{path}: the checkpoint cannot be written ({reason.strerror or reason}); make room, or choose another "
-                "trainer.default_root_dir"
-            ) from reason
+            why = reason_and_remedy(reason, "another trainer.default_root_dir")
+            raise UserError(f"{path}: the checkpoint cannot be written {why}") from reason
 
 
 def write_atomically(trainer: Trainer) -> None:

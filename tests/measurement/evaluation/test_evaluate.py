@@ -84,7 +84,7 @@ def test_two_systems_are_compared_on_the_documents_of_both(tmp_path: Path) -> No
     )
     lines, record = evaluate(better, against=worse)
     found = record["comparison"]
-    assert lines[0].startswith("4 documents are in one of the two files alone")
+    assert lines[0].startswith("left out: 4 documents in only one of the two files")
     assert found["cer"] == [0.0, 0.5]
     assert found["difference"] == found["low"] == found["high"] == -0.5
     assert (found["better"], found["worse"]) == (10, 0)

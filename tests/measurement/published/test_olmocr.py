@@ -56,7 +56,7 @@ def test_predictions_of_the_command_line_are_found_by_the_path_of_the_pdf(tmp_pa
     EvaluateOlmocr(BENCH, file, output=tmp_path, resamples=1).run(lines.append)
     passed = json.loads((tmp_path / "metrics.json").read_text())["passed"]
     assert {name for name, value in passed.items() if value} == PASSED - {"b1"}
-    assert lines[0] == "1 pages have no prediction, so their 1 tests fail: blank.pdf page 1"
+    assert lines[0] == "1 failed test on 1 page without a prediction: blank.pdf page 1"
 
 
 def test_most_of_several_predictions_of_a_page_must_pass(tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ def test_pages_without_a_prediction_are_left_out_and_named(tmp_path: Path) -> No
     shutil.copy(BENCH / "predictions" / "notice.md", tmp_path)
     lines: list[str] = []
     EvaluateOmniDocBench(BENCH, tmp_path, resamples=1).run(lines.append)
-    assert lines[0] == "2 of 3 pages have no prediction and are left out: harbor, energy"
-    assert "OmniDocBench, 1 pages" in lines
+    assert lines[0] == "left out: 2 of 3 pages, without a prediction: harbor, energy"
+    assert "OmniDocBench, 1 page" in lines
     (tmp_path / "notice.md").rename(tmp_path / "other.md")
     with pytest.raises(UserError, match="no prediction of a page"):
         EvaluateOmniDocBench(BENCH, tmp_path).run(lines.append)

@@ -22,6 +22,7 @@ from deepsynth.data.processing.collator import Collator
 from deepsynth.data.shards import Shard
 from deepsynth.data.sources.base import Source, checked_documents
 from deepsynth.errors import UserError
+from deepsynth.io.text import counted
 from deepsynth.types import Batch, Document, Sample, Task
 
 #: Number of documents, and a hash of their ids in their order.
@@ -161,7 +162,7 @@ class PageStream:
         ]
         count, _ = walked.fingerprint
         if count < self.part.count:
-            raise UserError(f"{self.source} has {count} documents, fewer than processes")
+            raise UserError(f"{self.source} has {counted(count, 'document')}, fewer than processes")
         self.own_documents = len(pages)
         self.own_pages = None if None in pages else sum(filter(None, pages))
         return walked.fingerprint

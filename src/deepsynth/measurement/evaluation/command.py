@@ -15,6 +15,7 @@ from PIL import Image
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_file, explain_write_errors
 from deepsynth.io.html import render_page
+from deepsynth.io.text import counted
 from deepsynth.measurement.evaluation.figures import (
     Comparison,
     Document,
@@ -91,7 +92,7 @@ class Evaluate:
         if self.against is not None:
             found, other, left = in_common(found, read_predictions(self.against))
             if left:
-                print_line(f"{left} documents are in one of the two files alone and left out")
+                print_line(f"left out: {counted(left, 'document')} in only one of the two files")
             options: dict[str, Any] = {"confidence": self.confidence, "resamples": self.resamples}
             options["structure"] = self._has_structure(found)
             comparison = compare_predictions(found, other, profile=self.profile, **options)
@@ -163,7 +164,7 @@ def _pictures(documents: Sequence[Document], pages: Pages | None) -> list[list[s
 def table_lines(evaluation: Evaluation, comparison: Comparison | None) -> Iterator[str]:
     """Yield the figures as lines for a terminal."""
     unknown = f", {evaluation.unknown} without a target left out" if evaluation.unknown else ""
-    yield f"{evaluation.documents} documents{unknown}"
+    yield counted(evaluation.documents, "document") + unknown
     for name, value in evaluation.metrics.items():
         low, high = evaluation.bounds[name]
         yield f"{name:12} {value:8.4f}   {low:.4f} to {high:.4f}"
@@ -189,7 +190,7 @@ def table_lines(evaluation: Evaluation, comparison: Comparison | None) -> Iterat
         yield (
             f"cer {comparison.cer[0]:.4f} against {comparison.cer[1]:.4f}: difference {comparison.difference:+.4f} "
             f"({comparison.low:+.4f} to {comparison.high:+.4f}), p {comparison.p:.3g}; better on "
-            f"{comparison.better} documents, worse on {comparison.worse}"
+            f"{counted(comparison.better, 'document')}, worse on {comparison.worse}"
         )
         for name, (one, other, p) in comparison.structure.items():
             yield f"{name} {one:.4f} against {other:.4f}: difference {one - other:+.4f}, p {p:.3g}"

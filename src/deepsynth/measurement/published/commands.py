@@ -13,6 +13,7 @@ from deepsynth.data.formats.omnidocbench import read_annotations
 from deepsynth.data.sources.benchmarks import annotation_file
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_file, explain_write_errors
+from deepsynth.io.text import counted
 from deepsynth.measurement.published.olmocr import UnitTest, read_tests
 from deepsynth.measurement.published.omnidocbench import by_attribute, score_page, summarize
 from deepsynth.measurement.published.page_texts import page_name, read_page_texts
@@ -94,7 +95,8 @@ class EvaluateOlmocr(_Benchmark):
                 missing[place] = missing.get(place, 0) + 1
         if missing:
             shown = ", ".join(list(missing)[:_NAMES_SHOWN])
-            print_line(f"{len(missing)} pages have no prediction, so their {sum(missing.values())} tests fail: {shown}")
+            failed, blank = counted(sum(missing.values()), "failed test"), counted(len(missing), "page")
+            print_line(f"{failed} on {blank} without a prediction: {shown}")
         groups = _groups(tests, passed, lambda test: test.group)
         score = _mean_of_means(list(groups.values()))["score"]
         low, high = self.bounds(list(groups.values()), _mean_of_means)["score"]
@@ -158,10 +160,10 @@ class EvaluateOmniDocBench(_Benchmark):
             )
         if missing:
             shown = ", ".join(missing[:_NAMES_SHOWN])
-            print_line(f"{len(missing)} of {len(pages)} pages have no prediction and are left out: {shown}")
+            print_line(f"left out: {len(missing)} of {len(pages)} pages, without a prediction: {shown}")
         figures = summarize(scores)
         bounds = self.bounds([scores], lambda drawn: summarize(drawn[0]))
-        print_line(f"OmniDocBench, {len(scores)} pages")
+        print_line(f"OmniDocBench, {counted(len(scores), 'page')}")
         for name, value in figures.items():
             low, high = bounds.setdefault(name, (float("nan"), float("nan")))  # in no drawn set
             print_line(f"{name:22} {value:8.4f}   {low:.4f} to {high:.4f}")

@@ -126,8 +126,10 @@ def test_names_of_no_file_are_one_line(name: str, scans: Path) -> None:
 def test_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "notes.doc").write_text("x")
     message = error_of(ImageSource(tmp_path))
-    assert "no image and no PDF here; 1 files: 0 documents (0 pages); not used: 1 of a format that" in message
+    assert "no image and no PDF here; 1 file: 0 documents (0 pages); not used: 1 of a format that" in message
     assert "(notes.doc)" in message
+    (tmp_path / "notes.doc").unlink()
+    assert error_of(ImageSource(tmp_path)) == f"{tmp_path}: no image and no PDF here; there are no files"
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "gif"])

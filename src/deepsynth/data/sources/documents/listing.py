@@ -18,6 +18,7 @@ from deepsynth.data.sources.documents.tables import TABLE_SUFFIXES
 from deepsynth.errors import UserError
 from deepsynth.io.images import FORMATS
 from deepsynth.io.paths import check_regular_file
+from deepsynth.io.text import counted
 
 HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
 #: Files that operating systems leave in folders.
@@ -99,7 +100,7 @@ class Listing:
 
     def summary(self) -> str:
         """Return one line that says what became of every file."""
-        line = f"{self.count} files: {len(self.images)} documents ({self.pages} pages)"
+        line = f"{counted(self.count, 'file')}: {counted(len(self.images), 'document')} ({counted(self.pages, 'page')})"
         if self.used:
             line += f", {len(self.used)} with texts, for {self.with_text} of them"
         left_out = (f"{len(names)} {reason} ({_shown(names)})" for reason, names in sorted(self.unused.items()))

@@ -160,9 +160,10 @@ class DocumentSource(RowSource):
                 listing.leave_out("texts that belong to no image, or to one that has another text", other.name)
         for table in listing.tables:
             listing.leave_out("tables that name no image here", table.name)
-        say_once(f"{self.origin}: {listing.summary()}")
         if not listing.images:
-            raise UserError(f"{self.origin}: no image and no PDF here; {listing.summary()}")
+            found = listing.summary() if listing.count else "there are no files"
+            raise UserError(f"{self.origin}: no image and no PDF here; {found}")
+        say_once(f"{self.origin}: {listing.summary()}")
         for image in listing.images:
             try:
                 yield self._row(image, opened.get(image.path), beside.get(image.path))
