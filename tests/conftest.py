@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 from pathlib import Path
@@ -37,6 +38,16 @@ TEXTS = [
 def _one_thread() -> None:
     """Begin each test with one thread, whatever the one before it has set."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _lightning_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let tests see what Lightning logs: it keeps that to itself when it is imported before pytest listens.
+
+    An older pytest begins to listen after the ``conftest.py`` of the folders that it is called with.
+    """
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
 
 
 @pytest.fixture(autouse=True)
