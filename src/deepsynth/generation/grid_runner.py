@@ -5,6 +5,7 @@ N  samples     T  tokens of a prompt, padded at the right     R  rows     H  wid
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,7 +55,8 @@ class GridRunner(ModelRunner):
     def image_features(self, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         """Return the features (image tokens, H) of each page."""
         grids = inputs["image_grid_thw"]
-        return encode_patches(self.model, split_by_image(inputs["pixel_values"], grids.tolist()), grids)
+        encode = partial(self.family.image_features, self.model)
+        return encode_patches(encode, split_by_image(inputs["pixel_values"], grids.tolist()), grids)
 
     def embed(self, prompts: list[Prompt]) -> tuple[torch.Tensor, ...]:
         """Return what the decoder sees of prompts, where each ends, and the positions (3, N, T)."""

@@ -117,6 +117,38 @@ class NativeFamily(Family):
         }
     )
 
+    def image_features(self, model: Any, images: Mapping[str, Any]) -> list[torch.Tensor]:
+        """Return the features (tokens, H) of each image by the model's own method.
+
+        Grids are read on the host, where a batch has them: who reads one on a GPU waits for all that the GPU has to do.
+        """
+        import torch
+
+        from deepsynth.models.engine.token_places import moved
+
+        pixels, grids = images["pixel_values"], images["image_grid_thw"].cpu()
+        computed = {
+            f"image_{name}": moved(value, pixels.device) if isinstance(value, torch.Tensor) else value
+            for name, value in self.computed_of(grids, model.base_model.visual).items()
+        }
+        return list(model.get_image_features(pixel_values=pixels, image_grid_thw=grids, **computed).pooler_output)
+
+    def computed_of(self, grids: torch.Tensor, encoder: Any) -> dict[str, Any]:
+        """Return what the encoder computes of grids, by the names of the arguments that spare it that.
+
+        Args:
+            grids: (V, 3) patches of each image in time, height and width, on the host.
+            encoder: of transformers; ``transformers.vision_utils`` has the names.
+        """
+        from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids
+
+        bounds = get_vision_cu_seqlens(grids)
+        return {
+            "position_ids": get_vision_position_ids(grids, encoder.config.spatial_merge_size),
+            "cu_seqlens": bounds,
+            "max_seqlen": int(bounds.diff().max()),
+        }
+
     def layout(self, hf_processor: Any, mode: str | None = None) -> Layout:
         """Return how images become tokens.
 

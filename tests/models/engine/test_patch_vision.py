@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -22,10 +20,10 @@ class Counts:
     def __init__(self) -> None:
         self.seen: list[list[int]] = []
 
-    def get_image_features(self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> Any:
-        sizes = image_grid_thw.prod(1).tolist()
+    def __call__(self, images: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        sizes = images["image_grid_thw"].prod(1).tolist()
         self.seen.append(sizes)
-        return SimpleNamespace(pooler_output=[2 * part for part in torch.split(pixel_values, sizes)])
+        return [2 * part for part in torch.split(images["pixel_values"], sizes)]
 
 
 def images_of(grids: Sequence[Sequence[int]]) -> list[torch.Tensor]:
@@ -64,14 +62,7 @@ def test_a_device_that_is_not_known_takes_what_a_cpu_does_and_no_images_are_none
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(patch_vision, "PATCHES_AT_ONCE", {"cpu": 10, "cuda": 1000})
-    seen: list[int] = []
-
-    def get_image_features(pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> Any:
-        assert image_grid_thw.device == pixel_values.device
-        seen.append(len(pixel_values))
-        return SimpleNamespace(pooler_output=[])
-
-    encoder = SimpleNamespace(get_image_features=get_image_features)
+    encoder = Counts()
     encode_patches(encoder, [image.to("meta") for image in images_of(GRIDS)], torch.tensor(GRIDS))
-    assert seen == [10, 1, 20, 3]
+    assert [sum(sizes) for sizes in encoder.seen] == [10, 1, 20, 3]
     assert encode_patches(encoder, [], torch.empty(0, 3, dtype=torch.long)) == []

@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 import torch
 
+from deepsynth.data.processing.collator import Collator
+from deepsynth.data.processing.processor import OcrProcessor
 from deepsynth.measurement.phases import PhaseClock
 from deepsynth.models.engine.layer_runner import LEVELS
 from deepsynth.models.engine.patch_vision import split_by_image
+from deepsynth.models.registry import family_of
 from tests.helpers.processes import launch
 from tests.helpers.training import make_trainer
-from tests.models.families.native import NAMES, assert_same, batch_of, loss_and_gradients, module_of
+from tests.models.families.native import NAMES, assert_same, batch_of, loss_and_gradients, module_of, sample
 from tests.models.families.runs import TEXTS, Losses, data_of
 from tests.models.families.runs import module_of as adapted_module
 
@@ -144,6 +147,32 @@ def test_the_host_alone_is_asked_where_images_are(folder: str) -> None:
         assert split_by_image(away.images["pixel_values"], away.images["image_grid_thw"].tolist())
         arguments = module.training_forward.family.arguments(away.images)
         assert {value.device.type for value in arguments.values()} == {"meta"}
+
+
+def images_of(folder: str, *sizes: tuple[int, int]) -> dict[str, torch.Tensor]:
+    processor = OcrProcessor(model_name=folder)
+    images = Collator(processor.pad_token_id)([sample(processor, size) for size in sizes]).images
+    assert images["image_grid_thw"].device.type == "cpu"
+    return images
+
+
+def test_the_encoder_computes_the_same_bits_of_grids_on_the_host(folder: str) -> None:
+    model = module_of(folder).model.get_base_model()
+    images = images_of(folder, (112, 112), (30, 90), (28, 28), (112, 56))
+    family = family_of(model.config)
+    found = family.image_features(model, images)
+    expected = model.model.get_image_features(**images).pooler_output
+    assert [len(one) for one in found] == [16, 8, 4, 8]
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("vision", [False, True], ids=["frozen", "trained"])
+def test_the_encoder_asks_the_host_alone_about_grids(vision: bool, folder: str) -> None:
+    """Nothing can be read from the meta device, as nothing should from a GPU."""
+    forward = module_of(folder, vision=vision).to(torch.device("meta")).training_forward
+    images = images_of(folder, (112, 112), (112, 112))
+    images["pixel_values"] = images["pixel_values"].to("meta")
+    assert [tuple(one.shape) for one in forward.image_features(images)] == [(16, 64)] * 2
 
 
 def test_the_benchmark_times_the_vision_encoder(folder: str) -> None:

@@ -100,8 +100,8 @@ class ImageFeatures:
             at_once = 1  # features shall not depend on how many others were computed with them
 
         def encode(chosen: list[int]) -> list[torch.Tensor]:
-            own = grids if len(chosen) == len(images) else grids[chosen]
-            return encode_patches(self.base.model, [images[index] for index in chosen], own, at_once=at_once)
+            of_model = partial(self.family.image_features, self.base.model)
+            return encode_patches(of_model, [images[index] for index in chosen], grids[chosen], at_once=at_once)
 
         if self.cache is None:
             return encode(list(range(len(images))))

@@ -7,12 +7,9 @@ They are encoded some at a time: all patches of a large batch together need more
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
-
-from deepsynth.models.engine.token_places import moved
 
 #: Patches that vision encodes together, by type of device: enough to fill a GPU, and no more than a CPU has in its
 #: caches.
@@ -34,22 +31,24 @@ def split_by_image(pixels: torch.Tensor, grids: Sequence[Sequence[int]]) -> list
 
 
 def encode_patches(
-    model: Any, images: Sequence[torch.Tensor], grids: torch.Tensor, *, at_once: int | None = None
+    encode: Callable[[dict[str, torch.Tensor]], list[torch.Tensor]],
+    images: Sequence[torch.Tensor],
+    grids: torch.Tensor,
+    *,
+    at_once: int | None = None,
 ) -> list[torch.Tensor]:
     """Return the features (tokens, H) of each image, encoded some at a time.
 
     Args:
-        model: of transformers, with ``get_image_features``.
+        encode: returns the features of images from ``pixel_values`` (P, ...) and ``image_grid_thw`` (V, 3).
         images: as :func:`split_by_image` returns them.
-        grids: (V, 3) of these images.
+        grids: (V, 3) of these images, on the host.
         at_once: most images that are encoded together; by default by :data:`PATCHES_AT_ONCE`.
     """
     features: list[torch.Tensor] = []
-    if images:
-        grids = moved(grids, images[0].device)
     for first, last in _chunks([image.shape[0] * image.shape[1] for image in images], images, at_once):
         pixels = torch.cat([image.flatten(0, 1) for image in images[first:last]])
-        features += model.get_image_features(pixel_values=pixels, image_grid_thw=grids[first:last]).pooler_output
+        features += encode({"pixel_values": pixels, "image_grid_thw": grids[first:last]})
     return features
 
 

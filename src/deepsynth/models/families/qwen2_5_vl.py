@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepsynth.models.family import PublishedModel
 from deepsynth.models.native_resolution import NativeFamily, pages_only
+
+if TYPE_CHECKING:
+    import torch
 
 
 @cache
@@ -24,6 +27,19 @@ class Qwen25VLFamily(NativeFamily):
     def processor_class(self) -> Any:
         """Return the class of the processor."""
         return _processor()
+
+    def computed_of(self, grids: torch.Tensor, encoder: Any) -> dict[str, Any]:
+        """Return what the encoder computes of grids; it attends within windows too."""
+        from transformers.vision_utils import get_vision_window_index
+
+        vision = encoder.config
+        order, bounds = get_vision_window_index(grids, vision.spatial_merge_size, vision.window_size, vision.patch_size)
+        return {
+            **super().computed_of(grids, encoder),
+            "window_index": order,
+            "cu_window_seqlens": bounds,
+            "max_window_seqlen": int(bounds.diff().max()),
+        }
 
 
 FAMILY = Qwen25VLFamily(

@@ -66,7 +66,12 @@ def _lengths(bounds: torch.Tensor) -> tuple[int, ...]:
 
 
 def attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: torch.Tensor, scaling: float
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bounds: torch.Tensor,
+    scaling: float,
+    longest: int | None = None,
 ) -> torch.Tensor:
     """Return the attention of each patch to all of its segment, (P, Q, D).
 
@@ -76,16 +81,17 @@ def attend(
         value: see ``query``.
         bounds: (S + 1,) int32, where each segment begins, and P.
         scaling: of the products, before the softmax.
+        longest: length of the longest segment, where it is known; else the device is waited for.
     """
-    lengths = _lengths(bounds)
-    if len(set(lengths)) == 1:
-        shape = (len(lengths), lengths[0], *query.shape[1:])
+    segments, longest = len(bounds) - 1, longest or max(_lengths(bounds))
+    if segments * longest == len(query):  # all are of that length
+        shape = (segments, longest, *query.shape[1:])
         return _together(query.reshape(shape), key.reshape(shape), value.reshape(shape), scaling).flatten(0, 1)
     if query.is_cuda and query.dtype in _FLASH_DTYPES:
-        longest = max(lengths)
         found = varlen_attn(query, key, value, bounds, bounds, longest, longest, scale=scaling)
         assert isinstance(found, torch.Tensor)
         return found
+    lengths = _lengths(bounds)
     output = torch.empty_like(query) if not torch.is_grad_enabled() else torch.zeros_like(query)
     sizes = torch.tensor(lengths, device=query.device)
     for length in sorted(set(lengths)):
@@ -130,10 +136,7 @@ def _attend(
     max_seqlen: int | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Return what transformers' layer returns: (P, Q * D), and no weights where it gives them beside that.
-
-    ``max_seqlen`` is for other implementations of attention.
-    """
+    """Return what transformers' layer returns: (P, Q * D), and no weights where it gives them beside that."""
     whole = hasattr(self, "qkv")
     if whole:
         query, key, value = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
@@ -145,7 +148,7 @@ def _attend(
     if hasattr(self, "q_norm"):
         query, key = self.q_norm(query), self.k_norm(key)
     query, key = _rotate(query, key, *position_embeddings)
-    output = attend(query, key, value, cu_seqlens, self.scaling).reshape(len(hidden_states), -1)
+    output = attend(query, key, value, cu_seqlens, self.scaling, max_seqlen).reshape(len(hidden_states), -1)
     return self.proj(output) if whole else (self.out_proj(output), None)
 
 
