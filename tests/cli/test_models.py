@@ -108,4 +108,6 @@ def test_a_dense_family_says_the_adapters_of_its_decoder_and_no_experts(
     assert main(["models", name]) == 0
     out = capsys.readouterr().out
     assert re.search(rf"^LoRA +{counts}, vision [\d,]+, projector [\d,]+ parameters at rank 16$", out, re.MULTILINE)
+    form = "OTSL" if name == "paddleocr_vl" else "HTML"
+    assert re.search(rf"^tables +{form}, of data\.target=table; HTML in Markdown$", out, re.MULTILINE)
     assert "adapters on routed experts (its decoder is dense)" in out

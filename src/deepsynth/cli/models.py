@@ -102,6 +102,7 @@ def details(name: str) -> list[str]:
     rows += [(f"  {kind}", repr(prompt)) for kind, prompt in family.prompts.items()]
     others = [kind for kind in family.own_prompts if kind not in family.prompts and _is_learned(family, kind)]
     rows += [(f"  {kind}", f"{family.prompt(kind)!r} (not published)") for kind in others]
+    rows.append(("tables", f"{family.tables.upper()}, of data.target=table; HTML in Markdown"))
     rows.append(("works", _works(family.unsupported)))
     if family.unsupported:
         rows.append(("without", family.without()))

@@ -123,7 +123,8 @@ class Pipeline:
         if target is None:
             return page
         prompt = None if self.targets.has_prompt else target.prompt(self.processor.prompt_of)
-        return replace(page, text=self.text.label(target.text), prompt=prompt)
+        text = self.processor.as_written(target.kind, target.text)
+        return replace(page, text=self.text.label(text), prompt=prompt)
 
     def _label(self, document: Document, page: Page) -> str:
         if document.image is not None:

@@ -98,6 +98,7 @@ class Family:
         chat_template: Jinja template for processors that have none.
         prompts: published ones by task or kind of target, with ``<image>`` for the pages.
         own_prompts: for kinds that none is published for.
+        tables: what the target ``table`` is written in, as the published model writes it.
         markup: special tokens that belong to texts: they are tokens in targets, and stay in predictions.
         repeatable: markup that may follow itself for as long as it likes.
         modes: resolutions by name.
@@ -122,6 +123,7 @@ class Family:
     chat_template: str | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
     own_prompts: Mapping[str, str] = field(default_factory=lambda: OWN_PROMPTS)
+    tables: Literal["html", "otsl"] = "html"
     markup: tuple[str, ...] = ()
     repeatable: tuple[str, ...] = ()
     modes: Mapping[str, Layout] = field(default_factory=dict)

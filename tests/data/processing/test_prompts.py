@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
+from deepsynth.data.pipeline import Pipeline
 from deepsynth.data.processing.processor import OcrProcessor
 from deepsynth.data.processing.prompts import check_boxes, unpublished
 from deepsynth.data.processing.targets import Target, make_targets
+from deepsynth.data.rendering.renderer import TextRenderer
 from deepsynth.errors import UserError
 from deepsynth.models.prompts import BOX_TOKENS, BOXED, OWN_PROMPTS
 from deepsynth.models.registry import FAMILIES
+from deepsynth.types import Document
 
 #: Kinds that a published model card, or transformers' processor, has a prompt for.
 PUBLISHED = {
@@ -76,6 +79,26 @@ def test_a_processor_refuses_boxes_and_says_what_is_asked(caplog: pytest.LogCapt
         "GLM-OCR has no published prompt for every kind of data.target: markdown is asked for by "
         "'<image>\\nConvert the page to Markdown, tables to HTML.'"
     ]
+
+
+def test_tables_are_written_as_the_published_model_writes_them() -> None:
+    """PaddleOCR-VL's alone are OTSL; within Markdown they are HTML for all, as the prompt says."""
+    assert {name for name, family in FAMILIES.items() if family.tables != "html"} == {"paddleocr_vl"}
+    document = Document("d", "words\n\n| a | b |\n|---|---|\n| 1 | |\n")
+    renderer = TextRenderer(page_width_px=200, page_height_px=200, margin_px=10, system_fonts=False, markup="markdown")
+    html = "<table><tr><td>a</td><td>b</td></tr><tr><td>1</td><td></td></tr></table>"
+    found = {}
+    for name in ("paddleocr-vl", "glm-ocr"):
+        processor = OcrProcessor(f"deepsynth/full-size-{name}")
+        for kind in ("table", "markdown"):
+            [page] = Pipeline(renderer, None, processor, targets=make_targets(kind)).pages(document, None, 0)
+            found[name, kind] = page.text
+    assert found == {
+        ("paddleocr-vl", "table"): "<fcel>a<fcel>b<nl><fcel>1<ecel><nl>",
+        ("paddleocr-vl", "markdown"): f"words\n\n{html}",
+        ("glm-ocr", "table"): html,
+        ("glm-ocr", "markdown"): f"words\n\n{html}",
+    }
 
 
 def test_a_prompt_names_the_field_or_the_phrase() -> None:

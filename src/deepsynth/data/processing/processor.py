@@ -18,6 +18,7 @@ import torch
 from deepsynth.data.processing.prompts import EncodedPrompt, Prompts, check_boxes, prompts_of, unpublished
 from deepsynth.errors import UserError
 from deepsynth.io.paged_file import PagedFile
+from deepsynth.metrics.otsl import html_to_otsl
 from deepsynth.models.family import Family
 from deepsynth.models.prompts import OWN_PROMPTS
 from deepsynth.models.registry import family_of_model, load_pretrained
@@ -61,6 +62,10 @@ class Processor(ABC):
     def prompt_of(self, kind: str) -> str:
         """Return the prompt of a task or of a kind of ``data.target``, with ``{phrase}`` in that of ``locate``."""
         return OWN_PROMPTS[kind]
+
+    def as_written(self, kind: str, text: str) -> str:
+        """Return a target of a kind of ``data.target``, whose tables are HTML, as the model is to write it."""
+        return text
 
     @property
     def longest_side_px(self) -> int:
@@ -186,6 +191,14 @@ class OcrProcessor(Processor):
     def prompt_of(self, kind: str) -> str:
         """Return the prompt of a task or of a kind of ``data.target``: the family's, else DeepSynth's own."""
         return self.family.prompt(kind)
+
+    def as_written(self, kind: str, text: str) -> str:
+        """Return a target as the published model writes it, which a family may have tables in OTSL for.
+
+        Raises:
+            UserError: for a table that cannot be written so.
+        """
+        return html_to_otsl(text) if kind == "table" and self.family.tables == "otsl" else text
 
     @property
     def pad_token_id(self) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from deepsynth.data.sources.row_files import json_objects
 from deepsynth.data.sources.row_values import unicode_text
 from deepsynth.errors import UserError
+from deepsynth.metrics.otsl import otsl_to_html
 
 #: Names in olmOCR-bench: several predictions of a page are allowed.
 _REPEAT = re.compile(r"(?P<name>.+)_pg(?P<page>\d+)_repeat\d+")
@@ -18,7 +19,7 @@ PageKey = tuple[str, int]
 
 
 def read_page_texts(path: Path) -> Mapping[PageKey, Sequence[str]]:
-    """Return the predicted texts of each page.
+    """Return the predicted texts of each page, tables in OTSL as HTML.
 
     Args:
         path: ``predictions.jsonl``, a folder with it, or a folder of Markdown files: ``NAME.md``, or
@@ -32,13 +33,13 @@ def read_page_texts(path: Path) -> Mapping[PageKey, Sequence[str]]:
     if rows.is_file():
         for where, row in json_objects(rows):
             name, text = _row(where, row)
-            found.setdefault((name, 1), []).append(text)
+            found.setdefault((name, 1), []).append(otsl_to_html(text))
     elif path.is_dir():
         for file in sorted(path.rglob("*.md")):
             name = file.relative_to(path).with_suffix("").as_posix()
             match = _REPEAT.fullmatch(name)
             key = (match["name"], int(match["page"])) if match else (name, 1)
-            found.setdefault(key, []).append(_markdown(file))
+            found.setdefault(key, []).append(otsl_to_html(_markdown(file)))
     if not found:
         raise UserError(f"{path}: no predictions; give the predictions.jsonl of deepsynth predict or a folder of *.md")
     return found

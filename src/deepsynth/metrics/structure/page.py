@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from rapidfuzz.distance import Levenshtein
 
+from deepsynth.metrics.otsl import otsl_faults, otsl_to_html
 from deepsynth.metrics.structure.blocks import parse_blocks, plain_text
 from deepsynth.metrics.structure.boxes import box_scores
 from deepsynth.metrics.structure.formulas import formula_scores
@@ -42,14 +43,18 @@ def structure_scores(prediction: str, target: str) -> dict[str, float]:
       edit distance of the two orders; left out where fewer than two are found.
     * ``valid_markup``: 1 where boxes and tables of the prediction parse, else 0; left out where it has no markup.
     * the figures of :mod:`~deepsynth.metrics.structure.tables`, ``formulas``, ``boxes`` and ``markdown``.
+
+    Tables in OTSL, as PaddleOCR-VL writes them, are compared as the HTML that they stand for.
     """
+    faults = otsl_faults(prediction)
+    prediction, target = otsl_to_html(prediction), otsl_to_html(target)
     predicted, expected = plain_text(prediction), plain_text(target)
     scores = {"text_distance": float(Levenshtein.normalized_distance(predicted, expected))}
     order = _order_distance(_paragraphs(predicted), _paragraphs(expected))
     if order is not None:
         scores["order_distance"] = order
     if re.search(r"<\|/?(?:ref|det)\|>|</?t(?:able|d|h|r)\b", prediction):
-        scores["valid_markup"] = float(not parse_blocks(prediction)[1])
+        scores["valid_markup"] = float(not parse_blocks(prediction)[1] + faults)
     for score in (table_scores, formula_scores, box_scores, markdown_scores):
         scores |= score(prediction, target) or {}
     return scores

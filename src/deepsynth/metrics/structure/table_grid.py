@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from lxml import html
 
+from deepsynth.metrics.otsl import otsl_to_html
+
 _UP, _DOWN, _LEFT, _RIGHT = (-1, 0), (1, 0), (0, -1), (0, 1)
 DIRECTIONS = {"up": _UP, "down": _DOWN, "left": _LEFT, "right": _RIGHT}
 #: What XML cannot hold.
@@ -90,7 +92,8 @@ class Grid:
 
 
 def html_grids(text: str) -> Iterator[Grid]:
-    """Yield the HTML tables of a text."""
+    """Yield the HTML tables of a text, and those in OTSL."""
+    text = otsl_to_html(text)
     if "<table" not in text.lower():
         return
     for table in html.fragment_fromstring(_CONTROL.sub("", text), create_parent="div").iter("table"):

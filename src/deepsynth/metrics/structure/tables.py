@@ -21,6 +21,7 @@ from rapidfuzz.distance import Levenshtein
 
 from deepsynth.errors import UserError
 from deepsynth.lazy_imports import install_command
+from deepsynth.metrics.otsl import otsl_to_html
 from deepsynth.metrics.structure.alignment import best_alignment
 
 _GROUPS = ("thead", "tbody", "tfoot")
@@ -197,7 +198,8 @@ def teds(prediction: str, target: str, *, structure_only: bool = False, original
 
 
 def tables_of(text: str) -> list[str]:
-    """Return the tables of a text as HTML, in its order; pipe tables of Markdown are turned into HTML."""
+    """Return the tables of a text as HTML, in its order; pipe tables of Markdown, and OTSL, are turned into HTML."""
+    text = otsl_to_html(text)
     found = [(match.start(), match.group()) for match in _TABLE.finditer(text)]
     rest = _TABLE.sub(lambda match: " " * len(match.group()), text)
     for match in _PIPES.finditer(rest):

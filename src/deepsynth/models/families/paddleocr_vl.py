@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from deepsynth.metrics.otsl import OTSL_TOKENS
 from deepsynth.models.family import PublishedModel
 from deepsynth.models.native_resolution import NativeFamily
 
@@ -47,6 +48,10 @@ FAMILY = PaddleOcrVLFamily(
     ),
     # https://huggingface.co/PaddlePaddle/PaddleOCR-VL; those of formulas and charts are for what was cut out.
     prompts={"transcribe": "<image>\nOCR:", "table": "<image>\nTable Recognition:"},
+    # https://arxiv.org/abs/2510.14528
+    tables="otsl",
+    markup=OTSL_TOKENS,
+    repeatable=("<ecel>", "<lcel>", "<ucel>", "<xcel>"),
     page_tokens="1260 (1 for 28 x 28 pixels, at most 1280)",
     projector=("model.projector",),
 )
