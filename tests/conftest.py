@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -10,12 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+
+gc.disable()  # until all is imported and collected, which leaves little garbage and much to search
+import torch  # noqa: E402
 
 # No test may reach a network; a forgotten download fails at once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# Small models gain nothing from threads, and threads that wait for each other burn the cores of a busy machine.
+# Small models gain nothing from threads, and threads that wait for each other burn the cores of a busy machine. The
+# processes that tests start take it from the environment.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
 # A background job of a shell ignores Ctrl-C, and so does whatever it starts; some tests send it.
@@ -32,6 +37,18 @@ TEXTS = [
     "Waltz, bad nymph, for quick jigs vex.",
     "Glib jocks quiz nymph to vex dwarf.",
 ]
+
+
+def pytest_collection_finish() -> None:
+    """Keep imported modules and collected tests out of every later search for garbage."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Leave what there is to the end of the process: a search for garbage takes it a second."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

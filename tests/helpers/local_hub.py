@@ -19,9 +19,12 @@ TOKEN = "hf_" + "q7Zk3VbN" * 4
 _LONGEST_S = 200
 #: A process that has imported much and forks for each request, which so starts at once and with nothing of the others.
 _FORKING = """
-import importlib, json, os, sys
+import gc, importlib, json, os, sys
+gc.disable()
 for name in sys.argv[1:]:
     importlib.import_module(name)
+gc.freeze()  # of no interest to a search for garbage, not even to that at the end of a process
+gc.enable()
 if "torch" in sys.modules:
     sys.modules["torch"].set_num_threads(1)
 for line in sys.stdin:

@@ -206,5 +206,4 @@ def test_a_worker_draws_a_page_without_a_search_for_garbage() -> None:
     finally:
         gc.callbacks.pop()
         gc.set_threshold(*before)
-        gc.unfreeze()
     assert not searches
