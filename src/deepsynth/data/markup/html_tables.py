@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
 from deepsynth.data.markup.rules import INLINE_FORMULA
-from deepsynth.data.typesetting.paragraphs import BODY, CODE, Paragraph, RunStyle, Side
+from deepsynth.data.typesetting.paragraphs import BODY, CODE, HEADER_CELL, Paragraph, RunStyle, Side
 from deepsynth.data.typesetting.tables import Cell, place_cells
 
 _LARGEST_SPAN = 1000
@@ -42,7 +42,8 @@ class _TableReader(HTMLParser):
         self.outside: list[str] = []
         self._cell: _OpenCell | None = None
         self._in_caption = False
-        self._depths = dict.fromkeys((*_BOLD, *_ITALIC, *_CODE), 0)
+        #: How deep the text is in each kind of emphasis.
+        self._depths: dict[str, int] = {}
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Begin a row, a cell, a paragraph or emphasis."""
@@ -53,13 +54,13 @@ class _TableReader(HTMLParser):
             self.rows = self.rows or [[]]
             self._cell = _open_cell(tag, dict(attrs))
             self.rows[-1].append(self._cell)
-            self._depths = dict.fromkeys(self._depths, 0)
+            self._depths.clear()
         elif tag == "caption":
             self._in_caption = True
         elif tag in _BREAKS and self._cell:
             self._cell.paragraphs.append([])
-        elif tag in self._depths:
-            self._depths[tag] += 1
+        elif tag in (*_BOLD, *_ITALIC, *_CODE):
+            self._depths[tag] = self._depths.get(tag, 0) + 1
 
     def handle_endtag(self, tag: str) -> None:
         """End a cell or emphasis."""
@@ -80,16 +81,17 @@ class _TableReader(HTMLParser):
             self.outside.append(data)
         if self._cell is None:
             return
-        style = RunStyle(
-            family=CODE.family if any(map(self._depths.get, _CODE)) else None,
-            bold=self._cell.is_header or any(map(self._depths.get, _BOLD)),
-            italic=any(map(self._depths.get, _ITALIC)),
-        )
+        style = HEADER_CELL if self._cell.is_header else BODY
+        if self._depths:
+            bold, italic, code = (any(map(self._depths.get, tags)) for tags in (_BOLD, _ITALIC, _CODE))
+            style = RunStyle(CODE.family if code else None, bold=style.bold or bold, italic=italic)
         runs = _with_formulas(data, style)
         self._cell.paragraphs[-1] += [run for run in runs if not run[1].formula or self._is_set(run[0].strip("$"))]
 
 
 def _open_cell(tag: str, attributes: dict[str, str | None]) -> _OpenCell:
+    if not attributes:  # most cells
+        return _OpenCell(1, 1, tag == "th", None)
     columns, rows = _span(attributes.get("colspan")), _span(attributes.get("rowspan"))
     found = _ALIGN.search(attributes.get("style") or "")
     align = found[1] if found else (attributes.get("align") or "").lower()

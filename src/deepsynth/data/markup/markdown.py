@@ -16,7 +16,17 @@ from deepsynth.data.markup.footnotes import NOTE, Footnotes
 from deepsynth.data.markup.html_tables import read_table
 from deepsynth.data.markup.rules import markdown_parser
 from deepsynth.data.typesetting.blocks import Block, Figure, HorizontalRule
-from deepsynth.data.typesetting.paragraphs import BODY, BOXES, CODE, BlockLabel, Container, Paragraph, RunStyle, Side
+from deepsynth.data.typesetting.paragraphs import (
+    BODY,
+    BOXES,
+    CODE,
+    HEADER_CELL,
+    BlockLabel,
+    Container,
+    Paragraph,
+    RunStyle,
+    Side,
+)
 from deepsynth.data.typesetting.tables import Table, place_cells
 from deepsynth.io.paths import file_below
 
@@ -29,7 +39,7 @@ _PARAGRAPH_SPACE = 0.6
 #: More than below it, so that a heading belongs to what follows.
 _HEADING_SPACE = 1.0
 _INDENT = 1.8
-_BULLETS = "•◦▪"
+_BULLETS = ("•", "◦", "▪")
 _TASK = re.compile(r"\[([ xX])\](?:\s+|$)")
 #: What the parser makes of the colons in a table's second line.
 _ALIGNMENTS: dict[str, Side] = {
@@ -169,9 +179,9 @@ class _Reader:
             return
         header = len(self._cells) == 1
         children = self._without_task_mark(token.children or [])
-        lines = self._inline_lines(children, style._replace(bold=True) if header else style)
+        lines = self._inline_lines(children, HEADER_CELL if header else style)
         if self._cells:
-            runs = tuple(run for line in lines for run in line) or (("", style),)
+            runs = tuple([run for line in lines for run in line]) or (("", style),)
             self._cells[-1].append(((Paragraph(runs, align=self._align),), 1, 1, header))
             return
         label: BlockLabel = "text" if not self._heading else "title" if self._heading == 1 else "sub_title"
@@ -181,10 +191,8 @@ class _Reader:
 
     def _without_task_mark(self, children: list[Token]) -> list[Token]:
         """Return the rest of an item that begins with a box, which takes the place of its bullet."""
-        first = children[0] if children else None
-        match = (
-            _TASK.match(first.content) if first and first.type == "text" and self._marker in tuple(_BULLETS) else None
-        )
+        first = children[0] if children and self._marker in _BULLETS else None
+        match = _TASK.match(first.content) if first and first.type == "text" else None
         if not match or first is None:
             return children
         self._marker = BOXES[match[1] != " "]

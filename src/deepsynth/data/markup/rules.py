@@ -29,7 +29,7 @@ def markdown_parser() -> MarkdownIt:
     """Return the parser; it gives tokens ``html_table``, ``formula``, ``formula_block``, ``note`` and ``note_text``."""
     from markdown_it import MarkdownIt
 
-    parser = MarkdownIt("commonmark").enable("table")
+    parser = MarkdownIt("commonmark").enable("table").disable("normalize")  # the text is clean
     interrupting: RuleOptionsType = {"alt": ["paragraph", "reference", "blockquote", "list"]}
     parser.block.ruler.before("html_block", "html_table", _html_table, interrupting)
     parser.block.ruler.before("html_block", "formula_block", _formula_block, interrupting)

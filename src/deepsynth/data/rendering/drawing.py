@@ -11,7 +11,7 @@ from deepsynth.data.fonts.glyphs import GlyphBitmap
 from deepsynth.data.rendering.page_geometry import Color
 from deepsynth.data.typesetting.pages import PageLayout, PositionedLine
 from deepsynth.errors import UserError
-from deepsynth.types import Line, Word
+from deepsynth.types import Box, Line, Word
 
 
 def draw_page(
@@ -68,18 +68,19 @@ def _record(positioned: PositionedLine) -> tuple[Line, list[int]]:
 
     A word without glyphs has an empty box at its place.
     """
-    places, left, baseline = positioned.line.places, positioned.x, positioned.baseline
-    pens = [left + round(x) for _, x in places]
-    words = tuple(
-        [
-            Word(run.text, (pen + run.left, baseline - run.top, pen + run.right, baseline + run.bottom))
-            for pen, (run, _) in zip(pens, places, strict=True)
-        ]
-    )
-    whole, fonts = words[0].box, places[0][0].fonts
-    if len(words) > 1:
-        lefts, tops, rights, bottoms = zip(*[word.box for word in words], strict=True)
+    shown, left, baseline = positioned.line, positioned.x, positioned.baseline
+    pens: list[int] = []
+    boxes: list[Box] = []
+    words: list[Word] = []
+    for run, x in shown.places:
+        pen = left + round(x)
+        box = (pen + run.left, baseline - run.top, pen + run.right, baseline + run.bottom)
+        pens.append(pen)
+        boxes.append(box)
+        words.append(Word(run.text, box))
+    whole, fonts = boxes[0], shown.places[0][0].fonts
+    if len(boxes) > 1:
+        lefts, tops, rights, bottoms = zip(*boxes, strict=True)
         whole = (min(lefts), min(tops), max(rights), max(bottoms))
-        fonts = tuple(dict.fromkeys([font for run, _ in places for font in run.fonts]))
-    shown = positioned.line
-    return Line(shown.text, whole, words, ", ".join(fonts), shown.style.size_px, shown.ending), pens
+        fonts = tuple(dict.fromkeys([font for run, _ in shown.places for font in run.fonts]))
+    return Line(shown.text, whole, tuple(words), ", ".join(fonts), shown.style.size_px, shown.ending), pens

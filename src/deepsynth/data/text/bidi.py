@@ -25,7 +25,12 @@ def embedding_levels(text: str) -> tuple[bytes, int]:
     Raises:
         UserError: when the text has right-to-left characters and fribidi is not installed.
     """
-    return paragraph_levels(text) if _RIGHT_TO_LEFT.search(text) else (bytes(len(text)), 0)
+    return paragraph_levels(text) if has_right_to_left(text) else (bytes(len(text)), 0)
+
+
+def has_right_to_left(text: str) -> bool:
+    """Return whether some of a text may run from right to left."""
+    return _RIGHT_TO_LEFT.search(text) is not None
 
 
 def runs_right_to_left(text: str) -> bool:

@@ -54,11 +54,10 @@ def in_visual_order(
         places = _in_one_direction(items, stretch, base, width)
     else:
         places = _in_two_directions(items, stretch, base, width)
-    pens = [start for _, start in places]
-    left = min([*pens, *[start + run.left for run, start in places]])
-    right = max([*pens, *[start + run.right for run, start in places]])
+    left = min([start + run.left if run.left < 0 else start for run, start in places])
+    right = max([start + run.right if run.right > 0 else start for run, start in places])
     shift = offset - left if left < 0 else min(0.0, width - right) + offset
-    return [(run, start + shift) for run, start in places]
+    return [(run, start + shift) for run, start in places] if shift else places
 
 
 def _stretch(items: Sequence[LineItem], width: int) -> float:

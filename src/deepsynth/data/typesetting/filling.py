@@ -132,7 +132,8 @@ class _Filler:
         if self._y == self._top:
             return True
         needed = row.height + (row.height * 3 // 2 if row.keep_with_next else 0)
-        return self._y + row.space_before + needed <= self._frame.bottom - _height([*self._notes, *row.notes])
+        notes = [*self._notes, *row.notes] if row.notes else self._notes
+        return self._y + row.space_before + needed <= self._frame.bottom - _height(notes)
 
     def _check_height(self, row: LayoutRow) -> None:
         room = self._frame.bottom - self._top

@@ -86,13 +86,18 @@ class Typesetter:
         self._line_height = line_height
         self._justify = justify
         self._hyphenation = hyphenation
+        self._styles: dict[RunStyle, FontStyle] = {}
         self._heights: dict[FontStyle, tuple[int, int, float]] = {}
 
     def style(self, run: RunStyle) -> FontStyle:
         """Return the font and size of a run on this page."""
-        body = self.body
-        size = body.size_px if run.scale == 1 else quantize(body.size_px * run.scale)
-        return FontStyle(run.family or body.family, size, run.bold, run.italic, body.region, run.formula)
+        found = self._styles.get(run)
+        if found is None:
+            body = self.body
+            size = body.size_px if run.scale == 1 else quantize(body.size_px * run.scale)
+            found = FontStyle(run.family or body.family, size, run.bold, run.italic, body.region, run.formula)
+            self._styles[run] = found
+        return found
 
     def pixels(self, ems: float) -> int:
         """Return a distance in units of the body's font size as pixels."""
@@ -136,7 +141,7 @@ class Typesetter:
             else:
                 places = in_visual_order(items, justified, base, width, 0 if base else indent)
             line = LaidOutLine(
-                "".join([part for run, _, gap, _, _ in items for part in (gap, run.text)]),
+                "".join([gap + run.text for run, _, gap, _, _ in items]),
                 joiner,
                 end,
                 places,
@@ -245,11 +250,6 @@ class Typesetter:
                 room = run.room
                 left, right, widest = min(left, x), max(right, x + room), max(widest, room)
         return lines, max(0.0, right - left), widest
-
-    def is_right_to_left(self, paragraphs: Iterable[Paragraph]) -> bool:
-        """Return whether most of the paragraphs run from right to left; those without letters do not count."""
-        texts = [text for paragraph in paragraphs if any(map(str.isalpha, text := paragraph.text))]
-        return 2 * sum([embedding_levels(text)[1] for text in texts]) > len(texts)
 
     def metrics(self, style: FontStyle) -> tuple[int, int, float]:
         """Return a style's ascent and descent at the line height, and the width of its space, pixels."""

@@ -40,6 +40,7 @@ class RunStyle(NamedTuple):
 
 
 BODY = RunStyle()
+HEADER_CELL = RunStyle(bold=True)
 #: Labels of what stands in the margins.
 FURNITURE = ("header", "footer", "page_number")
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from deepsynth.data.text.bidi import embedding_levels, has_right_to_left
 from deepsynth.data.typesetting.lines import LaidOutLine, Typesetter, align_line
 from deepsynth.data.typesetting.pages import Frame, LayoutRow
 from deepsynth.data.typesetting.paragraphs import TableStyle
@@ -43,11 +44,20 @@ def table_rows(table: Table, typesetter: Typesetter, frame: Frame) -> Iterator[L
             f"a table of {table.columns} columns does not fit into {width} pixels; take a smaller font_size_px or a "
             "wider page"
         )
-    mirrored = typesetter.is_right_to_left([part for row in table.rows for cell in row for part in cell.paragraphs])
+    mirrored = _is_right_to_left(table)
     for first, end in table.groups():
         row = _group(table, (first, end), measured, widths, (rule, padding), width if mirrored else None)
         row.spans = width > frame.width
         yield row
+
+
+def _is_right_to_left(table: Table) -> bool:
+    """Return whether most of the paragraphs run from right to left; those without letters do not count."""
+    texts = [paragraph.text for row in table.rows for cell in row for paragraph in cell.paragraphs]
+    if not has_right_to_left("".join(texts)):  # most tables
+        return False
+    texts = [text for text in texts if any(map(str.isalpha, text))]
+    return 2 * sum([embedding_levels(text)[1] for text in texts]) > len(texts)
 
 
 def _group(
@@ -73,6 +83,7 @@ def _group(
     rule, padding = sizes
     lefts = list(accumulate(widths, initial=0))
     heights = [2 * padding] * (end - first)
+    tall: list[tuple[Cell, int, int]] = []
     cells: list[tuple[Cell, int, list[LaidOutLine]]] = []
     for number in range(first, end):
         for cell in table.rows[number]:
@@ -80,16 +91,17 @@ def _group(
             lines = measured.lines(cell, room, mirror is not None)
             if cells and cell is table.rows[number][0]:
                 cells[-1][2][-1].joiner = cells[-1][2][-1].ending = "\n"
-            cells.append((cell, number - first, lines))
+            row, needed = number - first, sum([line.ascent + line.descent for line in lines]) + 2 * padding
+            if cell.rows == 1:
+                heights[row] = max(heights[row], needed)
+            else:
+                tall.append((cell, row, needed))
+            cells.append((cell, row, lines))
             lines[-1].joiner = lines[-1].ending = "\t"
     if cells:
         cells[-1][2][-1].joiner = cells[-1][2][-1].ending = "\n"
-    for spans in (1, 2):  # cells of several rows only need what the rows lack
-        for cell, row, lines in cells:
-            if (cell.rows == 1) == (spans == 1):
-                needed = sum([line.ascent + line.descent for line in lines]) + 2 * padding
-                lacking = needed - sum(heights[row : row + cell.rows])
-                heights[row + cell.rows - 1] += max(0, lacking)
+    for cell, row, needed in tall:  # cells of several rows only need what the rows lack
+        heights[row + cell.rows - 1] += max(0, needed - sum(heights[row : row + cell.rows]))
     tops = list(accumulate(heights, initial=0))
     placed: list[tuple[LaidOutLine, int, int]] = []
     boxes: list[Box] = []
@@ -153,7 +165,8 @@ class _Measured:
             side = paragraph.align
             if mirrored and side is None and not any(map(str.isalpha, paragraph.text)):
                 side = "right"
-            if len(whole) == 1 and wide + 1 <= width and max([x for _, x in whole[0].places], default=0.0) < width:
+            # One that runs from the right ends where no column does.
+            if len(whole) == 1 and wide + 1 <= width and (not whole[0].places or whole[0].places[0][1] < width):
                 if side:
                     align_line(whole[0], side, width, 0)
                 broken: Iterable[LaidOutLine] = whole
@@ -227,14 +240,21 @@ def _grid(boxes: Sequence[Box], rule: int, right: float, bottom: float) -> list[
 
 def _column_widths(table: Table, measured: _Measured, width: int, padding: int) -> list[int]:
     """Return the widths of the columns: as wide as their text, or in proportion to it; none when that does not fit."""
-    natural = [2.0 * padding + 1] * table.columns
-    smallest = [2.0 * padding + 1] * table.columns
-    cells = sorted((cell for row in table.rows for cell in row), key=lambda cell: cell.columns)
-    for cell in cells:
-        wide, words = measured.widths(cell)
-        wanted = wide + 2 * padding + 1
-        _widen(natural, cell, wanted)
-        _widen(smallest, cell, 2 * padding + 1 + min(words, _WORD_SHARE * width))
+    least = 2.0 * padding + 1
+    natural, smallest = [least] * table.columns, [least] * table.columns
+    spanning: list[tuple[Cell, float, float]] = []
+    for row in table.rows:
+        for cell in row:
+            wide, words = measured.widths(cell)
+            wide, words = wide + 2 * padding + 1, least + min(words, _WORD_SHARE * width)
+            if cell.columns == 1:
+                natural[cell.column] = max(natural[cell.column], wide)
+                smallest[cell.column] = max(smallest[cell.column], words)
+            else:
+                spanning.append((cell, wide, words))
+    for cell, wide, words in sorted(spanning, key=lambda wanted: wanted[0].columns):
+        _widen(natural, cell, wide)
+        _widen(smallest, cell, words)
     measured.natural = natural
     if sum(natural) <= width and measured.typesetter.look.wide_tables:
         return [int(column * width / sum(natural)) for column in natural]
@@ -249,10 +269,7 @@ def _column_widths(table: Table, measured: _Measured, width: int, padding: int) 
 
 
 def _widen(widths: list[float], cell: Cell, wanted: float) -> None:
-    """Make the columns of a cell wide enough, all by the same."""
-    if cell.columns == 1:
-        widths[cell.column] = max(widths[cell.column], wanted)
-        return
+    """Make the columns that a cell spans wide enough, all by the same."""
     lacking = wanted - sum(widths[cell.column : cell.column + cell.columns])
     if lacking > 0:
         for column in range(cell.column, cell.column + cell.columns):

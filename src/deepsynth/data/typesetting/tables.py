@@ -76,7 +76,8 @@ def place_cells(rows: Sequence[Sequence[tuple[tuple[Paragraph, ...], int, int, b
             while free < columns and (number, column + free) not in taken:
                 free += 1
             height = min(spanned, len(rows) - number)
-            taken |= {(number + y, column + x) for y in range(height) for x in range(free)}
+            if height > 1:
+                taken |= {(number + y, column + x) for y in range(1, height) for x in range(free)}
             cells.append(Cell(paragraphs, column, free, height, is_header))
             column += free
         placed.append(tuple(cells))

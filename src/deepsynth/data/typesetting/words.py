@@ -69,77 +69,56 @@ def shaped_words(
     Raises:
         UserError: when no font has a character.
     """
-    first = styled[0][1]
-    has_one_style = len(styled) == 1 and not first.formula
-    has_one_level = levels.count(levels[:1]) == len(levels)
-    is_uniform = has_one_style and has_one_level
-    styles = [] if is_uniform else [style for part, style in styled for _ in part]
-    remembered = (shaper.remembered(first, "ltr"), shaper.remembered(first, "rtl"))
-    tables: dict[tuple[int, int], dict[str, ShapedRun]] = {}
+    text = "".join([part for part, _ in styled])
+    parts = _parts(shaper, styled, levels.count(levels[:1]) == len(levels))
+    limit, quick, style, known = next(parts)
     gap, gap_level, end = "", 0, start
-    text = shown if is_uniform else "".join([part for part, _ in styled])
     for token in TOKENS.findall(shown, start):
         begin, end = end, end + len(token)
         level = levels[begin]
         if token[0] in SPACES:
             gap, gap_level = token, level
             continue
-        run = remembered[level & 1].get(token) if is_uniform else None
+        run = known[level & 1].get(token) if end <= quick else None
         if run:  # most words of most texts
             yield begin, gap, gap_level, ((run, level),), run.room
             gap = ""
             continue
-        if has_one_level and styles and styles[begin] is styles[end - 1] and not styles[begin].formula:
-            style = styles[begin]
-            known = tables.get((id(style), level & 1))
-            run = known.get(token) if known else None
-            if run:
-                yield begin, gap, gap_level, ((run, level),), run.room
-                gap = ""
-                continue
         for segment in segments(token):
-            stop = begin + len(segment)
-            level = levels[begin]
+            first, stop = begin, begin + len(segment)
             shape = shaper.shape_once if len(segment) <= LONGEST_WORD else _unshaped
-            if is_uniform or (
-                len(styled) == 1 and not first.formula and levels.count(level, begin, stop) == stop - begin
-            ):
-                run = remembered[level & 1].get(segment) or shape(segment, first, direction_of(level))
-                yield begin, gap, gap_level, ((run, level),), run.room
-                gap, begin = "", stop
-                continue
-            style = styles[begin]
-            # Each run has a style object of its own.
-            if style is styles[stop - 1] and not style.formula and levels.count(level, begin, stop) == stop - begin:
-                known = tables.get((id(style), level & 1))
-                if known is None:
-                    known = tables[id(style), level & 1] = shaper.remembered(style, direction_of(level))
-                run = known.get(segment) or shape(segment, style, direction_of(level))
-                yield begin, gap, gap_level, ((run, level),), run.room
-            else:
-                spans = _spans(text, begin, stop, styles, levels)
-                runs = [(shape(part, style, direction_of(level)), level) for part, style, level in spans]
-                yield begin, gap, gap_level, runs, sum([run.room for run, _ in runs])
-            gap, begin = "", stop
+            runs: list[tuple[ShapedRun, int]] = []
+            while begin < stop:  # for each style and direction
+                while begin >= limit:
+                    limit, quick, style, known = next(parts)
+                level, last = levels[begin], min(stop, limit)
+                while levels.count(level, begin, last) < last - begin:
+                    last -= 1
+                part = text[begin:last]
+                runs.append((known[level & 1].get(part) or shape(part, style, direction_of(level)), level))
+                begin = last
+            yield first, gap, gap_level, runs, sum([run.room for run, _ in runs])
+            gap = ""
+
+
+def _parts(
+    shaper: Shaper, styled: Sequence[tuple[str, FontStyle]], has_one_level: bool
+) -> Iterator[tuple[int, int, FontStyle, tuple[dict[str, ShapedRun], dict[str, ShapedRun]]]]:
+    """Yield for each part of one style the index of the character behind it, and its style.
+
+    And the runs that are remembered in that style, by direction, with the index up to which a whole word may be looked
+    up in them: 0 where it may have to be divided first.
+    """
+    limit = 0
+    for part, style in styled:
+        limit += len(part)
+        known = (shaper.remembered(style, "ltr"), shaper.remembered(style, "rtl"))
+        yield limit, limit if has_one_level and not style.formula else 0, style, known
 
 
 def without_formulas(styled: Sequence[tuple[str, FontStyle]]) -> str:
     """Return a text with letters of no script for its formulas, which are neither broken nor turned."""
     return "".join([_FORMULA_LETTER * len(part) if style.formula else part for part, style in styled])
-
-
-def _spans(
-    text: str, begin: int, end: int, styles: Sequence[FontStyle], levels: bytes
-) -> list[tuple[str, FontStyle, int]]:
-    """Return the parts of a word that have one style and one embedding level."""
-    spans: list[tuple[str, FontStyle, int]] = []
-    while begin < end:
-        stop = begin + 1
-        while stop < end and levels[stop] == levels[begin] and styles[stop] is styles[begin]:
-            stop += 1
-        spans.append((text[begin:stop], styles[begin], levels[begin]))
-        begin = stop
-    return spans
 
 
 def direction_of(level: int) -> Direction:
