@@ -11,6 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_file, atomic_folder, explain_write_errors
@@ -110,11 +112,12 @@ def test_a_folder_and_its_files_have_the_permissions_of_their_neighbors(tmp_path
     old = os.umask(0o027)
     try:
         with atomic_folder(tmp_path / "adapter") as new:
-            (new / "weights").write_text("one")
+            (new / "settings").write_text("one")
+            save_file({"weight": torch.ones(1)}, new / "weights")  # which gives them to their owner alone
     finally:
         os.umask(old)
     assert (tmp_path / "adapter").stat().st_mode & 0o777 == 0o750
-    assert (tmp_path / "adapter" / "weights").stat().st_mode & 0o777 == 0o640
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "adapter").iterdir()} == {0o640}
 
 
 def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:

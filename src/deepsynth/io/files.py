@@ -50,7 +50,8 @@ def atomic_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a new, empty folder beside ``path``; put it in the place of ``path`` once the block ends without an error.
 
-    Its files are on the disk before it gets its name. After an error the new folder is gone and ``path`` is as it was.
+    Its files are on the disk before it gets its name, and have the permissions that the umask gives, whatever wrote
+    them. After an error the new folder is gone and ``path`` is as it was.
     Where the file system can exchange two names, as on Linux and macOS, there is always a folder at ``path``.
 
     Args:
@@ -64,9 +65,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     with _folder_beside(path) as folder:
         new = folder / path.name
         new.mkdir()
+        shared = new.stat().st_mode & 0o666
         yield new
         for inner in (*new.rglob("*"), new):
             if not inner.is_symlink():
+                inner.chmod(inner.stat().st_mode | shared)  # safetensors writes files that only their owner can read
                 _sync(inner)
         if not (os.path.lexists(path) and _exchange(new, path)):
             _replace_folder(new, path, old=folder / f"{path.name}.old")
