@@ -30,6 +30,7 @@ class Step:
     """Two samples of 10 positions, 14 of them tokens."""
 
     def __init__(self) -> None:
+        self.moved_from = None
         self.tokens = {
             "attention_mask": torch.tensor([[1] * 10, [1] * 4 + [0] * 6]),
             "labels": torch.full((2, 10), -100),

@@ -146,14 +146,20 @@ def test_a_high_phase_leaves_nothing_to_the_phases_after_it(monkeypatch: pytest.
     assert module.logged["vram/peak_gib"] == 40
 
 
+class Gathered:
+    """Those of this rank, when they were sent, and of one that holds 1 GiB more."""
+
+    def __init__(self, own: dict[str, float], device: torch.device) -> None:
+        self.own = {name: value for name, value in own.items() if value == value}
+
+    def read(self) -> list[dict[str, float]]:
+        return [self.own, {name: value + 1 for name, value in self.own.items()} | {"peak_forward_gib": 5.0}]
+
+
 def test_of_several_ranks_the_fullest_counts_and_each_is_named(
     monkeypatch: pytest.MonkeyPatch, lines: list[str]
 ) -> None:
-    def gather(own: dict[str, float], device: torch.device) -> list[dict[str, float]]:
-        one = {name: value for name, value in own.items() if value == value}
-        return [one, {name: value + 1 for name, value in one.items()} | {"peak_forward_gib": 5.0}]
-
-    monkeypatch.setattr(vram_monitor, "gather_figures", gather)
+    monkeypatch.setattr(vram_monitor, "GatheredFigures", Gathered)
     memory, trainer, module = ScriptedMemory(), trainer_of(ranks=2), LoggingModule()
     memory.allocated = memory.peak = 10
     monitor = monitor_with(memory, trainer, monkeypatch)
@@ -165,6 +171,24 @@ def test_of_several_ranks_the_fullest_counts_and_each_is_named(
     assert module.logged["vram/headroom_gib"] == 70
     monitor.on_train_end(trainer, module)
     assert [line.partition(":")[0] for line in lines] == ["VRAM of rank 0", "VRAM of rank 1"]
+
+
+def test_ranks_send_their_figures_a_batch_before_they_are_logged(
+    monkeypatch: pytest.MonkeyPatch, lines: list[str]
+) -> None:
+    """Otherwise a logging step would wait for all that the GPU has to do."""
+    monkeypatch.setattr(vram_monitor, "GatheredFigures", Gathered)
+    memory, trainer, module = ScriptedMemory(), trainer_of(ranks=2), LoggingModule()
+    trainer.log_every_n_steps = 3
+    monitor = monitor_with(memory, trainer, monkeypatch)
+    peaks = []
+    for batch in range(7):
+        memory.allocated = memory.peak = batch + 1
+        monitor.on_train_batch_end(trainer, module, None, fake_batch(), batch)
+        peaks.append(module.logged.get("vram/rank0/peak_gib"))
+    assert peaks == [None, None, 2, 2, 2, 5, 5]
+    monitor.on_train_end(trainer, module)
+    assert lines[0].startswith("VRAM of rank 0: peak 7.00 GiB")
 
 
 def test_the_allocator_is_read_for_its_device(monkeypatch: pytest.MonkeyPatch) -> None:

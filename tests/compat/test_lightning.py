@@ -21,6 +21,7 @@ from deepsynth.compat.lightning import (
     ignore_sigterm,
     is_last_predict_batch,
     leave_out_sigterm_broadcast,
+    logs_after_batch,
     pending_metrics,
     restore_loader,
     set_batches_done,
@@ -250,3 +251,35 @@ def test_the_row_that_is_logged_next_is_known_at_the_end_of_a_batch(
     assert [row for row in due if row is not None] == [row for row in logged if "loss" in row[0]]
     assert [step for row, step in logged if "loss" in row] == steps
     assert all(("epoch" in row) == (own_step is None) for row, _ in logged if "loss" in row)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_it_is_known_in_a_step_whether_lightning_logs_after_it(accumulate: int, tmp_path: Path) -> None:
+    from lightning.pytorch.loggers import CSVLogger
+
+    said: list[bool] = []
+    logged: list[int] = []
+
+    class Steps(BoringModel):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            said.append(logs_after_batch(self.trainer))
+            self.log("batch", torch.tensor(float(len(said))))
+            return super().training_step(batch, batch_idx)
+
+    class Keeps(CSVLogger):
+        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+            logged.append(int(metrics["batch"]))
+
+    trainer = make_trainer(
+        tmp_path,
+        logger=Keeps(tmp_path),
+        max_epochs=2,
+        limit_train_batches=14,
+        limit_val_batches=0,
+        log_every_n_steps=2,
+        accumulate_grad_batches=accumulate,
+    )
+    trainer.fit(Steps())
+    assert len(said) == 28
+    assert logged == [number for number, logs in enumerate(said, 1) if logs]
+    assert logged

@@ -11,9 +11,9 @@ import torch.distributed as dist
 from torch import nn
 
 from deepsynth.distributed.ranks import (
+    GatheredFigures,
     check_placement,
     frozen_parameter_names,
-    gather_figures,
     gather_parts,
     gather_rows,
     is_lost_connection,
@@ -36,8 +36,8 @@ def exchanged() -> dict[str, Any]:
         for error in (RuntimeError("x: Connection closed by peer"), RuntimeError("shape"), OSError("Broken pipe"))
     ]
     parts = gather_parts([number for row in own for number in row.values()])
-    figures = gather_figures({"peak": 1.5 + rank(), "other": rank() or float("nan")}, torch.device("cpu"))
-    return {"figures": figures, "rank": dist.get_rank(), "prefix": rank_prefix(), "parts": parts, "lost": lost,
+    figures = GatheredFigures({"peak": 1.5 + rank(), "other": rank() or float("nan")}, torch.device("cpu"))
+    return {"figures": figures.read(), "rank": dist.get_rank(), "prefix": rank_prefix(), "parts": parts, "lost": lost,
             "rows": [row["id"] for row in gather_rows(own)], "seed": torch.initial_seed()}  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def test_one_process_is_alone() -> None:
     assert (rank(), world_size(), rank_prefix()) == (0, 1, "")
     assert gather_rows(rows) == rows
     assert gather_parts(rows) == [rows]
-    assert gather_figures({"peak": 1.5, "other": float("nan")}, torch.device("cpu")) == [{"peak": 1.5}]
+    assert GatheredFigures({"peak": 1.5, "other": float("nan")}, torch.device("cpu")).read() == [{"peak": 1.5}]
     assert not is_lost_connection(RuntimeError("Connection closed by peer"))
     torch.manual_seed(5)
     seed_as_rank_zero()

@@ -15,7 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from deepsynth import PeftModule
 from deepsynth.errors import UserError
 from deepsynth.models.registry import FAMILIES
-from deepsynth.modules import FullModule
+from deepsynth.modules import FullModule, model_module
 from deepsynth.modules.loading import attention_by_part
 from deepsynth.modules.optim import FusedAdamW
 from tests.helpers.training import grouped, make_module, make_trainer
@@ -107,9 +107,9 @@ def test_what_would_save_memory_and_is_not_chosen_is_named(settings: Any, phase:
 
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A module without a model that keeps what it logs, on a trainer that logs at every third batch."""
+    """A module without a model that keeps what it logs."""
     module = PeftModule()
-    module.trainer = SimpleNamespace(log_every_n_steps=3)  # type: ignore[assignment]
+    module.trainer = SimpleNamespace()  # type: ignore[assignment]
     logged: list[Any] = []
     monkeypatch.setattr(
         module, "log", lambda name, value, **options: logged.append((name, float(value), options)), raising=False
@@ -118,13 +118,14 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Any:
     return module
 
 
-@pytest.mark.parametrize(("every", "shown"), [(3, [0, 2, 5]), (1, list(range(7))), (0, list(range(7)))])
-def test_the_bar_has_a_loss_at_first_and_at_logging_steps(every: int, shown: list[int], module: Any) -> None:
-    module.trainer.log_every_n_steps = every
+def test_the_bar_has_a_loss_at_first_and_where_it_is_logged(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for index in range(7):
-        module.show_loss(torch.tensor(index + 0.5), make_batch(), index)
-    options = {"prog_bar": True, "logger": False, "batch_size": 2}
-    assert module.logged == [("loss", index + 0.5, options) for index in shown]
+        monkeypatch.setattr(model_module, "logs_after_batch", lambda trainer, index=index: index in (2, 5))
+        module.log_training_loss(torch.tensor(index + 0.5), make_batch(), index)
+    kept = [(value, options) for name, value, options in module.logged if name == "train/loss"]
+    assert kept == [(index + 0.5, {"batch_size": 2}) for index in range(7)]
+    bar = [(value, options) for name, value, options in module.logged if name == "loss"]
+    assert bar == [(index + 0.5, {"prog_bar": True, "logger": False, "batch_size": 2}) for index in (0, 2, 5)]
 
 
 def test_pixels_alone_are_cast_to_the_dtype_of_the_weights() -> None:

@@ -118,13 +118,13 @@ class Throughput(Callback):
         """Count the batch, and log at every logging step."""
         self._seen += 1
         self._samples += len(batch)
-        # Summed on the device and read at logging steps alone: reading every batch would make the GPU wait.
-        self._amounts = self._amounts + TrainingFlops.amounts(batch.tokens)
+        # On the host: to read them from a GPU would wait for all that it has to do.
+        self._amounts = self._amounts + TrainingFlops.amounts(batch.moved_from or batch.tokens)
         if self._flops is not None:
             self._image_flops += self._flops.of_images(batch.images) * _encoded_share(pl_module)
         logs = self._seen % cast(Any, trainer).log_every_n_steps == 0  # set by a connector
-        if logs and torch.cuda.is_available():
-            torch.cuda.synchronize()
+        if logs and torch.cuda.is_available() and not isinstance(pl_module, DeepSynthModule):
+            torch.cuda.synchronize()  # a DeepSynthModule reads its loss at every logging step, and waits for that
         now = time.perf_counter()
         assert self._mark is not None, "the batch started"
         self._seconds += now - self._mark

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from deepsynth.callbacks.out_of_memory import explain, shapes
-from deepsynth.distributed.ranks import gather_figures
+from deepsynth.distributed.ranks import GatheredFigures
 from deepsynth.modules import DeepSynthModule
 from deepsynth.profiling.memory import GIB, Memory, is_out_of_memory, memory_of
 
@@ -25,7 +25,8 @@ class VramMonitor(Callback):
     ran, ``vram/peak_load_gib``, ``…forward…``, ``…backward…``, ``…step…``, ``…validation…`` and ``…generation…``;
     ``vram/limit_gib``, at which an allocation would fail, other programs on the device taken into account; and
     ``vram/headroom_gib``, the limit less the peak. With several ranks these are the largest
-    of any rank (the smallest limit and headroom), and ``vram/rank0/peak_gib``, … are those of every rank. On the CPU
+    of any rank (the smallest limit and headroom) after the step before, and ``vram/rank0/peak_gib``, … are those of
+    every rank. On the CPU
     the keys begin with ``ram/``: the resident memory of the process, seen where phases begin and end.
 
     A run that runs out of memory ends with a line that says in which phase, on which shapes, and what to change.
@@ -43,6 +44,7 @@ class VramMonitor(Callback):
         self._peaks: dict[str, int] = {}
         self._peak = 0
         self._batches = 0
+        self._gathered: GatheredFigures | None = None
         self._shapes = ""
 
     # ------------------------------------------------------------------ phases
@@ -104,9 +106,14 @@ class VramMonitor(Callback):
         """End the step, and log at logging steps."""
         self._enter(None)
         self._batches += 1
-        if self._batches % cast(Any, trainer).log_every_n_steps == 0:  # set by a connector
+        every = cast(Any, trainer).log_every_n_steps  # set by a connector
+        if trainer.world_size > 1 and (self._batches + 1) % every == 0:
+            # A batch early: what other ranks send now is there after all that the GPU has been given to do.
+            self._gathered = self._gather(trainer)
+        if self._batches % every == 0:
+            gathered, self._gathered = self._gathered or self._gather(trainer), None
             # Tensors of the host: of numbers Lightning makes some of the device, and reads each of them there.
-            figures = self._over_ranks(trainer)[0].items()
+            figures = self._over_ranks(gathered)[0].items()
             pl_module.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in figures})
 
     def on_validation_batch_start(
@@ -152,10 +159,13 @@ class VramMonitor(Callback):
         sizes |= {"limit": limit, "headroom": limit - self._peak}
         return {f"{name}_gib": size / GIB for name, size in sizes.items()}
 
-    def _over_ranks(self, trainer: Trainer) -> tuple[dict[str, float], list[dict[str, float]]]:
+    def _gather(self, trainer: Trainer) -> GatheredFigures:
+        return GatheredFigures(self.figures(), trainer.strategy.root_device)
+
+    def _over_ranks(self, gathered: GatheredFigures) -> tuple[dict[str, float], list[dict[str, float]]]:
         """Return what is logged, and the figures of every rank."""
         assert self._memory is not None
-        key, ranks = self._memory.key, gather_figures(self.figures(), trainer.strategy.root_device)
+        key, ranks = self._memory.key, gathered.read()
         logged = {}
         for name in dict.fromkeys(name for figures in ranks for name in figures):
             tightest = min if name in ("limit_gib", "headroom_gib") else max
@@ -168,7 +178,7 @@ class VramMonitor(Callback):
         """Send the final figures to every logger, and print one line for each rank."""
         assert self._memory is not None
         self._enter(None)
-        logged, ranks = self._over_ranks(trainer)
+        logged, ranks = self._over_ranks(self._gather(trainer))
         for logger in trainer.loggers:
             logger.log_metrics(logged, trainer.global_step)
         for rank, figures in enumerate(ranks):

@@ -92,6 +92,11 @@ def gradients_wait(trainer: Trainer) -> bool:
     return not (progress.is_last_batch or progress.current.ready % trainer.accumulate_grad_batches == 0)
 
 
+def logs_after_batch(trainer: Trainer) -> bool:
+    """Return whether Lightning logs when the training batch under way is done."""
+    return trainer._logger_connector.should_update_logs and not gradients_wait(trainer)
+
+
 def pending_metrics(trainer: Trainer) -> tuple[dict[str, float], int] | None:
     """Return the values of a training step that Lightning is about to log, and the step it gives them, or ``None``.
 

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import nn
 
+from deepsynth.distributed.host_copy import HostCopy
 from deepsynth.errors import UserError
 
 
@@ -86,20 +87,28 @@ def gather_parts(items: list[Any]) -> list[list[Any]]:
     return parts
 
 
-def gather_figures(figures: Mapping[str, float], device: torch.device) -> list[dict[str, float]]:
-    """Return the figures of each rank, on every rank; every rank must call this, with the same names.
+class GatheredFigures:
+    """The figures of all ranks, which travel while the host goes on; every rank must make one, with the same names.
 
     Args:
         figures: of this rank; one that is not a number is left out.
         device: on which ranks exchange tensors.
     """
-    rows = [list(figures.values())]
-    if world_size() > 1:
-        own = torch.tensor(rows[0], dtype=torch.float64, device=device)
-        ranks = [torch.empty_like(own) for _ in range(world_size())]
-        dist.all_gather(ranks, own)
-        rows = torch.stack(ranks).tolist()
-    return [{name: value for name, value in zip(figures, row, strict=True) if not math.isnan(value)} for row in rows]
+
+    def __init__(self, figures: Mapping[str, float], device: torch.device) -> None:
+        self._names = list(figures)
+        own = torch.tensor(list(figures.values()), dtype=torch.float64)
+        ranks = [own]
+        if world_size() > 1:
+            ranks = [torch.empty_like(own, device=device) for _ in range(world_size())]
+            dist.all_gather(ranks, own.to(device))
+        self._ranks = HostCopy(torch.stack(ranks))
+
+    def read(self) -> list[dict[str, float]]:
+        """Return the figures of each rank."""
+        rows = self._ranks.read().tolist()
+        named = (zip(self._names, row, strict=True) for row in rows)
+        return [{name: value for name, value in row if not math.isnan(value)} for row in named]
 
 
 def check_placement(model: nn.Module, device: torch.device) -> None:

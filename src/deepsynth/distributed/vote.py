@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
 
+from deepsynth.distributed.host_copy import HostCopy
 from deepsynth.distributed.ranks import world_size
 
 
@@ -18,8 +17,7 @@ class Vote:
     """
 
     def __init__(self) -> None:
-        self._answer: torch.Tensor | None = None
-        self._ready: Any = None  # a CUDA event
+        self._answer: HostCopy | None = None
 
     def cast(self, yes: bool, device: torch.device) -> bool:
         """Say yes or no; every process must call this as often.
@@ -36,13 +34,5 @@ class Vote:
             dist.all_reduce(said, op=dist.ReduceOp.MAX)
         if not said.is_cuda:
             return bool(said)
-        found = False
-        if self._answer is None:
-            self._answer = torch.zeros((), pin_memory=True)
-            self._ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        else:
-            self._ready.synchronize()
-            found = bool(self._answer)
-        self._answer.copy_(said, non_blocking=True)
-        self._ready.record()
-        return found
+        before, self._answer = self._answer, HostCopy(said)
+        return before is not None and bool(before.read())

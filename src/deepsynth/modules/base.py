@@ -94,7 +94,7 @@ class DeepSynthModule(ModelModule):
         self.text_generator.note_targets(batch)
         self.finite_check.add_samples(batch.ids)
         loss = self.loss_window.weigh(self.compute_loss(batch), (batch.tokens["labels"] != -100).sum())
-        self.log("train/loss", self.loss_window.mean, batch_size=len(batch))
+        self.log_training_loss(self.loss_window.mean, batch, batch_idx)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
@@ -220,9 +220,8 @@ class DeepSynthModule(ModelModule):
         self.training_engine.start_batch(batch)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log the share of images whose features were in the cache, and show the loss."""
+        """Log the share of the batch's images whose features were in the cache."""
         self.training_engine.log_cache_hits(batch)
-        self.show_loss(self.loss_window.mean, batch, batch_idx)
 
     def on_validation_start(self) -> None:
         """Stop before validation when the last step was not finite."""

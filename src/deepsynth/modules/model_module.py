@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -14,6 +14,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from deepsynth.compat.lightning import logs_after_batch
 from deepsynth.distributed.strategy import apply_strategy, attached_trainer, check_module, strategy_name
 from deepsynth.errors import UserError
 from deepsynth.generation import Generation, Implementation
@@ -255,15 +256,18 @@ class ModelModule(LightningModule, ABC):
         """
         return self if self.stays_on_device else super().cpu()
 
-    def show_loss(self, loss: torch.Tensor, batch: Batch, batch_idx: int) -> None:
-        """Show the training loss () in the progress bar as ``loss``, at the first batch and at logging steps.
+    def log_training_loss(self, loss: torch.Tensor, batch: Batch, batch_idx: int) -> None:
+        """Log ``train/loss`` (), and show it in the progress bar as ``loss`` at the first batch and when it is logged.
 
-        Lightning reads what the bar shows after every batch: on a GPU that waits for all that is under way, and only
-        then the next step begins. So the bar has a number of its own, on the host, which is read where logging waits.
+        Where Lightning logs, the loss is read here, while the GPU has the backward pass to come, and not by Lightning,
+        after which the GPU would have nothing to do. What the bar shows Lightning reads after every batch: so the bar
+        has a number of its own.
         """
-        every: int = cast(Any, self.trainer).log_every_n_steps  # set by a connector
-        if batch_idx == 0 or (batch_idx + 1) % max(every, 1) == 0:
-            self.log("loss", loss.cpu(), prog_bar=True, logger=False, batch_size=len(batch))
+        logs = logs_after_batch(self.trainer)
+        if logs or batch_idx == 0:
+            loss = loss.cpu()
+            self.log("loss", loss, prog_bar=True, logger=False, batch_size=len(batch))
+        self.log("train/loss", loss, batch_size=len(batch))
 
     def compute_loss(self, batch: Batch) -> torch.Tensor:
         """Return the mean loss over the batch's label tokens."""

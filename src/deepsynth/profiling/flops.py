@@ -134,10 +134,8 @@ class TrainingFlops:
     def amounts(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return what the decoder works on: tokens, pairs of tokens in attention, and labels, as (3,) int64.
 
-        The tensor stays on the device of the inputs, so that nothing waits for a GPU.
-
         Args:
-            inputs: of a batch, right-padded or packed (with ``position_ids``).
+            inputs: of a batch, right-padded or packed (with ``position_ids``), on any device, where the tensor stays.
         """
         mask = inputs["attention_mask"]
         positions = inputs.get("position_ids")

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
+from deepsynth.distributed.host_copy import HostCopy
 from deepsynth.errors import NonFiniteError, UserError
 
 #: A float16 loss scale below this has halved at every step: its gradients overflow, or are no numbers, at any scale.
@@ -34,7 +35,7 @@ class FiniteCheck:
         self._step = ""
         self._scale: float | None = None
         self._samples: list[str] = []
-        self._outcome: tuple[torch.Tensor, torch.cuda.Event | None] | None = None
+        self._outcome: HostCopy | None = None
 
     def add_samples(self, ids: Sequence[str]) -> None:
         """Note the samples that this rank's part of the step learns from."""
@@ -111,25 +112,17 @@ class FiniteCheck:
     def _look(self, step: int, loss: torch.Tensor, tokens: torch.Tensor, gradients: list[torch.Tensor]) -> None:
         norm = nn.utils.get_total_norm(gradients)
         whole: torch.Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # over shards
-        outcome = torch.stack([loss.isfinite() & whole.isfinite().to(loss.device), tokens > 0])
-        done = None
-        if outcome.is_cuda:
-            outcome = torch.empty(2, dtype=torch.bool, pin_memory=True).copy_(outcome, non_blocking=True)
-            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            done.record()
+        self._outcome = HostCopy(torch.stack([loss.isfinite() & whole.isfinite().to(loss.device), tokens > 0]))
         samples, self._samples = self._samples, []
         named = ", ".join(samples[:8]) + (f" and {len(samples) - 8} more" if len(samples) > 8 else "")
-        self._outcome = outcome, done
         self._step = f"step {step} (samples {named})"
 
     def _failed(self) -> bool:
         """Return whether the step that was looked at was not finite; told once."""
         if self._outcome is None:
             return False
-        (outcome, done), self._outcome = self._outcome, None
-        if done is not None:
-            done.synchronize()
-        finite, has_labels = outcome.tolist()
+        outcome, self._outcome = self._outcome, None
+        finite, has_labels = outcome.read().tolist()
         if not has_labels:
             rank_zero_warn(f"{self._step} has no label token, so nothing is learned from it; the processor made it so")
         return not finite
