@@ -106,12 +106,11 @@ def test_a_gray_page_is_degraded_alike_whether_it_has_one_channel_or_three(degra
 
 
 @pytest.mark.parametrize("degradation", ALL, ids=lambda degradation: degradation.__name__)
-@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan"), "often", True, None])
-def test_a_probability_beyond_0_to_1_is_refused(degradation: Any, value: Any) -> None:
-    message = rf"^augmenter\.{degradation.key}\.probability is {re.escape(repr(value))}; it must be 0 to 1$"
-    with pytest.raises(ValueError, match=message) as caught:
-        degradation(probability=value)
-    assert "\n" not in str(caught.value)
+def test_a_probability_beyond_0_to_1_is_refused(degradation: Any) -> None:
+    for value in (-0.1, 1.5, float("nan"), "often", True, None):
+        message = rf"^augmenter\.{degradation.key}\.probability is {re.escape(repr(value))}; it must be 0 to 1\Z"
+        with pytest.raises(ValueError, match=message):
+            degradation(probability=value)
 
 
 OPTIONS = [
@@ -255,7 +254,7 @@ def test_a_page_larger_than_the_noise_is_covered() -> None:
     noisy, _ = SensorNoise(sigma=(10.0, 10.0))(
         np.full((1700, 1500, 3), 128, np.uint8), np.zeros((1, 4)), np.random.default_rng(0)
     )
-    assert noisy[-50:, -50:].std() > 8
+    assert noisy[-50:, -50:].std() == pytest.approx(10.0, rel=0.05)
 
 
 def test_salt_and_pepper_specks_the_asked_share() -> None:

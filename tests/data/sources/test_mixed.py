@@ -133,9 +133,11 @@ def test_what_is_skipped_is_told_once_however_often_a_source_is_repeated(tmp_pat
     told: list[str] = []
     mix = MixedSource({"law": JsonlSource(str(path))}, epoch_size=5)
     found = mix.walk(need_text=True, skip=lambda *said: told.append(str(said[-1])))
-    assert ids(found) == ["law/1", "law/3", "law/1~2", "law/3~2", "law/1~3"]
-    assert len(told) == 1
+    assert ids(itertools.islice(found, 2)) == ["law/1", "law/3"]
+    assert len(told) == 1, "in the first pass"
     assert "line 2" in told[0]
+    assert ids(found) == ["law/1~2", "law/3~2", "law/1~3"]
+    assert len(told) == 1
     with pytest.raises(ValueError, match="line 2"):
         list(mix)
 
