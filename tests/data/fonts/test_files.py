@@ -5,7 +5,15 @@ import pytest
 from fontTools.subset import Subsetter
 from fontTools.ttLib import TTFont
 
-from deepsynth.data.fonts.files import bundled_faces, bundled_folder, coverage, folder_faces, is_ignorable, read_faces
+from deepsynth.data.fonts.files import (
+    bundled_faces,
+    bundled_folder,
+    coverage,
+    folder_faces,
+    is_ignorable,
+    read_faces,
+    system_folders,
+)
 from deepsynth.data.fonts.glyphs import FontStyle
 from deepsynth.data.fonts.library import FontLibrary
 from deepsynth.data.rendering.renderer import TextRenderer
@@ -118,6 +126,17 @@ def test_display_faces_come_behind_those_for_plain_text(tmp_path):
     (tmp_path / "font.ttf").unlink()
     library = FontLibrary([str(tmp_path)], system_fonts=False)
     assert runs(library, "\u0915") == [("\u0915", "Zero Devanagari")]
+
+
+def test_fonts_of_the_user_are_the_systems(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    (tmp_path / ".local/share/fonts/deep").mkdir(parents=True)
+    (tmp_path / ".local/share/fonts/deep/Mine.ttf").write_bytes(Path(SANS).read_bytes())
+    (tmp_path / ".fonts").touch()
+    own = [folder for folder in system_folders() if folder.is_relative_to(tmp_path)]
+    assert own == [tmp_path / ".local/share/fonts"]
+    assert "Mine.ttf" in {Path(face.path).name for face in FontLibrary().system_faces}
+    assert FontLibrary(system_fonts=False).system_faces == ()
 
 
 def test_an_unknown_family_is_refused_with_what_there_is(bundled):

@@ -34,8 +34,12 @@ def dataset(tmp_path: Path) -> Callable[..., PageDataset]:
     return build
 
 
-def test_samples_beyond_the_budget_alone_are_dropped_and_counted(dataset: Callable[..., PageDataset]) -> None:
+def test_samples_beyond_the_budget_alone_are_dropped_and_counted(
+    dataset: Callable[..., PageDataset], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "deepsynth")
     everything = dataset()
+    assert "train: 4 documents, 4 samples" in caplog.messages
     lengths = {everything[0, i].document_id: len(everything[0, i].input_ids) for i in range(len(everything))}
     assert everything.dropped == 0
     assert sorted(lengths) == ["d0", "d1", "d2", "d3"]
@@ -43,7 +47,18 @@ def test_samples_beyond_the_budget_alone_are_dropped_and_counted(dataset: Callab
     assert second < lengths["d1"]
     some = dataset(max_tokens=second, on_max_tokens="drop")
     assert some.dropped == 1
+    assert "train: 4 documents, 3 samples, 1 dropped as longer than data.max_tokens" in caplog.messages
     assert {some[0, i].document_id for i in range(len(some))} == {"d0", "d2", "d3"}
+
+
+def test_a_split_says_what_was_changed_in_its_texts(
+    dataset: Callable[..., PageDataset], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "deepsynth")
+    changed = dataset(["e\u0301 and e\u0301", *TEXTS])
+    said = changed.pipeline.text.count_changes(changed.documents)
+    assert said
+    assert caplog.messages[-1] == f"train: {said}"
 
 
 def test_the_fingerprint_changes_with_text_order_and_number(dataset: Callable[..., PageDataset]) -> None:
