@@ -330,8 +330,6 @@ def test_resuming_and_sharing_need_the_folder(option: str, config: str, capsys: 
         (["--model.model_name=no/such/folder"], 1, ["no/such/folder"]),
         (["--model.model_name=nobody/no-such-model"], 1, ["nobody/no-such-model"]),
         (["--model.engine.attn_implementation=flash_attention_2"], 1, ["install flash-attn,", "sdpa"]),
-        (["--model.engine.attn_implementation=flash_attention_3"], 1, ["flash-attn-3 is not", "build it from", "sdpa"]),
-        (["--model.engine.attn_implementation=flash_attention_4"], 1, ["install flash-attn-4,", "sdpa"]),
         (
             ["--trainer.strategy=deepspeed_stage_2"],
             1,
@@ -341,9 +339,7 @@ def test_resuming_and_sharing_need_the_folder(option: str, config: str, capsys: 
         (["--ckpt_path=none.ckpt"], 1, ["none.ckpt"]),
         (["--run_name=../../elsewhere"], 1, ["--run_name is '../../elsewhere'; it must be a name, without /"]),
         (["--run_name="], 1, ["--run_name is ''; it must be a name"]),
-        ([f"--run_name={'n' * 5000}"], 1, ["--run_name is", "nnn…nnn", "it must have at most 200 bytes"]),
         (["--data.prompt=Read."], 1, ["<image>"]),
-        (["--data.val_fraction=1.5"], 1, ["data.val_fraction is 1.5"]),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -97,16 +97,6 @@ def test_a_path_that_is_not_there_is_a_mistake() -> None:
         with_defaults(["predict", "nowhere"])
 
 
-def test_random_and_untuned_weights_are_said(
-    tmp_path: Path, jsonl: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    args = ["predict", str(jsonl), "--trainer.limit_predict_batches=0", "--trainer.enable_progress_bar=false"]
-    with pytest.warns(UserWarning, match="deepsynth/tiny-random has random weights"):
-        assert main(args) == 0
-    assert "predicting with deepsynth/tiny-random as it comes" in caplog.text
-
-
 @pytest.mark.parametrize(
     ("option", "logger", "package"), [("=", "WandbLogger", "wandb"), ("+=", "MLFlowLogger", "mlflow")]
 )
