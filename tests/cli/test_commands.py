@@ -276,3 +276,43 @@ def test_the_pages_of_a_report_are_those_of_the_documents_that_it_shows(tmp_path
     assert list(found) == ["a", "c"]
     assert [image.size for images in found.values() for image in images] == [(64, 64)] * 2
     assert taken == ["a", "b", "c"], "no more than it needs"
+
+
+def test_a_curve_s_pages_are_predicted_in_every_condition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: dict[str, list[str]] = {}
+
+    class Command:
+        def __init__(self, args: list[str]) -> None:
+            folder = Path(args[-1].removeprefix("--output="))
+            folder.mkdir(parents=True)
+            (folder / "predictions.jsonl").write_text('{"id": "a", "prediction": "a b", "target": "a b"}\n' * 4)
+            ran[folder.name] = args
+
+    monkeypatch.setattr(compression, "CompressionCLI", Command)
+    monkeypatch.setattr(compression, "plot", lambda *_: None)
+    out, said = tmp_path / "out", list[str]()
+    file = tmp_path / "long.jsonl"
+    file.write_text(json.dumps({"id": "a", "text": " ".join(f"number {number}" for number in range(200))}))
+    source = ["--data.source=JsonlSource", f"--data.source.path={file}", "--ckpt_path", "adapter"]
+    source += ["--model.model_name=deepsynth/tiny"]
+    conditions = ["--modes=[tiny, small]", "--font_sizes=[12, 16]", "--text_tokens=[20, 30]", "--num=3"]
+    compression.evaluate_compression([*source, *conditions, f"--output={out}"], said.append)
+    modes, sizes, ends = ("tiny", "small"), (12, 16), ("", "-tuned", "-shuffled", "-shuffled-tuned")
+    assert list(ran) == [f"{mode}-{size}px{end}" for mode in modes for size in sizes for end in ends]
+    for name, args in ran.items():
+        mode, size, *rest = name.split("-")
+        file = out / ("shuffled.jsonl" if "shuffled" in rest else "texts.jsonl")
+        options = {f"--data.mode={mode}", f"--data.renderer.font_size_px={size[:-2]}", f"--data.source.path={file}"}
+        assert options <= set(args)
+        assert ("--ckpt_path" in args, "adapter" in args) == ("tuned" in rest,) * 2
+    tokenizer = tokenizer_of("deepsynth/tiny")
+    texts = [json.loads(line)["text"] for line in (out / "texts.jsonl").read_text().splitlines()]
+    assert len(texts) == 3
+    assert all(18 <= len(tokenizer.tokenize(text)) <= 30 for text in texts), "a word less where one more is too much"
+    mixed = [json.loads(line)["text"] for line in (out / "shuffled.jsonl").read_text().splitlines()]
+    assert [sorted(text) for text in mixed] == [sorted(text) for text in texts]
+    assert not set(mixed) & set(texts)
+    record = json.loads((out / "compression.json").read_text())
+    assert [sum(point["pages"] for point in curve["points"]) for curve in record["curves"]] == [3] * 16
+    assert said[-1] == f"compression.png, .md and .json in {out}"
+    assert (out / "compression.md").read_text().splitlines() == said[:-1]

@@ -86,13 +86,11 @@ def evaluate_compression(args: Sequence[str], print_line: Callable[[str], None])
         print_line("the source has scans: they are taken as they are; not used: font_sizes, text_tokens, control")
     else:
         _write_texts(plan, options, count_tokens, Path(output))
+    sizes = [None] if scans else options["font_sizes"]
+    controls = [False, True] if options["control"] and not scans else [False]
     tuned = [False, True] if any(arg.split("=")[0] == "--ckpt_path" for arg in args) else [False]
     results = []
-    for mode, size, control, after in itertools.product(
-        layouts, [None] if scans else options["font_sizes"], [False, True] if options["control"] else [False], tuned
-    ):
-        if scans and control:
-            continue
+    for mode, size, control, after in itertools.product(layouts, sizes, controls, tuned):
         condition = Condition(mode, size, control, after)
         folder = Path(output) / condition.name
         own = _run_options(plan, condition, layouts, scans=scans, output=Path(output))
