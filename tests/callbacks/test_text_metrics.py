@@ -118,7 +118,7 @@ def test_ranks_together_give_the_figure_of_the_corpus(tmp_path: Path, monkeypatc
     [
         ({"profiles": ["lower"]}, "normalization profile 'lower' is unknown; the profiles are none, "),
         ({"metrics": ["f1"]}, "TextMetrics.metrics has 'f1'; the metrics are cer, wer"),
-        ({"by": ["script"]}, "TextMetrics.by has 'script'; there are language, source and prompt"),
+        ({"by": ["script"]}, "TextMetrics.by has 'script'; it must be language, source or prompt"),
         ({"confidence": 95}, "TextMetrics.confidence is 95; it must be above 0 and below 1, or null"),
         ({"resamples": 0}, "TextMetrics.resamples is 0; it must be at least 1"),
     ],

@@ -118,13 +118,14 @@ def test_parts_of_a_data_set_are_pushed_without_what_is_no_document(hub, tmp_pat
     page = [f"--data.renderer.{name}_px=40" for name in ("page_width", "page_height")] + ["--data.renderer.margin_px=2"]
     command = ["hub", "push-data", "--data.source=JsonlSource", f"--data.source.path={tmp_path / 'rows.jsonl'}", *page]
     command += ["--data.renderer.font_size_px=6", "--repo_id=alice/parts", "--data.on_error=skip"]
-    parts = [[*command[:2], "--config", "tiny.yaml", *command[2:], "--shard", part] for part in ("1/2", "0/2")]
+    parts = [[*command[:2], "--config", "tiny.yaml", *command[2:], "--shard", part] for part in ("1/2", "0/2", "0/2")]
     done = run_python(hub, COMMANDS, json.dumps(parts))
-    assert done.stderr.count("exit 0") == 2
+    assert done.stderr.count("exit 0") == 3
     named = [line for line in done.stdout.splitlines() if line.startswith("skipped: ")]
-    assert [line.partition("rows.jsonl, ")[2][:7] for line in named] == ["line 1:", "line 9:"] * 2
+    assert [line.partition("rows.jsonl, ")[2][:7] for line in named] == ["line 1:", "line 9:"] * 3
     pushed = [line[:16] for line in done.stdout.splitlines() if line.startswith("data/train")]
     assert pushed == ["data/train-00001", "data/train-00000"]
+    assert done.stdout.endswith("nothing to push: alice/parts@main is up to date\n")
     assert len([name for name in hub.repo("alice/parts", "dataset").files() if name.endswith(".parquet")]) == 2
 
 

@@ -113,7 +113,7 @@ def test_random_weights_and_an_untuned_model_are_named(
     said = [str(warning.message) for warning in found]
     assert [f"{settings['model_name']} has random weights" in line for line in said] == [True] * warned
     assert all(("or an adapter" in line) == told for line in said)
-    assert (f"predicting with {settings['model_name']} as it comes" in caplog.text) == told
+    assert (f"predicting with {settings['model_name']} without fine-tuning" in caplog.text) == told
 
 
 def test_a_warning_of_ours_is_one_line_and_others_keep_their_place(capsys: pytest.CaptureFixture[str]) -> None:

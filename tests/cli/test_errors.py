@@ -134,7 +134,29 @@ WRONG = "Parser key \"data.batch_size\": Expected a <class 'int'>. Got value: ma
         (
             "Expected a dot import path string: Other",
             ["fit"],
-            "there is no class 'Other'; there are CsvSource, JsonlSource",
+            "there is no class 'Other'; there are CsvSource, JsonlSource; a class of your own is given as module.Name",
+        ),
+        (
+            "Expected a dot import path string: WandLogger",
+            ["fit", "--trainer.logger=WandLogger"],
+            "no class 'WandLogger' (--trainer.logger=WandLogger); did you mean WandbLogger or Logger or LitLogger?",
+        ),
+        (
+            "Parser key \"data.source\": Problem with given class_path 'mine.Poems': No module named 'mine'",
+            ["fit", "--data.source=mine.Poems"],
+            "mine.Poems: there is no module 'mine' (--data.source=mine.Poems); a file mine.py of the current folder "
+            "would be one",
+        ),
+        (
+            "expects a function or a callable class: module 'deepsynth.types' has no attribute 'Documents'. "
+            "Got value: deepsynth.types.Documents",
+            ["fit"],
+            "module 'deepsynth.types' has no 'Documents'; did you mean Document?",
+        ),
+        (
+            'Parser key "data.augmenter": Import path does not correspond to a subclass of Augmenter',
+            ["fit", "--data.augmenter=mine.Poems"],
+            "data.augmenter: it must be a subclass of Augmenter (--data.augmenter=mine.Poems)",
         ),
         (
             "unrecognized arguments: --data.batch_siz",

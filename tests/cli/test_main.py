@@ -56,7 +56,7 @@ def raising(error: BaseException) -> Command:
             RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
             1,
             "deepsynth: a worker of the data loader was killed (Killed), most often because memory ran out; set "
-            "data.num_workers lower, and go on from the last checkpoint\n",
+            "data.num_workers lower, and continue from the last checkpoint\n",
         ),
         (
             torch.distributed.DistNetworkError("timed out\nafter 5 s"),

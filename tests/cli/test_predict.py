@@ -44,7 +44,7 @@ def test_the_settings_are_those_of_the_run_and_the_pages_stay_as_they_are(
     assert main([*args, "--trainer.enable_progress_bar=false"]) == 0
     assert Path("results/deep/a.txt").read_text() == "Scan number 7.\n", "the page was not degraded"
     assert "settings of" in caplog.text
-    assert "as it comes" not in caplog.text
+    assert "without fine-tuning" not in caplog.text
     assert sorted(path.name for path in Path("runs").iterdir()) == ["mine", "mine-predict"]
     assert with_defaults(["predict", "new", "--ckpt_path", "runs/mine"]) == [
         *("predict", "--config", str(Path("runs/mine/config.yaml").resolve()), "--run_name=mine-predict"),
@@ -69,8 +69,19 @@ def test_the_source_follows_from_the_path(name: str, source: str, tmp_path: Path
     path.touch()
     found = with_defaults(["predict", str(path), "--config", "mine.yaml"])
     assert found[1:] == [
-        *(f"--data.source={source}", f"--data.source.path={path}", "--data.augmenter=null"),
         *("--config", "mine.yaml"),
+        *(f"--data.source={source}", f"--data.source.path={path}", "--data.augmenter=null"),
+    ]
+
+
+def test_no_configuration_replaces_the_path(tmp_path: Path) -> None:
+    """What a configuration sets counts where no option before it says otherwise, and one may have a source."""
+    (tmp_path / "a.jsonl").touch()
+    found = with_defaults(["predict", str(tmp_path / "a.jsonl"), "--x", "1", "--config=b", "-c", "d", "--y=2"])
+    assert found == [
+        *("predict", "--config=b", "-c", "d"),
+        *("--data.source=JsonlSource", f"--data.source.path={tmp_path}/a.jsonl", "--data.augmenter=null"),
+        *("--x", "1", "--y=2"),
     ]
 
 

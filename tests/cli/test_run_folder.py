@@ -77,11 +77,11 @@ def test_a_folder_with_files_is_another_run_s_and_an_empty_one_is_free(tmp_path:
 def test_a_run_that_is_alive_is_not_resumed(tmp_path: Path) -> None:
     folder = RunFolder.claim(tmp_path, "run")
     (folder.path / "config.yaml").write_text("")
-    with pytest.raises(UserError, match=rf"run: its run is still at work \(process {os.getpid()} on .*\); wait"):
+    with pytest.raises(UserError, match=rf"run: its run is still running \(process {os.getpid()} on .*\); wait"):
         RunFolder.resume(folder.path)
     folder.release()
     resumed = RunFolder.resume(folder.path)
-    with pytest.raises(UserError, match="still at work"):
+    with pytest.raises(UserError, match="still running"):
         RunFolder.resume(folder.path)
     resumed.release()
     assert contents(tmp_path) == ["run", "run/config.yaml"]

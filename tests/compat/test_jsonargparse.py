@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, NoReturn
 
 import pytest
@@ -12,8 +13,10 @@ from deepsynth.compat.jsonargparse import (
     ChoicesHelpFormatter,
     class_not_chosen,
     innermost_error,
+    other_base,
     unknown_class,
     unknown_option,
+    unusable_path,
     wrong_value,
 )
 from deepsynth.data import Source
@@ -30,6 +33,7 @@ def error_of(*args: str, **types: Any) -> str:
     parser.add_subclass_arguments(Callback, "callback", required=False)
     parser.add_argument("--rank", type=int)
     parser.add_argument("--limit", type=int | float | None)
+    parser.add_argument("--functions", type=list[Callable[[str, str], float]])
     with pytest.raises(RuntimeError) as error:
         parser.parse_args(list(args))
     return " ".join(innermost_error(str(error.value)).split())
@@ -125,6 +129,24 @@ def test_keys_of_nested_parsers_are_joined(text: str, key: str, reason: str) -> 
 )
 def test_options_that_do_not_exist_are_named(text: str, option: str | None) -> None:
     assert unknown_option(text) == option
+
+
+@pytest.mark.parametrize(
+    ("option", "path", "reason"),
+    [
+        ("callback", "nowhere.Mine", "No module named 'nowhere'"),
+        ("callback", "deepsynth.types.Mine", "module 'deepsynth.types' has no attribute 'Mine'"),
+        ("functions", "[nowhere.mine]", "No module named 'nowhere'"),
+        ("functions", "[deepsynth.types.mine]", "module 'deepsynth.types' has no attribute 'mine'"),
+    ],
+)
+def test_why_a_class_or_function_cannot_be_used_is_found(option: str, path: str, reason: str) -> None:
+    assert unusable_path(error_of(f"--{option}={path}")) == (path.strip("[]"), reason)
+
+
+def test_a_class_of_another_kind_is_found() -> None:
+    assert other_base(error_of("--callback=deepsynth.types.Document")) == "Callback"
+    assert other_base(error_of("--rank=many")) is None
 
 
 def test_an_error_without_a_union_is_as_it_was() -> None:

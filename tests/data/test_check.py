@@ -159,7 +159,7 @@ def test_the_command_lists_all_rows_that_are_no_documents(tmp_path: Path, capsys
     named = [line for line in shown.out.splitlines() if "error: " in line]
     assert [line.partition(f"error: {rows}, ")[2][:8] for line in named] == ["line 1: ", "line 4: ", "line 5: "]
     assert "3 documents, 3 samples, 3 errors" in shown.out
-    assert "the data have errors (3)" in shown.err
+    assert "the data has errors (3)" in shown.err
 
 
 def test_the_command_names_what_is_broken_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,7 +176,7 @@ def test_the_command_names_what_is_broken_and_fails(tmp_path: Path, capsys: pyte
     shown = capsys.readouterr()
     assert "error: bad.png: " in shown.out
     assert "fit stops at this (data.on_error=skip would leave them out):\n  error: bad.png: " in shown.out
-    assert "the data have errors (1); the lines above name them" in shown.err
+    assert "the data has errors (1); the lines above list them" in shown.err
     assert main([*args, "--data.on_error=skip"]) == 1
     assert "(data.on_error is skip):\n  error: bad.png: " in capsys.readouterr().out
     assert json.loads((tmp_path / "check.json").read_text())["errors"][0][0] == "bad.png"

@@ -127,7 +127,7 @@ def test_unknown_modes_and_processors_are_refused() -> None:
     with pytest.raises(ValueError, match="mode is 'large'; deepseek_ocr2 has small, base, gundam"):
         image_layout(_image_processor(), "large")
     small = SimpleNamespace(image_processor=_image_processor(), patch_size=8)
-    with pytest.raises(UserError, match=r"mode is 'small'; .* 768 has 576 features, .* for 144 and 256 alone"):
+    with pytest.raises(UserError, match=r"mode is 'small'; .* 768 has 576 features, .* only for 144 and 256"):
         image_layout(small, "small").check("small")
     with pytest.raises(ValueError, match="no image processor of deepseek_ocr or deepseek_ocr2"):
         image_layout(SimpleNamespace(model_input_names=["pixel_values"]))

@@ -95,13 +95,13 @@ def saved(value: object, length: int | None = None) -> bytes:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "is cut or no checkpoint"),
-        (b"PK\x03\x04 and no more", "is cut or no checkpoint"),
-        (b"epoch: 1", "is cut or no checkpoint"),  # torch's reader pops from an empty stack
+        (b"", "is truncated or not a checkpoint"),
+        (b"PK\x03\x04 and no more", "is truncated or not a checkpoint"),
+        (b"epoch: 1", "is truncated or not a checkpoint"),  # torch's reader pops from an empty stack
         (b"{}", "cannot be loaded: it is damaged, or no checkpoint"),
-        (b"Gold", "is cut or no checkpoint"),  # it takes this for a number of eight bytes
-        (saved({"deepsynth": torch.zeros(1000)}, 100), "is cut or no checkpoint"),
-        (saved({"deepsynth": torch.zeros(1000)}, 4000), "is cut or no checkpoint"),
+        (b"Gold", "is truncated or not a checkpoint"),  # it takes this for a number of eight bytes
+        (saved({"deepsynth": torch.zeros(1000)}, 100), "is truncated or not a checkpoint"),
+        (saved({"deepsynth": torch.zeros(1000)}, 4000), "is truncated or not a checkpoint"),
         (saved({"state_dict": {}}), "was not written by DeepSynth: it has no 'deepsynth' entry"),
         (saved([1]), "was not written by DeepSynth: it has no 'deepsynth' entry"),
         (None, "and there is no such file"),

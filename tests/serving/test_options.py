@@ -132,7 +132,9 @@ def test_the_resolution_is_that_of_the_first_run(config: str, mode: str | None, 
 
 
 def test_nothing_to_serve_is_a_mistake(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nothing is to be served: give --ckpt_path runs/NAME/adapter, or --model_name"):
+    with pytest.raises(
+        UserError, match="there is nothing to serve: give --ckpt_path runs/NAME/adapter, or --model_name"
+    ):
         Serve()
     with pytest.raises(UserError, match="--ckpt_path is nowhere, and there is no such folder; give an adapter's"):
         Serve(ckpt_path=["a=nowhere"])
@@ -150,7 +152,7 @@ WHOLE = ServedModel("w", None, "base")
         ({"slots": 0}, "--slots is 0; it must be at least 1"),
         ({"models": (A, B), "quantization": "nf4"}, "--quantization is for one adapter"),
         ({"models": (WHOLE,), "quantization": "int8"}, "a whole model keeps its weights"),
-        ({"models": (A, WHOLE)}, "several adapters of one base can be served together, and no whole models"),
+        ({"models": (A, WHOLE)}, "several adapters of one base can be served together, but not whole models"),
         ({"models": (WHOLE,)}, None),
         ({"models": (A, B), "slots": 1}, None),
         ({"models": (A,), "quantization": "nf4"}, None),

@@ -75,7 +75,7 @@ def test_the_pages_of_a_pdf_have_its_shape_and_its_file_is_removed(
 @pytest.mark.parametrize(
     ("job", "limits", "status", "message"),
     [
-        (Job("m", (PNGS[0], PDF)), {}, 422, "a PDF is taken alone, not beside other files"),
+        (Job("m", (PNGS[0], PDF)), {}, 422, "a PDF must be the only file of a request"),
         (Job("m", (b"\n" * 1020 + PDF,)), {}, 422, "image"),
         (Job("m", (TIFF,), pages=(1, 3, 4)), {}, 422, "page 4 is asked for; the document has 3 page(s)"),
         (

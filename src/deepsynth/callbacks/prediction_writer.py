@@ -123,7 +123,7 @@ class PredictionWriter(Callback):
             free = lock.acquire()
         if not free:
             raise UserError(
-                f"{partial}: another run is writing it ({lock.holder()}); wait for its end, or set "
+                f"{partial}: another run is writing it ({lock.holder()}); wait until it ends, or set "
                 "PredictionWriter.file to another place"
             )
         if partial.exists() and partial.stat().st_size:
@@ -250,7 +250,7 @@ class PredictionWriter(Callback):
                         files.write(row["id"], in_order(pages))
                         count += 1
                 keep_older(path)
-            beside = f" and as *{', *'.join(files.suffixes)} beside it" if files.suffixes else ""
+            beside = f" and as *{', *'.join(files.suffixes)} next to it" if files.suffixes else ""
             beside += f", layouts in folders {' and '.join(files.layouts)}" if files.layouts else ""
             rank_zero_info(f"{counted(count, 'prediction')} in {path}{beside} ({self._speed()})")
             if files.without_boxes:

@@ -62,7 +62,7 @@ class TextMetrics(Callback):
                 raise UserError(f"TextMetrics.metrics has {metric!r}; the metrics are {', '.join(METRICS)}")
         for key in by:
             if key not in ("language", "source", "prompt"):
-                raise UserError(f"TextMetrics.by has {key!r}; there are language, source and prompt")
+                raise UserError(f"TextMetrics.by has {key!r}; it must be language, source or prompt")
         if confidence is not None and not 0 < confidence < 1:
             raise UserError(f"TextMetrics.confidence is {confidence}; it must be above 0 and below 1, or null")
         if resamples < 1:

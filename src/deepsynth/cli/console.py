@@ -169,10 +169,10 @@ def check_weights(model: Any, subcommand: str | None, checkpoint: str | None) ->
     """
     untuned = subcommand == "predict" and not checkpoint and model.adapter is None
     if untuned:
-        rank_zero_info(f"predicting with {model.model_name} as it comes: no --ckpt_path names a tuned one")
+        rank_zero_info(f"predicting with {model.model_name} without fine-tuning: no --ckpt_path is given")
     if model.adapter is None and (model.weights == "random" or model.model_name == "deepsynth/tiny-random"):
         rank_zero_warn(
-            f"{model.model_name} has random weights, which is for tests: choose a model with --model.model_name"
+            f"{model.model_name} has random weights and is only for tests: choose a model with --model.model_name"
             + (", or an adapter with --ckpt_path" if untuned else "")
         )
 

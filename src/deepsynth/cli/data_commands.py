@@ -64,7 +64,7 @@ def check(args: list[str]) -> None:
                 temporary.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         print_line(f"{'contact.png and ' if report.pages else ''}check.json in {folder}")
     if report.errors:
-        raise UserError(f"the data have errors ({len(report.errors)}); the lines above name them")
+        raise UserError(f"the data has errors ({len(report.errors)}); the lines above list them")
 
 
 class ConvertDataCLI(PagesCLI):
@@ -171,7 +171,7 @@ def push_data(args: list[str]) -> None:
             tell(skip, document.id, error)
             return []
 
-    for line in hub_data.push_data(
+    pushed = hub_data.push_data(
         checked_documents(cli.datamodule.source, need_text=False, skip=skip),
         pages,
         target,
@@ -179,8 +179,11 @@ def push_data(args: list[str]) -> None:
         split=cli.config["split"],
         recipe={**recipe, "seed": pipeline.seed, "text": repr(pipeline.text)},
         delivery=hub_data.Delivery(part=(shard.index, shard.count)),
-    ):
+    )
+    for line in pushed:
         print_line(line)
+    if not pushed:
+        print_line(f"nothing to push: {target.repo_id}@{target.revision} is up to date")
 
 
 def resume(run: Path, deadline_s: float = 600.0) -> None:

@@ -8,17 +8,27 @@ import math
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from lightning.pytorch import callbacks, loggers
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from deepsynth.cli.help.spellings import suggestion
 from deepsynth.cli.help.subcommands import RUN_COMMANDS, command_of
-from deepsynth.compat.jsonargparse import class_not_chosen, innermost_error, unknown_class, unknown_option, wrong_value
+from deepsynth.compat.jsonargparse import (
+    class_not_chosen,
+    innermost_error,
+    other_base,
+    unknown_class,
+    unknown_option,
+    unusable_path,
+    wrong_value,
+)
 from deepsynth.distributed.support import REFUSED_OPTIONS
 from deepsynth.errors import UserError
 from deepsynth.io.text import shortened, visible
@@ -105,6 +115,8 @@ def explain(message: str, args: Sequence[str], classes: Sequence[str], options: 
     text = one_line(message)
     if name := unknown_class(text):
         return f"there is no class {name!r}{_place(name, args)}; {_nearest(name, classes)}"
+    if found := unusable_path(text):
+        return _why_unusable(*found, args)
     if key := unknown_option(text):
         leaf = key.rpartition(".")[2]
         command = command_of(args)
@@ -122,13 +134,28 @@ def explain(message: str, args: Sequence[str], classes: Sequence[str], options: 
         if base := class_not_chosen(reason):
             fitting = [name for name in classes if name.endswith(base.rpartition(".")[2])]
             return f"{key} has no class to give this option to; name it first: --{key}={'|'.join(fitting)}"
+        reason = f"it must be a subclass of {base}" if (base := other_base(reason)) else reason
         return f"{key}: {reason}{_place(key.rpartition('.')[2], args)}"
     return text
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(set(known)))}"
+    """Return the names that are like a class's, Lightning's too; all of the package where none is."""
+    if near := difflib.get_close_matches(name, [*known, *loggers.__all__, *callbacks.__all__], n=3, cutoff=0.6):
+        return f"did you mean {' or '.join(near)}?"
+    return f"there are {', '.join(sorted(set(known)))}; a class of your own is given as module.Name"
+
+
+def _why_unusable(path: str, reason: str, args: Sequence[str]) -> str:
+    """Return what is wrong with the dotted path of a user's own class or function."""
+    module, _, name = path.rpartition(".")
+    place = _place(name, args)
+    if reason.startswith("No module"):
+        missing = reason.split("'")[1]
+        return f"{path}: there is no module {missing!r}{place}; a file {missing}.py of the current folder would be one"
+    names = [own for own in vars(sys.modules[module]) if not own.startswith("_")] if module in sys.modules else []
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"{path}: module {module!r} has no {name!r}{place}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def _typed(key: str, args: Sequence[str]) -> str:

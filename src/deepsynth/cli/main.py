@@ -99,7 +99,7 @@ def _run(args: Sequence[str]) -> int:
         if cause := killed_worker(error):
             sys.stderr.write(
                 f"deepsynth: {rank_prefix()}a worker of the data loader was killed ({cause}), most often because "
-                "memory ran out; set data.num_workers lower, and go on from the last checkpoint\n"
+                "memory ran out; set data.num_workers lower, and continue from the last checkpoint\n"
             )
             return 1
         if not is_user_error(error) and not is_out_of_memory(error):

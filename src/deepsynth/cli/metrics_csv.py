@@ -94,7 +94,7 @@ class MetricsCsv(Logger):
             content = file.read()
             whole = content.rfind(b"\n") + 1
             if whole < len(content):
-                rank_zero_info(f"{self.file}: its last row was cut short, and is removed")
+                rank_zero_info(f"{self.file}: its last row was incomplete and was removed")
                 file.truncate(whole)
         with self.file.open(newline="", encoding="utf-8") as lines:
             return next(csv.reader(lines), [])

@@ -31,7 +31,7 @@ def with_defaults(args: Sequence[str]) -> list[str]:
     """Return the arguments of ``predict PATH --ckpt_path …`` with what they leave to be understood.
 
     That is the configuration of the run that the checkpoint belongs to, and the source that reads ``PATH``, whose pages
-    are taken as they are.
+    are taken as they are. Configurations come first, so that the source of none replaces ``PATH``.
 
     Args:
         args: of the command line, the subcommand first.
@@ -49,10 +49,24 @@ def with_defaults(args: Sequence[str]) -> list[str]:
         source = [f"--data.source={name}", f"--data.source.path={path}", "--data.augmenter=null"]
         source += ["--data.source.recursive=true"] if name == "DocumentSource" and path.is_dir() else []
     config: list[str] = []
-    if not any(arg.partition("=")[0] in ("--config", "-c") for arg in rest) and (run := run_of(_checkpoint(rest))):
+    given, others = _configurations(rest)
+    if not given and (run := run_of(_checkpoint(rest))):
         rank_zero_info(f"settings of {run / 'config.yaml'}")
         config = ["--config", str(run / "config.yaml"), f"--run_name={run.name}-predict", "--ckpt_path=null"]
-    return [subcommand, *config, *source, *rest]
+    return [subcommand, *given, *config, *source, *others] if source else [subcommand, *config, *rest]
+
+
+def _configurations(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the options that name configurations, with their values, and all other arguments."""
+    found: list[str] = []
+    others: list[str] = []
+    following = False
+    for arg in args:
+        name, equals, _ = arg.partition("=")
+        is_config = name in ("--config", "-c")
+        (found if is_config or following else others).append(arg)
+        following = is_config and not equals
+    return found, others
 
 
 def _checkpoint(args: Sequence[str]) -> str:
@@ -154,7 +168,7 @@ class PredictCLI(DeepSynthCLI):
         if any(isinstance(own, PredictionWriter) for own in given) and options != (None, False, ["jsonl"], False):
             raise UserError(
                 "--output, --format, --resume or --token_logprobs is given, and trainer.callbacks has a "
-                "PredictionWriter too, which has options of its own; leave out the one or the other"
+                "PredictionWriter too, with its own options; use only one of them"
             )
         if resume and output is None:
             raise UserError("--resume needs --output: the folder where the interrupted run kept its predictions")

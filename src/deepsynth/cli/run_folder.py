@@ -74,8 +74,8 @@ class RunFolder:
             folder = cls._lock_folder(path)
         if folder is None:
             raise UserError(
-                f"{path}: its run is still at work ({FileLock(path / LOCK_FILE).holder()}); wait for its end, or copy "
-                "the checkpoint to a folder outside the run to start another one from it"
+                f"{path}: its run is still running ({FileLock(path / LOCK_FILE).holder()}); wait until it ends, or "
+                "copy the checkpoint to a folder outside the run to start another one from it"
             )
         return folder
 

@@ -29,6 +29,16 @@ def unknown_class(text: str) -> str | None:
     return found.group(1) if found else None
 
 
+def unusable_path(text: str) -> tuple[str, str] | None:
+    """Return the dotted path of a class or function and why it cannot be used, if that is what a one-line text says."""
+    missing = r"(No module named '[\w.]+'|module '[\w.]+' has no attribute '\w+')"
+    if found := re.search(rf"Problem with given class_path '([\w.]+)': {missing}", text):
+        return found[1], found[2]
+    if found := re.search(rf"expects a function or a callable class: {missing}\. Got value: ([\w.]+)", text):
+        return found[2], found[1]
+    return None
+
+
 def unknown_option(text: str) -> str | None:
     """Return the dotted key of an option that does not exist, if that is what a one-line text says."""
     found = re.search(r"[Oo]ption '([^']+)'", text) or re.search(r"unrecognized arguments: --([\w.-]+)", text)
@@ -50,6 +60,12 @@ def wrong_value(text: str) -> tuple[str, str] | None:
 def class_not_chosen(reason: str) -> str | None:
     """Return the dotted path of the base class of which no subclass was named, if that is what a reason says."""
     found = re.search(r"Expected an instantiatable class, but ([\w.]+) is abstract", reason)
+    return found[1] if found else None
+
+
+def other_base(reason: str) -> str | None:
+    """Return the name of the base class that a named class does not have, if that is what a reason says."""
+    found = re.search(r"Import path does not correspond to a subclass of (\w+)", reason)
     return found[1] if found else None
 
 

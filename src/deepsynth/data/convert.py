@@ -95,7 +95,7 @@ def _check_recipe(folder: Path, pipeline: Pipeline, form: str, shard: Shard, siz
         if earlier.get(name) != value:
             raise UserError(
                 f"{folder} holds a conversion with another {name}: {earlier.get(name)}, and now {value}; give another "
-                "folder, or the same settings to go on"
+                "folder, or the same settings to continue"
             )
 
 
@@ -155,7 +155,7 @@ def _write_parquet(rows: Iterable[tuple[dict[str, Any], list[Image.Image]]], fil
     for row, images in rows:
         encoded = [{"bytes": _png(image), "path": None} for image in images]
         if len(encoded) > 1 and not lists:
-            raise UserError(f"{row['id']!r} has {len(encoded)} pages, and samples before it one; take the format jsonl")
+            raise UserError(f"{row['id']!r} has {len(encoded)} pages, and samples before it one; use the format jsonl")
         table.append({**row, "image": encoded if lists else encoded[0]})
     column = ListFeature(ImageFeature()) if lists else ImageFeature()
     features = Features({**{name: Value("string") for name in _TEXTS}, "image": column})
@@ -174,7 +174,7 @@ def _write_beside(
     for document in documents:
         for sample, pages in _samples(document, pipeline, skip):
             if form == "txt" and len(pages) > 1:
-                raise UserError(f"{sample.id!r} has {len(pages)} pages and one text; take the format jsonl")
+                raise UserError(f"{sample.id!r} has {len(pages)} pages and one text; use the format jsonl")
             for page in pages:
                 name = _file_name(sample.id if len(pages) == 1 else f"{sample.id}#{page.number}")
                 path = folder / f"{name}.{'txt' if form == 'txt' else 'xml'}"

@@ -209,7 +209,7 @@ class TextImageDataModule(LightningDataModule):
         """Keep the fingerprint for the comparison of ranks, and report dropped samples."""
         self._seen = found
         if dropped and not given:
-            raise UserError(f"all {dropped} samples of predict exceed data.max_tokens; raise it or take smaller pages")
+            raise UserError(f"all {dropped} samples of predict exceed data.max_tokens; raise it or use smaller pages")
         if dropped:
             log.info("predict: %d samples dropped as longer than data.max_tokens", dropped)
 

@@ -110,7 +110,7 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
     try:
         stored = {from_file_name(name): tensor for name, tensor in load_file(file).items()}
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{file} cannot be read ({error}); it is cut or damaged") from error
+        raise UserError(f"{file} cannot be read ({error}); it is truncated or damaged") from error
     for name, tensor in stored.items():
         if not bool(tensor.isfinite().all()):
             raise UserError(f"{file}: {shortened(name)} holds numbers that are not finite; the training has diverged")

@@ -220,16 +220,16 @@ def _with_adapter(model: Any, adapter: Path, base: str) -> Any:
     try:
         adapted = get_peft_model(model, config).eval()
     except (ValueError, RuntimeError, KeyError) as error:
-        raise UserError(f"{adapter} is no adapter of {base}: {error}. Its keys: {some_keys(stored)}") from error
+        raise UserError(f"{adapter} is not an adapter of {base}: {error}. Its keys: {some_keys(stored)}") from error
     own = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     foreign = sorted(key for key, tensor in stored.items() if key not in own or own[key].shape != tensor.shape)
     absent = sorted(own.keys() - stored.keys())
     if foreign or absent:
         clauses = [f"{base} cannot serve {some_keys(foreign)}"] if foreign else []
         clauses += [f"the file lacks {some_keys(absent)}"] if absent else []
-        raise UserError(f"{adapter} is no adapter of {base}: {'; '.join(clauses)}")
+        raise UserError(f"{adapter} is not an adapter of {base}: {'; '.join(clauses)}")
     if not any(bool(tensor.any()) for key, tensor in stored.items() if ".lora_B" in key or "lora_" not in key):
-        raise UserError(f"{file} holds zeros alone: the adapter was not trained and would change nothing")
+        raise UserError(f"{file} holds only zeros: the adapter was not trained and would change nothing")
     # Not by peft, which passes the names through transformers' renaming, and takes what it then does not find for none.
     with torch.no_grad():
         for key, tensor in stored.items():

@@ -99,9 +99,11 @@ def export_for_vllm(adapter: Path, output: Path, base: str | None) -> VllmAdapte
         or not parts["A"].shape[0] == parts["B"].shape[1] == config.r
     )
     if wrong:
-        raise UserError(f"{adapter} is no adapter of {base}: {some_keys(wrong)} are not in it or have another shape")
+        raise UserError(
+            f"{adapter} is not an adapter of {base}: {some_keys(wrong)} are not in it or have another shape"
+        )
     if not any(bool(parts["B"].any()) for parts in modules.values()):
-        raise UserError(f"{adapter} holds zeros alone: the adapter was not trained and would change nothing")
+        raise UserError(f"{adapter} holds only zeros: the adapter was not trained and would change nothing")
     written = {
         "base_model_name_or_path": base,
         "bias": "none",

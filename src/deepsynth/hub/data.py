@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -30,8 +29,6 @@ from deepsynth.hub.worker import Backoff, PushWorker
 from deepsynth.io.files import explain_write_errors
 from deepsynth.io.text import counted
 from deepsynth.types import Document, Page
-
-log = logging.getLogger(__name__)
 
 _SPLIT = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _SHARD = re.compile(r"data/(?P<split>\w+)-(?P<number>\d{5})-(?P<hash>[0-9a-f]{12})\.parquet")
@@ -146,7 +143,6 @@ class _Shards:
         if not worker.close(self.delivery.deadline_s):
             reason = worker.last_outcome.message if worker.last_outcome is not None else "no attempt ended"
             raise HubUnreachableError(f"{message}: not delivered ({reason}); the same command continues from here")
-        log.info("pushed %s", message)
 
 
 def _files_on_hub(target: Target) -> list[str]:

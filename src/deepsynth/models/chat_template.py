@@ -115,7 +115,7 @@ def answer_frame(hf_processor: Any, template: str | None = None) -> AnswerFrame:
     if not whole.startswith(prompt) or not found:
         raise UserError(
             f"{tokenizer.name_or_path}: its chat template does not write an answer behind the generation prompt "
-            f"({prompt[-60:]!r}), so labels cannot be told from the prompt; mend its chat_template.jinja"
+            f"({prompt[-60:]!r}), so labels cannot be told from the prompt; fix its chat_template.jinja"
         )
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     special |= set(tokenizer.all_special_ids)

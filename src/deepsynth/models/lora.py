@@ -86,7 +86,7 @@ class LoraSettings:
             )
         if routed and self.dora:
             raise UserError(
-                "model.lora.dora is true, but it works on linear layers alone; set model.lora.experts=shared or "
+                "model.lora.dora is true, but it works only on linear layers; set model.lora.experts=shared or "
                 "model.lora.dora=false"
             )
 
@@ -126,7 +126,7 @@ class LoraSettings:
             )
         if self.init == "loftq" and weights == "random" and not adapter:
             raise UserError(
-                "model.lora.init is 'loftq', but model.weights is random, which nothing was lost of; set "
+                "model.lora.init is 'loftq', but model.weights is random, so quantization lost nothing; set "
                 "model.lora.init=default"
             )
         if self.changes_base and quantization != "none":

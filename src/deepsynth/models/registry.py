@@ -139,7 +139,7 @@ def _lacks_library(model_name: str, source: str, message: str) -> UserError:
     kind = f" ({json.loads(config.read_text()).get('model_type')})" if config.is_file() else ""
     reason = " ".join(message.split()).partition(". ")[0]
     return UserError(
-        f"model_name {model_name!r}{kind} cannot be loaded: {reason}; install that library, or take another model"
+        f"model_name {model_name!r}{kind} cannot be loaded: {reason}; install that library, or use another model"
     )
 
 

@@ -145,7 +145,7 @@ class ImageLayout(Layout):
             if self.family == "deepseek_ocr2" and (count := self.features(side) ** 2) not in (144, 256):
                 raise UserError(
                     f"mode is {mode!r}; with patches of {self.patch_size} pixels a view of {side} has {count} "
-                    "features, and DeepSeek-OCR-2 has queries for 144 and 256 alone; leave mode out"
+                    "features, and DeepSeek-OCR-2 has queries only for 144 and 256; leave mode out"
                 )
 
     def features(self, side: int) -> int:

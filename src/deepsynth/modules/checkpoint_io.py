@@ -72,7 +72,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         ) from error
     except (EOFError, OSError, RuntimeError, ValueError, LookupError, struct.error) as error:
         reason = " ".join(str(error).split())[:120]
-        raise UserError(f"--ckpt_path {path!r} is cut or no checkpoint: {reason}") from error
+        raise UserError(f"--ckpt_path {path!r} is truncated or not a checkpoint: {reason}") from error
     if not isinstance(checkpoint, dict) or "deepsynth" not in checkpoint:
         raise UserError(f"--ckpt_path {path!r} was not written by DeepSynth: it has no 'deepsynth' entry")
     return checkpoint

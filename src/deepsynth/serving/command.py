@@ -143,7 +143,7 @@ def served_models(
 
     if not paths:
         if base is None:
-            raise UserError("nothing is to be served: give --ckpt_path runs/NAME/adapter, or --model_name")
+            raise UserError("there is nothing to serve: give --ckpt_path runs/NAME/adapter, or --model_name")
         name = base.rstrip("/").rpartition("/")[2]
         return (ServedModel(name, None, base, max_new_tokens=max_new_tokens or LIMIT_WITHOUT_TARGETS),), None
     models, modes = [], []

@@ -114,7 +114,7 @@ class ModelSettings:
             raise UserError(f"--slots is {self.slots}; it must be at least 1")
         whole = any(model.folder is None for model in self.models)
         if len(names) > 1 and whole:
-            raise UserError("--ckpt_path: several adapters of one base can be served together, and no whole models")
+            raise UserError("--ckpt_path: several adapters of one base can be served together, but not whole models")
         if len(names) > 1 and self.quantization != "none":
             raise UserError("--quantization is for one adapter; serve several in the model's own precision")
         if whole and self.quantization != "none":

@@ -88,7 +88,7 @@ class _Files:
             return
         for content in files:
             if b"%PDF-" in content[:_PDF_START]:
-                raise RequestError(422, "a PDF is taken alone, not beside other files")
+                raise RequestError(422, "a PDF must be the only file of a request")
             with _refusals(), open_image(content, limits.max_pixels) as image:
                 self._pages += [(content, frame) for frame in range(page_count(image))]
 

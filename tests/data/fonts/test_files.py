@@ -152,12 +152,12 @@ def test_a_missing_font_file_is_refused(bundled):
 def test_a_file_that_is_no_font_is_refused(tmp_path):
     path = tmp_path / "not-a-font.ttf"
     path.write_text("hello")
-    with pytest.raises(UserError, match=r"not-a-font\.ttf is no font"):
+    with pytest.raises(UserError, match=r"not-a-font\.ttf is not a usable font"):
         read_faces(path)
 
 
 def test_a_folder_without_fonts_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"font_dirs names .* no folder with"):
+    with pytest.raises(UserError, match=r"font_dirs names .* not a folder with"):
         FontLibrary([str(tmp_path)])
 
 

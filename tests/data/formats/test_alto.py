@@ -107,6 +107,6 @@ def test_boxes_size_and_image(tmp_path: Path) -> None:
 
 def test_what_is_no_alto(tmp_path: Path) -> None:
     path = write(tmp_path, "<alto/>")
-    with pytest.raises(UserError, match=r"page.xml: no ALTO: no Page element; the root element is alto"):
+    with pytest.raises(UserError, match=r"page.xml: not ALTO: no Page element; the root element is alto"):
         read_alto(path)
     assert sniff_layout(write(tmp_path, "<document/>")) is None

@@ -153,8 +153,8 @@ def test_text_with_markup_characters_and_comments(tmp_path: Path) -> None:
     [
         ("<PcGts", "not XML"),
         ("", "not XML"),
-        ("<mets/>", "no PAGE XML: no Page element in PcGts; the root element is mets"),
-        ("<PcGts/>", "no PAGE XML"),
+        ("<mets/>", "not PAGE XML: no Page element in PcGts; the root element is mets"),
+        ("<PcGts/>", "not PAGE XML"),
         ('<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><PcGts>&b;</PcGts>', "declares a document type"),
         ('<!DOCTYPE x SYSTEM "http://127.0.0.1:9/x.dtd"><PcGts/>', "declares a document type"),
         ('<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><PcGts>&a;</PcGts>', "declares a document type"),

@@ -34,5 +34,5 @@ def test_a_line_stays_where_it_fits_and_moves_onto_the_page_where_it_does_not():
 
 @pytest.mark.parametrize("baseline", [5, 55])
 def test_a_line_that_is_too_high_or_too_low_is_refused(baseline: int):
-    with pytest.raises(UserError, match=r"the line 'word' would reach .* on a page of 100 x 50 pixels; take a larger"):
+    with pytest.raises(UserError, match=r"the line 'word' would reach .* on a page of 100 x 50 pixels; use a larger"):
         drawn(20, baseline)

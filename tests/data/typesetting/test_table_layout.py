@@ -127,5 +127,5 @@ def test_a_table_too_wide_for_its_column_spans_all_or_is_refused(shaper: Any) ->
     rows = layout(found, shaper, Frame((0, 220), 200, 0, 1000))
     assert [row.spans for row in rows] == [True]
     assert 290 < max(box[2] for box in rows[0].rules) <= 420
-    with pytest.raises(UserError, match="a table of 40 columns does not fit into 400 pixels; take a smaller font"):
+    with pytest.raises(UserError, match="a table of 40 columns does not fit into 400 pixels; use a smaller font"):
         layout(table(["word"] * 40), shaper)

@@ -129,7 +129,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("predictions.jsonl", b'{"id": "a"}\n', r"line 1: no prediction; a row needs"),
         ("predictions.jsonl", b'{"id": "a", "prediction": "\\ud800"}\n', r"line 1: .* half a surrogate pair"),
         ("predictions.jsonl", b"[" * 100_000, "not JSON: maximum recursion"),
-        ("page.md", b"a\xff", r"page.md: no UTF-8 text \(invalid start byte at byte 1\)"),
+        ("page.md", b"a\xff", r"page.md: not UTF-8 text \(invalid start byte at byte 1\)"),
     ],
 )
 def test_predictions_that_are_none_are_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:

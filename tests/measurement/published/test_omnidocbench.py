@@ -157,8 +157,8 @@ def test_parts_are_joined_where_one_side_cuts_them() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "no JSON"),
-        ("[" * 100_000, "no JSON"),
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
         ("{}", "no list of pages"),
         ('[{"layout_dets": [{}]}]', "page 1: not as"),
     ],

@@ -180,7 +180,7 @@ def test_what_the_published_format_cannot_say_is_refused(tmp_path: Path) -> None
     config.vision_config.sam_config.layer_norm_eps = 0.5
     with torch.device("meta"):
         model = DeepseekOcrForConditionalGeneration(config)
-    with pytest.raises(ValueError, match=r"cannot say vision_config.sam_config.layer_norm_eps 0.5; save .* native"):
+    with pytest.raises(ValueError, match=r"represent vision_config.sam_config.layer_norm_eps 0.5; save .* native"):
         model.save_pretrained(tmp_path / "out", format="published")
     assert not (tmp_path / "out").exists()
 
@@ -267,7 +267,7 @@ def test_cut_file_is_named(kept: int, folder: Path) -> None:
     """Wherever it ends."""
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:kept])
-    with pytest.raises(ValueError, match=r"model.safetensors: is no complete safetensors file .*download it again"):
+    with pytest.raises(ValueError, match=r"model.safetensors: is not a complete safetensors file .*download it again"):
         AutoModelForImageTextToText.from_pretrained(folder)
 
 
@@ -275,7 +275,7 @@ def test_broken_index_is_named(folder: Path) -> None:
     """An index that is no JSON."""
     _shard(folder)
     (folder / "model.safetensors.index.json").write_text("{")
-    with pytest.raises(ValueError, match=r"index.json: is no index of weight files"):
+    with pytest.raises(ValueError, match=r"index.json: is not an index of weight files"):
         AutoModelForImageTextToText.from_pretrained(folder)
 
 

@@ -48,7 +48,7 @@ def test_a_cache_says_once_that_it_is_full_and_takes_nothing_smaller_then(caplog
             cache.put(key, FEATURES)
         cache.put("aa5", FEATURES[:1])
     assert [cache.get(key) is not None for key in ("aa1", "aa2", "aa3", "aa5")] == [True, True, False, False]
-    assert [record.getMessage() for record in caplog.records] == ["vision_cache: full at 0.00 GiB; what is in it stays"]
+    assert [record.getMessage() for record in caplog.records] == ["vision_cache: full at 0.00 GiB; its contents stay"]
 
 
 def test_a_folder_beyond_the_limit_is_read_and_takes_nothing_more(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def read_faces(path: Path) -> list[FontFile]:
             if faces:
                 return faces
             raise UserError(
-                f"{path} is no font that can be used ({error}); wanted is a scalable {', '.join(SUFFIXES)} file"
+                f"{path} is not a usable font ({error}); it must be a scalable {', '.join(SUFFIXES)} file"
             ) from error
         faces.append(FontFile(str(path), len(faces), family or path.stem, style or "Regular"))
         if path.suffix.lower() not in (".ttc", ".otc"):

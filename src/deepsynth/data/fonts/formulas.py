@@ -74,8 +74,7 @@ def _bitmap(latex: str, size_px: float, font: str) -> tuple[GlyphBitmap | None, 
     except ValueError as error:
         reason = shortened((str(error).strip() or type(error).__name__).splitlines()[-1])
         raise UserError(
-            f"the formula {shortened(latex)!r} cannot be set ({reason}); write it otherwise, or set on_bad_formula to "
-            "'omit'"
+            f"the formula {shortened(latex)!r} cannot be set ({reason}); rewrite it, or set on_bad_formula to 'omit'"
         ) from error
     pixels = np.asarray(found.image)  # matplotlib 3.9 has a type of its own
     if not pixels.any():

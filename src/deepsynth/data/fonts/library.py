@@ -53,7 +53,7 @@ class FontLibrary:
         for folder in font_dirs:
             faces = folder_faces(Path(folder).expanduser()) if Path(folder).expanduser().is_dir() else ()
             if not faces:
-                raise UserError(f"font_dirs names {folder!r}, which is no folder with {', '.join(SUFFIXES)} fonts")
+                raise UserError(f"font_dirs names {folder!r}, which is not a folder with {', '.join(SUFFIXES)} fonts")
             self._own += faces
         self._families: dict[str, dict[tuple[bool, bool], FontFile]] = {}
         self._ranked: dict[tuple[tuple[str, ...], bool, bool], list[FontFile]] = {}

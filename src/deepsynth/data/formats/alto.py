@@ -37,7 +37,7 @@ def read_alto(path: Path) -> tuple[LayoutPage, ...]:
     root = parse_xml(path)
     pages = descendants(root, "Page") if local_name(root).lower() == "alto" else []
     if not pages:
-        raise UserError(f"{path}: no ALTO: no Page element; the root element is {local_name(root)}")
+        raise UserError(f"{path}: not ALTO: no Page element; the root element is {local_name(root)}")
     names = [name.text.strip() for name in descendants(root, "fileName") if name.text and name.text.strip()]
     order = [
         ref.get("REF", "") for group in descendants(root, "ReadingOrder") for ref in descendants(group, "ElementRef")

@@ -93,7 +93,7 @@ def read_annotations(file: Path) -> list[AnnotatedPage]:
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}; give the JSON of OmniDocBench") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: no JSON ({error})") from error
+        raise UserError(f"{file}: not JSON ({error})") from error
     if not isinstance(found, list) or not found:
         raise UserError(f"{file}: no list of pages; give the JSON of OmniDocBench")
     pages = []

@@ -31,7 +31,7 @@ def read_page_xml(path: Path) -> LayoutPage:
     root = parse_xml(path)
     page = child(root, "Page") if local_name(root) == "PcGts" else None
     if page is None:
-        raise UserError(f"{path}: no PAGE XML: no Page element in PcGts; the root element is {local_name(root)}")
+        raise UserError(f"{path}: not PAGE XML: no Page element in PcGts; the root element is {local_name(root)}")
     order: dict[str, int] = {}
     reading_order = child(page, "ReadingOrder")
     for group in () if reading_order is None else children(reading_order, *_GROUPS):

@@ -84,7 +84,7 @@ def write_alto(page: LayoutPage, path: Path) -> None:
     """
     if page.regions and all(region.box is None for region in page.regions):
         raise UserError(
-            f"{path}: the page has a text without lines and boxes, as scans have, and ALTO needs them; take the format "
+            f"{path}: the page has a text without lines and boxes, as scans have, and ALTO needs them; use the format "
             "page, jsonl or parquet"
         )
     root, add = _document(_ALTO, "alto")

@@ -186,7 +186,7 @@ class StreamTrainingLoader:
             skipped += left_out
             if batch is None and sampler.num_replicas > 1:
                 raise UserError(
-                    "no sample of a batch can be used, and other processes would wait for it; mend the data, or raise "
+                    "no sample of a batch can be used, and other processes would wait for it; fix the data, or raise "
                     "data.batch_size"
                 )
             if batch is not None:

@@ -161,7 +161,7 @@ def check_boxes(family: Family, tokenizer: Any, kinds: Collection[str]) -> None:
     if boxed and missing:
         raise UserError(
             f"data.target is {boxed[0]!r}, whose boxes are written in {', '.join(missing)}, which are no tokens of "
-            f"{family.title}; set data.target=markdown, or take a model of DeepSeek-OCR's lineage"
+            f"{family.title}; set data.target=markdown, or use a model of DeepSeek-OCR's lineage"
         )
 
 

@@ -53,7 +53,7 @@ def draw_page(
         left, top, right, bottom = line.box
         if left < 0 or top < 0 or right > size[0] or bottom > size[1]:
             raise UserError(
-                f"the line {line.text[:30]!r} would reach {line.box} on a page of {size[0]} x {size[1]} pixels; take a "
+                f"the line {line.text[:30]!r} would reach {line.box} on a page of {size[0]} x {size[1]} pixels; use a "
                 "larger margin_px"
             )
         baseline = positioned.baseline

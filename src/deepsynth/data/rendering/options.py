@@ -88,7 +88,7 @@ class TextOptions:
         on_bad_formula: for a formula that mathtext cannot set: stop with an error, or leave it out, in the text too,
             and count it.
         on_overflow: for a text that takes more than ``max_pages``: stop with an error; take more pages (``max_pages``
-            is then a hard limit); take a smaller font; or cut the text on the page, never a summary, and count the
+            is then a hard limit); use a smaller font; or cut the text on the page, never a summary, and count the
             characters that were cut.
         max_pages: the default is no limit with "paginate", else 1.
         min_font_size_px: the smallest font that "shrink" may take.

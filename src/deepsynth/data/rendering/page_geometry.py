@@ -47,7 +47,7 @@ def parse_color(name: str) -> Color:
     try:
         red, green, blue = ImageColor.getrgb(name)[:3]
     except ValueError as error:
-        raise UserError(f"{name!r} is no color; give a CSS name such as 'black', or '#rrggbb'") from error
+        raise UserError(f"{name!r} is not a color; give a CSS name such as 'black', or '#rrggbb'") from error
     return red, green, blue
 
 

@@ -64,7 +64,7 @@ class Source(ABC):
         if not names:
             return self
         raise UserError(
-            f"data.target is 'field:{names[0]}', and {self} has no rows with fields; take a source of rows, such as "
+            f"data.target is 'field:{names[0]}', and {self} has no rows with fields; use a source of rows, such as "
             "JsonlSource"
         )
 
@@ -138,8 +138,8 @@ def check_text_is_known(where: str, document: Document) -> None:
     """
     if document.image is not None and not document.text_is_known:
         raise UserError(
-            f"{where}: the text of scan {document.id!r} is unknown or empty; `deepsynth predict` can read it; if such "
-            "pages are blank, set blank_pages=keep to train on them, or skip"
+            f"{where}: the text of scan {document.id!r} is unknown or empty; `deepsynth predict` can transcribe it; if "
+            "such pages are blank, set blank_pages=keep to train on them, or skip"
         )
 
 

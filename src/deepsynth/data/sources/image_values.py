@@ -115,11 +115,11 @@ def _data_url(url: str) -> bytes:
     """Return the content of a data URL (RFC 2397)."""
     found = _DATA_URL.match(url)
     if found is None or ";base64" not in found["options"].lower():
-        raise UserError(f"the image {shortened(url, 40)} is no data URL of base64; it is cut or broken")
+        raise UserError(f"the image {shortened(url, 40)} is not a base64 data URL; it is truncated or damaged")
     try:
         return base64.b64decode("".join(url[found.end() :].split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise UserError(f"the image {shortened(url, 40)} is cut or broken: {error}") from None
+        raise UserError(f"the image {shortened(url, 40)} is truncated or damaged: {error}") from None
 
 
 def _checked(content: bytes) -> bytes:

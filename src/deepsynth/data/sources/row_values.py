@@ -80,6 +80,6 @@ def unicode_text(where: str, field: str, value: str) -> str:
     except UnicodeEncodeError as error:
         raise UserError(
             f"{where}: the field {field!r} has half a surrogate pair, {value[error.start]!r} at character "
-            f"{error.start}; it is no Unicode text"
+            f"{error.start}; it is not valid Unicode"
         ) from None
     return value

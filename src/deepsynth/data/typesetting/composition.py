@@ -137,7 +137,7 @@ class Composition:
         if more and self.on_overflow != "truncate":
             raise UserError(
                 f"its {len(self.source.text)} characters take more than {self.max_pages} page(s) at a font size of "
-                f"{min(plan.font_sizes_px):g} pixels; take a larger max_pages or page, a smaller font_size_px, or "
+                f"{min(plan.font_sizes_px):g} pixels; use a larger max_pages or page, a smaller font_size_px, or "
                 "on_overflow 'shrink' or 'truncate'"
             )
         if more:

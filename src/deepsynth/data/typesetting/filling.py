@@ -141,7 +141,7 @@ class _Filler:
             what = "a line" if len(row.lines) == 1 else "a row of a table" if row.cells else "a figure"
             raise UserError(
                 f"{what} is {row.height + _height(row.notes)} pixels high, more than the {room} pixels "
-                "between the margins; take a smaller font_size_px or margin_px, or a higher page"
+                "between the margins; use a smaller font_size_px or margin_px, or a higher page"
             )
 
     def _set_notes(self) -> None:

@@ -57,7 +57,7 @@ def make_frame(width_px: int, height_px: int, margin_px: int, columns: int, gap_
     if width < 1 or height < 1:
         raise UserError(
             f"a page of {width_px} x {height_px} pixels has no room for {columns} column(s) between margins of "
-            f"{margin_px} pixels; take a larger page or a smaller margin_px"
+            f"{margin_px} pixels; use a larger page or a smaller margin_px"
         )
     lefts = tuple(margin_px + number * (width + gap_px) for number in range(columns))
     return Frame(lefts, width, margin_px, margin_px + height)

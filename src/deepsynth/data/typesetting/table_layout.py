@@ -41,7 +41,7 @@ def table_rows(table: Table, typesetter: Typesetter, frame: Frame) -> Iterator[L
         widths = _column_widths(table, measured, width, padding)
     if not widths:
         raise UserError(
-            f"a table of {table.columns} columns does not fit into {width} pixels; take a smaller font_size_px or a "
+            f"a table of {table.columns} columns does not fit into {width} pixels; use a smaller font_size_px or a "
             "wider page"
         )
     mirrored = _is_right_to_left(table)

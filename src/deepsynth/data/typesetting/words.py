@@ -172,7 +172,7 @@ def break_run(shaper: Shaper, text: str, style: FontStyle, direction: Direction,
             elif count == 1:
                 raise UserError(
                     f"{clusters[start][:20]!r} at {style.size_px:g} pixels is wider than the column of {width} "
-                    "pixels; take a smaller font_size_px or margin_px, or a wider page"
+                    "pixels; use a smaller font_size_px or margin_px, or a wider page"
                 )
             count = max(1, count - 1)
         yield run

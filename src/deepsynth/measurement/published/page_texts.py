@@ -56,7 +56,7 @@ def _markdown(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{file}: no UTF-8 text ({error.reason} at byte {error.start})") from None
+        raise UserError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
 def page_name(path: str) -> str:

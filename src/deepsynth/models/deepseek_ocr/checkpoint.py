@@ -218,7 +218,7 @@ def _shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
     try:
         weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
-        raise UserError(f"{index}: is no index of weight files ({error}); download it again") from error
+        raise UserError(f"{index}: is not an index of weight files ({error}); download it again") from error
     shapes: dict[str, tuple[int, ...]] = {}
     for name in sorted(set(weight_map.values())):
         if not (folder / name).exists():
@@ -242,4 +242,4 @@ def _header(file: Path) -> dict[str, tuple[int, ...]]:
             raise ValueError(f"it has {size} bytes and should have {end}")
         return {key: tuple(entry["shape"]) for key, entry in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: is no complete safetensors file ({error}); download it again") from error
+        raise UserError(f"{file}: is not a complete safetensors file ({error}); download it again") from error

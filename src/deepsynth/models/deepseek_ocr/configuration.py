@@ -138,7 +138,7 @@ class DeepseekOcrConfig(PreTrainedConfig):
         again, own = _architecture(DeepseekOcrConfig.from_dict(written)), _architecture(self)
         if lost := sorted(key for key in own.keys() | again.keys() if own.get(key) != again.get(key)):
             raise UserError(
-                f"the published format cannot say {', '.join(f'{key} {own.get(key)!r}' for key in lost)}; "
+                f"the published format cannot represent {', '.join(f'{key} {own.get(key)!r}' for key in lost)}; "
                 "save this model in the native format"
             )
         return written

@@ -59,7 +59,7 @@ class FeatureCache(ABC):
         size = features.numel() * features.element_size()
         if self.used_bytes + size > self.limit_bytes:
             if self.used_bytes <= self.limit_bytes:
-                log.info("vision_cache: full at %.2f GiB; what is in it stays", self.used_bytes / GIB)
+                log.info("vision_cache: full at %.2f GiB; its contents stay", self.used_bytes / GIB)
                 self.used_bytes = self.limit_bytes + 1
             return
         self.used_bytes += size

@@ -141,6 +141,6 @@ def check_state(state: Mapping[str, torch.Tensor], target: str) -> None:
     for name, tensor in state.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise UserError(
-                f"{target} is not written, as {name} holds values that are not finite; go on from an earlier "
+                f"{target} is not written, as {name} holds values that are not finite; continue from an earlier "
                 "checkpoint with a lower learning rate"
             )

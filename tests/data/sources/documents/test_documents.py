@@ -308,7 +308,7 @@ def test_a_table_of_names_and_texts(suffix: str, tmp_path: Path, caplog: pytest.
     assert texts_of(DocumentSource(table)) == expected
     line = summary_of(DocumentSource([tmp_path]), caplog)
     assert "5 files: 2 documents" in line
-    assert "1 beside a table that has the texts (a.txt); 1 named by no row of a table (c.png)" in line
+    assert "1 named by no row of a table (c.png); 1 next to a table that has the texts (a.txt)" in line
 
 
 def test_a_sheet_that_names_a_field_twice_is_refused(tmp_path: Path) -> None:
@@ -372,7 +372,7 @@ def test_heic_without_its_library_is_named(
 def test_folders_in_folders_are_read_when_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("a.png", "in/b.png"):
         write_image(tmp_path / name)
-    assert "1 in subfolders (recursive=true reads them) (in/b.png)" in summary_of(DocumentSource(tmp_path), caplog)
+    assert "1 in subfolders (recursive=true includes them) (in/b.png)" in summary_of(DocumentSource(tmp_path), caplog)
     for source in (
         DocumentSource(tmp_path, recursive=True),
         ImageSource(tmp_path),

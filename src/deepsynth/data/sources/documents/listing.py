@@ -144,7 +144,7 @@ def _sort_in(listing: Listing, found: Found, *, recursive: bool) -> None:
     if any(part[0] == "." for part in (*folders, name)) or name.lower() in _SYSTEM_FILES:
         listing.leave_out("hidden or of the system", found.name)
     elif found.in_folder and folders and not recursive and not in_layout_folder:
-        listing.leave_out("in subfolders (recursive=true reads them)", found.name)
+        listing.leave_out("in subfolders (recursive=true includes them)", found.name)
     elif suffix in HEIF_SUFFIXES and _needs_pillow_heif(found.path):
         listing.leave_out("HEIC, for which pillow-heif is missing (pip install 'deepsynth-ocr[heic]')", found.name)
     elif suffix in image_suffixes():

@@ -139,7 +139,7 @@ class DocumentSource(RowSource):
             else:
                 listing.leave_out("named by no row of a table", image.name)
         for other in (*listing.truths, *(table for table in listing.tables if table not in tables)):
-            listing.leave_out("beside a table that has the texts", other.name)
+            listing.leave_out("next to a table that has the texts", other.name)
         listing.with_text = len(listing.images)
         listing.pages = len(listing.images)
         say_once(f"{self.origin}: {listing.summary()}")
