@@ -109,7 +109,7 @@ def test_a_prediction_is_written_as_its_options_say(
     caplog.set_level("INFO")
     with pytest.warns(UserWarning, match="deepsynth/tiny-random has random weights"):
         cli = PredictCLI(["predict", "--config", config, "--trainer.limit_predict_batches=0", *options])
-    assert "predicting with deepsynth/tiny-random as it comes" in caplog.text
+    assert "predicting with deepsynth/tiny-random without fine-tuning" in caplog.text
     assert sorted(names(cli)) == sorted([*BOTH, "PredictionWriter"])
     (writer,) = [one for one in cli.trainer.callbacks if isinstance(one, PredictionWriter)]  # type: ignore[attr-defined]
     assert (writer.file, writer.formats, writer.token_logprobs, writer.resume) == (file, formats, tokens, False)
