@@ -6,6 +6,7 @@ import queue
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -96,6 +97,20 @@ def test_each_request_gets_its_own_events_in_order(running: Running) -> None:
     assert running.loads[-1] == Load(0, 0)
     assert max(load.rows for load in running.loads) > 0
     assert not running.worker.busy
+
+
+@pytest.mark.parametrize(("passes", "at_least", "at_most"), [(0.0, 2, 3), (0.019, 4, 20), (1.0, 8, 64)])
+def test_pieces_of_a_text_come_every_20_ms_and_the_first_at_once(
+    passes: float, at_least: int, at_most: int, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(10_000))
+    held = SimpleNamespace(monotonic=lambda: 5.0 + passes * next(clock))
+    monkeypatch.setattr(worker_module, "time", held)
+    running.worker.accept("one", 0, Job("tiny", (page(),), stream=True))
+    running.until(lambda: running.has_ended("one"))
+    pieces = [event.text for event in running.events["one"] if isinstance(event, Written)]
+    assert "".join(pieces) == TEXT
+    assert at_least <= len(pieces) <= at_most, pieces
 
 
 def test_who_left_is_dropped_at_the_next_turn(running: Running, pool: ModelPool) -> None:

@@ -6,6 +6,7 @@ import logging
 import math
 import queue
 import threading
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 _ENCODED_AT_ONCE = 8
 #: Steps of a model before the next one has its turn, where several have work.
 _STEPS_OF_A_TURN = 4
+#: Seconds between the pieces of a text that is streamed, after its first: a piece for every token of many texts would
+#: keep the thread that generates waiting, and the process that answers busy.
+_BETWEEN_PIECES_S = 0.02
 #: Seconds that an idle worker waits for pages before it looks whether it is to end.
 _IDLE_S = 0.5
 
@@ -62,6 +66,7 @@ class _Queue:
 
     ready: deque[_Text] = field(default_factory=deque)
     written: dict[int, _Text] = field(default_factory=dict)
+    next_pieces_s: float = 0.0
 
 
 class Worker:
@@ -200,9 +205,13 @@ class Worker:
                 text.sample.images.clear()
         ended = decoder.step()
         news: list[tuple[_Task, Event | _News]] = []
+        now = time.monotonic()
+        due = now >= own.next_pieces_s
+        if due:
+            own.next_pieces_s = now + _BETWEEN_PIECES_S
         for number, ids in decoder.unfinished():
             text = own.written[number]
-            if text.stream is not None and len(ids) > text.seen:
+            if text.stream is not None and len(ids) > text.seen and (due or not text.seen):
                 text.seen = len(ids)
                 news.append((text.task, _News(text, ids=list(ids))))
         for number, found in ended:
