@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
 
 from tests.helpers.service import TEXT, page
@@ -58,6 +57,8 @@ def service(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 def test_the_official_client_a_key_and_an_end_that_answers_what_is_under_way(
     service: tuple[subprocess.Popen[str], str],
 ) -> None:
+    import openai
+
     process, url = service
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="secret", max_retries=0)
     assert client.chat.completions.create(model="tiny", messages=MESSAGES).choices[0].message.content == TEXT

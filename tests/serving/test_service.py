@@ -10,14 +10,16 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 import pytest
 from PIL import Image
 
 from deepsynth.serving.models import ModelPool, ModelSettings, ServedModel
 from tests.helpers.service import TEXT, LocalService, page, serving
+
+if TYPE_CHECKING:
+    import openai  # whose import takes a second that most processes of the tests need not spend
 
 MODEL = ServedModel("tiny", None, "deepsynth/tiny", max_new_tokens=64)
 LIMITS = {"max_bytes": 60_000, "max_pixels": 300_000, "max_pages": 2, "max_requests": 4, "body_timeout_s": 0.5}
@@ -36,6 +38,8 @@ def service(pool: ModelPool) -> Iterator[LocalService]:
 
 @pytest.fixture(scope="module")
 def client(service: LocalService) -> openai.OpenAI:
+    import openai
+
     return openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0)
 
 
@@ -158,6 +162,8 @@ def test_what_cannot_be_answered_has_a_status_and_a_reason(
 
 
 def test_a_chat_that_greedy_generation_cannot_follow_is_refused(client: openai.OpenAI) -> None:
+    import openai
+
     for wrong in ({"temperature": 0.7}, {"n": 2}, {"stop": ["x"]}, {"messages": [{"role": "user", "content": "hi"}]}):
         with pytest.raises(openai.UnprocessableEntityError):
             client.chat.completions.create(**{"model": "tiny", "messages": messages(page()), **wrong})
