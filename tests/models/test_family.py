@@ -116,7 +116,7 @@ def test_names_in_adapter_files_lack_what_transformers_would_double(name: str, e
 
 def test_each_family_is_of_its_kind() -> None:
     """By what is known of the models: who reads images at their own size, and whose parts lack torch's attention."""
-    native = {"paddleocr_vl", "glm_ocr", "qwen2_5_vl"}
+    native = {"paddleocr_vl", "glm_ocr", "qwen2_5_vl", "qwen3_vl"}
     assert {name for name, each in FAMILIES.items() if each.by_grid} == native
     assert {name for name, each in FAMILIES.items() if not each.has_sdpa} == {"got_ocr2", "generic"}
     views = {"deepseek_ocr", "deepseek_ocr2", "unlimited_ocr"}

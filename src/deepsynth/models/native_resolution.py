@@ -118,7 +118,11 @@ class NativeFamily(Family):
     )
 
     def image_features(self, model: Any, images: Mapping[str, Any]) -> list[torch.Tensor]:
-        """Return the features (tokens, H) of each image by the model's own method.
+        """Return the features (tokens, H) of each image by the model's own method."""
+        return list(self.encode(model, images).pooler_output)
+
+    def encode(self, model: Any, images: Mapping[str, Any]) -> Any:
+        """Return what the model's own method returns of images.
 
         Grids are read on the host, where a batch has them: who reads one on a GPU waits for all that the GPU has to do.
         """
@@ -131,7 +135,7 @@ class NativeFamily(Family):
             f"image_{name}": moved(value, pixels.device) if isinstance(value, torch.Tensor) else value
             for name, value in self.computed_of(grids, model.base_model.visual).items()
         }
-        return list(model.get_image_features(pixel_values=pixels, image_grid_thw=grids, **computed).pooler_output)
+        return model.get_image_features(pixel_values=pixels, image_grid_thw=grids, **computed)
 
     def computed_of(self, grids: torch.Tensor, encoder: Any) -> dict[str, Any]:
         """Return what the encoder computes of grids, by the names of the arguments that spare it that.

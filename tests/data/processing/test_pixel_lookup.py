@@ -190,6 +190,19 @@ def test_patches_travel_as_bytes_and_become_the_processors_own_values(name: str)
     assert torch.equal(together["pixel_values"], own(images=pictures, return_tensors="pt")["pixel_values"])
 
 
+@pytest.mark.parametrize("size", [(56 * 56, 112 * 112), (28 * 28, 28 * 28)], ids=str)
+def test_every_byte_has_its_value_whatever_the_budget(size: tuple[int, int]) -> None:
+    """A processor with a small budget makes pages smaller, and noise on them gray: not every byte is left."""
+    images = OcrProcessor("deepsynth/full-size-qwen2.5-vl").hf_processor.image_processor
+    images.size = dict(zip(("shortest_edge", "longest_edge"), size, strict=True))
+    table = patch_table(images)
+    assert table is not None
+    for value in range(0, 256, 15):
+        page = Image.new("RGB", (112, 112), (value, 0, 255))
+        expected = images(images=[page], return_tensors="pt")["pixel_values"].view(-1, 3, 2, 14, 14)
+        assert torch.equal(table.values[:, :, [value, 0, 255]].diagonal(dim1=0, dim2=2), expected[0, :, :, 0, 0].T)
+
+
 def test_patches_that_do_not_follow_from_bytes_stay_values() -> None:
     own = OcrProcessor("deepsynth/full-size-glm-ocr").hf_processor.image_processor
 

@@ -27,6 +27,7 @@ PUBLISHED = {
     "glm_ocr": {"transcribe", "table"},
     "got_ocr2": {"transcribe", "markdown", "markdown_pipes"},
     "qwen2_5_vl": set(),
+    "qwen3_vl": set(),
     "generic": set(),
 }
 

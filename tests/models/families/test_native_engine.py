@@ -151,7 +151,8 @@ def test_the_host_alone_is_asked_where_images_are(folder: str) -> None:
 
 def images_of(folder: str, *sizes: tuple[int, int]) -> dict[str, torch.Tensor]:
     processor = OcrProcessor(model_name=folder)
-    images = Collator(processor.pad_token_id)([sample(processor, size) for size in sizes]).images
+    samples = [sample(processor, size) for size in sizes]
+    images = Collator(processor.pad_token_id)(samples).with_pixel_values().images
     assert images["image_grid_thw"].device.type == "cpu"
     return images
 

@@ -95,16 +95,17 @@ class PatchTable:
 def patch_table(image_processor: Any) -> PatchTable | None:
     """Return the table of an image processor that gives patches, ``None`` when they do not follow from single bytes.
 
-    It is tried on a page of whole blocks, and on one that is resized.
+    It is tried on a page of whole blocks, whose every byte is kept, and on one that is resized.
 
     Args:
         image_processor: image processor of Hugging Face.
     """
     block, side = image_processor.patch_size * image_processor.merge_size, int(image_processor.patch_size)
     rng, table = np.random.default_rng(0), None
-    for height, width in ((8 * block, 12 * block), (9 * block + 5, 10 * block - 3)):
+    whole: dict[str, Any] = {"do_resize": False}
+    for height, width, resize in ((8 * block, 12 * block, whole), (9 * block + 5, 10 * block - 3, {})):
         image = [Image.fromarray(rng.permuted(np.resize(np.arange(256, dtype=np.uint8), (height, width, 3)), axis=0))]
-        expected, found = (_tensors(image_processor, image, **options) for options in ({}, AS_BYTES))
+        expected, found = (_tensors(image_processor, image, **resize, **options) for options in ({}, AS_BYTES))
         patches, wanted = found.get("pixel_values"), expected["pixel_values"]
         if patches is None or wanted.dtype != torch.float32:
             return None

@@ -154,7 +154,10 @@ class TrainingForward(ImageFeatures):
             images = inputs["input_ids"] == self.base.config.image_token_id
             if places.positions is not None:
                 packing["position_ids"] = places.positions
-            embeds = self._insert(embeds, images, places.slots, torch.cat(self.image_features(inputs)))
+            features, *added = torch.split(torch.cat(self.image_features(inputs)), embeds.shape[-1], dim=-1)
+            embeds = self._insert(embeds, images, places.slots, features)
+            if added:  # by the first layers of the decoder
+                packing |= {"visual_pos_masks": images, "deepstack_visual_embeds": added}
         own = self.base.config.model_type == "deepseek_ocr"
         coefficient = self.base.config.router_aux_loss_coef if own else 0.0
         balances = coefficient > 0 and self.base.training

@@ -42,6 +42,7 @@ FAMILY = UnlimitedOcrFamily(
     published=(PublishedModel("baidu/Unlimited-OCR", "3.3 B", "MIT"),),
     modes=MODES["unlimited_ocr"],
     unsupported={
+        "unsloth": "whether its attention keeps to the window was not tried",
         "published": "transformers' own format has the published names",
         "vllm_lora": "its names in vLLM are not known here",
     },

@@ -46,6 +46,9 @@ _ALIKE = {
         "Qwen2_5_VLAttention": "TextAttention",
         "Qwen2_5_VLVisionAttention": "PatchAttention",
     },
+    "qwen3_vl": {
+        "Qwen3VLVisionAttention": "PatchAttention",
+    },
 }
 
 
