@@ -117,10 +117,11 @@ def help_text(command: str) -> str:
     """Return the help of a command as it prints it, without its examples."""
     from deepsynth.__main__ import main
 
-    os.environ["COLUMNS"] = "90"
+    os.environ["COLUMNS"] = "76"
     with contextlib.redirect_stdout(io.StringIO()) as text:
         main([*command.split(), "--help"])
-    return re.split(r"\nexamples?:\n", text.getvalue())[0].rstrip()
+    shown = text.getvalue().replace(" \b", "")  # jsonargparse takes a blank back on a terminal
+    return re.split(r"\nexamples?:\n", shown)[0].rstrip()
 
 
 def options_page() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
@@ -147,3 +148,25 @@ def test_every_guide_begins_with_something_to_do() -> None:
 def test_every_page_of_the_navigation_has_one_title() -> None:
     for path in DOCS.rglob("*.md"):
         assert len(re.findall(r"^# ", FENCE.sub("", path.read_text()), re.MULTILINE)) == 1, path
+
+
+def test_no_number_in_a_sentence_begins_a_list() -> None:
+    """Markdown takes a line that begins with ``143. `` for an item."""
+    for path in DOCS.rglob("*.md"):
+        assert not re.search(r"^ *\d{2,}\. ", FENCE.sub("", path.read_text()), re.MULTILINE), path
+
+
+def test_the_messages_of_the_troubleshooting_page_are_in_the_program() -> None:
+    texts = []
+    for path in (ROOT / "src/deepsynth").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            texts.append(
+                "…".join(part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str))
+            )
+    program = "\n".join(texts)
+    messages = re.findall(r"^\| `([^`]+)` \|", (DOCS / "guides/troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(messages) > 10
+    for message in messages:
+        for part in re.split(r"…|'[^']*'|\b[NM]\b|--\S+|\bWandbLogger\b|\bwandb\b|deepsynth/tiny-random", message):
+            assert part.strip(" ;?") in program, message

@@ -43,6 +43,13 @@ def test_what_it_makes_is_a_target_and_what_it_reads_is_a_file(path: Path) -> No
         assert any(name in job.get("strategy", {}).get("matrix", {}) for job in jobs(path).values())
 
 
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_jobs_with_tests_install_what_tests_skip_without(path: Path) -> None:
+    for name, job in jobs(path).items():
+        run = " ".join(step.get("run", "") for step in job["steps"])
+        assert not re.search(r"make test\b", run) or re.search("libfribidi0 .*fonts-noto-cjk.*make test", run), name
+
+
 def test_what_ci_makes_is_a_target() -> None:
     made = re.findall(r"^make ([a-z-]+)", (ROOT / ".ci/run").read_text(encoding="utf-8"), re.MULTILINE)
     assert made

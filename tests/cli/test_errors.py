@@ -154,6 +154,11 @@ WRONG = "Parser key \"data.batch_size\": Expected a <class 'int'>. Got value: ma
             "module 'deepsynth.types' has no 'Documents'; did you mean Document?",
         ),
         (
+            'Parser key "trainer.logger": the following arguments are required: save_dir - Expected a bool',
+            ["fit", "--trainer.logger=CSVLogger"],
+            "trainer.logger has no save_dir; add --trainer.logger.save_dir=… (--trainer.logger=CSVLogger)",
+        ),
+        (
             'Parser key "data.augmenter": Import path does not correspond to a subclass of Augmenter',
             ["fit", "--data.augmenter=mine.Poems"],
             "data.augmenter: it must be a subclass of Augmenter (--data.augmenter=mine.Poems)",

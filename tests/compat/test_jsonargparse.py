@@ -13,6 +13,7 @@ from deepsynth.compat.jsonargparse import (
     ChoicesHelpFormatter,
     class_not_chosen,
     innermost_error,
+    missing_argument,
     other_base,
     unknown_class,
     unknown_option,
@@ -25,6 +26,10 @@ from deepsynth.data import Source
 class Raising(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise RuntimeError(message)
+
+
+class Needs(Callback):
+    def __init__(self, folder: str) -> None: ...
 
 
 def error_of(*args: str, **types: Any) -> str:
@@ -147,6 +152,11 @@ def test_why_a_class_or_function_cannot_be_used_is_found(option: str, path: str,
 def test_a_class_of_another_kind_is_found() -> None:
     assert other_base(error_of("--callback=deepsynth.types.Document")) == "Callback"
     assert other_base(error_of("--rank=many")) is None
+
+
+def test_an_argument_that_a_class_needs_is_found() -> None:
+    assert missing_argument(error_of("--callback=Needs")) == "folder"
+    assert missing_argument(error_of("--rank=many")) is None
 
 
 def test_an_error_without_a_union_is_as_it_was() -> None:

@@ -23,6 +23,7 @@ from deepsynth.cli.help.subcommands import RUN_COMMANDS, command_of
 from deepsynth.compat.jsonargparse import (
     class_not_chosen,
     innermost_error,
+    missing_argument,
     other_base,
     unknown_class,
     unknown_option,
@@ -134,6 +135,8 @@ def explain(message: str, args: Sequence[str], classes: Sequence[str], options: 
         if base := class_not_chosen(reason):
             fitting = [name for name in classes if name.endswith(base.rpartition(".")[2])]
             return f"{key} has no class to give this option to; name it first: --{key}={'|'.join(fitting)}"
+        if missing := missing_argument(reason):
+            return f"{key} has no {missing}; add --{key}.{missing}=…{_place(key.rpartition('.')[2], args)}"
         reason = f"it must be a subclass of {base}" if (base := other_base(reason)) else reason
         return f"{key}: {reason}{_place(key.rpartition('.')[2], args)}"
     return text

@@ -63,6 +63,12 @@ def class_not_chosen(reason: str) -> str | None:
     return found[1] if found else None
 
 
+def missing_argument(reason: str) -> str | None:
+    """Return the name of an argument that a class needs and was not given, if that is what a reason says."""
+    found = re.search(r"the following arguments are required: (\w+)", reason)
+    return found[1] if found else None
+
+
 def other_base(reason: str) -> str | None:
     """Return the name of the base class that a named class does not have, if that is what a reason says."""
     found = re.search(r"Import path does not correspond to a subclass of (\w+)", reason)

@@ -57,10 +57,10 @@ def report_dataset(dataset: PageDataset, split: str, text: TextCleaning, trainer
     """
     report_skipped(trainer, split, dataset.skipped)
     if not len(dataset):
-        raise UserError(
-            f"every sample of the {split} split exceeds data.max_tokens or was skipped; raise it or put less text on a "
-            "page"
-        )
+        way_out = "raise data.max_tokens or put less text on a page"
+        if split == "val":
+            way_out += ", raise data.val_fraction to hold out more, or set it to 0 to train without validation"
+        raise UserError(f"every sample of the {split} split exceeds data.max_tokens or was skipped; {way_out}")
     dropped = f", {dataset.dropped} dropped as longer than data.max_tokens" if dataset.dropped else ""
     log.info("%s: %d documents, %d samples%s", split, len(dataset.documents), len(dataset), dropped)
     if changes := text.count_changes(dataset.documents):
