@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tests.helpers.tiny_models import DECODER, byte_tokenizer, skip_without_image_processors, write
 
@@ -18,8 +19,13 @@ TEMPLATE = (
 )
 
 
-def make(folder: Path) -> Path:
-    """Write the model into a folder, and return it."""
+def make(folder: Path, config_class: Any = None) -> Path:
+    """Write the model into a folder, and return it.
+
+    Args:
+        folder: to make.
+        config_class: of transformers, Idefics3's or one that is made from it.
+    """
     skip_without_image_processors()
     from transformers import Idefics3Config, Idefics3ImageProcessorPil, Idefics3Processor
 
@@ -36,7 +42,7 @@ def make(folder: Path) -> Path:
     images = Idefics3ImageProcessorPil(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
     # 32 pixels are 4 x 4 patches, which the pixel shuffle makes 2 x 2 features.
     processor = Idefics3Processor(images, tokenizer, image_seq_len=4, chat_template=TEMPLATE)
-    config = Idefics3Config(
+    config = (config_class or Idefics3Config)(
         image_token_id=processor.image_token_id,
         scale_factor=2,
         vision_config={

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,22 @@ def test_compiled_layers_compute_what_the_plain_ones_do(folder: str) -> None:
     expected = loss_and_gradients(module_of(folder, kernels="plain", loss="plain"), batch_of(folder))
     module = module_of(folder, compile="decoder", activation_memory="none")
     assert_same(loss_and_gradients(module, batch_of(folder)), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (extra gpu)")
+@torch.no_grad()
+def test_four_bits_have_the_loss_of_the_models_own_forward(folder: str) -> None:
+    losses = []
+    for loss in ("plain", "chunked"):
+        module = module_of(folder, quantization="nf4", loss=loss)
+        named = module.model.get_base_model().named_modules()
+        packed = {name for name, layer in named if type(layer).__name__.startswith("Linear4bit")}
+        assert "model.language_model.layers.1.self_attn.q_proj.base_layer" in packed
+        assert "model.visual.blocks.0.mlp.linear_fc1" in packed
+        assert not any("merger" in name for name in packed)
+        losses.append(float(module.train().compute_loss(batch_of(folder))))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 @pytest.mark.slow

@@ -72,7 +72,6 @@ FAMILY = Qwen3VLFamily(
     unsupported={
         "experts": "its decoder is dense",
         "decoder": "its first layers add features of the encoder's layers",
-        "quantization": "it was not tried",
         "published": "transformers' own format is the published one",
         "vllm_lora": "its names in vLLM are not known here",
     },

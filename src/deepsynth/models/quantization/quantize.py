@@ -26,7 +26,7 @@ Kind = Literal["none", "nf4", "int8"]
 _OUTLIER = 6.0
 
 _DECODER = re.compile(r"(^|\.)language_model\.layers\.\d+\.")
-_VISION = re.compile(r"(^|\.)(vision_tower|visual)\.(?!merger\.)")
+_VISION = re.compile(r"(^|\.)(vision_tower|visual)\.(?!merger\.|deepstack_merger_list\.)")
 
 
 @dataclass(frozen=True)
