@@ -74,6 +74,7 @@ def write_published(model: Any, processor: Any, source: str, folder: Path, max_s
     write_processor(processor, folder)
     if not second and model.config.published is not None and not _is_native(source, model.config.model_type):
         _carry(source, folder)
+    _begin_with_bos(folder, processor.tokenizer.bos_token)
     if not second:
         model.save_pretrained(folder, format="published", max_shard_size=max_shard_size)
         config = json_object(folder / "config.json")
@@ -179,6 +180,32 @@ def write_processor(processor: Any, folder: Path) -> None:
     if extra := written.get("extra_special_tokens"):
         described["additional_special_tokens"] = list(extra)
     _write_json(folder / "tokenizer_config.json", {**described, "tokenizer_class": "LlamaTokenizerFast"})
+
+
+def _begin_with_bos(folder: Path, bos: str) -> None:
+    """Make a folder's tokenizer begin every text with a token, as the original code begins every prompt.
+
+    llama.cpp's converter goes by the tokenizer's template: without one its prompts lack the token, and its texts are
+    others. The other engines add the token themselves, to ids that were made without special tokens.
+    """
+    from tokenizers import Tokenizer
+
+    file = folder / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(file))
+    number = tokenizer.token_to_id(bos)
+    if tokenizer.encode("").ids != [number]:
+        begin = {"SpecialToken": {"id": bos, "type_id": 0}}
+        first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+        template = {
+            "type": "TemplateProcessing",
+            "single": [begin, first],
+            "pair": [begin, first, begin, second],
+            "special_tokens": {bos: {"id": bos, "ids": [number], "tokens": [bos]}},
+        }
+        _write_json(file, {**json_object(file), "post_processor": template})  # the rest as it is, for older programs
+    settings = json_object(folder / "tokenizer_config.json")
+    if settings.get("add_bos_token") is not True:
+        _write_json(folder / "tokenizer_config.json", {**settings, "add_bos_token": True, "add_eos_token": False})
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
