@@ -118,8 +118,8 @@ def complaints(folder: Path, family: str, names: set[str]) -> list[str]:
     tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
     if tokenizer["tokenizer_class"] not in TOKENIZER_CLASSES:
         found.append(f"tokenizer_class is {tokenizer['tokenizer_class']}")
-    if tokenizer.get("add_bos_token") is not True or not _begins_with(folder / "tokenizer.json", tokenizer["bos_token"]):
-        found.append("llama.cpp's prompts would begin without the token that all prompts begin with")
+    if tokenizer.get("add_bos_token") is not True or not _begins_with(folder, tokenizer["bos_token"]):
+        found.append("prompts in llama.cpp and vLLM would begin without the token that all prompts begin with")
     if not isinstance(tokenizer.get("extra_special_tokens", {}), dict):
         found.append("transformers 4 takes no list of extra_special_tokens")
     if "<image>" not in (folder / "tokenizer.json").read_text():
@@ -131,12 +131,13 @@ def complaints(folder: Path, family: str, names: set[str]) -> list[str]:
     return found
 
 
-def _begins_with(file: Path, token: str) -> bool:
-    """Return whether llama.cpp's converter takes a tokenizer for one that begins each text with a token.
+def _begins_with(folder: Path, token: str) -> bool:
+    """Return whether a tokenizer begins each text with a token, for llama.cpp's converter and for vLLM.
 
-    It reads the template of ``tokenizer.json``; a byte-level one alone says no, whatever ``tokenizer_config.json`` says.
+    Both go by the template in ``tokenizer.json``: vLLM encodes a prompt with special tokens, and its processor gets
+    that; the converter takes a byte-level processor alone for a no, whatever ``tokenizer_config.json`` says.
     """
-    processor = json.loads(file.read_text())["post_processor"] or {}
+    processor = json.loads((folder / "tokenizer.json").read_text())["post_processor"] or {}
     templates = [step["single"] for step in processor.get("processors", [processor]) if "single" in step]
     return any(len(single) > 1 and single[0].get("SpecialToken", {}).get("id") == token for single in templates)
 

@@ -185,8 +185,8 @@ def write_processor(processor: Any, folder: Path) -> None:
 def _begin_with_bos(folder: Path, bos: str) -> None:
     """Make a folder's tokenizer begin every text with a token, as the original code begins every prompt.
 
-    llama.cpp's converter goes by the tokenizer's template: without one its prompts lack the token, and its texts are
-    others. The other engines add the token themselves, to ids that were made without special tokens.
+    llama.cpp's converter and vLLM go by the template in ``tokenizer.json``: without one their prompts lack the token
+    and their texts are others. SGLang and the original code encode without special tokens and add it themselves.
     """
     from tokenizers import Tokenizer
 
