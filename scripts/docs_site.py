@@ -19,7 +19,17 @@ SECTIONS: dict[str, tuple[str, list[str]]] = {
     "Guides": (
         "guides",
         [
-            *("your-own-scans", "pdfs", "new-language", "targets", "chat-data", "sources", "text", "augmentation"),
+            *(
+                "your-own-scans",
+                "pdfs",
+                "new-language",
+                "targets",
+                "chat-data",
+                "sources",
+                "text",
+                "augmentation",
+                "models",
+            ),
             *("out-of-memory", "faster", "several-gpus", "evaluate", "published-benchmarks", "serve", "hub", "logging"),
             *("extend", "benchmark", "troubleshooting"),
         ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import pytest
@@ -171,6 +172,8 @@ def test_choices_are_shown_once() -> None:
     parser = ArgumentParser(formatter_class=ChoicesHelpFormatter)
     parser.add_argument("--host", type=Literal["127.0.0.1", "::"], default="::", help="where to listen.")
     parser.add_argument("--port", type=int, default=80, help="of the host.")
+    parser.add_argument("--file", type=Path, required=True, help="what to serve.")
     shown = " ".join(parser.format_help().split())
     assert "--host {127.0.0.1,::} where to listen. (default: ::)" in shown
     assert "--port PORT of the host. (type: int, default: 80)" in shown
+    assert "--file FILE what to serve. (required, type: Path)" in shown

@@ -37,6 +37,10 @@ class CommandParser(ArgumentParser):  # type: ignore[misc]  # jsonargparse is no
         """Raise :class:`ParserError`."""
         raise ParserError(message) from ex
 
+    def format_help(self) -> str:
+        """Return the help without the backticks of docstrings."""
+        return str(super().format_help()).replace("``", "")
+
 
 def call(command: str, components: Components | Callable[..., Any], args: Sequence[str]) -> Any:
     """Parse the options of a function, or of one of several by name, call it, and return what it returned.

@@ -99,4 +99,4 @@ class ChoicesHelpFormatter(DefaultHelpFormatter):  # type: ignore[misc]  # jsona
         if str(action.metavar).startswith("{"):
             return None
         shown: str | None = super()._get_type_str(action)
-        return shown
+        return shown and re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", shown)

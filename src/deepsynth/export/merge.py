@@ -101,7 +101,7 @@ def export_model(
 
     Args:
         adapter: peft folder, or that of a whole model, as ``FullModule`` writes it.
-        output: folder to make; must not exist or be empty.
+        output: folder to write; it must be new or empty.
         base: model that the adapter belongs to; by default the one that the adapter names.
         format: ``native`` (the base's classes), ``transformers`` (its own: DeepSeek-OCR becomes an Unlimited-OCR
             whose window covers everything), ``published`` (its authors' keys, configuration and files, for vLLM,
