@@ -138,6 +138,14 @@ def test_predictions_that_are_none_are_named(name: str, content: bytes, message:
         read_page_texts(tmp_path)
 
 
+def test_tables_in_otsl_are_read_as_html(tmp_path: Path) -> None:
+    otsl, html = "<fcel>a<lcel><nl>", '<table><tr><td colspan="2">a</td></tr></table>'
+    (tmp_path / "page.md").write_text(f"A\n\n{otsl}")
+    assert read_page_texts(tmp_path) == {("page", 1): [f"A\n\n{html}"]}
+    (tmp_path / "predictions.jsonl").write_text(json.dumps({"id": "page", "prediction": otsl}))
+    assert read_page_texts(tmp_path) == {("page", 1): [html]}
+
+
 @pytest.mark.parametrize(
     ("text", "most_edits", "starts"),
     [
