@@ -9,7 +9,7 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger
 
 from deepsynth.callbacks import RunReport
-from deepsynth.callbacks.report.figures import cer_by_script, read_curves, score_rows, script
+from deepsynth.callbacks.report.figures import cer_by_script, draw_curves, read_curves, score_rows, script
 from deepsynth.callbacks.report.run_report import report_page
 from tests.helpers.training import make_data, make_module, make_trainer
 
@@ -63,3 +63,9 @@ def test_a_fit_writes_it(tmp_path: Path, jsonl: Path) -> None:
     assert "Errors are those of 2 samples" in page
     assert page.count("<section>") == 2
     assert page.count("<svg") >= 3
+
+
+def test_the_axis_of_a_short_run_has_whole_steps() -> None:
+    svg = str(draw_curves({"train/loss": [(0.0, 1.0), (1.0, 0.5), (4.0, 0.5)]}, "loss"))
+    texts = re.findall(r"<text [^>]*>([^<]+)</text>", svg)
+    assert texts[: texts.index("step")] == ["0", "1", "2", "3", "4"]

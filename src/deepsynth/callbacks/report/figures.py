@@ -88,6 +88,7 @@ def draw_curves(curves: dict[str, list[tuple[float, float]]], label: str) -> Mar
         smooth = key.startswith("train/") and len(values) > 10 * _SMOOTHING
         axes.plot(steps, _smoothed(values) if smooth else values, label=key, marker="" if len(values) > 30 else "o")
     axes.set(xlabel="step", ylabel=label)
+    axes.xaxis.get_major_locator().set_params(integer=True)  # there are no half steps
     axes.set_ylim(0, axes.get_ylim()[1] * 1.05)
     axes.legend()
     return _svg(figure)
