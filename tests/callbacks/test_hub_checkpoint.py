@@ -228,7 +228,7 @@ def test_a_trial_run_and_validation_push_nothing(hub, tmp_path, jsonl):
         ({"mode": "less"}, "mode is 'less'"),
         ({"deadline_s": -1}, "deadline_s is -1"),
         ({"tag": "{loss}"}, "only {step} and {epoch}"),
-        ({"tag": "a b"}, "a word without blanks"),
+        ({"tag": "a b"}, "a word without spaces"),
         ({"revision": "a b"}, "revision is 'a b'"),
     ],
 )

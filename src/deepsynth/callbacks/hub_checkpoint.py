@@ -247,7 +247,7 @@ def check_tag(tag: str) -> None:
     except (KeyError, IndexError, ValueError) as error:
         raise UserError(f"HubCheckpoint.tag is {tag!r}; only {{step}} and {{epoch}} can be filled in") from error
     if not filled or any(character.isspace() for character in filled):
-        raise UserError(f"HubCheckpoint.tag is {tag!r}; a tag is a word without blanks, such as 'step-{{step}}'")
+        raise UserError(f"HubCheckpoint.tag is {tag!r}; a tag is a word without spaces, such as 'step-{{step}}'")
 
 
 def data_names(trainer: Trainer) -> list[str]:

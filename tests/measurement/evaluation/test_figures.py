@@ -59,7 +59,7 @@ def test_the_lines_of_a_terminal() -> None:
         "teds                 0.6667   0.5000 to 0.7500",
         "prompt Read it.: teds 0.5000, box_iou 0.2500",
         f"cells: 'a' as 'nothing' (3), {cells}",
-        f"confusions: nothing as x (4), a blank as a line break (3), y as nothing (2), {confused}",
+        f"confusions: nothing as x (4), a space as a line break (3), y as nothing (2), {confused}",
     ]
     assert list(table_lines(EVALUATION, None)) == expected
     assert list(table_lines(EVALUATION, COMPARISON))[8:] == [

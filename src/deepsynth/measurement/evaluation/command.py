@@ -197,7 +197,7 @@ def table_lines(evaluation: Evaluation, comparison: Comparison | None) -> Iterat
 
 
 def _shown(character: str) -> str:
-    return {"": "nothing", " ": "a blank", "\n": "a line break"}.get(character, character)
+    return {"": "nothing", " ": "a space", "\n": "a line break"}.get(character, character)
 
 
 def marked(prediction: str, target: str) -> tuple[Markup, Markup]:
