@@ -18,9 +18,9 @@ PAIRS = [
         "<fcel>Item<fcel>Price<nl><ecel><fcel>2.50<nl>",
     ),
     (
-        '<table><tr><td colspan="2" rowspan="2">a &lt; b<br>c &amp; d</td><td>x</td></tr>'
+        '<table><tr><td colspan="2" rowspan="2">a &lt; b<br>c &amp; "d"</td><td>x</td></tr>'
         '<tr><td></td></tr><tr><td>1</td><td rowspan="2">2</td><td>3</td></tr><tr><td>4</td><td>5</td></tr></table>',
-        "<fcel>a < b\nc & d<lcel><fcel>x<nl><ucel><xcel><ecel><nl><fcel>1<fcel>2<fcel>3<nl><fcel>4<ucel><fcel>5<nl>",
+        '<fcel>a < b\nc & "d"<lcel><fcel>x<nl><ucel><xcel><ecel><nl><fcel>1<fcel>2<fcel>3<nl><fcel>4<ucel><fcel>5<nl>',
     ),
     (
         '<table><tr><th colspan="3">Head</th></tr><tr><td>1</td><td colspan="2"></td></tr></table>',

@@ -120,9 +120,8 @@ class _Cells(HTMLParser):
             self._text = None
         elif tag in ("td", "th"):
             self.rows = self.rows or [[]]
-            spans = [_span(dict(attrs).get(name)) for name in ("colspan", "rowspan")]
-            self._text = []
-            self.rows[-1].append((*spans, tag, self._text))  # type: ignore[arg-type]
+            self._text, given = [], dict(attrs)
+            self.rows[-1].append((_span(given.get("colspan")), _span(given.get("rowspan")), tag, self._text))
         elif tag == "br" and self._text is not None:
             self._text.append("\n")
 
