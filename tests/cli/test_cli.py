@@ -45,6 +45,10 @@ trainer: {accelerator: cpu, num_sanity_val_steps: 0, enable_progress_bar: false,
 """
 
 
+#: For runs whose figures nobody looks at: neither they nor a report of them are drawn.
+NO_LOG = "--trainer.logger=false"
+
+
 @pytest.fixture
 def config(tmp_path: Path, jsonl: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
@@ -60,7 +64,7 @@ def one_step(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "docs.jsonl").write_text("\n".join(rows))
     (folder / "tiny.yaml").write_text(TINY.replace("DOCS", str(folder / "docs.jsonl")))
     short = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0", f"--trainer.default_root_dir={folder}"]
-    assert main(["fit", "--config", str(folder / "tiny.yaml"), *short]) == 0
+    assert main(["fit", "--config", str(folder / "tiny.yaml"), NO_LOG, *short]) == 0
     return folder / "tiny/checkpoints/last.ckpt"
 
 
@@ -112,7 +116,8 @@ def test_the_adapter_loads_in_plain_peft_and_computes_the_same(config: str, tmp_
     from deepsynth import PeftModule
     from deepsynth.models.registry import resolve_model_name
 
-    arguments = ["--model.lora.experts=all", "--model.lora.mlp=true", "--trainer.max_steps=2"]
+    arguments = ["--model.lora.experts=all", "--model.lora.mlp=true", "--trainer.max_steps=2", NO_LOG]
+    arguments += ["--trainer.limit_val_batches=0"]
     assert main(["fit", "--config", config, *arguments]) == 0
     run = tmp_path / "runs" / "tiny"
     base = AutoModelForImageTextToText.from_pretrained(resolve_model_name("deepsynth/tiny-random"), dtype=torch.float32)
@@ -137,7 +142,8 @@ def test_a_checkpoint_holds_the_adapter_alone(one_step: Path) -> None:
 def test_a_run_goes_on_from_its_last_checkpoint_and_is_tested_with_its_best(
     config: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fit = ["fit", "--config", config, "--ckpt_path", "last", "--trainer.val_check_interval=1"]
+    fit = ["fit", "--config", config, "--ckpt_path", "last", "--trainer.val_check_interval=1", NO_LOG]
+    fit += ["--trainer.limit_val_batches=1", "--model.generation.max_new_tokens=2"]
     assert main([*fit, "--trainer.max_steps=1"]) == 0
     assert main([*fit, "--trainer.max_steps=2"]) == 0
     assert [p.name for p in (tmp_path / "runs").iterdir()] == ["tiny"]
@@ -152,7 +158,7 @@ def test_a_run_goes_on_from_its_last_checkpoint_and_is_tested_with_its_best(
 
 def test_another_run_of_the_same_name_gets_its_own_folder(config: str, tmp_path: Path) -> None:
     for _ in range(2):
-        assert main(["fit", "--config", config, "--trainer.max_steps=1", "--trainer.limit_val_batches=0"]) == 0
+        assert main(["fit", "--config", config, NO_LOG, "--trainer.max_steps=1", "--trainer.limit_val_batches=0"]) == 0
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["tiny", "tiny-2"]
 
 
@@ -201,7 +207,8 @@ def test_a_foreign_adapter_sets_the_settings_of_its_adapter_alone(
     config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its file once said where vision features are kept, and they were written there."""
-    assert main(["fit", "--config", config, "--trainer.max_steps=1", "--model.lora.rank=4"]) == 0
+    short = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0", NO_LOG]
+    assert main(["fit", "--config", config, *short, "--model.lora.rank=4"]) == 0
     adapter, elsewhere = tmp_path / "runs/tiny/adapter", tmp_path / "elsewhere"
     file = adapter / "deepsynth.json"
     stored = json.loads(file.read_text())
@@ -209,7 +216,7 @@ def test_a_foreign_adapter_sets_the_settings_of_its_adapter_alone(
     hostile["engine"] = {**stored["engine"], "vision_cache": str(elsewhere), "attn_implementation": "evil/kernel"}
     hostile["generation"] = {**stored["generation"], "max_new_tokens": 999}
     file.write_text(json.dumps(hostile))
-    fit = ["fit", "--config", config, "--trainer.max_steps=1", "--ckpt_path", str(adapter), "--run_name=again"]
+    fit = ["fit", "--config", config, *short, "--ckpt_path", str(adapter), "--run_name=again"]
     assert main(fit) == 0
     assert not elsewhere.exists()
     model = yaml.safe_load((tmp_path / "runs/again/config.yaml").read_text())["model"]["init_args"]
@@ -236,7 +243,8 @@ def test_a_foreign_checkpoint_names_neither_files_nor_code(
     settings |= {"optimizer": "os.system", "adapter": "/etc"}
     settings["engine"] = {**settings["engine"], "vision_cache": str(elsewhere)}
     torch.save(stored, foreign)
-    fit = ["fit", "--config", config, "--trainer.max_steps=2", "--ckpt_path", str(foreign), "--run_name=again"]
+    fit = ["fit", "--config", config, NO_LOG, "--trainer.max_steps=2", "--trainer.limit_val_batches=0"]
+    fit += ["--ckpt_path", str(foreign), "--run_name=again"]
     assert main(fit) == 0
     assert not elsewhere.exists()
     settings["engine"] = {**settings["engine"], "attn_implementation": "evil/kernel"}
@@ -250,7 +258,7 @@ def test_a_foreign_checkpoint_names_neither_files_nor_code(
 
 
 def test_summaries_train_validate_and_predict(config: str, tmp_path: Path, summaries: Path) -> None:
-    data = ["--data.source=JsonlSource", f"--data.source.path={summaries}", "--data.source.target_field=target"]
+    data = ["--data.source=JsonlSource", f"--data.source.path={summaries}", "--data.source.target_field=target", NO_LOG]
     assert main(["fit", "--config", config, *data, "--trainer.max_steps=1"]) == 0
     last = str(tmp_path / "runs/tiny/checkpoints/last.ckpt")
     assert main(["predict", "--config", config, *data, "--ckpt_path", last]) == 0
@@ -385,7 +393,7 @@ def test_a_run_that_never_began_leaves_no_folder(config: str, tmp_path: Path) ->
     arguments = ["fit", "--config", config, "--trainer.max_steps=1", "--trainer.limit_val_batches=0"]
     assert main([*arguments, "--data.source.path=missing.jsonl"]) == 1
     assert not (tmp_path / "runs" / "tiny").exists()
-    assert main(arguments) == 0
+    assert main([*arguments, NO_LOG]) == 0
     assert main([*arguments, "--run_name=tiny", "--data.source.path=missing.jsonl"]) == 1
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["tiny"]
     assert (tmp_path / "runs/tiny/checkpoints/last.ckpt").is_file()

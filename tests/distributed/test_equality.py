@@ -94,13 +94,24 @@ def train(
     return {"losses": losses.values, "figures": figures, "ddp": losses.ddp}
 
 
-@pytest.fixture
-def documents(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty documents of very different lengths, so that a mean of means is none."""
-    path = tmp_path / "documents.jsonl"
+    path = tmp_path_factory.mktemp("documents") / "documents.jsonl"
     texts = ["word " * (1 + 7 * (i % 4)) + str(i) for i in range(20)]
     path.write_text("".join(json.dumps({"id": f"d{i}", "text": text}) + "\n" for i, text in enumerate(texts)))
     return path
+
+
+#: Of eight: neither whole batches nor the same number on two processes.
+THREE_SAMPLES = {"samples": 3}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, documents: Path) -> tuple[Path, dict[str, Any]]:
+    """The folder and the figures of a run of one process."""
+    folder = tmp_path_factory.mktemp("one")
+    return folder, train(folder, documents, "one", 1, "PeftModule", THREE_SAMPLES)
 
 
 def assert_same_run(one: dict[str, Any], several: list[dict[str, Any]], tolerance: float = 2e-4) -> None:
@@ -129,13 +140,15 @@ def assert_same_files(one: Path, several: Path, weights: str, tolerance: float =
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_processes_are_as_one(strategy: str, tmp_path: Path, documents: Path) -> None:
-    settings = {"samples": 3}  # of eight: neither whole batches nor the same number on both
-    one = train(tmp_path / "one", documents, "one", 1, "PeftModule", settings)
-    several = launch(2, tmp_path / "two", train, tmp_path / "two", documents, strategy, 2, "PeftModule", settings)
+def test_two_processes_are_as_one(
+    strategy: str, tmp_path: Path, documents: Path, alone: tuple[Path, dict[str, Any]]
+) -> None:
+    folder, one = alone
+    run = partial(train, tmp_path / "two", documents, strategy, 2, "PeftModule", THREE_SAMPLES)
+    several = launch(2, tmp_path / "two", run)
     assert len(one["losses"]) == 3
     assert_same_run(one, several)
-    assert_same_files(tmp_path / "one", tmp_path / "two", "adapter_model.safetensors")
+    assert_same_files(folder, tmp_path / "two", "adapter_model.safetensors")
     for found in several:
         if strategy == "ddp":
             assert found["ddp"]["looks for unused"] is False
