@@ -376,7 +376,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(
     capsys.readouterr()
     assert main(["validate", "--config", config, "--ckpt_path", str(path)]) == 1
     line = one_line_of(capsys)
-    assert {"cut": "truncated or not a checkpoint", "foreign": "not written by DeepSynth", "other-adapter": "1 missing"}[
+    assert {"cut": "is truncated or not", "foreign": "not written by DeepSynth", "other-adapter": "1 missing"}[
         damage
     ] in line
 
