@@ -28,7 +28,7 @@ TEXTS = (
     "The old lighthouse keeper poured himself a cup of black tea, and looked across the gray water. “No ship will come "
     "tonight,” he said; but he lit the lamp.",
     "Mrs. Abernathy’s quince marmalade won the prize in 1897, much to the vexation of the vicar, whose own jar—"
-    "labelled “Paradise”—came eleventh.",
+    "labeled “Paradise”—came eleventh.",
 )
 
 
