@@ -208,5 +208,5 @@ def test_the_bar_has_a_loss_of_the_host_that_is_new_at_logging_steps(tmp_path: P
     trainer = make_trainer(tmp_path, callbacks=[Look()], max_steps=4, log_every_n_steps=2)
     trainer.fit(make_module(), make_data(jsonl))
     assert [list(values) for values in shown] == [["loss"]] * 4
-    assert [values["loss"] for values in shown] == [losses[0], losses[0], losses[2], losses[2]]
+    assert [values["loss"] for values in shown] == [losses[0], losses[1], losses[1], losses[3]]
     assert len(set(losses)) == 4

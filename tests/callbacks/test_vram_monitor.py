@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -164,13 +165,17 @@ def test_of_several_ranks_the_fullest_counts_and_each_is_named(
     memory.allocated = memory.peak = 10
     monitor = monitor_with(memory, trainer, monkeypatch)
     monitor.on_train_batch_end(trainer, module, None, fake_batch(), 0)
-    assert module.logged["vram/peak_gib"] == module.logged["vram/rank1/peak_gib"] == 11
-    assert module.logged["vram/rank0/peak_gib"] == 10
-    assert module.logged["vram/peak_forward_gib"] == module.logged["vram/rank1/peak_forward_gib"] == 5
-    assert module.logged["vram/rank0/peak_forward_gib"] == 0
+    assert module.logged["vram/peak_gib"] == 11
+    assert module.logged["vram/peak_forward_gib"] == 5
     assert module.logged["vram/headroom_gib"] == 70
+    assert not any("rank" in key for key in module.logged), "those of each rank are for the end"
+    kept: dict[str, float] = {}
+    monkeypatch.setattr(type(trainer), "loggers", [SimpleNamespace(log_metrics=lambda row, step: kept.update(row))])
     monitor.on_train_end(trainer, module)
     assert [line.partition(":")[0] for line in lines] == ["VRAM of rank 0", "VRAM of rank 1"]
+    assert (kept["vram/rank0/peak_gib"], kept["vram/rank1/peak_gib"], kept["vram/peak_gib"]) == (10, 11, 11)
+    assert kept["vram/rank1/peak_forward_gib"] == 5
+    assert "vram/rank0/peak_forward_gib" not in kept
 
 
 def test_ranks_send_their_figures_a_batch_before_they_are_logged(
@@ -185,8 +190,8 @@ def test_ranks_send_their_figures_a_batch_before_they_are_logged(
     for batch in range(7):
         memory.allocated = memory.peak = batch + 1
         monitor.on_train_batch_end(trainer, module, None, fake_batch(), batch)
-        peaks.append(module.logged.get("vram/rank0/peak_gib"))
-    assert peaks == [None, None, 2, 2, 2, 5, 5]
+        peaks.append(module.logged.get("vram/peak_gib"))
+    assert peaks == [None, None, 3, 3, 3, 6, 6]
     monitor.on_train_end(trainer, module)
     assert lines[0].startswith("VRAM of rank 0: peak 7.00 GiB")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 
 from deepsynth import PeftModule
@@ -126,6 +127,21 @@ def test_the_bar_has_a_loss_at_first_and_where_it_is_logged(module: Any, monkeyp
     assert kept == [(index + 0.5, {"batch_size": 2}) for index in range(7)]
     bar = [(value, options) for name, value, options in module.logged if name == "loss"]
     assert bar == [(index + 0.5, {"prog_bar": True, "logger": False, "batch_size": 2}) for index in (0, 2, 5)]
+
+
+def test_numbers_are_logged_as_tensors_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[Any] = []
+    monkeypatch.setattr(LightningModule, "log", lambda self, name, value, *args, **kwargs: logged.append(value))
+    module = PeftModule()
+    averaged, tensor = 0.25, torch.tensor(3.0)
+    module.log("a", 1 / 3, prog_bar=True)
+    module.log("b", averaged, sync_dist=True)
+    module.log("c", tensor)
+    assert logged[0].dtype == torch.float64
+    assert logged[0].device.type == "cpu"
+    assert logged[0].item() == 1 / 3
+    assert logged[1] is averaged
+    assert logged[2] is tensor
 
 
 def test_pixels_alone_are_cast_to_the_dtype_of_the_weights() -> None:

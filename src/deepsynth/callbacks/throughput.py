@@ -136,9 +136,7 @@ class Throughput(Callback):
         self._mark = time.perf_counter()
 
     def _log(self, ranks: int, pl_module: LightningModule) -> None:
-        # A tensor of the host: of a number Lightning makes one of the device, and reads it for the bar every batch.
-        rate = torch.tensor(self._samples * ranks / self._seconds, dtype=torch.float64)
-        pl_module.log("train/samples_per_s", rate, prog_bar=True)
+        pl_module.log("train/samples_per_s", self._samples * ranks / self._seconds, prog_bar=True)
         assert isinstance(self._amounts, torch.Tensor), "a batch was counted"
         amounts = self._amounts.tolist()
         pl_module.log("train/tokens_per_s", amounts[0] * ranks / self._seconds)

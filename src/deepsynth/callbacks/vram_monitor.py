@@ -24,10 +24,9 @@ class VramMonitor(Callback):
     Keys: ``vram/allocated_gib`` and ``vram/reserved_gib`` (after the step), ``vram/peak_gib`` and, for the phases that
     ran, ``vram/peak_load_gib``, ``…forward…``, ``…backward…``, ``…step…``, ``…validation…`` and ``…generation…``;
     ``vram/limit_gib``, at which an allocation would fail, other programs on the device taken into account; and
-    ``vram/headroom_gib``, the limit less the peak. With several ranks these are the largest
-    of any rank (the smallest limit and headroom) after the step before, and ``vram/rank0/peak_gib``, … are those of
-    every rank. On the CPU
-    the keys begin with ``ram/``: the resident memory of the process, seen where phases begin and end.
+    ``vram/headroom_gib``, the limit less the peak. With several ranks these are the largest of any rank (the smallest
+    limit and headroom), after the step before; at the end ``vram/rank0/peak_gib``, … are those of every rank. On the
+    CPU the keys begin with ``ram/``: the resident memory of the process, seen where phases begin and end.
 
     A run that runs out of memory ends with a line that says in which phase, on which shapes, and what to change.
 
@@ -112,9 +111,7 @@ class VramMonitor(Callback):
             self._gathered = self._gather(trainer)
         if self._batches % every == 0:
             gathered, self._gathered = self._gathered or self._gather(trainer), None
-            # Tensors of the host: of numbers Lightning makes some of the device, and reads each of them there.
-            figures = self._over_ranks(gathered)[0].items()
-            pl_module.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in figures})
+            pl_module.log_dict(self._over_ranks(gathered.read()))
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -162,27 +159,28 @@ class VramMonitor(Callback):
     def _gather(self, trainer: Trainer) -> GatheredFigures:
         return GatheredFigures(self.figures(), trainer.strategy.root_device)
 
-    def _over_ranks(self, gathered: GatheredFigures) -> tuple[dict[str, float], list[dict[str, float]]]:
-        """Return what is logged, and the figures of every rank."""
+    def _over_ranks(self, ranks: list[dict[str, float]]) -> dict[str, float]:
+        """Return the figures of the fullest rank by their keys."""
         assert self._memory is not None
-        key, ranks = self._memory.key, gathered.read()
         logged = {}
         for name in dict.fromkeys(name for figures in ranks for name in figures):
             tightest = min if name in ("limit_gib", "headroom_gib") else max
-            logged[f"{key}/{name}"] = tightest(figures[name] for figures in ranks if name in figures)
-            if len(ranks) > 1:
-                logged |= {f"{key}/rank{rank}/{name}": figures.get(name, 0.0) for rank, figures in enumerate(ranks)}
-        return logged, ranks
+            logged[f"{self._memory.key}/{name}"] = tightest(figures[name] for figures in ranks if name in figures)
+        return logged
 
     def _report(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send the final figures to every logger, and print one line for each rank."""
         assert self._memory is not None
         self._enter(None)
-        logged, ranks = self._over_ranks(self._gather(trainer))
+        key, ranks = self._memory.key, self._gather(trainer).read()
+        logged = self._over_ranks(ranks)
+        if len(ranks) > 1:
+            by_rank = enumerate(ranks)
+            logged |= {f"{key}/rank{rank}/{name}": value for rank, own in by_rank for name, value in own.items()}
         for logger in trainer.loggers:
             logger.log_metrics(logged, trainer.global_step)
         for rank, figures in enumerate(ranks):
-            name = self._memory.key.upper() + (f" of rank {rank}" if len(ranks) > 1 else "")
+            name = key.upper() + (f" of rank {rank}" if len(ranks) > 1 else "")
             rank_zero_info(f"{name}: {one_row(figures)}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

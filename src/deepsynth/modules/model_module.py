@@ -256,15 +256,24 @@ class ModelModule(LightningModule, ABC):
         """
         return self if self.stays_on_device else super().cpu()
 
-    def log_training_loss(self, loss: torch.Tensor, batch: Batch, batch_idx: int) -> None:
-        """Log ``train/loss`` (), and show it in the progress bar as ``loss`` at the first batch and when it is logged.
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Log a value, a number as a tensor of the host.
 
-        Where Lightning logs, the loss is read here, while the GPU has the backward pass to come, and not by Lightning,
-        after which the GPU would have nothing to do. What the bar shows Lightning reads after every batch: so the bar
-        has a number of its own.
+        Of a number Lightning makes a tensor of the device and reads it there, each time after all that a GPU has been
+        given to do. Only what is averaged over processes has to be there.
         """
-        logs = logs_after_batch(self.trainer)
-        if logs or batch_idx == 0:
+        if isinstance(value, int | float) and not kwargs.get("sync_dist"):
+            value = torch.tensor(value, dtype=torch.float64)
+        super().log(name, value, *args, **kwargs)
+
+    def log_training_loss(self, loss: torch.Tensor, batch: Batch, batch_idx: int) -> None:
+        """Log ``train/loss`` (), and show it in the progress bar as ``loss`` at the first batch and where it is logged.
+
+        There it is read in the step, while a GPU has the backward pass to come: to read it at the end, as Lightning
+        does, would leave the GPU without work. What the bar shows Lightning reads after every batch: so the bar has a
+        number of its own.
+        """
+        if logs_after_batch(self.trainer) or batch_idx == 0:
             loss = loss.cpu()
             self.log("loss", loss, prog_bar=True, logger=False, batch_size=len(batch))
         self.log("train/loss", loss, batch_size=len(batch))

@@ -31,9 +31,6 @@ from deepsynth.serving.worker import Worker
 
 #: Seconds that requests under way have to end when the service ends.
 GRACE_S = 30
-#: Seconds after which a thread that prepares pages or writes texts lets the one that generates go on; Python's own 5 ms
-#: are longer than a step of the decoder.
-_SWITCH_S = 5e-4
 #: Open connections for each request that may be under way: further ones are turned away, or send, or read the metrics.
 _CONNECTIONS = 2
 
@@ -108,7 +105,6 @@ class OcrApi(litserve.LitAPI):  # type: ignore[misc]
 
     def setup(self, device: str) -> None:
         """Load the model."""
-        sys.setswitchinterval(_SWITCH_S)
         tqdm.set_lock(threading.RLock())  # its own is one of processes, which is reported when this one is ended
         self._prepare()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; this one ends last
