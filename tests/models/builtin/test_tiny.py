@@ -18,8 +18,8 @@ from deepsynth.data.pipeline import Pipeline
 from deepsynth.data.text.cleaning import TextCleaning
 from deepsynth.generation import generate
 from deepsynth.models import register
-from deepsynth.models.markup import MARKUP_TOKENS, text_codec
-from deepsynth.models.registry import resolve_model_name
+from deepsynth.models.markup import text_codec
+from deepsynth.models.registry import family_of_model, resolve_model_name
 from deepsynth.types import Document
 
 NAME = "deepsynth/tiny"
@@ -89,7 +89,7 @@ def test_a_blank_page_gives_no_text(model: Any) -> None:
 
 def test_markup_is_appended_to_the_vocabulary() -> None:
     tokenizer = OcrProcessor(NAME).hf_processor.tokenizer
-    assert tokenizer.convert_tokens_to_ids(list(MARKUP_TOKENS)) == list(range(463, 472))
+    assert tokenizer.convert_tokens_to_ids(list(family_of_model(NAME).markup)) == list(range(463, 472))
     assert (
         len(tokenizer)
         == json.loads((Path(resolve_model_name(NAME)) / "config.json").read_text())["text_config"]["vocab_size"]
