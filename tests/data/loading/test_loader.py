@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import random
 import time
 from itertools import islice
@@ -241,11 +242,14 @@ def test_an_epoch_goes_on_where_it_was_although_the_next_was_prefetched(done: in
 
 
 def test_a_loader_whose_workers_were_ended_starts_new_ones(tmp_path: Path) -> None:
+    before = set(multiprocessing.active_children())
     workers = Workers(1, start_method="fork")
     loader = asked_loader(tmp_path, workers)
     try:
         first = epochs_of(loader, 0, 1)
+        assert len(set(multiprocessing.active_children()) - before) == 1
         workers.close()
+        assert set(multiprocessing.active_children()) <= before
         assert epochs_of(loader, 2, 0, 1)[1:] == first
     finally:
         workers.close()

@@ -124,6 +124,7 @@ def test_ranks_of_which_only_some_came_to_the_end_agree(tmp_path: Path) -> None:
     first = next(iter(data.predict_dataloader()))
     assert set(first.document_ids) <= {"d1", "d3"}
     data.teardown("predict")
+    assert data.workers.times_closed == 1
 
 
 def test_what_is_dropped_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
