@@ -26,6 +26,16 @@ def harness(jsonl: Path) -> Harness:
     return Harness(make_module(samples=2), make_data(jsonl, val_fraction=0.3), seed=3)
 
 
+def test_a_peak_is_what_was_held_since_it_was_started(harness: Harness) -> None:
+    harness.restart_peak()
+    held = torch.ones(100, 1024, 1024)  # 0.39 GiB
+    harness.look_at_memory()
+    del held
+    before = float(harness.peak("a_")["a_peak_rss_gib"])
+    harness.restart_peak()
+    assert before - float(harness.peak()["peak_rss_gib"]) > 0.3
+
+
 # ---------------------------------------------------------------------- work
 
 

@@ -215,7 +215,7 @@ def test_a_data_url_that_is_cut(folder: Path) -> None:
     for cut in (whole[:-5], whole[:40], whole[:12]):
         message = error_of(JsonlSource(write_jsonl(folder / "a.jsonl", [{"image": cut, "text": "x"}])))
         assert "line 1: " in message
-        assert "cut or broken" in message
+        assert "truncated or damaged" in message
 
 
 def test_the_columns_are_said_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
