@@ -2,10 +2,11 @@
 
 vLLM: ``model_executor/models/deepseek_ocr.py`` (029329a8), ``deepseek_ocr2.py`` (055e47c2) and ``deepencoder*.py``,
 ``transformers_utils/configs/deepseek_vl2.py`` and ``processors/deepseek_ocr.py``, ``lora/lora_model.py`` (0306474e) and
-``lora/peft_helper.py``; https://github.com/vllm-project/vllm.
+``lora/peft_helper.py``; https://github.com/vllm-project/vllm. Run: 0.32.0 on a CPU, the first model.
 SGLang 0.5.23: ``srt/models/deepseek_ocr.py``, ``srt/configs/deepseek_ocr.py``, ``srt/utils/hf_transformers``;
-https://github.com/sgl-project/sglang.
-llama.cpp as in llama-cpp-python 0.3.36: ``conversion/deepseek.py``; https://github.com/ggml-org/llama.cpp.
+https://github.com/sgl-project/sglang. Run: the second of these files.
+llama.cpp: ``conversion/deepseek.py`` and ``gguf-py/gguf/vocab.py`` as in llama-cpp-python 0.3.36;
+https://github.com/ggml-org/llama.cpp. Run: both, and 0.7.0 (build 11669) on what they wrote.
 """
 
 from __future__ import annotations
