@@ -112,10 +112,10 @@ def test_engines_load_what_has_the_published_sizes_and_nothing_else(name: str) -
     assert notes_on(config, ()) == ()
     config.vision_config.sam_config.window_size = 7
     (note,) = notes_on(config, ())
-    assert "its own has sam_config.window_size 7, not 14; use deepsynth serve" in note
+    assert "its own has sam_config.window_size 7, not 14; serve the adapter or the native export" in note
     config.vision_config.encoder_config.num_hidden_layers = 2
     missing, note = notes_on(config, ("a.py", "b.py"))
-    assert "sam_config.window_size 7, not 14 (and 1 more); use deepsynth serve" in note
+    assert "sam_config.window_size 7, not 14 (and 1 more); serve the adapter or the native export" in note
     assert missing.startswith("missing: a.py, b.py. ")
 
 

@@ -147,7 +147,8 @@ def notes_on(config: Any, missing_code: tuple[str, ...]) -> tuple[str, ...]:
     if other:
         found.append(
             f"vLLM, SGLang and the original code cannot load this model: they build the published encoders, and its "
-            f"own has {other[0]}{f' (and {len(other) - 1} more)' if len(other) > 1 else ''}; use deepsynth serve"
+            f"own has {other[0]}{f' (and {len(other) - 1} more)' if len(other) > 1 else ''}; "
+            "serve the adapter or the native export with deepsynth serve"
         )
     return tuple(found)
 

@@ -85,7 +85,7 @@ def refuse_other_models(config: dict[str, Any]) -> None:
     if SECOND_ARCHITECTURE in architectures or any("qwen2" in encoder for encoder in encoders):
         raise UserError(
             f"config.json is DeepSeek-OCR-2 in its original format ({'; '.join(differences)}), which transformers does "
-            f"not read; load the converted repository {SECOND_REPOSITORY!r} instead"
+            f"not read; load the converted repository {SECOND_REPOSITORY!r}, or an export in the native format, instead"
         )
     raise UserError(
         f"config.json says model_type {PUBLISHED_MODEL_TYPE!r}, but it is {name}, not DeepSeek-OCR: "
