@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import pytest
@@ -89,6 +90,33 @@ def test_texts_that_end_out_of_order_and_canceled_ones_leave_the_others_as_they_
         found |= dict(decoder.step())
     assert found == {number: alone[number] for number in range(6) if number not in (first, 3)}
     assert len(decoder) == 0
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_decoder_at_work_looks_at_the_model_once(held: bool, model: Any) -> None:
+    class Counted(FreeSteps):
+        refreshed = 0
+
+        def refresh(self) -> None:
+            Counted.refreshed += 1
+
+    of = samples(NAME, 3)
+    expected = read(model, NAME, batch_of(NAME, of), 4)
+    decoder = Decoder(model, tokenizer_of(NAME), slots=2, steps=Counted)
+    modes, found = [], {}
+    model.train()
+    with decoder.at_work() if held else nullcontext():
+        decoder.submit(batch_of(NAME, of), 4)
+        while len(decoder):
+            found |= dict(decoder.step())
+            modes.append(model.training)
+        assert decoder.is_at_work is held
+    assert model.training
+    assert not decoder.is_at_work
+    assert [found[number] for number in range(3)] == expected
+    assert set(modes) == {not held}
+    assert Counted.refreshed == (1 if held else 1 + len(modes))
+    model.eval()
 
 
 def test_a_deadline_gives_all_up_and_the_decoder_may_be_used_again(model: Any) -> None:

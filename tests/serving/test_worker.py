@@ -92,7 +92,7 @@ def test_each_request_gets_its_own_events_in_order(running: Running) -> None:
     assert texts == {0: TEXT, 1: "second"}
     pieces = [event.text for event in running.events["stream"] if isinstance(event, Written)]
     assert "".join(pieces) == TEXT
-    assert len(pieces) > 3
+    assert len(pieces) > 1
     assert not any(isinstance(event, Written) for uid in ("whole", "two") for event in running.events[uid])
     assert running.loads[-1] == Load(0, 0)
     assert max(load.rows for load in running.loads) > 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -100,6 +101,8 @@ class Decoder:
         self._rows: list[_Row] = []
         self._done: dict[int, Generation] = {}
         self._submitted = self._handed_out = 0
+        #: Whether the model is held ready, see :meth:`at_work`.
+        self.is_at_work = False
 
     @property
     def compiles_vision(self) -> bool:
@@ -109,6 +112,24 @@ class Decoder:
     def __len__(self) -> int:
         """Return the number of samples that were submitted and not handed out yet."""
         return self._submitted - self._handed_out
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Hold the model ready for generation, which each call does by itself outside this context.
+
+        That costs milliseconds, which count where every few tokens are a call. Until the context is left nothing else
+        may use the model, and neither its weights nor its adapters may change.
+        """
+        if self.is_at_work:
+            yield
+            return
+        self._steps.refresh()
+        with self._runner.at_work():
+            self.is_at_work = True
+            try:
+                yield
+            finally:
+                self.is_at_work = False
 
     @torch.inference_mode()
     def submit(self, batch: Batch, max_new_tokens: int | Sequence[int]) -> range:
@@ -123,8 +144,7 @@ class Decoder:
         """
         frame = self._frame or TextFrame((self._tokenizer.eos_token_id,))
         limits = [max_new_tokens] * len(batch) if isinstance(max_new_tokens, int) else max_new_tokens
-        self._steps.refresh()
-        with self._runner.at_work():
+        with self.at_work():
             prompts = self._runner.prompts(batch.prompts)
         first = self._submitted
         for prompt, target, limit in zip(prompts, batch.targets, limits, strict=True):
@@ -145,8 +165,7 @@ class Decoder:
         Returns:
             The next generations in the order of the submissions; ``None`` when the deadline cut them short.
         """
-        self._steps.refresh()
-        with self._runner.at_work():
+        with self.at_work():
             while (self._rows or self._waiting) and (drain or len(self._waiting) >= self.slots):
                 if deadline is not None and time.monotonic() >= deadline:
                     self._rows, self._waiting, self._done = [], [], {}
@@ -168,8 +187,7 @@ class Decoder:
         Returns:
             The texts that have ended, with their numbers, in any order.
         """
-        self._steps.refresh()
-        with self._runner.at_work():
+        with self.at_work():
             self._admit()
             if self._rows:
                 self._write()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -153,6 +154,7 @@ class ModelPool:
         if settings.weights == "random":  # each text takes all its tokens: such weights end it anywhere
             self.tokenizer.eos_token_id = self.processor.hf_processor.image_token_id
         self._decoders: dict[str, Decoder] = {}
+        self._work = ExitStack()
         self._active = settings.models[0].name
         self.processor.longest_side_px  # noqa: B018  loads what threads would load at the same time
 
@@ -162,12 +164,19 @@ class ModelPool:
         return self._module.processor.tokenizer
 
     def use(self, name: str) -> Decoder:
-        """Make a model the active one and return its decoder, which belongs to it alone: graphs stay valid."""
+        """Make a model the active one and return its decoder, which belongs to it alone: graphs stay valid.
+
+        The decoder is at work until another model is used.
+        """
         if name != self._active:
+            self._work.close()
             self._module.model.set_adapter(_peft_name(self.settings, name), inference_mode=True)
             self._active = name
         if name not in self._decoders:
+            self._work.close()
             self._decoders[name] = self._module.text_generator.make_decoder(self.settings.slots)
+        if not self._decoders[name].is_at_work:
+            self._work.enter_context(self._decoders[name].at_work())
         return self._decoders[name]
 
     def submit(self, name: str, samples: Sequence[Sample], max_new_tokens: Sequence[int]) -> range:
@@ -179,6 +188,7 @@ class ModelPool:
 
     def forget(self, name: str) -> None:
         """Throw the decoder of a model away, with all that it was writing."""
+        self._work.close()
         self._decoders.pop(name, None)
 
 
