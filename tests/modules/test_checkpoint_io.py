@@ -42,6 +42,23 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+class Killed:
+    """Stands where torch learns, while a checkpoint is written, that a worker was killed."""
+
+    def __reduce__(self) -> Any:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+
+def test_a_killed_worker_is_no_fault_of_the_disk(tmp_path: Path) -> None:
+    """The checkpoint at a run's error: the connection to the worker, an OSError, is what ended the run."""
+    try:
+        raise ConnectionResetError("Connection reset by peer")
+    except ConnectionResetError:
+        with pytest.raises(RuntimeError, match="is killed by signal"):
+            AtomicCheckpointIO().save_checkpoint({"state": Killed()}, tmp_path / "last.ckpt")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_cannot_be_pickled_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
     path, writer = tmp_path / "last.ckpt", AtomicCheckpointIO()
     writer.save_checkpoint({"step": 1}, path)

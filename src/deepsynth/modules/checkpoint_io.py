@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from deepsynth.compat.torch import killed_worker
 from deepsynth.errors import UserError
 from deepsynth.io.files import atomic_file, reason_and_remedy
 
@@ -39,7 +40,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:
             # torch's writer hides what the disk said: an OSError is the context of its RuntimeError.
             reason = error if isinstance(error, OSError) else error.__context__
-            if not isinstance(reason, OSError):
+            if not isinstance(reason, OSError) or killed_worker(error):  # which arrives amid whatever is being done
                 raise
             why = reason_and_remedy(reason, "another trainer.default_root_dir")
             raise UserError(f"{path}: the checkpoint cannot be written {why}") from reason
