@@ -456,7 +456,7 @@ def test_a_page_too_small_for_a_character_is_refused():
         ({"on_overflow": "wrap"}, "on_overflow is 'wrap'; it must be one of error"),
         ({"page_shape": "a9", "page_width_px": None, "page_height_px": None}, "page_shape is 'a9'; it must be one of"),
         ({"page_shape": "a4"}, "page_shape is 'a4', and page_width_px"),
-        ({"text_color": ("blurple",)}, "'blurple' is no color"),
+        ({"text_color": ("blurple",)}, "'blurple' is not a color"),
         ({"text_color": ("#eeeeee",)}, "text_color '#eeeeee' on background_color 'white' has a contrast of"),
         ({"fonts": ()}, "fonts is"),
         ({"fonts": "DejaVu Sans"}, "fonts is 'DejaVu Sans'; it must be a list"),
@@ -472,7 +472,7 @@ def test_options_beyond_what_is_possible_are_refused(options, message):
 def test_a_file_that_is_no_font_is_refused(tmp_path):
     path = tmp_path / "broken.ttf"
     path.write_bytes(b"\x00\x01\x00\x00 not a font")
-    with pytest.raises(UserError, match=r"broken\.ttf is no font"):
+    with pytest.raises(UserError, match=r"broken\.ttf is not a usable font"):
         TextRenderer(**{**SMALL, "fonts": (str(path),)})
 
 
