@@ -100,8 +100,10 @@ class GatheredFigures:
         own = torch.tensor(list(figures.values()), dtype=torch.float64)
         ranks = [own]
         if world_size() > 1:
+            if device.type == "cuda":  # from other memory the host would wait for all that the GPU has to do
+                own = own.pin_memory()
             ranks = [torch.empty_like(own, device=device) for _ in range(world_size())]
-            dist.all_gather(ranks, own.to(device))
+            dist.all_gather(ranks, own.to(device, non_blocking=True))
         self._ranks = HostCopy(torch.stack(ranks))
 
     def read(self) -> list[dict[str, float]]:
