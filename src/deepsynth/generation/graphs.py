@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
 
 from deepsynth.compat.torch import own_blas_workspace
+from deepsynth.io.garbage import no_garbage_collection
 
 #: Runs before a capture: kernels are chosen, libraries get their work space, and what is compiled is compiled.
 WARM_UPS = 2
 #: Calls that are captured: what comes in ever new shapes must not fill the memory with graphs.
 MOST_CALLS = 16
-
-
-@contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """Keep Python from collecting garbage during a capture.
-
-    Decoders hold reference cycles, so the CUDA graphs of an earlier one are only freed by the collector, at any time.
-    Freeing a graph synchronizes the device, which CUDA forbids during a capture: the capture would fail.
-    """
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 class NotCaptured(RuntimeError):
@@ -93,6 +76,8 @@ class StepGraphs:
             graph: Any = torch.cuda.CUDAGraph()
             # Other threads keep running: a loader's pins memory, which would end a stricter capture.
             how = {"pool": self._pool, "stream": self._stream, "capture_error_mode": "thread_local"}
+            # Decoders hold reference cycles: graphs of an earlier one are freed by a search for garbage, at any time.
+            # To free one synchronizes the device, which CUDA forbids during a capture.
             with no_garbage_collection(), own_blas_workspace(), torch.cuda.graph(graph, **how):
                 step()
         self._pool = graph.pool()

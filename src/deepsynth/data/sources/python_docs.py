@@ -7,7 +7,6 @@ the Python version alone: modules that some Linux distributions package separate
 from __future__ import annotations
 
 import ast
-import gc
 import logging
 import re
 import sysconfig
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from deepsynth.data.sources.base import Source
 from deepsynth.errors import UserError
+from deepsynth.io.garbage import no_garbage_collection
 from deepsynth.types import Document, Task
 
 log = logging.getLogger(__name__)
@@ -106,13 +106,8 @@ def _descriptions(library: Path) -> tuple[tuple[str, str, str], ...]:
     Read once a process and library. The garbage collector is off meanwhile: syntax trees hold no cycles, but are so
     many objects that it would walk all live ones, torch's included, many times (7.4 s instead of 1.5 s).
     """
-    collects = gc.isenabled()
-    gc.disable()
-    try:
+    with no_garbage_collection():
         found = {name: (title, body) for name, title, body in (*_topic_sections(), *_docstrings(library))}
-    finally:
-        if collects:
-            gc.enable()
     return tuple((name, title, body) for name, (title, body) in sorted(found.items()))
 
 
