@@ -94,8 +94,11 @@ class ShapedRun:
         self.fonts = fonts
         self.replaced = replaced
         self.hyphenated = hyphenated
-        self.left = min([dx for _, dx, _ in bitmaps], default=0)
-        self.right = max([dx + mask.size[0] for mask, dx, _ in bitmaps], default=0)
-        self.top = max([-dy for _, _, dy in bitmaps], default=0)
-        self.bottom = max([dy + mask.size[1] for mask, _, dy in bitmaps], default=0)
+        self.left = self.right = self.top = self.bottom = 0
+        if bitmaps:
+            masks, lefts, tops = zip(*bitmaps, strict=True)
+            sizes = [mask.size for mask in masks]
+            self.left, self.top = min(lefts), -min(tops)
+            self.right = max([left + width for left, (width, _) in zip(lefts, sizes, strict=True)])
+            self.bottom = max([top + height for top, (_, height) in zip(tops, sizes, strict=True)])
         self.room = max(advance, self.right)

@@ -47,8 +47,8 @@ _ALIGNMENTS: dict[str, Side] = {
     "text-align:center": "center",
     "text-align:right": "right",
 }
-
-
+#: Of a table and its rows, the tokens that say nothing which others do not.
+_IGNORED = ("th_close", "td_close", "tr_close", "table_open", "thead_open", "thead_close", "tbody_open", "tbody_close")
 #: How much deeper text is in bold and in italics behind a token.
 _EMPHASIS = {"strong_open": (1, 0), "strong_close": (-1, 0), "em_open": (0, 1), "em_close": (0, -1)}
 _FORMULA_SCALE = 1.1
@@ -109,7 +109,7 @@ class _Reader:
             self._add_inline(token)
         elif kind in ("th_open", "td_open"):
             self._align = _ALIGNMENTS.get(str(token.attrs.get("style", "")))
-        elif kind in ("th_close", "td_close"):
+        elif kind in _IGNORED:
             pass
         elif kind == "heading_open":
             self._heading, self._tight = int(token.tag[1]), False
@@ -169,17 +169,14 @@ class _Reader:
             self._lists[-1] = number + 1
 
     def _add_inline(self, token: Token) -> None:
-        style = BODY
-        if self._heading:
-            style = RunStyle(scale=_HEADING_SIZES[self._heading - 1], bold=True)
+        style = RunStyle(scale=_HEADING_SIZES[self._heading - 1], bold=True) if self._heading else BODY
         if self._note:
             self._add_note(token)
             return
         if self._figures and self._add_figure(token):
             return
         header = len(self._cells) == 1
-        children = self._without_task_mark(token.children or [])
-        lines = self._inline_lines(children, HEADER_CELL if header else style)
+        lines = self._inline_lines(self._without_task_mark(token), HEADER_CELL if header else style)
         if self._cells:
             runs = tuple([run for line in lines for run in line]) or (("", style),)
             self._cells[-1].append(((Paragraph(runs, align=self._align),), 1, 1, header))
@@ -189,14 +186,16 @@ class _Reader:
         for line in lines:
             self._add(line or [("", style)], label)
 
-    def _without_task_mark(self, children: list[Token]) -> list[Token]:
+    def _without_task_mark(self, token: Token) -> Token:
         """Return the rest of an item that begins with a box, which takes the place of its bullet."""
-        first = children[0] if children and self._marker in _BULLETS else None
-        match = _TASK.match(first.content) if first and first.type == "text" else None
-        if not match or first is None:
-            return children
+        if not token.children or self._marker not in _BULLETS:
+            return token
+        first, *rest = token.children
+        match = _TASK.match(first.content) if first.type == "text" else None
+        if not match:
+            return token
         self._marker = BOXES[match[1] != " "]
-        return [first.copy(content=first.content[match.end() :]), *children[1:]]
+        return token.copy(children=[first.copy(content=first.content[match.end() :]), *rest])
 
     def _add(self, runs: list[tuple[str, RunStyle]], label: BlockLabel = "text") -> None:
         self._blocks.append(
@@ -248,7 +247,7 @@ class _Reader:
         assert self._figures is not None
         path = file_below(self._figures, str(children[0].attrs.get("src", "")))
         self._blocks.append(Figure(path, self._space()))
-        lines = self._inline_lines(children[0].children or (), _CAPTION)
+        lines = self._inline_lines(children[0], _CAPTION)
         if any(text.strip() for line in lines for text, _ in line):
             runs = tuple([run for line in lines for run in line])
             space = _PARAGRAPH_SPACE / 2
@@ -256,7 +255,7 @@ class _Reader:
         return True
 
     def _add_note(self, token: Token) -> None:
-        lines = self._inline_lines(token.children or (), NOTE)
+        lines = self._inline_lines(token, NOTE)
         self._notes.add(self._note, [run for line in lines for run in line])
         self._note = ""
 
@@ -269,12 +268,14 @@ class _Reader:
             return 0.0
         return _HEADING_SPACE if self._heading else _PARAGRAPH_SPACE
 
-    def _inline_lines(self, children: Sequence[Token], style: RunStyle) -> list[list[tuple[str, RunStyle]]]:
+    def _inline_lines(self, parent: Token, style: RunStyle) -> list[list[tuple[str, RunStyle]]]:
         """Return the runs of a paragraph, a list for each of its lines."""
+        if not parent.children:
+            return [[(parent.content, style)] if parent.content else []]
         lines: list[list[tuple[str, RunStyle]]] = [[]]
         look = style
         bold, italic = int(style.bold), int(style.italic)
-        for token in children:
+        for token in parent.children:
             if token.type in _EMPHASIS:
                 bolder, slanted = _EMPHASIS[token.type]
                 bold, italic = bold + bolder, italic + slanted

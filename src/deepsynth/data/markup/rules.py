@@ -128,17 +128,12 @@ def _note_text(state: StateBlock, start: int, end: int, silent: bool) -> bool:
 
 
 def _inline(state: StateCore) -> None:
-    """Parse what stands in lines; most of it has no character that begins anything, and is one text."""
-    from markdown_it.token import Token
-
+    """Parse what stands in lines; a text with no character that begins anything, as most are, has no children."""
     for token in state.tokens:
-        if token.type != "inline":
-            continue
-        if token.content and _UNMARKED(token.content):
-            token.children = [Token("text", "", 0, content=token.content)]
-            continue
-        token.children = token.children or []
-        state.md.inline.parse(token.content, state.md, state.env, token.children)
+        if token.type == "inline":
+            token.children = []
+            if not _UNMARKED(token.content):
+                state.md.inline.parse(token.content, state.md, state.env, token.children)
 
 
 def _formula(state: StateInline, silent: bool) -> bool:

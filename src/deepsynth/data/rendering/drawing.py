@@ -13,6 +13,9 @@ from deepsynth.data.typesetting.pages import PageLayout, PositionedLine
 from deepsynth.errors import UserError
 from deepsynth.types import Box, Line, Word
 
+#: The x and y of the pen, pixels, and what is drawn there.
+_Drawn = tuple[int, int, tuple[GlyphBitmap, ...]]
+
 
 def draw_page(
     layout: PageLayout, size: tuple[int, int], text_color: Color, background_color: Color
@@ -39,43 +42,42 @@ def draw_page(
     for row in layout.rows:
         for picture, x, y in row.pictures:
             image.paste(picture, (x, y))
-    glyphs: list[tuple[int, int, tuple[GlyphBitmap, ...]]] = []
+    glyphs: list[_Drawn] = []
     lines: list[Line] = []
     for positioned in layout.lines:
         if not positioned.line.places:
             if lines:
                 lines[-1] = replace(lines[-1], ending=lines[-1].ending + positioned.line.ending)
             continue
-        line, pens = _record(positioned)
+        line, drawn = _record(positioned)
         if line.box[0] < 0 or line.box[2] > size[0]:  # marks that hang over the ends of a line, without a margin
             positioned.x += int(max(-line.box[0], 0) or size[0] - line.box[2])
-            line, pens = _record(positioned)
+            line, drawn = _record(positioned)
         left, top, right, bottom = line.box
         if left < 0 or top < 0 or right > size[0] or bottom > size[1]:
             raise UserError(
                 f"the line {line.text[:30]!r} would reach {line.box} on a page of {size[0]} x {size[1]} pixels; use a "
                 "larger margin_px"
             )
-        baseline = positioned.baseline
-        glyphs += [(pen, baseline, run.bitmaps) for pen, (run, _) in zip(pens, positioned.line.places, strict=True)]
+        glyphs += drawn
         lines.append(line)
     draw_masks(image, glyphs, text_color)
     return image, tuple(lines)
 
 
-def _record(positioned: PositionedLine) -> tuple[Line, list[int]]:
-    """Return the line with the boxes of its glyphs, and the x of the pen at every word.
+def _record(positioned: PositionedLine) -> tuple[Line, list[_Drawn]]:
+    """Return the line with the boxes of its glyphs, and its words as they are drawn.
 
     A word without glyphs has an empty box at its place.
     """
     shown, left, baseline = positioned.line, positioned.x, positioned.baseline
-    pens: list[int] = []
+    drawn: list[_Drawn] = []
     boxes: list[Box] = []
     words: list[Word] = []
     for run, x in shown.places:
         pen = left + round(x)
         box = (pen + run.left, baseline - run.top, pen + run.right, baseline + run.bottom)
-        pens.append(pen)
+        drawn.append((pen, baseline, run.bitmaps))
         boxes.append(box)
         words.append(Word(run.text, box))
     whole, fonts = boxes[0], shown.places[0][0].fonts
@@ -83,4 +85,4 @@ def _record(positioned: PositionedLine) -> tuple[Line, list[int]]:
         lefts, tops, rights, bottoms = zip(*boxes, strict=True)
         whole = (min(lefts), min(tops), max(rights), max(bottoms))
         fonts = tuple(dict.fromkeys([font for run, _ in shown.places for font in run.fonts]))
-    return Line(shown.text, whole, tuple(words), ", ".join(fonts), shown.style.size_px, shown.ending), pens
+    return Line(shown.text, whole, tuple(words), ", ".join(fonts), shown.style.size_px, shown.ending), drawn

@@ -109,11 +109,11 @@ def _paragraph_rows(
         paragraph = paragraph._replace(align="center")
     space = typesetter.pixels(paragraph.space_before_em)
     for line in typesetter.lines(paragraph, width, within):
-        notes = [note for place, note in paragraph.notes if within < place <= line.end]
-        rows = [row for note in notes for row in _note_rows(note, typesetter, width)]
         height = line.ascent + line.descent
         row = LayoutRow([(line, 0, line.ascent)], height, space, paragraph.keep_with_next, position=(number, within))
-        row.notes = rows
+        if paragraph.notes:
+            notes = [note for place, note in paragraph.notes if within < place <= line.end]
+            row.notes = [own for note in notes for own in _note_rows(note, typesetter, width)]
         if paragraph.heading > 1 and look.bars:
             row.fills = ((0, 0, width, height),)
         yield row

@@ -74,13 +74,15 @@ class _Filler:
                     return layout, row.position
                 self._set_notes()
                 self._column, self._y = self._column + 1, self._top
-            if self._is_below_band():
+            is_first = self._y == self._top
+            if is_first and self._is_below_band():
                 needed = row.height + _height([*self._notes, *row.notes])
                 if needed > frame.bottom - self._top:
                     self._set_notes()
                     return layout, row.position
-            self._check_height(row)
-            top = self._y if self._y == self._top else self._y + row.space_before
+            if is_first or row.notes:  # any other was found to fit
+                self._check_height(row)
+            top = self._y if is_first else self._y + row.space_before
             layout.add(row, self._column, frame.lefts[self._column], top)
             self._notes += row.notes
             self._y = top + row.height
@@ -124,8 +126,8 @@ class _Filler:
         return self._top + max([y + row.height for row, (_, y) in zip(rows, places, strict=True)], default=0)
 
     def _is_below_band(self) -> bool:
-        """Return whether the column is empty and something spans the columns above it."""
-        return self._column == 0 and self._y == self._top > self._frame.top and bool(self._layout.rows)
+        """Return whether something spans the columns above this one, which is the first."""
+        return self._column == 0 and self._top > self._frame.top and bool(self._layout.rows)
 
     def _fits(self, row: LayoutRow) -> bool:
         """Return whether the column has room for a row, its footnotes, and what may not be parted from it."""

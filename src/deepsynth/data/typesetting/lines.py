@@ -140,16 +140,15 @@ class Typesetter:
                 places = in_reading_order(items, justified, width, indent)
             else:
                 places = in_visual_order(items, justified, base, width, 0 if base else indent)
-            line = LaidOutLine(
-                "".join([gap + run.text for run, _, gap, _, _ in items]),
-                joiner,
-                end,
-                places,
-                style,
-                max([ascent, *[run.top for run, _ in places]]),
-                max([descent, *[run.bottom for run, _ in places]]),
-            )
-            if line.places and line.places[-1][0].hyphenated:
+            top, bottom = ascent, descent
+            for run, _ in places:
+                if run.top > top:
+                    top = run.top
+                if run.bottom > bottom:
+                    bottom = run.bottom
+            shown = "".join([gap + run.text for run, _, gap, _, _ in items])
+            line = LaidOutLine(shown, joiner, end, places, style, top, bottom)
+            if places and places[-1][0].hyphenated:
                 line.ending = f"{HYPHEN}\n"
             if align:
                 align_line(line, align, width, indent)

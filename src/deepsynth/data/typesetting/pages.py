@@ -172,9 +172,10 @@ class PageLayout:
 
     def add(self, row: LayoutRow, column: int, left: int, top: int) -> None:
         """Put a row at a place of the page, pixels."""
-        rules = _moved(row.rules, left, top)
+        rules = _moved(row.rules, left, top) if row.rules else ()
+        fills = _moved(row.fills, left, top) if row.fills else ()
         pictures = tuple([(image, x + left, y + top) for image, x, y in row.pictures]) if row.pictures else ()
-        self.rows.append(PlacedRow(row, column, len(self.lines), rules, _moved(row.fills, left, top), pictures))
+        self.rows.append(PlacedRow(row, column, len(self.lines), rules, fills, pictures))
         self.lines += row.at(left, top)
 
     @property
@@ -190,7 +191,7 @@ class PageLayout:
 
 
 def _moved(boxes: Sequence[Box], x: int, y: int) -> tuple[Box, ...]:
-    return tuple([(x0 + x, y0 + y, x1 + x, y1 + y) for x0, y0, x1, y1 in boxes]) if boxes else ()
+    return tuple([(x0 + x, y0 + y, x1 + x, y1 + y) for x0, y0, x1, y1 in boxes])
 
 
 def join_pages(pages: Sequence[Page]) -> str:

@@ -120,7 +120,8 @@ class Paragraph(NamedTuple):
     @property
     def text(self) -> str:
         """The text of all runs."""
-        return "".join([text for text, _ in self.runs])
+        runs = self.runs
+        return runs[0][0] if len(runs) == 1 else "".join([text for text, _ in runs])
 
 
 def quantize(size_px: float) -> float:

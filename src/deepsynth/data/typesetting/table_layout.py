@@ -241,7 +241,8 @@ def _grid(boxes: Sequence[Box], rule: int, right: float, bottom: float) -> list[
 def _column_widths(table: Table, measured: _Measured, width: int, padding: int) -> list[int]:
     """Return the widths of the columns: as wide as their text, or in proportion to it; none when that does not fit."""
     least = 2.0 * padding + 1
-    natural, smallest = [least] * table.columns, [least] * table.columns
+    natural = [least] * table.columns
+    smallest = list(natural)
     spanning: list[tuple[Cell, float, float]] = []
     for row in table.rows:
         for cell in row:
@@ -256,10 +257,12 @@ def _column_widths(table: Table, measured: _Measured, width: int, padding: int) 
         _widen(natural, cell, wide)
         _widen(smallest, cell, words)
     measured.natural = natural
-    if sum(natural) <= width and measured.typesetter.look.wide_tables:
-        return [int(column * width / sum(natural)) for column in natural]
-    if sum(natural) <= width:
-        return [int(column) + 1 if sum(natural) + len(natural) <= width else int(column) for column in natural]
+    total = sum(natural)
+    if total <= width and measured.typesetter.look.wide_tables:
+        return [int(column * width / total) for column in natural]
+    if total <= width:
+        rest = int(total + len(natural) <= width)
+        return [int(column) + rest for column in natural]
     floors = [min(pair) for pair in zip(natural, smallest, strict=True)]
     spare = width - sum(floors)
     if spare < 0:

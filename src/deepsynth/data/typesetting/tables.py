@@ -42,7 +42,7 @@ class Table:
     @property
     def columns(self) -> int:
         """Number of columns."""
-        return max((cell.column + cell.columns for row in self.rows for cell in row), default=0)
+        return max([cell.column + cell.columns for row in self.rows for cell in row], default=0)
 
     def groups(self) -> Iterator[tuple[int, int]]:
         """Yield the rows that stay together because a cell spans them, as the first one and the one behind the last."""
@@ -52,7 +52,7 @@ class Table:
                 if number:
                     yield first, number
                 first = number
-            end = max(end, number + 1, *[number + cell.rows for cell in row])
+            end = max([end, number + 1, *[number + cell.rows for cell in row if cell.rows > 1]])
         if self.rows:
             yield first, len(self.rows)
 
