@@ -93,6 +93,11 @@ def test_the_same_seed_gives_the_same_mix_whatever_the_order_of_the_mapping() ->
     assert ids(MixedSource(MANY, epoch_size=60, seed=3)) != ids(MixedSource(MANY, epoch_size=60, seed=4))
 
 
+def test_the_seed_chooses_which_source_comes_first() -> None:
+    alike = {"a": Numbers(9), "b": Numbers(9)}
+    assert {ids(MixedSource(alike, epoch_size=1, seed=seed))[0] for seed in range(20)} == {"a/0", "b/0"}
+
+
 def test_an_endless_source_is_walked_no_further_than_asked() -> None:
     mixed = MixedSource({"a": Numbers(10**12, endless=True), "b": Numbers(10**12)})
     assert mixed.streaming
