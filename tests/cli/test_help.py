@@ -288,3 +288,10 @@ def test_an_option_that_another_command_does_not_have_gets_that_commands_help(
     assert "did you mean --model.optimizer.lr=3?" in capsys.readouterr().err
     assert main(["fit"]) == 2
     assert "data.source is missing" in capsys.readouterr().err
+
+
+def test_a_class_without_options_says_so() -> None:
+    page = help_page("fit", "VramMonitor")
+    assert page.endswith("\n\nVramMonitor has no options\n")
+    assert page.startswith("--trainer.callbacks+=VramMonitor: Logs memory")
+    assert "options of VramMonitor" not in page

@@ -51,6 +51,7 @@ KNOWN_CHATTER = (
     ("lightning.pytorch.trainer.connectors.logger_connector.logger_connector", "Tip: For seamless cloud logging"),
     ("lightning.pytorch.trainer.setup", "TPU available: False"),
     ("lightning.pytorch.trainer.trainer", "Loading `train_dataloader` to estimate number of stepping batches"),
+    ("lightning.pytorch.loops.fit_loop", "`Trainer.fit` stopped: `max_"),  # the plan has it
     ("lightning.fabric.utilities.seed", "Seed set to "),  # config.yaml has it
     ("lightning.pytorch.trainer.connectors.checkpoint_connector", "Restoring states from the checkpoint path"),
     ("lightning.fabric.accelerators.cuda", "that has Tensor Cores. To properly"),  # products of float32 stay exact

@@ -105,7 +105,8 @@ def _search(command: str, word: str) -> str:
     if word in classes:
         key, owner, options = classes[word]
         usage = f"--{key}={word}" if not key.endswith("callbacks") else f"--{key}+={word}"
-        return "\n".join([f"{usage}: {first_line(owner)}\n", _section(f"options of {word}", options)])
+        about = _section(f"options of {word}", options) if options else f"{word} has no options\n"
+        return f"{usage}: {first_line(owner)}\n\n{about}"
     groups = [module_options(), optimizer_options(), data_options(), trainer_options()]
     groups += [options for _, _, options in classes.values()]
     found = {option.key: option for group in groups for option in group if word.lower() in option.key.lower()}
