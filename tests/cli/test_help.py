@@ -250,6 +250,7 @@ def test_the_option_of_every_alias_exists() -> None:
     ("typed", "answer"),
     [
         ("--model.learning_rate=1e-4", "did you mean --model.optimizer.lr=1e-4?"),
+        ("--model_name=deepsynth/tiny", "did you mean --model.model_name=deepsynth/tiny?"),
         ("--model.lr", "did you mean --model.optimizer.lr=…?"),
         ("--lr=3", "did you mean --model.optimizer.lr=3?"),
         ("--epochs=3", "did you mean --trainer.max_epochs=3?"),

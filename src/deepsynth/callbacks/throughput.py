@@ -124,7 +124,7 @@ class Throughput(Callback):
             self._image_flops += self._flops.of_images(batch.images) * _encoded_share(pl_module)
         logs = self._seen % cast(Any, trainer).log_every_n_steps == 0  # set by a connector
         if logs and torch.cuda.is_available() and not isinstance(pl_module, DeepSynthModule):
-            torch.cuda.synchronize()  # a DeepSynthModule reads its loss at every logging step, and waits for that
+            torch.cuda.synchronize()  # a DeepSynthModule waits for its loss where Lightning logs
         now = time.perf_counter()
         assert self._mark is not None, "the batch started"
         self._seconds += now - self._mark

@@ -13,7 +13,6 @@ from types import FrameType
 from typing import Any
 
 import litserve
-import torch
 from fastapi import HTTPException, Request
 from litserve.loops.base import LitLoop
 from litserve.specs.base import LitSpec
@@ -110,8 +109,6 @@ class OcrApi(litserve.LitAPI):  # type: ignore[misc]
         self._prepare()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; this one ends last
         self.pool = ModelPool(self._settings, device)
-        if device != "cpu":
-            torch.set_num_threads(1)  # for copies alone: more would wait for a core, which threads with pages have
 
     def make_worker(self, send: Any) -> Worker:
         """Return what generates, in the process that has loaded the model."""

@@ -11,7 +11,7 @@ _ALIASES: dict[str, tuple[str, ...]] = {
     "model.optimizer.weight_decay": ("weight_decay", "wd"),
     "model.schedule": ("scheduler", "lr_scheduler", "lr_scheduler_type", "lr_schedule"),
     "model.warmup_steps": ("warmup", "num_warmup_steps", "warmup_ratio"),
-    "model.model_name": ("model_name_or_path", "pretrained", "base_model", "checkpoint", "model_id"),
+    "model.model_name": ("model_name", "model_name_or_path", "pretrained", "base_model", "checkpoint", "model_id"),
     "model.lora.rank": ("r", "rank", "lora_r", "lora_rank"),
     "model.lora.alpha": ("alpha", "lora_alpha"),
     "model.lora.dropout": ("dropout", "lora_dropout"),
