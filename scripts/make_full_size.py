@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from transformers.models.paddleocr_vl.image_processing_pil_paddleocr_vl import P
 from transformers.models.paddleocr_vl.processing_paddleocr_vl import PaddleOCRVLProcessor
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLConfig
 
 from deepsynth.models.deepseek_ocr import DeepseekOcrConfig
 from deepsynth.models.deepseek_ocr.configuration import TEXT
@@ -201,6 +203,48 @@ CHAT_MODELS = {
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
         },
         {"hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": 2048, "tokens_per_second": 2},
+        {"tie_word_embeddings": True},
+    ),
+    "deepsynth/full-size-qwen3-vl": ChatModel(  # Qwen3-VL-2B-Instruct
+        Qwen3VLConfig,
+        "Qwen3VLForConditionalGeneration",
+        FAMILIES["qwen3_vl"].processor_class(),
+        partial(Qwen2VLImageProcessorPil, patch_size=16, image_mean=[0.5] * 3, image_std=[0.5] * 3),
+        {"shortest_edge": 65536, "longest_edge": 16777216},
+        ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|image_pad|>"),
+        ("<|vision_start|>", "<|vision_end|>", "<|video_pad|>"),
+        {
+            "start": "",
+            "user": "<|im_start|>user\n",
+            "image": "<|vision_start|><|image_pad|><|vision_end|>",
+            "end_of_user": "<|im_end|>\n",
+            "assistant": "<|im_start|>assistant\n",
+            "end_of_answer": "<|im_end|>\n",
+        },
+        {
+            "vocab_size": 151936,
+            "hidden_size": 2048,
+            "intermediate_size": 6144,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "max_position_embeddings": 262144,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 5e6,
+                "mrope_section": [24, 20, 20],
+                "mrope_interleaved": True,
+            },
+        },
+        {
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "depth": 24,
+            "num_heads": 16,
+            "out_hidden_size": 2048,
+            "deepstack_visual_indexes": [5, 11, 17],
+        },
         {"tie_word_embeddings": True},
     ),
 }

@@ -86,7 +86,7 @@ def test_help_and_names_that_are_no_model(
     assert expected in captured.out + captured.err
 
 
-@pytest.mark.parametrize("name", ["paddleocr-vl", "glm-ocr", "qwen2.5-vl"])
+@pytest.mark.parametrize("name", ["paddleocr-vl", "glm-ocr", "qwen2.5-vl", "qwen3-vl"])
 def test_the_table_says_what_the_published_processors_make_of_a_page(name: str) -> None:
     if name == "paddleocr-vl":
         skip_without_image_processors()
@@ -100,6 +100,7 @@ def test_the_table_says_what_the_published_processors_make_of_a_page(name: str) 
         ("paddleocr_vl", scopes(1024, 2048, 256, 3072, 18)),
         ("glm_ocr", scopes(1536, 2048, 1024, 4608, 16, fused=True)),
         ("qwen2_5_vl", scopes(2048, 2048, 256, 11008, 36)),
+        ("qwen3_vl", scopes(2048, 2048, 1024, 6144, 28)),
     ],
 )
 def test_a_dense_family_says_the_adapters_of_its_decoder_and_no_experts(

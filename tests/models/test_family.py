@@ -160,11 +160,12 @@ def test_gots_prompt_is_the_one_that_transformers_processor_writes() -> None:
         ("paddleocr-vl", 980, 980),  # 35 x 35 tokens of 28 pixels: one row more would be beyond its 1280
         ("glm-ocr", 2184, 1024),  # which counts an image as two frames of 4,816,896 pixels
         ("qwen2.5-vl", 3584, 1024),  # 12,845,056 pixels
+        ("qwen3-vl", 4096, 1024),  # 16,777,216 pixels
     ],
 )
 def test_pages_have_the_side_that_the_budget_of_pixels_allows(name: str, side: int, page: int) -> None:
     skip_without_image_processors()
     layout = PatchLayout(AutoImageProcessor.from_pretrained(resolve_model_name(f"deepsynth/full-size-{name}")))
     assert (layout.longest_side, layout.page_side) == (side, page)
-    assert layout.tokens(side, side) == (side // 28) ** 2
+    assert layout.tokens(side, side) == (side // (32 if name == "qwen3-vl" else 28)) ** 2
     assert layout.processor_kwargs() == {}

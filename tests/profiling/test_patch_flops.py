@@ -29,16 +29,21 @@ PADDLE, PADDLE_PROJECTOR = 3 * 14 * 14 * 1152 + 27 * (4 * 1152 * 1152 + 2 * 1152
 QWEN, QWEN_MERGER = 3 * 2 * 14 * 14 * 1280 + 32 * (4 * 1280 * 1280 + 3 * 1280 * 3420), 5120 * 5120 + 5120 * 2048
 #: Windows of 8 x 8 patches, 81 of them, in 28 of 32 layers.
 QWEN_PAIRS = 4 * 1280 * (4 * PATCHES**2 + 28 * 81 * 64**2)
+QWEN3 = 3 * 2 * 16 * 16 * 1024 + 24 * (4 * 1024 * 1024 + 2 * 1024 * 4096)
+#: One behind the last layer, three behind others.
+QWEN3_MERGERS = 4 * (4096 * 4096 + 4096 * 2048)
 FROZEN = {
     "paddleocr-vl": 2 * PATCHES * PADDLE + 2 * TOKENS * PADDLE_PROJECTOR + 27 * 4 * 1152 * PATCHES**2,
     "glm-ocr": 2 * PATCHES * GLM + 2 * TOKENS * GLM_MERGER + 24 * 4 * 1024 * PATCHES**2,
     "qwen2.5-vl": 2 * PATCHES * QWEN + 2 * TOKENS * QWEN_MERGER + QWEN_PAIRS,
+    "qwen3-vl": 2 * PATCHES * QWEN3 + 2 * TOKENS * QWEN3_MERGERS + 24 * 4 * 1024 * PATCHES**2,
 }
 #: Hidden, queries, keys and values, inner, layers, vocabulary.
 DECODERS = {
     "paddleocr-vl": (1024, 2048, 256, 3072, 18, 103424),
     "glm-ocr": (1536, 2048, 1024, 4608, 16, 59392),
     "qwen2.5-vl": (2048, 2048, 256, 11008, 36, 151936),
+    "qwen3-vl": (2048, 2048, 1024, 6144, 28, 151936),
 }
 
 
@@ -68,7 +73,7 @@ SCOPES: dict[str, dict[str, Any]] = {
 
 FEW = [
     pytest.param(name, scope, marks=[] if scope == "vision" or name == NAMES[0] else [pytest.mark.slow])
-    for name in NAMES
+    for name in (*NAMES, "qwen3_vl")
     for scope in SCOPES
 ]
 

@@ -25,6 +25,7 @@ BUILTIN: dict[str, str] = {
     "deepsynth/full-size-paddleocr-vl": "full_size_paddleocr_vl",
     "deepsynth/full-size-glm-ocr": "full_size_glm_ocr",
     "deepsynth/full-size-qwen2.5-vl": "full_size_qwen2_5_vl",
+    "deepsynth/full-size-qwen3-vl": "full_size_qwen3_vl",
 }
 
 #: How transformers 5.17 begins to name libraries that an image processor needs, in a ``ValueError``.

@@ -73,7 +73,7 @@ def device_peak(device: torch.device, dtype: torch.dtype) -> float | None:
 #: Where vision and what connects it to the decoder are.
 _VISION = ("model.vision_tower", "model.multi_modal", "model.visual", "model.projector")
 #: Types of models whose dense decoder is behind an encoder of patches.
-_BY_PATCHES = ("paddleocr_vl", "glm_ocr", "qwen2_5_vl")
+_BY_PATCHES = ("paddleocr_vl", "glm_ocr", "qwen2_5_vl", "qwen3_vl")
 
 
 class TrainingFlops:

@@ -40,8 +40,12 @@ class PatchFlops:
         self._window = 0 if whole is None else int(vision.window_size) // self._merge // int(vision.patch_size)
         self._per_patch = self._per_token = self._per_pair = self._per_window_pair = 0
         needed, layer = False, 0
+        behind: dict[int, bool] = {}  # whether what comes out of a layer needs a gradient
         for group in _groups(base):
             trained = False
+            parts = group[0][0].split(".")
+            if "deepstack_merger_list" in parts and group[0][0].endswith("linear_fc1"):  # of features of a layer
+                needed = behind[vision.deepstack_visual_indexes[int(parts[-2])]]
             for name, outputs, inputs in group:
                 operations = product(name, outputs, inputs, needed)
                 trained = trained or is_trained(name)
@@ -50,6 +54,8 @@ class PatchFlops:
                 else:
                     self._per_token += operations
             needed = needed or trained
+            if "blocks" in parts:
+                behind[int(parts[parts.index("blocks") + 1])] = needed
             last, width, _ = group[-1]
             if last.endswith((".qkv", "q_proj", "k_proj", "v_proj")):
                 width = width // 3 if last.endswith(".qkv") else width
