@@ -10,8 +10,6 @@ from transformers import AutoConfig, AutoProcessor
 from deepsynth.models.registry import load_pretrained
 from tests.helpers.tiny_models import write
 
-#: Pixels that an image has at least and at most.
-PIXELS = {"shortest_edge": 56 * 56, "longest_edge": 112 * 112}
 #: Of all decoders: four heads of 16.
 TEXT = {
     "vocab_size": 512,
@@ -27,7 +25,13 @@ TEXT = {
 
 
 def shrink(
-    name: str, folder: Path, *, vision: dict[str, Any], text: dict[str, Any] | None = None, frames: int = 1
+    name: str,
+    folder: Path,
+    *,
+    vision: dict[str, Any],
+    text: dict[str, Any] | None = None,
+    frames: int = 1,
+    side: int = 112,
 ) -> Path:
     """Write a model of random weights with the processor of a full-size architecture, and return its folder.
 
@@ -37,6 +41,7 @@ def shrink(
         vision: sizes of the vision encoder.
         text: sizes of the decoder, besides :data:`TEXT`.
         frames: how often the processor counts the pixels of an image.
+        side: of the largest square image, pixels; the smallest has half of it.
     """
     config = load_pretrained(AutoConfig, name)
     for part, sizes in ((config.text_config, {**TEXT, **(text or {})}), (config.vision_config, vision)):
@@ -44,5 +49,6 @@ def shrink(
             setattr(part, key, value)
     config.dtype = "float32"
     processor = load_pretrained(AutoProcessor, name)
-    processor.image_processor.size = {edge: frames * pixels for edge, pixels in PIXELS.items()}
+    smallest = frames * (side // 2) ** 2
+    processor.image_processor.size = {"shortest_edge": smallest, "longest_edge": 4 * smallest}
     return write(folder, config, processor)

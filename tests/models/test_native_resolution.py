@@ -228,6 +228,7 @@ def test_experts_that_are_not_there_can_be_chosen(folder: str, monkeypatch: pyte
 # ---------------------------------------------------------------------- generation
 
 
+@pytest.mark.parametrize("folder", [*NAMES, "qwen3_vl"], indirect=True)
 @pytest.mark.parametrize("static", [False, True], ids=["free", "static"])
 def test_our_decoder_writes_what_transformers_does(folder: str, static: bool) -> None:
     """More samples than slots, of different lengths: slots are filled again, and rows move between them."""
@@ -254,6 +255,7 @@ def test_our_decoder_writes_what_transformers_does(folder: str, static: bool) ->
         assert one.logprobs == pytest.approx(other.logprobs[:limit], abs=1e-4)
 
 
+@pytest.mark.parametrize("folder", [*NAMES, "qwen3_vl"], indirect=True)
 def test_text_alone_is_continued_too(folder: str) -> None:
     module = module_of(folder).eval()
     whole = batch_of(folder)

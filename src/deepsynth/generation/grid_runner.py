@@ -59,14 +59,27 @@ class GridRunner(ModelRunner):
         return encode_patches(encode, split_by_image(inputs["pixel_values"], grids.tolist()), grids)
 
     def embed(self, prompts: list[Prompt]) -> tuple[torch.Tensor, ...]:
-        """Return what the decoder sees of prompts, where each ends, and the positions (3, N, T)."""
+        """Return what the decoder sees of prompts, where each ends, and the positions (3, N, T).
+
+        Where features are wider than the decoder, what its first layers add comes last, (layers, N, T, H).
+        """
         hidden, last = super().embed(prompts)
         positions = torch.arange(hidden.shape[1], device=hidden.device).repeat(3, len(prompts), 1)
         for row, prompt in enumerate(prompts):
             positions[:, row, len(prompt) :] = 0  # padding, which nothing looks at
             if prompt.positions is not None:
                 positions[:, row, : len(prompt)] = prompt.positions
-        return hidden, last, positions
+        width = hidden.shape[-1]
+        wide = {row: prompt.features for row, prompt in enumerate(prompts) if prompt.features is not None}
+        layers = max((features.shape[-1] // width - 1 for features in wide.values()), default=0)
+        if not layers:
+            return hidden, last, positions
+        added = hidden.new_zeros(layers, *hidden.shape)
+        for row, features in wide.items():
+            images = prompts[row].ids == self.image_token_id
+            of_layers = features[:, width:].reshape(-1, layers, width).transpose(0, 1)
+            added[:, row, : len(images)][:, images] = of_layers.to(added.dtype)
+        return hidden, last, positions, added
 
     def prefill(
         self,
@@ -75,18 +88,21 @@ class GridRunner(ModelRunner):
         last: torch.Tensor,
         cache: RowCache,
         positions: torch.Tensor | None = None,
+        added: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Write prompts into slots of the cache, with the positions that :meth:`embed` returned, as the base does."""
+        """Write prompts into slots of the cache, with what else :meth:`embed` returned, as the base does."""
         assert positions is not None, "embed returned it"
         cache.fill(slots)
         cache.shifts.index_copy_(0, slots, positions.amax((0, 2)) - last)
-        return self._next_after(self._run(hidden, positions, None, cache), last)
+        rotation = self.text.rotary_emb(hidden, positions)
+        joining = () if added is None else added.unbind()
+        return self._next_after(self._through_layers(hidden, rotation, None, None, cache, joining), last)
 
     def _run(
         self, hidden: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None, cache: RowCache
     ) -> torch.Tensor:
-        if positions.dim() == 2:  # of rows that go on: the same in time, height and width
-            positions = (positions + cache.shifts[: len(hidden), None]).expand(3, -1, -1)
+        # Of rows that go on: the same in time, height and width.
+        positions = (positions + cache.shifts[: len(hidden), None]).expand(3, -1, -1)
         return self._through_layers(hidden, self.text.rotary_emb(hidden, positions), None, mask, cache)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -222,7 +223,7 @@ class ModelRunner:
         for prompt in prompts:
             row = embed(prompt.ids)
             if prompt.features is not None:
-                row[prompt.ids == self.image_token_id] = prompt.features.to(row.dtype)
+                row[prompt.ids == self.image_token_id] = prompt.features[:, : row.shape[-1]].to(row.dtype)
             rows.append(row)
         hidden = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         return hidden, torch.tensor([len(prompt) - 1 for prompt in prompts], device=hidden.device)
@@ -273,17 +274,13 @@ class ModelRunner:
         return self._through_layers(hidden, self.text.rotary_emb(hidden, positions), positions, mask, cache)
 
     def _through_layers(
-        self, hidden: torch.Tensor, rotation: Any, positions: torch.Tensor | None, mask: Any, cache: RowCache
+        self, hidden: torch.Tensor, rotation: Any, positions: Any, mask: Any, cache: RowCache, added: Any = ()
     ) -> torch.Tensor:
-        for layer in self.layers:
-            hidden = layer(
-                hidden,
-                attention_mask=mask,
-                position_ids=positions,
-                use_cache=True,
-                position_embeddings=rotation,
-                **{self._cache_name: cache},
-            )
+        """Return what the layers make of hidden states (N, T, H); those of ``added`` join behind the first layers."""
+        others = {"position_ids": positions, "position_embeddings": rotation, self._cache_name: cache}
+        for layer, more in zip_longest(self.layers, added):
+            hidden = layer(hidden, attention_mask=mask, use_cache=True, **others)
+            hidden = hidden if more is None else hidden + more
         return hidden
 
     def _next(self, hidden: torch.Tensor) -> torch.Tensor:

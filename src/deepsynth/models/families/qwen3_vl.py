@@ -69,10 +69,4 @@ FAMILY = Qwen3VLFamily(
     ),
     projector=("model.visual.merger", "model.visual.deepstack_merger_list"),
     page_tokens="2145 (1 for 32 x 32 pixels)",
-    unsupported={
-        "experts": "its decoder is dense",
-        "decoder": "its first layers add features of the encoder's layers",
-        "published": "transformers' own format is the published one",
-        "vllm_lora": "its names in vLLM are not known here",
-    },
 )
