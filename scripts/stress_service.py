@@ -279,7 +279,7 @@ def decoder_alone(arguments: argparse.Namespace, pages: list[bytes]) -> dict[tup
 
     from deepsynth.serving.jobs import Job, Limits
     from deepsynth.serving.models import ModelPool, ModelSettings, ServedModel
-    from deepsynth.serving.preparation import samples_of
+    from deepsynth.serving.preparation import Preparation
 
     name, most = arguments.name, max(arguments.tokens)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -290,8 +290,10 @@ def decoder_alone(arguments: argparse.Namespace, pages: list[bytes]) -> dict[tup
         ModelSettings((model,), slots=arguments.clients, weights=arguments.weights, stop_on_repetition=False), device
     )
 
+    prepare = Preparation(pool.processor, Limits())
+
     def prepared(contents: list[bytes]) -> list[Any]:
-        return [list(samples_of(Job(name, (each,)), pool.processor, None, Limits()))[1] for each in contents]
+        return [prepare(Job(name, (each,)), None, 0).sample for each in contents]
 
     found = {}
     for rows, count in ((arguments.clients, len(pages)), (1, arguments.single)):

@@ -288,3 +288,25 @@ def test_what_can_be_captured() -> None:
     assert not of(load(NAME))  # its experts' products would wait
     assert of(load("deepsynth/tiny"))  # has no experts
     assert RowCache(1, 1, torch.device("cpu")).length == 0
+
+
+def test_what_is_recorded_beforehand_is_all_that_texts_of_these_lengths_need(
+    model: Any, graphs: list[RecordedGraph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "GROWTH", 64)
+    monkeypatch.setattr(steps_module, "GROWTH", 64)
+    of = samples(NAME, 6, longest=6)
+    expected = stream(model, NAME, of, 40, slots=3, submitted=3)
+    decoder = Decoder(model, tokenizer_of(NAME), slots=3, steps=captured)
+    decoder.submit(batch_of(NAME, of[:1]), 1)
+    assert len(decoder.step()) == 1, "the keys and values have their place"
+    shortest = min(sample.prompt_length for sample in of)
+    decoder.warm_up(range(shortest, max(sample.prompt_length for sample in of) + 40 + 1))
+    recorded = len(graphs)
+    assert recorded == 3 * len({-(-length // 64) for length in range(shortest + 4, shortest + 45)})  # 1, 2 and 3 rows
+    found = []
+    for first in (0, 3):
+        decoder.submit(batch_of(NAME, of[first : first + 3]), 40)
+        found += decoder.advance(drain=True) or []
+    assert found == expected
+    assert [graph for graph in graphs[recorded:] if graph.replays == 0] == graphs[recorded:]

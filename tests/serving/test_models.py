@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from deepsynth.errors import UserError
+from deepsynth.generation import decoder as decoder_module
+from deepsynth.generation.steps import StaticSteps
 from deepsynth.serving.command import served_models
-from deepsynth.serving.models import ModelPool, ModelSettings
+from deepsynth.serving.models import ModelPool, ModelSettings, ServedModel
 from deepsynth.serving.text_stream import TextStream
 from tests.helpers.generation import samples, tokenizer_of
+from tests.helpers.recorded_graph import stand_in
 from tests.helpers.tiny_models import lighton_ocr
 from tests.helpers.training import make_module
 
@@ -54,6 +57,26 @@ def test_adapters_side_by_side_write_what_each_writes_alone(tmp_path: Path, seco
     both = pool("a", "b")
     for name in ("b", "a", "b"):
         assert texts_of(both, name, of) == alone[name]
+
+
+def test_a_model_that_is_warmed_up_records_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = stand_in(monkeypatch)
+
+    def steps(runner: Any, cache: Any, compiled: bool) -> StaticSteps:
+        return StaticSteps(runner, cache, 4, graphs=True)
+
+    monkeypatch.setattr(decoder_module, "steps_for", steps)
+    model = ServedModel("m", None, "deepsynth/tiny", max_new_tokens=40)
+    pool, of = ModelPool(ModelSettings((model,), slots=3), "cpu"), samples("deepsynth/tiny", 5)
+    pool.warm_up()
+    assert len(pool.use("m")) == 0
+    recorded = len(graphs)
+    # A page, prompts of 1, 2 and 3 pages, and 1, 2 and 3 rows; they all are shorter than 256 positions.
+    assert recorded == 7
+    found = texts_of(pool, "m", of[:3], 40) + texts_of(pool, "m", of[3:], 40)
+    assert len(graphs) == recorded
+    monkeypatch.undo()
+    assert found == texts_of(ModelPool(ModelSettings((model,), slots=3), "cpu"), "m", of, 40)
 
 
 @pytest.mark.parametrize("count", [1, 3])

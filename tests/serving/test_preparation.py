@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ from PIL import Image
 
 from deepsynth.data import OcrProcessor
 from deepsynth.serving.jobs import Job, Limits, RequestError
-from deepsynth.serving.preparation import samples_of
-from deepsynth.types import Sample
+from deepsynth.serving.preparation import Preparation
 
 SIZES = ((40, 30), (50, 60), (70, 20))
 
@@ -36,10 +34,11 @@ def image(*sizes: tuple[int, int], form: str = "PNG") -> bytes:
 
 def prepared(processor: OcrProcessor, job: Job, prompt: str | None = None, **limits: int) -> tuple[list[int], Any]:
     """Return the numbers of the pages, and the sizes of those in each sample."""
-    numbers, *samples = list(samples_of(job, processor, prompt, Limits(**limits)))
-    assert isinstance(numbers, Sequence)
-    assert all(isinstance(sample, Sample) for sample in samples)
-    return list(numbers), [list(sample.sizes) for sample in samples]  # type: ignore[union-attr]
+    prepare = Preparation(processor, Limits(**limits))
+    first = prepare(job, prompt, 0)
+    others = [prepare(job, prompt, index) for index in range(1, len(first.pages))]
+    assert all(other.pages == first.pages for other in others)
+    return list(first.pages), [list(found.sample.sizes) for found in (first, *others)]
 
 
 PNGS = tuple(image(size) for size in SIZES)
@@ -103,9 +102,7 @@ def test_limits_are_reached_and_not_passed(processor: OcrProcessor) -> None:
 
 def test_a_prompt_is_that_of_the_request_and_must_fit_its_pages(processor: OcrProcessor) -> None:
     def length(prompt: str | None, *files: bytes) -> int:
-        samples = list(samples_of(Job("m", files, together=True), processor, prompt, Limits()))
-        assert isinstance(samples[1], Sample)
-        return samples[1].prompt_length
+        return Preparation(processor, Limits())(Job("m", files, together=True), prompt, 0).sample.prompt_length
 
     assert length("<image>\n" + "one two three " * 9, PNGS[0]) > length("<image>\nRead.", PNGS[0])
     assert length(None, *PNGS[:2]) > length(None, PNGS[0])

@@ -15,6 +15,7 @@ import torch
 from deepsynth.serving import worker as worker_module
 from deepsynth.serving.jobs import Ended, Event, Failed, Job, Limits, Load, Opened, Prepared, Written
 from deepsynth.serving.models import ModelPool, ModelSettings, ServedModel
+from deepsynth.serving.preparation import Preparation
 from deepsynth.serving.worker import Worker
 from tests.helpers.service import TEXT, page
 
@@ -169,11 +170,11 @@ def test_memory_that_runs_out_fails_what_is_under_way_and_nothing_after_it(
 
 
 def test_a_bug_while_a_page_is_prepared_is_an_internal_error(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    def samples_of(*args: Any) -> Any:
+    def fail(*args: Any) -> Any:
         raise KeyError("a bug")
 
     with monkeypatch.context() as broken:
-        broken.setattr(worker_module, "samples_of", samples_of)
+        broken.setattr(Preparation, "__call__", fail)
         running.worker.accept("one", 3, Job("tiny", (page(),)))
         running.until(lambda: running.has_ended("one"))
     assert running.events["one"] == [Failed(500, "internal error")]

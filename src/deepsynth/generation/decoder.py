@@ -132,6 +132,16 @@ class Decoder:
                 self.is_at_work = False
 
     @torch.inference_mode()
+    def warm_up(self, lengths: range) -> None:
+        """Do beforehand, where a GPU records graphs, what the first texts would wait for; there may be none yet.
+
+        Args:
+            lengths: positions of a prompt with its text; the cache gets room for the longest.
+        """
+        with self.at_work():
+            self._steps.warm_up(lengths)
+
+    @torch.inference_mode()
     def submit(self, batch: Batch, max_new_tokens: int | Sequence[int]) -> range:
         """Encode the pages of a batch and let its samples wait; the pixels are not kept.
 

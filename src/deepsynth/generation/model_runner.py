@@ -28,8 +28,8 @@ from deepsynth.models.engine.vision_chunks import (
     CompiledLayers,
     GraphRunner,
     RemainderPolicy,
+    by_graph,
     in_chunks,
-    one_by_graph,
 )
 from deepsynth.models.kernels import frozen_experts, sam_attention
 from deepsynth.models.registry import family_of
@@ -199,7 +199,7 @@ class ModelRunner:
             return self._images_at_once(pixels) * (2 if sam_attention.has_kernel(pixels) and not compiled else 1)
 
         with (
-            one_by_graph(tower, self.captured),
+            by_graph(tower, self.captured, several=compiled),  # then there are but two numbers of images
             in_chunks(tower, lambda pixels: self._images_at_once(pixels) * (1 if compiled else ENCODED_AT_ONCE), rest),
             in_chunks(tower.sam_encoder, of_sam, "together"),
         ):

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 LOOK_EVERY = 8
 #: Prefills of at most this many positions in total use a captured graph. With few positions most of the time is kernel
 #: launches; with many, the graph would keep the memory of all its intermediate results.
-CAPTURED_TOKENS = 2048
+CAPTURED_TOKENS = 4096
 
 
 #: A generated token and its log-probability.
@@ -36,6 +36,9 @@ class Steps(Protocol):
 
     def refresh(self) -> None:
         """Discard the state prepared for other weights or another cache."""
+
+    def warm_up(self, lengths: range) -> None:
+        """Prepare what rows of these lengths would wait for; none may be at work."""
 
     def prefill(self, prompts: list[Prompt], slots: list[int]) -> list[Choice]:
         """Prefill these slots of the cache with prompts, and return the first token of each text."""
@@ -52,6 +55,9 @@ class FreeSteps:
 
     def refresh(self) -> None:
         """Do nothing: nothing was prepared."""
+
+    def warm_up(self, lengths: range) -> None:
+        """Do nothing: there is nothing to prepare."""
 
     def prefill(self, prompts: list[Prompt], slots: list[int]) -> list[Choice]:
         """Prefill these slots of the cache with prompts, and return the first token of each text."""
@@ -116,6 +122,16 @@ class StaticSteps:
             self.graphs.clear()
             self._prepared_for = found
 
+    def warm_up(self, lengths: range) -> None:
+        """Make room for rows of these lengths, and record the graphs of all their shapes; no row may be at work."""
+        longest = lengths.stop - 1 + self.count
+        self._reserve(longest)
+        for seen in range(_rounded(lengths.start + self.count), _rounded(longest) + 1, GROWTH):
+            for doublings in range((self._cache.slots - 1).bit_length() + 1):
+                rows = min(1 << doublings, self._cache.slots)
+                self._tokens[:rows] = self._positions[:rows] = 0
+                self._advance(rows, seen)
+
     def _reserve(self, length: int) -> None:
         """Reserve room in the cache, and discard graphs that point to its old place."""
         self._cache.reserve(length)
@@ -167,7 +183,7 @@ class StaticSteps:
         needed = self._cache.needed([position + self.count - 1 for position in positions])
         self._reserve(needed)
         rows = min(1 << (len(tokens) - 1).bit_length(), self._cache.slots)
-        seen = -(-needed // GROWTH) * GROWTH
+        seen = _rounded(needed)
         idle = [0] * (rows - len(tokens))
         self._tokens[:rows] = torch.tensor(tokens + idle)
         self._positions[:rows] = torch.tensor(positions + idle)
@@ -209,6 +225,11 @@ class StaticSteps:
             chosen = self._chosen[:rows].copy_(self._next(tokens, positions, self._cache, seen))
         tokens.copy_(chosen[:, 0])
         positions.add_(1)
+
+
+def _rounded(length: int) -> int:
+    """Return the number of positions that steps of this length attend to."""
+    return -(-length // GROWTH) * GROWTH
 
 
 def _choices(chosen: torch.Tensor) -> list[Choice]:

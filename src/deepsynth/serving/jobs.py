@@ -166,3 +166,7 @@ class RequestError(Exception):
         super().__init__(message)
         self.status = status
         self.message = message
+
+    def __reduce__(self) -> tuple[type[RequestError], tuple[int, str]]:
+        """Return what makes the same error in another process."""
+        return type(self), (self.status, self.message)

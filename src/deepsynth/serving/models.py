@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -10,10 +12,12 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from PIL import Image
 
 from deepsynth.data import Collator, OcrProcessor
 from deepsynth.errors import UserError
 from deepsynth.generation import Decoder
+from deepsynth.generation.cache import bytes_per_position
 from deepsynth.models.lora import LoraSettings, lora_config
 from deepsynth.models.quantization.quantize import Kind
 from deepsynth.models.registry import load_pretrained
@@ -22,8 +26,13 @@ from deepsynth.modules.adapter import adapter_settings, json_object, read_adapte
 from deepsynth.modules.base import DeepSynthModule
 from deepsynth.modules.settings import Dtype, GenerationSettings
 from deepsynth.modules.text_generator import LIMIT_WITHOUT_TARGETS, limit_for
-from deepsynth.types import Sample
+from deepsynth.profiling.memory import memory_of
+from deepsynth.types import Document, Page, Sample
 
+log = logging.getLogger(__name__)
+
+#: Pages that are encoded before the rows at work go on: more at once keep their clients waiting for tokens.
+PAGES_AT_ONCE = 8
 _NAME = re.compile(r"[\w.-]{1,100}")
 
 
@@ -178,6 +187,34 @@ class ModelPool:
         if not self._decoders[name].is_at_work:
             self._work.enter_context(self._decoders[name].at_work())
         return self._decoders[name]
+
+    def warm_up(self) -> None:
+        """Generate from blank pages with the first model, so that no client waits for what a GPU compiles and records.
+
+        Longer texts than those of :data:`LIMIT_WITHOUT_TARGETS` tokens, and those of other models, wait at their first
+        time.
+        """
+        model, began = self.settings.models[0], time.monotonic()
+        side = self.processor.longest_side_px
+        blank = Page(Image.new("RGB", (side, side), "white"), "", number=0)
+        sample = self.processor(Document("warm-up", "", prompt=model.prompt), [blank], prompt_only=True)
+        assert sample is not None, "the processor of a service drops nothing"
+        decoder = self.use(model.name)
+        for count in range(1, min(PAGES_AT_ONCE, decoder.slots) + 1):
+            for _ in range(2):  # a shape is recorded when it comes again
+                self.submit(model.name, [sample] * count, [1] * count)
+                decoder.step()
+        shortest = sample.prompt_length
+        longest = min(shortest + min(model.max_new_tokens, LIMIT_WITHOUT_TARGETS), self._room(decoder.slots))
+        decoder.warm_up(range(shortest, max(longest, shortest) + 1))
+        log.info("the model is warmed up after %.0f s, for texts up to %d tokens", time.monotonic() - began, longest)
+
+    def _room(self, slots: int) -> int:
+        """Return how many positions of so many rows take half of the free memory; no more than a sample may have."""
+        row = bytes_per_position(self._module.model.config.get_text_config(), self._module.resolved_dtype)
+        memory = memory_of(self._module.device)
+        free = memory.limit() - memory.usage().allocated
+        return min(free // 2 // (row * slots), self.token_budget)
 
     def submit(self, name: str, samples: Sequence[Sample], max_new_tokens: Sequence[int]) -> range:
         """Let a model begin with samples; see :meth:`Decoder.submit`."""

@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -24,30 +25,50 @@ _PDFIUM = threading.Lock()
 _PDF_START = 1024
 
 
-def samples_of(
-    job: Job, processor: OcrProcessor, prompt: str | None, limits: Limits
-) -> Iterator[Sample | Sequence[int]]:
-    """Yield the numbers of the pages of a job, then a sample for each, or one for all where they belong together.
+@dataclass(frozen=True, slots=True)
+class PreparedPage:
+    """A sample of a request.
+
+    Attributes:
+        pages: numbers of all pages of the request that have a text of their own, from 0.
+        sample: one of them.
+    """
+
+    pages: tuple[int, ...]
+    sample: Sample
+
+
+class Preparation:
+    """Makes samples of the files of requests, in the thread that calls it.
 
     Args:
-        job: with the files.
         processor: of the model.
-        prompt: of the job or its model; ``None`` for the published one.
         limits: of a request.
-
-    Raises:
-        RequestError: when a file is broken (422) or has too many pixels or pages (413).
     """
-    with _Files(job.files, limits) as files:
-        chosen = _chosen_pages(job, len(files), limits)
-        yield [0] if job.together else chosen
-        if job.together:
-            pages = [Page(files.load(number, processor), "", number=number) for number in chosen]
-            yield _sample(Document("request", "", prompt=prompt, one_sample=True), pages, processor)
-            return
-        for number in chosen:
-            page = Page(files.load(number, processor), "", number=number)
-            yield _sample(Document("request", "", prompt=prompt), [page], processor)
+
+    def __init__(self, processor: OcrProcessor, limits: Limits) -> None:
+        self._processor, self._limits = processor, limits
+
+    def __call__(self, job: Job, prompt: str | None, index: int) -> PreparedPage:
+        """Return the sample of one of the pages that a job asks for, or the one of all where they belong together.
+
+        Args:
+            job: with the files.
+            prompt: of the job or its model; ``None`` for the published one.
+            index: of the page among those that are asked for.
+
+        Raises:
+            RequestError: when a file is broken (422) or has too many pixels or pages (413).
+        """
+        with _Files(job.files, self._limits) as files:
+            chosen = _chosen_pages(job, len(files), self._limits)
+            numbers = chosen if job.together else [chosen[index]]
+            pages = [Page(files.load(number, self._processor), "", number=number) for number in numbers]
+            document = Document("request", "", prompt=prompt, one_sample=job.together)
+            return PreparedPage((0,) if job.together else tuple(chosen), _sample(document, pages, self._processor))
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to end."""
 
 
 def _chosen_pages(job: Job, count: int, limits: Limits) -> list[int]:

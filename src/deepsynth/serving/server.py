@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import litserve
+import torch
 from fastapi import HTTPException, Request
 from litserve.loops.base import LitLoop
 from litserve.specs.base import LitSpec
@@ -27,6 +28,7 @@ from deepsynth.serving.endpoints import Endpoints
 from deepsynth.serving.exchange import EVENTS, Exchange
 from deepsynth.serving.jobs import Event, Limits
 from deepsynth.serving.models import ModelPool, ModelSettings
+from deepsynth.serving.processes import PreparationProcesses
 from deepsynth.serving.worker import Worker
 
 #: Seconds that requests under way have to end when the service ends.
@@ -108,11 +110,13 @@ class OcrApi(litserve.LitAPI):  # type: ignore[misc]
         tqdm.set_lock(threading.RLock())  # its own is one of processes, which is reported when this one is ended
         self._prepare()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; this one ends last
-        self.pool = ModelPool(self._settings, device)
-
-    def make_worker(self, send: Any) -> Worker:
-        """Return what generates, in the process that has loaded the model."""
-        return Worker(self.pool, self._limits, send, threads=max(4, available_cores() // 2))
+        threads = max(4, available_cores() // 2)
+        beside_gpu = torch.device(device).type == "cuda"
+        prepare = PreparationProcesses(self._settings, self._limits, threads) if beside_gpu else None
+        pool = ModelPool(self._settings, device)
+        if beside_gpu:
+            pool.warm_up()
+        self.make_worker = partial(Worker, pool, self._limits, threads=threads, prepare=prepare)
 
     async def authorize(self, request: Request) -> None:
         """Refuse requests without the key; the state of the service is no secret."""
@@ -137,7 +141,7 @@ class DecoderLoop(LitLoop):  # type: ignore[misc]
         callback_runner: Any,
     ) -> None:
         """Work until the process is ended, or the service has ended without it."""
-        worker = lit_api.make_worker(partial(self._send, transport))
+        worker = lit_api.make_worker(send=partial(self._send, transport))
         receiver = threading.Thread(target=self._receive, args=(request_queue, worker), daemon=True, name="requests")
         receiver.start()
         while receiver.is_alive():

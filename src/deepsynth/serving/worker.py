@@ -11,20 +11,19 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
 from deepsynth.generation import Generation
 from deepsynth.serving.jobs import Ended, Event, Failed, Job, Limits, Load, Opened, Prepared, RequestError, Written
-from deepsynth.serving.models import ModelPool
-from deepsynth.serving.preparation import samples_of
+from deepsynth.serving.models import PAGES_AT_ONCE, ModelPool
+from deepsynth.serving.preparation import Preparation, PreparedPage
 from deepsynth.serving.text_stream import TextStream
 from deepsynth.types import Sample
 
 log = logging.getLogger(__name__)
 
-#: Pages that are encoded before the rows at work go on: more at once keep their clients waiting for tokens.
-_ENCODED_AT_ONCE = 8
 #: Steps of a model before the next one has its turn, where several have work.
 _STEPS_OF_A_TURN = 4
 #: Seconds between the pieces of a text that is streamed, after its first: a piece for every token of many texts would
@@ -35,6 +34,16 @@ _IDLE_S = 0.5
 
 #: Sends events to the front that their requests came from.
 Send = Callable[[int, list[tuple[str, Event]]], None]
+
+
+class Prepare(Protocol):
+    """Makes samples of the files of requests; see :class:`~deepsynth.serving.preparation.Preparation`."""
+
+    def __call__(self, job: Job, prompt: str | None, index: int) -> PreparedPage:
+        """Return one of the samples of a job."""
+
+    def close(self) -> None:
+        """Let go of what it needed."""
 
 
 @dataclass(eq=False)
@@ -78,11 +87,15 @@ class Worker:
         pool: the model with its adapters.
         limits: of a request.
         send: is called from one thread of the worker's own.
-        threads: that prepare pages.
+        threads: that prepare pages, or wait for their preparation.
+        prepare: makes the samples; by default in these threads.
     """
 
-    def __init__(self, pool: ModelPool, limits: Limits, send: Send, threads: int = 4) -> None:
-        self._pool, self._limits, self._send = pool, limits, send
+    def __init__(
+        self, pool: ModelPool, limits: Limits, send: Send, threads: int = 4, prepare: Prepare | None = None
+    ) -> None:
+        self._pool, self._send = pool, send
+        self._prepare_page = prepare or Preparation(pool.processor, limits)
         self._tasks: dict[str, _Task] = {}
         self._queues: dict[str, _Queue] = defaultdict(_Queue)
         self._prepared: queue.Queue[_Text] = queue.Queue(maxsize=2 * pool.settings.slots)
@@ -113,6 +126,7 @@ class Worker:
         for task in list(self._tasks.values()):
             self.cancel(task.uid)
         self._threads.shutdown(wait=True, cancel_futures=True)
+        self._prepare_page.close()
         self._outbox.put(None)
         self._sender.join()
         for name in self._queues:
@@ -142,13 +156,15 @@ class Worker:
 
     def _prepare_pages(self, task: _Task) -> None:
         model, job = self._pool.models[task.job.model], task.job
-        prepared = samples_of(job, self._pool.processor, job.prompt or model.prompt, self._limits)
-        pages = next(prepared)
-        assert not isinstance(pages, Sample)
-        task.pages_left = len(pages)
-        self._outbox.put([(task, Opened(tuple(pages)))])
-        for page, sample in zip(pages, prepared, strict=True):
-            assert isinstance(sample, Sample)
+        index = 0
+        pages: tuple[int, ...] = (0,)
+        while index < len(pages) and not task.ended:
+            found = self._prepare_page(job, job.prompt or model.prompt, index)
+            if not index:
+                pages = found.pages
+                task.pages_left = len(pages)
+                self._outbox.put([(task, Opened(pages))])
+            page, sample = pages[index], found.sample
             room = self._pool.token_budget - sample.prompt_length
             if room < 1:
                 raise RequestError(413, f"the prompt has {sample.prompt_length} tokens and leaves no room for a text")
@@ -161,8 +177,7 @@ class Worker:
                     break
                 except queue.Full:
                     continue
-            if task.ended:
-                return
+            index += 1
 
     # ------------------------------------------------------------------ the thread of the model
 
@@ -196,7 +211,7 @@ class Worker:
         for number in given_up:
             del own.written[number]
         own.ready = deque(text for text in own.ready if not text.task.ended)
-        room = min(2 * decoder.slots - len(decoder), _ENCODED_AT_ONCE, len(own.ready))
+        room = min(2 * decoder.slots - len(decoder), PAGES_AT_ONCE, len(own.ready))
         if room > 0:
             texts = [own.ready.popleft() for _ in range(room)]
             numbers = self._pool.submit(name, [text.sample for text in texts], [text.limit for text in texts])

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
-from deepsynth.models.engine.vision_chunks import in_chunks, one_by_graph
+from deepsynth.models.engine.vision_chunks import by_graph, in_chunks
 
 
 class Adds(nn.Module):
@@ -51,19 +51,22 @@ def test_images_run_four_at_a_time_and_the_rest_as_asked(
     assert "forward" not in vars(module), "it runs as before behind the block"
 
 
-def test_one_image_goes_by_a_captured_graph_and_several_do_not() -> None:
+@pytest.mark.parametrize(("several", "replayed"), [(False, [1]), (True, [2, 1])])
+def test_images_go_by_a_captured_graph(several: bool, replayed: list[int]) -> None:
     names: list[str] = []
+    counts: list[int] = []
 
     def captured(name: str, function: Callable[..., torch.Tensor], tensors: list[torch.Tensor]) -> torch.Tensor:
         names.append(name)
+        counts.append(len(tensors[0]))
         return 1000 + function(*tensors)
 
     module, images = Adds(wraps=True), torch.arange(2.0)[:, None]
-    with one_by_graph(module, captured):
-        assert module(images, 1, other=2).last_hidden_state.tolist() == [[3], [4]]
-        assert names == []
+    with by_graph(module, captured, several=several):
+        assert (module(images, 1, other=2).last_hidden_state % 1000).tolist() == [[3], [4]]
         assert module(images[1:], 1, other=2).last_hidden_state.tolist() == [[1004]]
-    assert names == ["Adds"]
-    with one_by_graph(module, None):
+    assert counts == replayed
+    assert set(names) == {"Adds"}
+    with by_graph(module, None, several=several):
         assert module(images[1:], 1, other=2).last_hidden_state.tolist() == [[4]]
-    assert names == ["Adds"]
+    assert counts == replayed

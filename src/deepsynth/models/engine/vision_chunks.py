@@ -67,20 +67,21 @@ def in_chunks(module: nn.Module, size: Callable[[torch.Tensor], int], rest: Rema
 
 
 @contextmanager
-def one_by_graph(module: nn.Module, captured: GraphRunner | None) -> Iterator[None]:
-    """Let an encoder of images run as a captured graph when there is one image, which takes longer to launch.
+def by_graph(module: nn.Module, captured: GraphRunner | None, *, several: bool) -> Iterator[None]:
+    """Let an encoder of images run as a captured graph, where to launch it takes longer than to run it.
 
     Args:
         module: as for :func:`in_chunks`, with an output of transformers.
         captured: runs a function by a graph; ``None`` leaves all as it is.
+        several: whether that holds for several images too, whose number must be one of few; else for one alone.
     """
     if captured is None:
         yield
         return
     run = module.forward
 
-    def by_graph(images: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if len(images) > 1:
+    def replayed(images: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if len(images) > 1 and not several:
             return run(images, *args, **kwargs)
         from transformers.modeling_outputs import BaseModelOutput
 
@@ -90,7 +91,7 @@ def one_by_graph(module: nn.Module, captured: GraphRunner | None) -> Iterator[No
 
         return BaseModelOutput(captured(type(module).__name__, features, [images]))
 
-    with ReplacedForwards([(module, by_graph)]):
+    with ReplacedForwards([(module, replayed)]):
         yield
 
 
