@@ -72,7 +72,8 @@ def test_several_pages_are_one_sample(family: str, folder: Path) -> None:
     counts = (batch.tokens["input_ids"] == processor.hf_processor.image_token_id).sum(1).tolist()
     assert counts == [sum(processor.layout.tokens(*size) for size in sizes) for sizes in batch.sizes]
     assert [len(sizes) for sizes in batch.sizes] == [1, 3]
-    assert [len(pages) for pages in pictures_of(batch, module)] in ([1, 3], [0, 0])  # or no pictures, of tiles
+    shown = [len(pages) for pages in pictures_of(batch, module)]
+    assert shown == [0, 0] or (shown[0] >= 1 and shown[1] >= 3)  # no pictures, pages or their tiles
     assert float(module.train().compute_loss(batch).detach()) == pytest.approx(loss_of(base, batch), rel=1e-5)
 
 

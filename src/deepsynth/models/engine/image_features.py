@@ -136,17 +136,22 @@ class ImageFeatures:
         size = self.vision_chunk or (at_once if pixels.is_cuda else 1)
         if self.cache is None:
             size = min(size, len(pixels))
-        inner, tower = self.base.model, self.base.model.vision_tower
+        inner = self.base.model
+        if self.family.inputs != "views":
+            at_once = len(chosen) if isinstance(self.model, FSDPModule) else size  # see below
+            several = [slice(first, first + at_once) for first in range(0, len(chosen), at_once)]
+            parts = [{name: value[some] for name, value in own.items()} for some in several]
+            return [features for part in parts for features in self.family.image_features(inner, part)]
         # SAM fills a GPU with few images; what follows it is small, and launching it takes longer than running it.
-        towers = size if self.fixed_chunks else ENCODED_AT_ONCE * size
+        tower, towers = inner.vision_tower, size if self.fixed_chunks else ENCODED_AT_ONCE * size
         rest: RemainderPolicy = "filled" if self.fixed_chunks else "together"
-        parts = [(tower, towers), (tower.sam_encoder, size), (inner.multi_modal_projector, towers)]
+        modules = [(tower, towers), (tower.sam_encoder, size), (inner.multi_modal_projector, towers)]
         if isinstance(self.model, FSDPModule):
             # All processes gather a layer together, and as often: each goes through its images within the layer.
-            parts = [(layer, size) for layer in tower.sam_encoder.layers]
+            modules = [(layer, size) for layer in tower.sam_encoder.layers]
         with ExitStack() as chunks:
-            for part, most in parts:
-                chunks.enter_context(in_chunks(part, partial(_always, most), rest))
+            for module, most in modules:
+                chunks.enter_context(in_chunks(module, partial(_always, most), rest))
             return self.family.image_features(inner, own)
 
 
