@@ -79,8 +79,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
         import_unsloth_first(args)
         from deepsynth.cli.main import run
-    if own_process:
-        gc.freeze()  # libraries stay to the end, and are of no interest to a search
+
+        if own_process:
+            gc.freeze()  # libraries stay to the end: neither the first search nor a later one goes through them
     return run(args)
 
 

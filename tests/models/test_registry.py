@@ -159,6 +159,27 @@ def test_a_model_chooses_no_kernel_of_the_hub(part: str | None, key: str, tmp_pa
             load_pretrained(auto_class, str(folder))
 
 
+@pytest.mark.parametrize(("auto_class", "file"), [(AutoConfig, "config.json"), (AutoProcessor, "tokenizer.json")])
+def test_files_are_read_once_until_they_change(
+    auto_class: Any, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(resolve_model_name("deepsynth/tiny-random"), folder)
+    read: list[str] = []
+    from_pretrained = auto_class.from_pretrained
+    monkeypatch.setattr(auto_class, "from_pretrained", lambda *a, **k: read.append(a[0]) or from_pretrained(*a, **k))
+    first = load_pretrained(auto_class, str(folder))
+    kept = first.to_dict()
+    first.own = "changed by one caller"
+    second = load_pretrained(auto_class, str(folder))
+    assert not hasattr(second, "own")
+    assert second.to_dict() == kept
+    assert len(read) == 1
+    (folder / file).write_text((folder / file).read_text() + "\n")
+    load_pretrained(auto_class, str(folder))
+    assert len(read) == 2
+
+
 def test_weights_are_read_from_safetensors_alone(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(resolve_model_name("deepsynth/tiny-random"), folder)

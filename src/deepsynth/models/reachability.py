@@ -18,7 +18,7 @@ DEADLINE_S = 8.0
 _REQUEST_S = 5.0
 _ATTEMPTS = 2
 #: For how long an answer counts, in seconds: a model is loaded in several calls.
-_REMEMBERED_S = 60.0
+REMEMBERED_S = 60.0
 
 _last: tuple[float, str | None] | None = None
 
@@ -59,7 +59,7 @@ def why_unreachable(model_name: str) -> str | None:
         model_name: repository that is asked for.
     """
     global _last
-    if _last is None or time.monotonic() - _last[0] > _REMEMBERED_S:
+    if _last is None or time.monotonic() - _last[0] > REMEMBERED_S:
         found: list[str | None] = []
         # A thread, because resolving a name can be neither interrupted nor limited.
         thread = threading.Thread(target=_ask, args=(model_name, found), name="hub-answers", daemon=True)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from copy import deepcopy
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -13,7 +16,7 @@ from typing import Any
 from deepsynth.errors import UserError
 from deepsynth.models import families
 from deepsynth.models.family import Family
-from deepsynth.models.reachability import hub_options
+from deepsynth.models.reachability import REMEMBERED_S, hub_options
 
 #: Folders of the models in this package, by the name a user types. The full-size ones hold architecture and processor
 #: without weights, for measurements with ``weights: random``.
@@ -77,6 +80,8 @@ def load_pretrained(auto_class: Any, model_name: str, **kwargs: Any) -> Any:
 
     A model is data: code that comes with it is never run, and weights are read from safetensors alone.
 
+    Configurations and processors are read once, as a run asks for them several times; each caller gets a copy.
+
     Args:
         auto_class: ``AutoConfig``, ``AutoProcessor`` or ``AutoModelForImageTextToText``.
         model_name: a built-in model, a local folder or a Hub repository.
@@ -92,21 +97,45 @@ def load_pretrained(auto_class: Any, model_name: str, **kwargs: Any) -> Any:
     register_deepseek_ocr()
     register_unlimited_ocr()
     source = resolve_model_name(model_name)
-    if not Path(source).is_dir():
-        kwargs |= hub_options(source)
+    hub = {} if Path(source).is_dir() else hub_options(source)
     if auto_class.__name__ == "AutoProcessor":
         auto_class = family_of_model(model_name).processor_class() or auto_class
-    if auto_class.__name__.startswith("AutoModel"):
-        if "config" not in kwargs:
-            from transformers import AutoConfig
+    if not auto_class.__name__.startswith("AutoModel"):
+        if kwargs:
+            return _from_pretrained(auto_class, model_name, source, kwargs | hub)
+        return deepcopy(_read_once(auto_class, model_name, source, tuple(hub.items()), _state_of(source)))
+    if "config" not in kwargs:
+        from transformers import AutoConfig
 
-            kwargs["config"] = load_pretrained(AutoConfig, model_name)
-        kwargs["use_safetensors"] = True
+        kwargs["config"] = load_pretrained(AutoConfig, model_name)
+    return unify_dtype(_from_pretrained(auto_class, model_name, source, kwargs | hub | {"use_safetensors": True}))
+
+
+def _state_of(source: str) -> Any:
+    """Return a value that is another once files of a model have changed; of the Hub's, it is another every minute."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return time.monotonic() // REMEMBERED_S
+    found = []
+    for file in folder.iterdir():
+        with suppress(FileNotFoundError):  # removed since, or a link to nothing
+            found.append((file.name, file.stat().st_mtime_ns, file.stat().st_size))
+    return tuple(sorted(found))
+
+
+@lru_cache(maxsize=16)
+def _read_once(auto_class: Any, model_name: str, source: str, hub: tuple[tuple[str, Any], ...], state: Any) -> Any:
+    """Return a configuration or a processor, which nobody may change; ``state`` says which of its files it is of."""
+    return _from_pretrained(auto_class, model_name, source, dict(hub))
+
+
+def _from_pretrained(auto_class: Any, model_name: str, source: str, kwargs: dict[str, Any]) -> Any:
+    """Return what ``auto_class`` loads, its errors as those of the user."""
     try:
         if auto_class.__name__ == "AutoConfig":
             _refuse_kernels(model_name, source, kwargs)
         with _without_bar(source):
-            loaded = auto_class.from_pretrained(source, trust_remote_code=False, **kwargs)
+            return auto_class.from_pretrained(source, trust_remote_code=False, **kwargs)
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -128,7 +157,6 @@ def load_pretrained(auto_class: Any, model_name: str, **kwargs: Any) -> Any:
         raise UserError(
             f"model_name {model_name!r} cannot be loaded: {reason} (a folder with the model's files works offline)"
         ) from error
-    return unify_dtype(loaded) if hasattr(loaded, "named_parameters") else loaded
 
 
 def _lacks_library(model_name: str, source: str, message: str) -> UserError:

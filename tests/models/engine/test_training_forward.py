@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from deepsynth.models.engine import image_features
 from deepsynth.models.engine.feature_cache import MemoryCache
 from deepsynth.models.engine.training_forward import TrainingForward
 from deepsynth.types import Batch
@@ -158,6 +159,35 @@ def test_sam_sees_a_few_images_and_what_follows_eight_times_as_many(
         again = forward.image_features({"pixel_values": views[1:]})
         assert seen["sam"] == sam, "nothing is encoded again"
         assert all(torch.equal(one, other) for one, other in zip(again, found[1:], strict=True))
+
+
+def test_a_batch_with_fewer_pages_than_others_gives_compiled_vision_no_new_shape(
+    loader: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last batch of an epoch has fewer, and what is compiled would be compiled again for it."""
+    monkeypatch.setattr(image_features, "FILLED_BATCHES", 2)
+    model, seen = loader().train(), []
+    model.model.vision_tower.sam_encoder.patch_embed.register_forward_pre_hook(
+        lambda _, args: seen.append(len(args[0]))
+    )
+    views = torch.randn(3, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    forward = TrainingForward(model, vision_chunk=4)
+    expected = forward.image_features({"pixel_values": views})
+    for fixed, numbers, sizes in (
+        (False, (3, 2), [3, 2]),
+        (True, (1, 3, 2, 2, 1, 2, 3), [1, 3, 3, 3, 3, 2, 3]),  # two of them came often enough for a shape of their own
+    ):
+        forward.fixed_chunks = fixed
+        seen.clear()
+        for number in numbers:
+            found = forward.image_features({"pixel_values": views[:number]})
+            assert len(found) == number
+            for one, other in zip(found, expected, strict=False):
+                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        assert seen == sizes
+    model.eval()  # where nothing is compiled
+    forward.image_features({"pixel_values": views[:1]})
+    assert seen[-1] == 1
 
 
 def test_frozen_vision_leaves_nothing_for_a_backward_pass(jsonl: Path) -> None:

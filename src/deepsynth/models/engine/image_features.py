@@ -5,6 +5,7 @@ V  images     H  width of the decoder
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -21,6 +22,9 @@ from deepsynth.models.engine.vision_chunks import ENCODED_AT_ONCE, RemainderPoli
 from deepsynth.models.kernels import sam_attention
 from deepsynth.models.registry import family_of
 
+#: Batches with fewer images than others whose chunk is filled up, before their number gets a shape of its own. On an
+#: H200 a shape takes 7 to 10 s once, as much as a hundred steps of eight pages (docs/results/fit_h200.md).
+FILLED_BATCHES = 100
 _IMAGE_INPUTS = ("pixel_values", "pixel_values_local", "num_local_patches", "patches_grid", "image_grid_thw")
 
 
@@ -69,6 +73,8 @@ class ImageFeatures:
         #: Whether the last chunk is filled up with copies, so that the encoder sees one shape alone: nothing is
         #: compiled again, and features do not depend on how many others were computed with them.
         self.fixed_chunks = cache is not None
+        self._most_images = 0  # of a batch in training, and how often batches had fewer
+        self._fewer: Counter[int] = Counter()
 
     @property
     def vision_has_one_shape(self) -> bool:
@@ -135,7 +141,7 @@ class ImageFeatures:
         at_once = 8 if without_bias and self.cache is None else 4
         size = self.vision_chunk or (at_once if pixels.is_cuda else 1)
         if self.cache is None:
-            size = min(size, len(pixels))
+            size = self._without_cache(size, len(pixels))
         inner = self.base.model
         if self.family.inputs != "views":
             at_once = len(chosen) if isinstance(self.model, FSDPModule) else size  # see below
@@ -153,6 +159,20 @@ class ImageFeatures:
             for module, most in modules:
                 chunks.enter_context(in_chunks(module, partial(_always, most), rest))
             return self.family.image_features(inner, own)
+
+    def _without_cache(self, most: int, images: int) -> int:
+        """Return the images of a chunk of a batch, which has no more than the batch unless others had more.
+
+        The last batch of an epoch has fewer. Compiled vision would be compiled again for it; so it is filled up.
+        """
+        size = min(most, images)
+        if not (self.fixed_chunks and self.base.training):
+            return size
+        if size < self._most_images:
+            self._fewer[size] += 1
+            return self._most_images if self._fewer[size] <= FILLED_BATCHES else size
+        self._most_images = size
+        return size
 
 
 def _always(most: int, images: torch.Tensor) -> int:
