@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import tracemalloc
 from collections.abc import Iterator
+from itertools import count, islice
 
 import pytest
 from PIL import Image
 
 from deepsynth.data.sources.base import Source, checked_documents, read_documents
+from deepsynth.data.sources.rows import Row, RowSource
 from deepsynth.errors import UserError
 from deepsynth.types import Document
 
@@ -54,3 +58,31 @@ def test_documents_that_fit_come_as_they_are_and_one_by_one() -> None:
     assert [next(found) for _ in documents] == documents
     with pytest.raises(UserError, match="two documents have the id 'a'"):
         next(found)
+
+
+class Rows(RowSource):
+    """Scans without ids, each with a prompt, as many as one likes."""
+
+    image_field, text_field, target_field, prompt_field = "image", "text", None, "prompt"
+    id_field = language_field = source_field = "auto"
+    outside_paths, blank_pages, streaming = False, "skip", True  # type: ignore[assignment]
+
+    def rows(self) -> Iterator[Row]:
+        page = io.BytesIO()
+        PAGE.save(page, "png")
+        for number in count():
+            image = {"bytes": page.getvalue() + b"%d" % number, "path": f"{number}.png"}
+            text = "" if number % 2 else "Words."
+            yield Row(f"row {number}", {"image": image, "text": text, "prompt": "<image>\nRead."})
+
+
+def test_a_stream_of_rows_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deepsynth.data.sources.base.KEPT_IDS", 10)
+    documents = Rows().walk(need_text=True)
+    assert [document.id for document in islice(documents, 500)][-1] == "998.png"
+    tracemalloc.start()
+    for _ in islice(documents, 2000):
+        pass
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert grown < 2000 * 20

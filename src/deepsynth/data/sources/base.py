@@ -7,6 +7,7 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from deepsynth.errors import UserError
 from deepsynth.types import Document
@@ -16,6 +17,21 @@ Skip = Callable[[str, UserError], None]
 
 #: Documents of a streaming source whose ids are kept, to find two that are equal.
 KEPT_IDS = 100_000
+
+
+class LastIds(OrderedDict[str, Any]):
+    """What is known of the last :data:`KEPT_IDS` ids of a source that streams: memory must not grow with it."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        """Keep a value of an id, and forget the oldest one where there are too many."""
+        super().__setitem__(key, value)
+        if len(self) > KEPT_IDS:
+            self.popitem(last=False)
+
+
+def known_ids(source: Source) -> dict[str, Any]:
+    """Return an empty table of what is known of ids, for one walk over a source."""
+    return LastIds() if source.streaming else {}
 
 
 class Source(ABC):
@@ -96,11 +112,8 @@ class SkippingSource(Source):
 
 
 def checked(source: Source, documents: Iterable[Document], *, need_text: bool, skip: Skip | None) -> Iterator[Document]:
-    """Yield documents of a source after the checks of :meth:`Source.walk`.
-
-    Of a source that streams, the ids of the last :data:`KEPT_IDS` documents are kept: memory must not grow with it.
-    """
-    seen: OrderedDict[str, None] = OrderedDict()
+    """Yield documents of a source after the checks of :meth:`Source.walk`."""
+    seen = known_ids(source)
     first: Document | None = None
     for document in documents:
         try:
@@ -117,8 +130,6 @@ def checked(source: Source, documents: Iterable[Document], *, need_text: bool, s
             tell(skip, document.id, error)
             continue
         seen[document.id] = None
-        if source.streaming and len(seen) > KEPT_IDS:
-            seen.popitem(last=False)
         first = first or document
         yield document
 

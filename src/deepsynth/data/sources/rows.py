@@ -12,7 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from deepsynth.data.sources.base import Skip, SkippingSource, check_text_is_known, has_printable, tell, text_id
+from deepsynth.data.sources.base import (
+    Skip,
+    SkippingSource,
+    check_text_is_known,
+    has_printable,
+    known_ids,
+    tell,
+    text_id,
+)
 from deepsynth.data.sources.columns import AUTO, Columns, find_columns, listed
 from deepsynth.data.sources.image_values import ImagePlace
 from deepsynth.data.sources.row_values import field_of, label_of, text_of
@@ -132,8 +140,8 @@ class RowSource(SkippingSource):
         reader = _RowReader(self, self.columns(head[0].where, [row.fields for row in head]))
         yield from reader.documents(itertools.chain(head, rows), need_text, skip)
         if reader.blank:
-            shown = ", ".join(reader.blank[:_NAMES_SHOWN])
-            say_once(f"{self.origin}: {len(reader.blank)} blank pages left out (blank_pages=skip): {shown}")
+            left_out = f"{reader.blank_count} blank pages left out (blank_pages=skip): {', '.join(reader.blank)}"
+            say_once(f"{self.origin}: {left_out}")
 
 
 class _RowReader:
@@ -143,10 +151,11 @@ class _RowReader:
         self._source = source
         self._columns = columns
         self._first: tuple[str, Document] | None = None
-        self._places: dict[str, str] = {}
-        self._names: dict[str, str] = {}
-        self._prompts: dict[str, list[str | None]] = {}
-        self.blank: list[str] = []
+        self._places: dict[str, str] = known_ids(source)
+        self._names: dict[str, str] = known_ids(source)
+        self._prompts: dict[str, list[str | None]] = known_ids(source)
+        self.blank: list[str] = []  # the first few of
+        self.blank_count = 0
 
     def documents(self, rows: Iterable[Row], need_text: bool, skip: Skip | None) -> Iterator[Document]:
         for row in rows:
@@ -162,7 +171,8 @@ class _RowReader:
         """Return the document of a row, ``None`` for a blank page, after the checks that concern other rows too."""
         document = self._document(row, need_text)
         if document is None:
-            self.blank.append(row.where)
+            self.blank_count += 1
+            self.blank += [row.where] if self.blank_count <= _NAMES_SHOWN else []
             return None
         if self._first is not None:
             _check_like_first(row.where, document, *self._first, target_field=self._columns.target)
