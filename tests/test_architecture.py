@@ -262,7 +262,7 @@ def test_no_file_outside_of_models_asks_for_a_family_by_its_name() -> None:
     classes = re.compile(r"(?i)deepseek|unlimited|paddleocr|glmocr|qwen|gotocr|idefics|lightonocr")
 
     def asks(node: ast.AST) -> bool:
-        if isinstance(node, ast.Compare | ast.MatchValue | ast.Dict | ast.Set):
+        if isinstance(node, ast.Compare | ast.MatchValue | ast.Dict | ast.Set | ast.Tuple | ast.List):
             return any(isinstance(one, ast.Constant) and one.value in known for one in ast.walk(node))
         if (
             isinstance(node, ast.Call)

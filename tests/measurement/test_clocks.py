@@ -330,9 +330,9 @@ class Counted:
     def __init__(self, model: Any) -> None:
         pass
 
-    @staticmethod
-    def knows(model: Any) -> bool:
-        return bool(model.is_counted)
+    @classmethod
+    def of_module(cls, module: Any) -> Any:
+        return cls(module.model) if module.model.is_counted else None
 
     @staticmethod
     def amounts(tokens: dict[str, torch.Tensor]) -> torch.Tensor:

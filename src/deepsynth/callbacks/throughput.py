@@ -67,10 +67,9 @@ class Throughput(Callback):
         self._loader_s = getattr(trainer.train_dataloader, "waited_s", None)
         self._peak = self._find_peak(trainer, pl_module)
         counted = self._peak is not None and isinstance(pl_module, DeepSynthModule)
-        if counted and not TrainingFlops.knows(pl_module.model):
-            counted = False
+        self._flops = TrainingFlops.of_module(pl_module) if counted else None
+        if counted and self._flops is None:
             rank_zero_info(f"no train/mfu: the operations of a {type(pl_module.model).__name__} are not counted")
-        self._flops = TrainingFlops(pl_module.model) if counted else None
         self._clear()
 
     def _find_peak(self, trainer: Trainer, pl_module: LightningModule) -> float | None:

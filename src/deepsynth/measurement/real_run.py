@@ -44,8 +44,7 @@ class FitClock(StepClock):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count operations of the module that is there now."""
         super().on_train_start(trainer, pl_module)
-        model = self.harness.module.model
-        self._flops = TrainingFlops(model) if TrainingFlops.knows(model) else None
+        self._flops = TrainingFlops.of_module(self.harness.module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Note how long the loader has been waited for since the last step."""

@@ -102,7 +102,7 @@ def measure_training(
     peaks = harness.peak()
     harness.release()
     rates = [batch_size * steps / seconds for seconds in clock.blocks_s]
-    flops = _flops_of_a_sample(harness, work, batch_size) if TrainingFlops.knows(harness.module.model) else None
+    flops = _flops_of_a_sample(harness, work, batch_size)
     counted = {} if flops is None else {"tflop_per_sample": flops / 1e12}
     peak = device_peak(harness.device, harness.module.resolved_dtype)
     utilization = {} if peak is None or flops is None else {"mfu": statistics.median(rates) * flops / peak}
@@ -119,10 +119,15 @@ def measure_training(
     }
 
 
-def _flops_of_a_sample(harness: Harness, work: SyntheticBatches, batch_size: int) -> float:
-    """Return the operations that a sample needs; those of repeated pages that a cache finds are not done."""
+def _flops_of_a_sample(harness: Harness, work: SyntheticBatches, batch_size: int) -> float | None:
+    """Return the operations that a sample needs; those of repeated pages that a cache finds are not done.
+
+    ``None`` where they are not counted.
+    """
     found = work.pages == "repeated" and harness.module.engine.vision_cache != "none"
-    counted, inputs = TrainingFlops(harness.module.model), work[0].inputs
+    counted, inputs = TrainingFlops.of_module(harness.module), work[0].inputs
+    if counted is None:
+        return None
     total = counted.of_text(counted.amounts(inputs)) + (0 if found else counted.of_images(inputs))
     return total / batch_size
 

@@ -31,6 +31,7 @@ Feature = Literal[
     "decoder",
     "sharding",
     "unsloth",
+    "flops",
     "published",
     "vllm_lora",
 ]
@@ -48,6 +49,7 @@ FEATURES: dict[Feature, str] = {
     "decoder": "DeepSynth's decoder",
     "sharding": "FSDP2",
     "unsloth": "Unsloth",
+    "flops": "MFU",
     "published": "published format",
     "vllm_lora": "adapters for vLLM",
 }

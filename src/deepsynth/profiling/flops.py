@@ -72,16 +72,15 @@ def device_peak(device: torch.device, dtype: torch.dtype) -> float | None:
 
 #: Where vision and what connects it to the decoder are.
 _VISION = ("model.vision_tower", "model.multi_modal", "model.visual", "model.projector")
-#: Types of models whose dense decoder is behind an encoder of patches.
-_BY_PATCHES = ("paddleocr_vl", "glm_ocr", "qwen2_5_vl", "qwen3_vl")
 
 
 class TrainingFlops:
     """Operations that training steps of a model need.
 
     Args:
-        model: a loaded model that :meth:`knows` says are counted, or peft's model around it. Its weights may be
-            quantized or sharded; which of them are trained, and its active adapters, are read once.
+        model: a loaded model with decoder and views as DeepSeek-OCR's, or with a dense decoder behind an encoder that
+            reads images at their own size; or peft's model around it. Its weights may be quantized or sharded; which of
+            them are trained, and its active adapters, are read once.
     """
 
     def __init__(self, model: Any) -> None:
@@ -97,18 +96,10 @@ class TrainingFlops:
         self._per_token = self._per_pair = 0
         self._count_decoder()
 
-    @staticmethod
-    def knows(model: Any) -> bool:
-        """Return whether the operations of a model are counted.
-
-        They are for decoders and views as DeepSeek-OCR's, unless a token sees a window alone; and for dense decoders
-        behind an encoder that reads images at their own size.
-        """
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        text, inner = base.config.get_text_config(), getattr(base, "model", None)
-        if hasattr(text, "mlp_layer_types"):
-            return hasattr(inner, "vision_tower") and not getattr(text, "sliding_window", None)
-        return base.config.model_type in _BY_PATCHES
+    @classmethod
+    def of_module(cls, module: Any) -> TrainingFlops | None:
+        """Return the operations of a loaded module; ``None`` where its family says that they are not counted."""
+        return cls(module.model) if module.family.supports("flops") else None
 
     def of_text(self, amounts: Sequence[float] | torch.Tensor) -> float:
         """Return the operations of the decoder, forward and backward.

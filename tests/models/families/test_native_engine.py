@@ -65,28 +65,36 @@ def test_compiled_layers_compute_what_the_plain_ones_do(folder: str) -> None:
     assert_same(loss_and_gradients(module, longer), expected)
 
 
-def train(folder: Path, pages: Any, to: Path, processes: int) -> list[float]:
-    """Train adapters for two steps, the weights sharded over several processes; return the losses."""
+def train(folder: Path, to: Path, processes: int, quantization: str) -> list[float]:
+    """Train adapters for two steps, in several processes on sharded weights or on quantized ones; return the losses."""
     from deepsynth.distributed import FullyShardedStrategy
 
     losses = Losses()
-    strategy: dict[str, Any] = {"strategy": FullyShardedStrategy()} if processes > 1 else {}
-    trainer = make_trainer(to, max_steps=2, callbacks=[losses], limit_val_batches=0, devices=processes, **strategy)
-    trainer.fit(adapted_module(folder), data_of(folder, pages, batch_size=len(TEXTS) // processes))
+    several: dict[str, Any] = {"strategy": FullyShardedStrategy() if quantization == "none" else "ddp"}
+    several = several if processes > 1 else {}
+    trainer = make_trainer(to, max_steps=2, callbacks=[losses], limit_val_batches=0, devices=processes, **several)
+    data = data_of(folder, ((112, 112), (112, 56)), batch_size=len(TEXTS) // processes)
+    trainer.fit(adapted_module(folder, quantization=quantization), data)
     return losses.values
 
 
+ALL = pytest.mark.parametrize("folder", [*SLOW, "qwen3_vl"], indirect=True)
+IN_4_BITS = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (extra gpu)")
+
+
 @pytest.mark.slow
-def test_sharded_weights_train_as_whole_ones_do(folder: str, tmp_path: Path) -> None:
-    pages = ((112, 112), (112, 56))
-    one = train(Path(folder), pages, tmp_path / "one", 1)
+@ALL
+@pytest.mark.parametrize("quantization", ["none", pytest.param("nf4", marks=IN_4_BITS)], ids=["sharded", "nf4 and DDP"])
+def test_several_processes_train_as_one_does(quantization: str, folder: str, tmp_path: Path) -> None:
+    one = train(Path(folder), tmp_path / "one", 1, quantization)
     assert len(one) == 2
-    for several in launch(2, tmp_path / "two", train, Path(folder), pages, tmp_path / "two", 2):
+    for several in launch(2, tmp_path / "two", train, Path(folder), tmp_path / "two", 2, quantization):
         assert several == pytest.approx(one, rel=2e-4)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (extra gpu)")
+@ALL
+@IN_4_BITS
 @torch.no_grad()
 def test_four_bits_have_the_loss_of_the_models_own_forward(folder: str) -> None:
     losses = []
@@ -96,7 +104,7 @@ def test_four_bits_have_the_loss_of_the_models_own_forward(folder: str) -> None:
         kinds = {name: type(layer).__name__ for name, layer in base.named_modules()}
         assert kinds["model.language_model.layers.1.self_attn.q_proj.base_layer"] == "Linear4bit"
         packed = {name for name, kind in kinds.items() if kind.startswith("Linear4bit")}
-        assert any("visual" in name and name.endswith((".fc1", ".gate_proj")) for name in packed)
+        assert any("visual" in name and name.endswith((".fc1", ".linear_fc1", ".gate_proj")) for name in packed)
         assert not any("merger" in name or "projector" in name for name in packed)
         losses.append(float(module.train().compute_loss(batch_of(folder))))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

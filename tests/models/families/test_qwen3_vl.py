@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +13,8 @@ from deepsynth.models.engine.feature_cache import MemoryCache
 from deepsynth.models.engine.layer_runner import LEVELS
 from deepsynth.models.engine.training_forward import TrainingForward
 from deepsynth.models.registry import family_of, load_pretrained
-from tests.helpers.processes import launch
 from tests.helpers.tiny_models import qwen3_vl
 from tests.models.families.native import assert_same, batch_of, loss_and_gradients, module_of
-from tests.models.families.test_native_engine import train
 
 
 @pytest.fixture(scope="module")
@@ -82,27 +78,3 @@ def test_compiled_layers_compute_what_the_plain_ones_do(folder: str) -> None:
     expected = loss_and_gradients(module_of(folder, kernels="plain", loss="plain"), batch_of(folder))
     module = module_of(folder, compile="decoder", activation_memory="none")
     assert_same(loss_and_gradients(module, batch_of(folder)), expected)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (extra gpu)")
-@torch.no_grad()
-def test_four_bits_have_the_loss_of_the_models_own_forward(folder: str) -> None:
-    losses = []
-    for loss in ("plain", "chunked"):
-        module = module_of(folder, quantization="nf4", loss=loss)
-        named = module.model.get_base_model().named_modules()
-        packed = {name for name, layer in named if type(layer).__name__.startswith("Linear4bit")}
-        assert "model.language_model.layers.1.self_attn.q_proj.base_layer" in packed
-        assert "model.visual.blocks.0.mlp.linear_fc1" in packed
-        assert not any("merger" in name for name in packed)
-        losses.append(float(module.train().compute_loss(batch_of(folder))))
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-
-
-@pytest.mark.slow
-def test_sharded_weights_train_as_whole_ones_do(folder: str, tmp_path: Path) -> None:
-    pages = qwen3_vl.PAGES
-    one = train(Path(folder), pages, tmp_path / "one", 1)
-    for several in launch(2, tmp_path / "two", train, Path(folder), pages, tmp_path / "two", 2):
-        assert several == pytest.approx(one, rel=2e-4)
