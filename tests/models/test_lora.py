@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from deepsynth.errors import UserError
-from deepsynth.models.lora import LoraSettings, untrained_adapters
+from deepsynth.models.lora import LoraSettings, lora_config, untrained_adapters
+from deepsynth.models.registry import load_pretrained
 
 
 def test_by_default_attention_is_adapted_alone() -> None:
@@ -107,3 +109,12 @@ def test_adapters_without_a_gradient_are_named() -> None:
             model.register_parameter(f"lora_{side}_{name}", parameter)
     model.register_parameter("lora_B_frozen", nn.Parameter(torch.ones(2), requires_grad=False))
     assert untrained_adapters(model) == ["lora_B_none", "lora_B_zero"]
+
+
+def test_experts_of_a_dense_decoder_are_refused_with_the_reason() -> None:
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(load_pretrained(AutoConfig, "deepsynth/full-size-glm-ocr"))
+    for experts in ("shared", "routed", "all"):
+        expected = rf"model.lora.experts is {experts}, which .* GLM-OCR \(its decoder is dense\); set model"
+        with pytest.raises(UserError, match=expected):
+            lora_config(model, LoraSettings(experts=experts), base_model_name="base")  # type: ignore[arg-type]

@@ -144,9 +144,11 @@ class LoraSettings:
         """Return one regular expression for peft that matches whole module names of ``model``.
 
         Raises:
-            UserError: when a chosen part is not in the model.
+            UserError: when a chosen part is not in the model, or does not work for its family.
         """
         family = family_of(model.config)
+        if self.experts != "none":
+            family.refuse("experts", f"model.lora.experts is {self.experts}", "set model.lora.experts=none")
         scopes = family.scopes(model)
         chosen: dict[Scope, bool] = {
             "attention": self.attention,
@@ -168,13 +170,10 @@ class LoraSettings:
         """Return the fused expert parameters to adapt, by the end of their names.
 
         Raises:
-            UserError: when there are none, or adapters on them do not work for the family.
+            UserError: when there are none.
         """
         if self.experts not in ("routed", "all"):
             return []
-        family_of(model.config).refuse(
-            "experts", f"model.lora.experts is {self.experts}", "set model.lora.experts=none"
-        )
         found = [name for name, _ in model.named_parameters() if name.endswith("mlp.experts.gate_up_proj")]
         if not found:
             raise UserError(f"model.lora.experts is {self.experts}, but {type(model).__name__} has no routed experts")
