@@ -191,6 +191,22 @@ def test_lines_of_hyphenated_thai_end_between_words():
 
 
 @needs_raqm
+@pytest.mark.parametrize("hyphenate", [0.0, 1.0])
+def test_lines_of_lao_begin_with_a_syllable(hyphenate):
+    syllables = ["ມະ", "ນຸດ", "ທຸກ", "ຄົນ", "ເກີດ", "ມາ", "ມີ", "ກຽດ", "ສັກ", "ສີ", "ສິດ", "ທິ"]
+    text = "".join(syllables)
+    need_font(text)
+    starts = set(itertools.accumulate(map(len, syllables)))
+    for width in (140, 180, 260):
+        (page,) = render(f"ລາວ {text}", language="lo", hyphenate=hyphenate, page_width_px=width)
+        assert page.text == f"ລາວ {text}"
+        assert len(page.lines) > 1
+        assert (page.lines[0].text == "ລາວ") == (hyphenate == 0)
+        ends = itertools.accumulate(len(line.text.removeprefix("ລາວ").lstrip()) for line in page.lines)
+        assert set(ends) <= starts | {0}
+
+
+@needs_raqm
 def test_overrides_turn_letters_round():
     (turned,) = render("\u202eabc\u202c", system_fonts=False)
     (mirror,) = render("cba", system_fonts=False)

@@ -86,6 +86,24 @@ def test_thai_phrases_are_divided_between_words(phrase, shown):
     assert isinstance(thai, ThaiWords)
 
 
+@pytest.mark.parametrize(
+    ("phrase", "shown"),
+    [
+        # Article 1 of the Universal Declaration. "ເສລີ" stays whole: a ລ after a consonant may belong to it.
+        ("ມະນຸດທຸກຄົນເກີດມາມີກຽດສັກສີ", "ມະ|ນຸດ|ທຸກ|ຄົນ|ເກີດ|ມາ|ມີ|ກຽດ|ສັກ|ສີ"),
+        ("ເສລີພາບແລະຄວາມສະເໝີພາບ", "ເສລີ|ພາບ|ແລະ|ຄວາມ|ສະ|ເໝີ|ພາບ"),
+        ("ນ້ຳໃຈແລະພາສາລາວ", "ນ້ຳ|ໃຈ|ແລະ|ພາ|ສາ|ລາວ"),  # sara am
+        ("ຫລວງພະບາງຫຼວງຖະຫນົນ", "ຫລວງ|ພະ|ບາງ|ຫຼວງ|ຖະ|ຫນົນ"),  # clusters with ຫ
+        ("ຂອງຂ້ອຍເມືອງຕົວະດ້ວຍໆ", "ຂອງ|ຂ້ອຍ|ເມືອງ|ຕົວະ|ດ້ວຍໆ"),  # ອ, ວ and ຍ as vowels
+        ("ລາວLaosມີ", "ລາວLaosມີ"),
+        ("Laos", "Laos"),
+    ],
+)
+def test_lao_phrases_are_divided_between_syllables(phrase, shown):
+    cuts = hyphenation_for("lo-LA").cuts(phrase)
+    assert "|".join(phrase[a:b] for a, b in zip([0, *cuts], [*cuts, len(phrase)], strict=True)) == shown
+
+
 def test_thai_without_its_library_names_the_package(monkeypatch):
     hyphenation_for.cache_clear()
     monkeypatch.setitem(sys.modules, "budoux", None)
