@@ -327,6 +327,8 @@ def test_quality_is_what_was_logged_before_and_after(clock: Time) -> None:
 class Counted:
     """Operations that are easily counted: 10 for a token, 5 for a page."""
 
+    window = None
+
     def __init__(self, model: Any) -> None:
         pass
 
@@ -335,7 +337,7 @@ class Counted:
         return cls(module.model) if module.model.is_counted else None
 
     @staticmethod
-    def amounts(tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+    def amounts(tokens: dict[str, torch.Tensor], window: int | None) -> torch.Tensor:
         return tokens["attention_mask"].sum()[None]
 
     def of_text(self, amounts: torch.Tensor) -> float:

@@ -66,6 +66,14 @@ def test_the_published_decoder_with_adapters_on_attention(name: str, packed: boo
     assert flops.of_text(amounts) == matrices + attention + adapters
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_pairs_beyond_a_window_behind_the_prompt_are_not_needed(packed: bool) -> None:
+    """Of ten written tokens the fifth to the tenth do not see the first one to six of them."""
+    inputs = batch([100, 30], packed=packed)
+    assert TrainingFlops.amounts(inputs, 4).tolist() == [130, 5050 + 465 - 2 * 21, 20]
+    assert TrainingFlops.amounts(inputs, 10).tolist() == [130, 5050 + 465, 20]
+
+
 def test_the_published_decoder_with_adapters_on_experts() -> None:
     flops = published("deepsynth/full-size-ocr", attention=False, experts="routed")
     # Nothing is trained before the second layer's experts: no gradient goes further down.

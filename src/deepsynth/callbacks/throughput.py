@@ -117,8 +117,9 @@ class Throughput(Callback):
         """Count the batch, and log at every logging step."""
         self._seen += 1
         self._samples += len(batch)
+        window = None if self._flops is None else self._flops.window
         # On the host: to read them from a GPU would wait for all that it has to do.
-        self._amounts = self._amounts + TrainingFlops.amounts(batch.moved_from or batch.tokens)
+        self._amounts = self._amounts + TrainingFlops.amounts(batch.moved_from or batch.tokens, window)
         if self._flops is not None:
             self._image_flops += self._flops.of_images(batch.images) * _encoded_share(pl_module)
         logs = self._seen % cast(Any, trainer).log_every_n_steps == 0  # set by a connector

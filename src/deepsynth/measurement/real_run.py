@@ -58,7 +58,8 @@ class FitClock(StepClock):
     ) -> None:
         """Record the batch, and end a block when its last step is done."""
         self.lengths.append(batch.tokens["attention_mask"].sum(dim=1))
-        self.amounts.append(TrainingFlops.amounts(batch.tokens))
+        window = None if self._flops is None else self._flops.window
+        self.amounts.append(TrainingFlops.amounts(batch.tokens, window))
         self.image_flops.append(0.0 if self._flops is None else float(self._flops.of_images(batch.images)))
         pages = "image_grid_thw" if "image_grid_thw" in batch.images else "pixel_values"
         views, tiles = (len(batch.images.get(name, ())) for name in (pages, "pixel_values_local"))

@@ -128,7 +128,7 @@ def _flops_of_a_sample(harness: Harness, work: SyntheticBatches, batch_size: int
     counted, inputs = TrainingFlops.of_module(harness.module), work[0].inputs
     if counted is None:
         return None
-    total = counted.of_text(counted.amounts(inputs)) + (0 if found else counted.of_images(inputs))
+    total = counted.of_text(counted.amounts(inputs, counted.window)) + (0 if found else counted.of_images(inputs))
     return total / batch_size
 
 

@@ -81,9 +81,11 @@ class TrainingFlops:
         model: a loaded model with decoder and views as DeepSeek-OCR's, or with a dense decoder behind an encoder that
             reads images at their own size; or peft's model around it. Its weights may be quantized or sharded; which of
             them are trained, and its active adapters, are read once.
+        window: how many of the tokens behind its prompt a token attends to, itself included; ``None``: to all.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, window: int | None = None) -> None:
+        self.window = window
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._config = base.config
         self._ranks = _adapter_ranks(base)
@@ -99,7 +101,8 @@ class TrainingFlops:
     @classmethod
     def of_module(cls, module: Any) -> TrainingFlops | None:
         """Return the operations of a loaded module; ``None`` where its family says that they are not counted."""
-        return cls(module.model) if module.family.supports("flops") else None
+        window = module.family.window(module.model.config)
+        return cls(module.model, window) if module.family.supports("flops") else None
 
     def of_text(self, amounts: Sequence[float] | torch.Tensor) -> float:
         """Return the operations of the decoder, forward and backward.
@@ -122,18 +125,25 @@ class TrainingFlops:
         return sum(len(images) * self._of_view(images.shape[-1]) for images in views if len(images))
 
     @staticmethod
-    def amounts(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    def amounts(inputs: dict[str, torch.Tensor], window: int | None = None) -> torch.Tensor:
         """Return what the decoder works on: tokens, pairs of tokens in attention, and labels, as (3,) int64.
 
         Args:
             inputs: of a batch, right-padded or packed (with ``position_ids``), on any device, where the tensor stays.
+            window: that attention has behind the prompt, which ends at the first label.
         """
         mask = inputs["attention_mask"]
         positions = inputs.get("position_ids")
         if positions is None:
-            positions = torch.arange(mask.shape[1], device=mask.device)[None]
-        pairs = ((positions + 1) * mask).sum()
-        return torch.stack([mask.sum(), pairs, (inputs["labels"][:, 1:] != -100).sum()])
+            positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+        pairs, learned = ((positions + 1) * mask).sum(), inputs["labels"] != -100
+        if window is not None:
+            sequences = (positions == 0).flatten().cumsum(0) - 1
+            prompts = torch.full_like(sequences, positions.shape[1])  # their lengths
+            prompts.scatter_reduce_(0, sequences[learned.flatten()], positions[learned], "amin")
+            written = positions - prompts[sequences].view_as(positions) + 1
+            pairs = pairs - ((written - window).clamp(min=0) * mask).sum()
+        return torch.stack([mask.sum(), pairs, learned[:, 1:].sum()])
 
     # ------------------------------------------------------------------ decoder
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText, DynamicCache
 
 from deepsynth.data import OcrProcessor
@@ -22,9 +23,11 @@ from deepsynth.models.engine.fast_paths import install_training_paths
 from deepsynth.models.engine.training_forward import TrainingForward
 from deepsynth.models.engine.written_window import visible
 from deepsynth.models.registry import family_of, load_pretrained
+from deepsynth.profiling.flops import TrainingFlops
 from deepsynth.types import Batch, Document, Page
 from tests.helpers.processes import launch
 from tests.helpers.tiny_models import unlimited_ocr
+from tests.profiling.test_flops import GROUPED
 
 WINDOW = 5
 TEXTS = ("The quick brown fox jumps.", "Over", "the lazy dog, twice.")
@@ -253,6 +256,27 @@ def test_the_cache_keeps_the_prompt_and_the_window() -> None:
     assert cache.places(torch.tensor([0, 0, 10]))[0].tolist() == [0, 0, 4]
     assert cache.needed([0, 0, 10]) == 7
     assert not cache.are_places([0, 0, 7])
+
+
+def test_pytorch_counts_the_same_operations_in_a_step(folder: Path) -> None:
+    """Eager attention computes all pairs, which is the one thing that a step does beyond what is needed."""
+    from tests.models.families.runs import module_of
+
+    module = module_of(folder, experts="all", vision=True, attn_implementation="eager", activation_memory="none")
+    module.configure_model()
+    batch = batch_of(folder, TEXTS[:1])
+    flops = TrainingFlops.of_module(module)
+    assert flops is not None
+    assert flops.window == WINDOW
+    tokens, pairs, labels = flops.amounts(batch.inputs, WINDOW).tolist()
+    seen = visible(batch.inputs["labels"], WINDOW)
+    assert seen is not None
+    assert pairs == int(seen[0, 0, :tokens].sum())
+    with FlopCounterMode(display=False, custom_mapping=GROUPED) as counter:
+        module.train().compute_loss(batch).backward()
+    length = batch.inputs["labels"].shape[1]
+    needed = flops.of_text([tokens, length**2, labels]) + flops.of_images(batch.inputs)
+    assert counter.get_total_flops() == pytest.approx(needed, rel=0.02)
 
 
 def train(folder: Path, to: Path, processes: int) -> list[float]:

@@ -43,7 +43,6 @@ FAMILY = UnlimitedOcrFamily(
     modes=MODES["unlimited_ocr"],
     unsupported={
         "unsloth": "whether its attention keeps to the window was not tried",
-        "flops": "operations within its window are not counted",
         "published": "transformers' own format has the published names",
         "vllm_lora": "its names in vLLM are not known here",
     },
