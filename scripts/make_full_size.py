@@ -141,9 +141,13 @@ CHAT_MODELS = {
             "assistant": "Assistant:\n",
             "end_of_answer": "</s>",
         },
-        # The defaults of transformers are the published sizes.
-        {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0, "mrope_section": [16, 24, 24]}},
+        # The defaults of transformers are the published sizes, but the published head has weights of its own.
+        {
+            "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0, "mrope_section": [16, 24, 24]},
+            "tie_word_embeddings": False,
+        },
         {},
+        {"tie_word_embeddings": False},
     ),
     "deepsynth/full-size-glm-ocr": ChatModel(
         GlmOcrConfig,
