@@ -87,6 +87,28 @@ def test_footnotes_stand_at_the_foot_of_their_column_below_a_rule(typesetter):
     assert bottom - top == 1
     sheet, _ = fill_page(rows, Frame((10, 120), 100, 0, 93))
     assert [(p.line.text, p.x) for p in sheet.lines] == [("a", 10), ("b", 10), ("n", 10), ("c", 120)]
+    mirrored, _ = fill_page(rows, Frame((120, 10), 100, 0, 94, right_to_left=True))
+    assert [rule for placed in mirrored.rows for rule in placed.rules] == [(330 - right - 100, top, 220, bottom)]
+
+
+@pytest.mark.parametrize(
+    ("spans", "bottom", "first_page"),
+    [
+        (False, 188, "abcde"),  # four lines of 21 pixels, 4 above the row of 100
+        (False, 187, "ab"),
+        (False, 124, "abcd"),  # no page has room for the caption and the row
+        (True, 198, "abcde"),  # half a line more below what spans the columns
+        (True, 197, "ab"),
+    ],
+)
+def test_a_heading_stays_with_a_caption_and_the_whole_row_below_it(typesetter, spans, bottom, first_page):
+    rows = rows_of(typesetter, "abcde")
+    rows[2].keep_with_next = rows[3].keep_with_next = True
+    rows[2].spans = spans
+    rows[4].height, rows[4].space_before = 100, 4
+    sheet, place = fill_page(rows, Frame((0,), 100, 0, bottom))
+    assert "".join(p.line.text for p in sheet.lines) == first_page
+    assert place == (None if first_page == "abcde" else (len(first_page), 0))
 
 
 def test_a_line_that_a_hyphen_ends_goes_to_the_next_page_with_its_footnotes(typesetter):

@@ -188,7 +188,7 @@ class Composition:
         typesetter = self._typesetter(design, size_px)
         frame = design.frame
         if _runs_right_to_left(self.source.text):
-            frame = replace(frame, lefts=frame.lefts[::-1])
+            frame = replace(frame, lefts=frame.lefts[::-1], right_to_left=True)
         return fill_page(block_rows(self.blocks, typesetter, frame, start), frame)
 
     def _typesetter(self, design: PageDesign, size_px: float) -> Typesetter:

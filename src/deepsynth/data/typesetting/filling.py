@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from deepsynth.data.typesetting.pages import Frame, LayoutRow, PageLayout, TextPosition
@@ -47,11 +47,11 @@ class _Filler:
         """Return the page and the position of the next one; see :func:`fill_page`."""
         frame, layout = self._frame, self._layout
         before: LayoutRow | None = None
-        for row in rows:
+        for row, kept in _with_followers(rows):
             if self._y == self._top and row.is_blank:
                 continue
             if row.spans:
-                if not self._span(row):
+                if not self._span(row, kept):
                     self._set_notes()
                     return layout, row.position
                 before = row
@@ -59,7 +59,7 @@ class _Filler:
             if before and before.spans:
                 self._y = self._top = min(self._top + before.height // 2, frame.bottom - 1)
                 self._band = len(layout.rows), len(layout.lines)
-            if not self._fits(row):
+            if not self._fits(row, kept):
                 if row.is_blank:
                     self._y = frame.bottom
                     layout.add(row, self._column, 0, self._y)
@@ -76,7 +76,7 @@ class _Filler:
                 self._column, self._y = self._column + 1, self._top
             is_first = self._y == self._top
             if is_first and self._is_below_band():
-                needed = row.height + _height([*self._notes, *row.notes])
+                needed = self._needed(row, kept) + _height([*self._notes, *row.notes])
                 if needed > frame.bottom - self._top:
                     self._set_notes()
                     return layout, row.position
@@ -90,7 +90,7 @@ class _Filler:
         self._set_notes()
         return layout, None
 
-    def _span(self, row: LayoutRow) -> bool:
+    def _span(self, row: LayoutRow, kept: int) -> bool:
         """Put a row across the columns, below what they hold, unless the page has no room; say whether it had."""
         is_first = not self._layout.rows
         bottom = self._top
@@ -99,7 +99,7 @@ class _Filler:
                 return False  # they stand where the row would
             bottom = self._balance()
         top = bottom if is_first else bottom + row.space_before
-        needed = row.height * 2 if row.keep_with_next else row.height
+        needed = self._needed(row, kept) + (row.height // 2 if row.keep_with_next else 0)
         if top + needed > self._frame.bottom - _height(self._notes) and not is_first:
             return False
         if is_first:
@@ -129,13 +129,18 @@ class _Filler:
         """Return whether something spans the columns above this one, which is the first."""
         return self._column == 0 and self._top > self._frame.top and bool(self._layout.rows)
 
-    def _fits(self, row: LayoutRow) -> bool:
+    def _fits(self, row: LayoutRow, kept: int) -> bool:
         """Return whether the column has room for a row, its footnotes, and what may not be parted from it."""
         if self._y == self._top:
             return True
-        needed = row.height + (row.height * 3 // 2 if row.keep_with_next else 0)
+        needed = self._needed(row, kept)
         notes = [*self._notes, *row.notes] if row.notes else self._notes
         return self._y + row.space_before + needed <= self._frame.bottom - _height(notes)
+
+    def _needed(self, row: LayoutRow, kept: int) -> int:
+        """Return the height of a row with what may not be parted from it, or part of that where no column holds it."""
+        whole = row.height + kept
+        return whole if whole <= self._frame.height else row.height + _least_kept(row)
 
     def _check_height(self, row: LayoutRow) -> None:
         room = self._frame.bottom - self._top
@@ -151,7 +156,9 @@ class _Filler:
         if not self._notes:
             return
         gap = _gap(self._notes)
-        rule = (0, gap // 2, round(_NOTE_RULE * self._frame.width), gap // 2 + 1)
+        length = round(_NOTE_RULE * self._frame.width)
+        left = self._frame.width - length if self._frame.right_to_left else 0
+        rule = (left, gap // 2, left + length, gap // 2 + 1)
         first = self._notes[0]
         lines = [(line, x, baseline + gap) for line, x, baseline in first.lines]
         notes = [replace(first, lines=lines, height=first.height + gap, rules=(rule,)), *self._notes[1:]]
@@ -167,15 +174,40 @@ def _placed(rows: Sequence[LayoutRow], height: int, columns: int) -> list[tuple[
     """Return column and top of rows in columns of a height, none when they do not fit."""
     found: list[tuple[int, int]] = []
     column = y = 0
-    for row in rows:
+    for row, kept in _with_followers(rows):
         top = y + row.space_before if y else 0
-        if y and top + row.height * (2 if row.keep_with_next else 1) > height:
+        if y and top + row.height + kept > height:
             column, top = column + 1, 0
         if column == columns or top + row.height > height:
             return []
         found.append((column, top))
         y = top + row.height
     return found
+
+
+def _with_followers(rows: Iterable[LayoutRow]) -> Iterator[tuple[LayoutRow, int]]:
+    """Yield each row with the height of those behind it that may not be parted from it, pixels."""
+    chain: list[LayoutRow] = []
+    for row in rows:
+        chain.append(row)
+        if not row.keep_with_next:
+            yield from _chained(chain)
+            chain = []
+    yield from _chained(chain)
+
+
+def _chained(chain: Sequence[LayoutRow]) -> Iterator[tuple[LayoutRow, int]]:
+    total, found = 0, []
+    for row in reversed(chain):
+        kept = max(_least_kept(row), total)
+        found.append((row, kept))
+        total = row.space_before + row.height + _height(row.notes) + kept
+    return reversed(found)
+
+
+def _least_kept(row: LayoutRow) -> int:
+    """Return the room to leave below a line that may not end a column, whatever follows."""
+    return row.height * 3 // 2 if row.keep_with_next and not row.pictures and not row.cells else 0
 
 
 def _gap(notes: Sequence[LayoutRow]) -> int:

@@ -28,12 +28,14 @@ class Frame:
         width: width of a column, pixels.
         top: top edge of the columns, pixels.
         bottom: bottom edge of the columns, pixels.
+        right_to_left: whether the text runs from the right.
     """
 
     lefts: tuple[int, ...]
     width: int
     top: int
     bottom: int
+    right_to_left: bool = False
 
     @property
     def full_width(self) -> int:
