@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from deepsynth.errors import UserError
+from deepsynth.generation import cache as cache_module
 from deepsynth.generation import decoder as decoder_module
+from deepsynth.generation import steps as steps_module
 from deepsynth.generation.steps import StaticSteps
 from deepsynth.serving.command import served_models
 from deepsynth.serving.models import ModelPool, ModelSettings, ServedModel
@@ -65,14 +67,17 @@ def test_a_model_that_is_warmed_up_records_nothing_more(monkeypatch: pytest.Monk
     def steps(runner: Any, cache: Any, compiled: bool) -> StaticSteps:
         return StaticSteps(runner, cache, 4, graphs=True)
 
+    for module in (cache_module, steps_module):
+        monkeypatch.setattr(module, "GROWTH", 64)
     monkeypatch.setattr(decoder_module, "steps_for", steps)
     model = ServedModel("m", None, "deepsynth/tiny", max_new_tokens=40)
     pool, of = ModelPool(ModelSettings((model,), slots=3), "cpu"), samples("deepsynth/tiny", 5)
     pool.warm_up()
     assert len(pool.use("m")) == 0
     recorded = len(graphs)
-    # A page, prompts of 1, 2 and 3 pages, and 1, 2 and 3 rows; they all are shorter than 256 positions.
-    assert recorded == 7
+    # A page, prompts of 1, 2 and 3 pages, and 1, 2 and 3 rows of one or two lengths.
+    lengths = {-(-(of[0].prompt_length + tokens + 4) // 64) for tokens in range(41)}
+    assert recorded == 4 + 3 * len(lengths)
     found = texts_of(pool, "m", of[:3], 40) + texts_of(pool, "m", of[3:], 40)
     assert len(graphs) == recorded
     monkeypatch.undo()

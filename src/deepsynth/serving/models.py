@@ -199,14 +199,13 @@ class ModelPool:
         blank = Page(Image.new("RGB", (side, side), "white"), "", number=0)
         sample = self.processor(Document("warm-up", "", prompt=model.prompt), [blank], prompt_only=True)
         assert sample is not None, "the processor of a service drops nothing"
-        decoder = self.use(model.name)
+        decoder, shortest = self.use(model.name), sample.prompt_length
+        longest = min(shortest + min(model.max_new_tokens, LIMIT_WITHOUT_TARGETS), self._room(decoder.slots))
+        decoder.warm_up(range(shortest, max(longest, shortest) + 1))  # first: a cache that grows later voids all graphs
         for count in range(1, min(PAGES_AT_ONCE, decoder.slots) + 1):
             for _ in range(2):  # a shape is recorded when it comes again
                 self.submit(model.name, [sample] * count, [1] * count)
                 decoder.step()
-        shortest = sample.prompt_length
-        longest = min(shortest + min(model.max_new_tokens, LIMIT_WITHOUT_TARGETS), self._room(decoder.slots))
-        decoder.warm_up(range(shortest, max(longest, shortest) + 1))
         log.info("the model is warmed up after %.0f s, for texts up to %d tokens", time.monotonic() - began, longest)
 
     def _room(self, slots: int) -> int:

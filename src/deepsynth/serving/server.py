@@ -21,6 +21,7 @@ from litserve.utils import LitAPIStatus, LoopResponseType, WorkerSetupStatus
 from starlette.responses import Response
 from tqdm import tqdm
 
+from deepsynth.data.loading.workers import collect_seldom
 from deepsynth.errors import UserError
 from deepsynth.profiling.cores import available_cores
 from deepsynth.serving.address import Address
@@ -110,12 +111,13 @@ class OcrApi(litserve.LitAPI):  # type: ignore[misc]
         tqdm.set_lock(threading.RLock())  # its own is one of processes, which is reported when this one is ended
         self._prepare()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; this one ends last
-        threads = max(4, available_cores() // 2)
+        threads = max(4, available_cores() * 3 // 4)
         beside_gpu = torch.device(device).type == "cuda"
         prepare = PreparationProcesses(self._settings, self._limits, threads) if beside_gpu else None
         pool = ModelPool(self._settings, device)
         if beside_gpu:
             pool.warm_up()
+        collect_seldom()  # a search of all that was loaded holds up every text, for 55 ms on a server
         self.make_worker = partial(Worker, pool, self._limits, threads=threads, prepare=prepare)
 
     async def authorize(self, request: Request) -> None:

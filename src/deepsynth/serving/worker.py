@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 
 #: Steps of a model before the next one has its turn, where several have work.
 _STEPS_OF_A_TURN = 4
-#: Seconds between the pieces of a text that is streamed, after its first: a piece for every token of many texts would
-#: keep the thread that generates waiting, and the process that answers busy.
-_BETWEEN_PIECES_S = 0.02
+#: Seconds between the pieces of a text that is streamed, after its first, and for each text that is being written: a
+#: piece for every token of many texts would keep the thread that generates waiting, and the process that answers busy.
+_BETWEEN_PIECES_S, _FOR_EACH_TEXT_S = 0.02, 0.001
 #: Seconds that an idle worker waits for pages before it looks whether it is to end.
 _IDLE_S = 0.5
 
@@ -223,7 +223,7 @@ class Worker:
         now = time.monotonic()
         due = now >= own.next_pieces_s
         if due:
-            own.next_pieces_s = now + _BETWEEN_PIECES_S
+            own.next_pieces_s = now + max(_BETWEEN_PIECES_S, _FOR_EACH_TEXT_S * len(own.written))
         for number, ids in decoder.unfinished():
             text = own.written[number]
             if text.stream is not None and len(ids) > text.seen and (due or not text.seen):
