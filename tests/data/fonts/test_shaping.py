@@ -11,6 +11,7 @@ from fontTools.ttLib import TTFont
 from PIL import features
 
 from deepsynth.data.fonts.files import bundled_folder
+from deepsynth.data.fonts.formulas import shape_formula
 from deepsynth.data.fonts.glyphs import FontStyle
 from deepsynth.data.fonts.library import FontLibrary
 from deepsynth.data.fonts.shaping import Shaper
@@ -93,3 +94,12 @@ def test_the_name_of_a_style_says_whether_a_face_is_bold_and_italic(
     assert set(faces) == {(False, False), (bold, italic)}, "the only one stands for the upright one"
     assert {face.style for face in faces.values()} == {style}
     assert faces[bold, italic].name == ("Own" if style in ("Regular", "Book") else f"Own {style}")
+
+
+def test_a_displayed_fraction_is_higher_than_one_within_a_line():
+    def height(text: str) -> int:
+        (bitmap,) = shape_formula(text, FontStyle("DejaVu Sans", 20.0, formula=True)).bitmaps
+        return bitmap.mask.size[1]
+
+    assert height(r"$$\frac{a}{b}$$") > 1.3 * height(r"$\frac{a}{b}$")
+    assert height(r"$$\dfrac{a}{b}$$") == height(r"$\dfrac{a}{b}$") == height(r"$$\frac{a}{b}$$")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from deepsynth.data.fonts.glyphs import FontStyle, GlyphBitmap, ShapedRun
 from deepsynth.errors import UserError
-from deepsynth.io.mathtext import as_mathtext
+from deepsynth.io.mathtext import as_mathtext, display_style
 from deepsynth.io.text import shortened
 
 _PROBE_PX = 12.0
@@ -20,13 +20,13 @@ def shape_formula(text: str, style: FontStyle) -> ShapedRun:
     """Return a formula as a run that is never broken.
 
     Args:
-        text: LaTeX between one or two dollar signs on each side.
+        text: LaTeX between one or two dollar signs on each side; two display it, with large fractions.
         style: font, whose kind (with or without serifs) the letters have, and size.
 
     Raises:
         UserError: when mathtext cannot set it.
     """
-    bitmap, width = _bitmap(text.strip("$"), style.size_px, _font(style.family))
+    bitmap, width = _bitmap(text.strip("$"), style.size_px, _font(style.family), text.startswith("$$"))
     bitmaps = (bitmap,) if bitmap else ()
     return ShapedRun(text, style, width, bitmaps, (f"mathtext {_font(style.family)}",))
 
@@ -62,15 +62,14 @@ def _font(family: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _bitmap(latex: str, size_px: float, font: str) -> tuple[GlyphBitmap | None, float]:
+def _bitmap(latex: str, size_px: float, font: str, is_display: bool = False) -> tuple[GlyphBitmap | None, float]:
     """Return a formula's pixels, ``None`` where it shows nothing, and its width, pixels."""
     from matplotlib.font_manager import FontProperties
 
+    mathtext = as_mathtext(display_style(latex) if is_display else latex)
     try:
         # At 72 dots per inch a point is a pixel.
-        found = _parser().parse(
-            f"${as_mathtext(latex)}$", dpi=72, prop=FontProperties(size=size_px, math_fontfamily=font)
-        )
+        found = _parser().parse(f"${mathtext}$", dpi=72, prop=FontProperties(size=size_px, math_fontfamily=font))
     except ValueError as error:
         reason = shortened((str(error).strip() or type(error).__name__).splitlines()[-1])
         raise UserError(
