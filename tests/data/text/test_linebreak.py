@@ -3,7 +3,7 @@ import unicodedata
 import pytest
 import regex
 
-from deepsynth.data.text.linebreak import gap_width, grapheme_clusters, segments
+from deepsynth.data.text.linebreak import breakable_parts, gap_width, grapheme_clusters, segments
 
 SPACE = 5.0
 
@@ -109,3 +109,16 @@ def test_no_line_ends_with_a_wide_opening_mark() -> None:
     ]
     assert len(marks) >= 20
     assert [mark for mark in marks if segments(f"中{mark}国") != ["中", f"{mark}国"]] == []
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        "ကောင်း|ဒုက္ခ|သည်|တက္က|သိုလ်|များ၊",
+        "សេ|ច|ក្ដី|ថ្លៃ|ថ្នូ|រ។",
+        "น้ำ|ใจ|และๆ",
+        "ນ້ຳ|ໃຈ|ແລະ|ລາວ|a|b",
+    ],
+)
+def test_words_of_southeast_asia_are_broken_before_no_sign_and_in_lao_and_burmese_before_no_end(parts: str) -> None:
+    assert breakable_parts(parts.replace("|", "")) == parts.split("|")

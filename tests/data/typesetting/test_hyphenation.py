@@ -95,12 +95,13 @@ def test_thai_phrases_are_divided_between_words(phrase, shown):
         ("ນ້ຳໃຈແລະພາສາລາວ", "ນ້ຳ|ໃຈ|ແລະ|ພາ|ສາ|ລາວ"),  # sara am
         ("ຫລວງພະບາງຫຼວງຖະຫນົນ", "ຫລວງ|ພະ|ບາງ|ຫຼວງ|ຖະ|ຫນົນ"),  # clusters with ຫ
         ("ຂອງຂ້ອຍເມືອງຕົວະດ້ວຍໆ", "ຂອງ|ຂ້ອຍ|ເມືອງ|ຕົວະ|ດ້ວຍໆ"),  # ອ, ວ and ຍ as vowels
+        ("ကောင်းဒုက္ခအခွင့်အရေးများ၊", "ကောင်း|ဒုက္ခ|အ|ခွင့်|အ|ရေး|များ၊"),  # Burmese
         ("ລາວLaosມີ", "ລາວLaosມີ"),
         ("Laos", "Laos"),
     ],
 )
-def test_lao_phrases_are_divided_between_syllables(phrase, shown):
-    cuts = hyphenation_for("lo-LA").cuts(phrase)
+def test_phrases_of_lao_and_burmese_are_divided_between_syllables(phrase, shown):
+    cuts = hyphenation_for("my" if "က" <= phrase[0] <= "အ" else "lo-LA").cuts(phrase)
     assert "|".join(phrase[a:b] for a, b in zip([0, *cuts], [*cuts, len(phrase)], strict=True)) == shown
 
 

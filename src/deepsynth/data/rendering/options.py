@@ -68,7 +68,8 @@ class TextOptions:
         justify: share of pages whose lines are stretched to the width of the column.
         hyphenate: share of pages whose words may be divided at the end of a line, by the patterns of the document's
             language (English when it names none); the hyphen is drawn, and is not in the page's text. Needs pyphen.
-            Without a hyphen, Thai is divided between words, which needs budoux, and Lao between syllables.
+            Without a hyphen, Thai is divided between words, which needs budoux, and Lao and Burmese between
+            syllables.
         fonts: families or font files (a file of matplotlib's wheel by its name alone, as ``STIXGeneralItalic.ttf``);
             characters that the chosen one lacks come from DejaVu, ``font_dirs`` and the system.
         font_dirs: folders with more fonts.

@@ -8,9 +8,10 @@ A line may end at white space. Within a run of letters without white space a lin
 * after a slash before a letter (SY), a zero-width space (ZW), a soft hyphen, a Tibetan tsheg, an Ethiopic word space.
 
 Hangul words are kept whole, as Korean print does. Thai, Lao, Khmer and Burmese would need dictionaries: their phrases
-are kept whole too (where a page hyphenates, those of Thai are divided between words, those of Lao between syllables).
-Whatever is wider than a line is broken between grapheme clusters (UAX #29), by the layout; those of Thai and Lao stay
-with the vowels written before and behind them, sara am among them, and in Lao with the consonants that end a syllable.
+are kept whole too. Where a page hyphenates, those of Thai are divided between words, of Lao and Burmese between
+syllables. Whatever is wider than a line is broken between grapheme clusters (UAX #29), by the layout; those of Thai and
+Lao stay with the vowels written before and behind them, sara am among them. In Lao and Burmese lines begin with a
+syllable.
 """
 
 from __future__ import annotations
@@ -61,9 +62,13 @@ SPACES: dict[str, float | None] = {
 TOKENS = re.compile(f"[{''.join(SPACES)}]+|[^{''.join(SPACES)}]+")
 _TAB_SPACES = 4
 
-#: Vowels of Thai and Lao that stand before their consonant, and vowels and signs that stand behind theirs.
+#: Vowels of Thai and Lao that stand before their consonant, and what begins no line: vowels and signs of Thai and Lao,
+#: those of Burmese that are no part of their consonant's cluster, stops of Burmese and Khmer.
 _VOWELS_BEFORE = r"\u0e40-\u0e44\u0ec0-\u0ec4"
 _SIGNS_BEHIND = r"\u0e2f\u0e30\u0e32\u0e33\u0e45\u0e46\u0eaf\u0eb0\u0eb2\u0eb3\u0ebd\u0ec6"
+_SIGNS_BEHIND += r"\u102b\u102c\u1038\u104a\u104b\u17d4-\u17d7"
+#: A consonant of Burmese that ends a syllable: one with the sign that kills its vowel, or with another one below.
+_BURMESE_END = r"(?<=\p{Myanmar})(?=[\u1000-\u1021](?:\u1037?\u103a|\u1039))\X"
 #: Where a syllable of Lao begins beyond doubt: at a vowel that stands before its consonant, at a consonant that ends
 #: no syllable, and at any consonant with a vowel or tone of its own. What may be the second letter of a cluster begins
 #: none (after ຫ; ລ, ຣ and ວ after any consonant), nor does the end of a vowel such as ົວະ.
@@ -72,10 +77,10 @@ _LAO_SYLLABLE = (
     r"|(?!(?<=ຫ)[ງຍນມ]|(?<=[ກ-ຮ])[ຣລວ]|[ວອຍ]ະ)[ກ-ຮ]\u0ebc?[\u0eb0-\u0ebb\u0ebd\u0ec8-\u0ecb\u0ecd])"
 )
 #: Splits a text into parts between which any word may be broken: grapheme clusters, in Thai and Lao with the vowels and
-#: signs that end or begin no line in print, in Lao with the consonants that end the syllable.
+#: signs that end or begin no line in print, in Lao and Burmese with the consonants that end the syllable.
 breakable_parts: Callable[[str], list[str]] = regex.compile(
     rf"[{_VOWELS_BEFORE}]*\X[{_SIGNS_BEHIND}]*"
-    rf"(?:(?<=\p{{Lao}})(?!{_LAO_SYLLABLE})[ກ-ຮ]\p{{M}}*[{_SIGNS_BEHIND}]*)*|\X"
+    rf"(?:(?:(?<=\p{{Lao}})(?!{_LAO_SYLLABLE})[ກ-ຮ]\p{{M}}*|{_BURMESE_END})[{_SIGNS_BEHIND}]*)*|\X"
 ).findall
 #: Splits a text into extended grapheme clusters (UAX #29): what a reader takes for one character, never broken.
 grapheme_clusters: Callable[[str], list[str]] = regex.compile(r"\X").findall

@@ -1,8 +1,8 @@
 """Where a word may be divided at the end of a line, by the patterns that LibreOffice and TeX use (pyphen has them).
 
 The hyphen is drawn and is no part of the page's text: the word continues in the next line, and the text has it whole.
-Thai and Lao have no spaces between words and no hyphen. Phrases of Thai are divided between words, which a small model
-finds (BudouX), those of Lao between syllables, as its print is.
+Thai, Lao and Burmese have no spaces between words and no hyphen. Phrases of Thai are divided between words, which a
+small model finds (BudouX), those of Lao and Burmese between syllables, which their letters show.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LEAST_BEFORE, _LEAST_AFTER = 2, 3
 _WORD = re.compile(rf"[\W_]*(?:\w{{1,5}}['’])?([^\W\d_]{{{_SHORTEST_WORD},}})(?:['’]\w{{1,2}})?[\W_]*")
 #: Two characters of Thai on each side: the model takes a single consonant for a word more often than Thai has one.
 _WITHIN_THAI = regex.compile(r"(?<=\p{Thai}{2})(?=\p{Thai}{2})")
-_WITHIN_LAO = regex.compile(r"(?<=\p{Lao})(?=\p{Lao})")
+_WITHIN_SYLLABIC = regex.compile(r"(?<=\p{Lao})(?=\p{Lao})|(?<=\p{Myanmar})(?=\p{Myanmar})")
 
 
 class Hyphenation:
@@ -92,8 +92,8 @@ class ThaiWords(Hyphenation):
         return [match.start() for match in _WITHIN_THAI.finditer(word) if match.start() in places]
 
 
-class LaoSyllables(Hyphenation):
-    """Divides Lao phrases between syllables, without a hyphen."""
+class Syllables(Hyphenation):
+    """Divides phrases of Lao and Burmese between syllables, without a hyphen."""
 
     hyphen = ""
 
@@ -103,7 +103,7 @@ class LaoSyllables(Hyphenation):
     def cuts(self, word: str) -> list[int]:
         """Return after how many characters a phrase may be divided, in rising order."""
         places = set(accumulate(map(len, breakable_parts(word))))
-        return [match.start() for match in _WITHIN_LAO.finditer(word) if match.start() in places]
+        return [match.start() for match in _WITHIN_SYLLABIC.finditer(word) if match.start() in places]
 
 
 @lru_cache(maxsize=64)
@@ -119,8 +119,8 @@ def hyphenation_for(language: str | None) -> Hyphenation | None:
     primary = (language or DEFAULT_LANGUAGE).replace("_", "-").split("-")[0].lower()
     if primary == "th":
         return ThaiWords()
-    if primary == "lo":
-        return LaoSyllables()
+    if primary in ("lo", "my"):
+        return Syllables()
     code = _pyphen().language_fallback((language or DEFAULT_LANGUAGE).replace("-", "_"))
     return None if code is None else Hyphenation(code)
 
