@@ -156,9 +156,10 @@ class ModelRunner:
         Raises:
             ValueError: when image tokens and features are not as many.
         """
-        masks = inputs["attention_mask"].bool()
-        rows = [ids[mask] for ids, mask in zip(inputs["input_ids"], masks, strict=True)]
-        counts = [int((row == self.image_token_id).sum()) for row in rows]
+        ids, masks = inputs["input_ids"], inputs["attention_mask"].bool()
+        # Read once for all: each time the host waits for the device, other threads of a service may keep it waiting.
+        lengths, counts = torch.stack((masks.sum(1), ((ids == self.image_token_id) & masks).sum(1))).tolist()
+        rows = [row[len(row) - length :] for row, length in zip(ids, lengths, strict=True)]
         pixels = inputs.get("pixel_values")
         if pixels is None or not len(pixels):
             if sum(counts):
@@ -223,7 +224,8 @@ class ModelRunner:
         for prompt in prompts:
             row = embed(prompt.ids)
             if prompt.features is not None:
-                row[prompt.ids == self.image_token_id] = prompt.features[:, : row.shape[-1]].to(row.dtype)
+                images = (prompt.ids == self.image_token_id)[:, None]
+                row = row.masked_scatter(images, prompt.features[:, : row.shape[-1]].to(row.dtype))
             rows.append(row)
         hidden = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         return hidden, torch.tensor([len(prompt) - 1 for prompt in prompts], device=hidden.device)

@@ -111,7 +111,7 @@ class OcrApi(litserve.LitAPI):  # type: ignore[misc]
         tqdm.set_lock(threading.RLock())  # its own is one of processes, which is reported when this one is ended
         self._prepare()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; this one ends last
-        threads = max(4, available_cores() * 3 // 4)
+        threads = max(4, available_cores() // 2)
         beside_gpu = torch.device(device).type == "cuda"
         prepare = PreparationProcesses(self._settings, self._limits, threads) if beside_gpu else None
         pool = ModelPool(self._settings, device)
