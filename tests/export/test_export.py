@@ -16,13 +16,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from deepsynth.__main__ import main
+from deepsynth.data import OcrProcessor
 from deepsynth.errors import UserError
 from deepsynth.export.merge import export_model
 from deepsynth.export.verification import Answer, check_answers
 from deepsynth.models import register
 from deepsynth.models.deepseek_ocr.published import AUTO_MAP
 from deepsynth.models.lora import LoraSettings, lora_config
-from deepsynth.models.registry import resolve_model_name
+from deepsynth.models.registry import load_pretrained, resolve_model_name
+from deepsynth.models.tokens import ImageLayout, image_layout
 from tests.helpers.training import make_module
 from tests.modules.test_checkpoint_io import disk_with
 
@@ -329,3 +331,21 @@ def test_a_full_disk_is_one_line_and_leaves_no_folder(base: Path, tmp_path: Path
     with disk_with(100_000), pytest.raises(UserError, match=r"out: the weights cannot be written \(.*; make room"):
         export_model(adapter, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("format", ["native", "transformers", "published"])
+def test_the_written_processor_has_the_resolution_of_the_run(format: Any, base: Path, tmp_path: Path) -> None:
+    adapter = write_adapter(str(base), tmp_path / "run/adapter")
+    config = {"data": {"init_args": {"mode": "gundam", "processor": None}}}
+    (tmp_path / "run/config.yaml").write_text(json.dumps(config))
+    export_model(adapter, output=tmp_path / "out", format=format)
+    found = image_layout(load_pretrained(AutoProcessor, str(tmp_path / "out")))
+    own = image_layout(load_pretrained(AutoProcessor, str(base)))
+    trained = OcrProcessor(str(base), mode="gundam").layout
+    assert isinstance(trained, ImageLayout)
+    assert own.base_size != trained.base_size
+    wanted = own if format == "published" else trained
+    assert (found.base_size, found.tile_size, found.max_tiles) == (wanted.base_size, wanted.tile_size, wanted.max_tiles)
+    if format == "published":
+        with pytest.raises(UserError, match="mode is 'gundam', but format is 'published', whose readers"):
+            export_model(adapter, output=tmp_path / "again", format=format, mode="gundam")

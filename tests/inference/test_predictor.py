@@ -106,6 +106,12 @@ def test_the_prompt_is_the_one_asked_for_else_that_of_the_training(
     assert not predictor.module.training
 
 
+def test_the_resolution_is_that_of_the_adapters_run(adapter: Path) -> None:
+    (adapter.parent / "config.yaml").write_text("data: {init_args: {mode: gigantic}}")
+    with pytest.raises(UserError, match="mode is 'gigantic'"):
+        Predictor(adapter, model_name=NAME)
+
+
 def test_an_adapter_of_another_program_needs_the_name_of_its_model(adapter: Path) -> None:
     (adapter / "deepsynth.json").unlink()
     with pytest.raises(UserError, match=f"^{adapter} does not say which model it belongs to; give model_name"):

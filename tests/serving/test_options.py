@@ -96,7 +96,7 @@ def test_a_model_has_the_name_of_its_run_or_its_own(
     run = tmp_path / "my-run"
     for part in ("adapter", "other"):
         folder(run / part, adapter_config={}, deepsynth={"model_name": NAME})
-    (run / "config.yaml").write_text("data: {init_args: {processor: {init_args: {mode: tiny}}}}")
+    (run / "config.yaml").write_text("data: {init_args: {mode: tiny, processor: null}}")
     folder(tmp_path / "cache", config={})
     monkeypatch.setattr(pull, "pull", lambda reference: tmp_path / "cache")
     (found,), mode = served_models([given.format(run=run)], None, None)

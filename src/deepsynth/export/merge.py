@@ -34,6 +34,7 @@ from deepsynth.export.verification import (
 )
 from deepsynth.export.vllm_lora import VllmAdapter, export_for_vllm
 from deepsynth.io.files import atomic_folder, explain_write_errors, reason_and_remedy
+from deepsynth.io.run_config import mode_of, run_of
 from deepsynth.modules.adapter import by_own_names
 
 Format = Literal["native", "transformers", "published", "vllm-lora"]
@@ -96,6 +97,7 @@ def export_model(
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     device: str = "cpu",
     max_shard_size: str = "5GB",
+    mode: str | None = None,
 ) -> ExportReport | VllmAdapter:
     """Write a model with its adapter merged, or a whole model in another format, and verify what was written.
 
@@ -109,6 +111,8 @@ def export_model(
         dtype: of the written weights; ``auto`` keeps the base's.
         device: where to compute.
         max_shard_size: of one weight file.
+        mode: resolution by name that the written processor has; by default that of the adapter's run, else the base's.
+            ``published`` and ``vllm-lora`` take none: their readers have their own.
 
     Raises:
         UserError: for an adapter that does not belong to the base (with its keys), a format that the model does not
@@ -125,14 +129,19 @@ def export_model(
     whole = (adapter / "config.json").is_file() and not (adapter / "adapter_config.json").exists()
     if whole and base is not None:
         raise UserError(f"base is {base}, but {adapter} is a whole model, which has none; leave --base out")
+    if mode is not None and format in ("published", "vllm-lora"):
+        raise UserError(f"mode is {mode!r}, but format is {format!r}, whose readers have their own; leave --mode out")
     if format == "vllm-lora":
         return export_for_vllm(adapter, output, None if whole else base or _base_of(adapter))
     base = str(adapter) if whole else base or _base_of(adapter)
+    if mode is None and format != "published":
+        mode = mode_of(run_of(adapter))
+    processor = _processor(base, mode)
     kind = "auto" if dtype == "auto" else getattr(torch, dtype)
     model = load_pretrained(AutoModelForImageTextToText, base, dtype=kind).to(device).eval()
     if format == "published":
         family_of(model.config).refuse("published", "format is 'published'", "use format=native")
-    inputs = probe_inputs(base, device)
+    inputs = probe_inputs(base, device, mode)
     before = weight_digests(model)
     expected: set[str] = set()
     allowed: set[str] = set()
@@ -142,7 +151,7 @@ def export_model(
         model, given, expected, allowed = _merged(model, adapter, base, inputs)
     written = str(model.dtype).removeprefix("torch.")
     with explain_write_errors(output, "the model"), atomic_folder(output) as part:
-        config, notes = _write(model, base, part, format, max_shard_size)
+        config, notes = _write(model, processor, base, part, format, max_shard_size)
         del model
         gc.collect()
         known = {} if config is None else {"config": config}
@@ -167,14 +176,27 @@ def _merged(model: Any, adapter: Path, base: str, inputs: dict[str, Any]) -> tup
         raise UserError(f"{adapter} cannot be merged in {dtype}: {error}") from error
 
 
-def _write(model: Any, base: str, folder: Path, format: Format, max_shard_size: str) -> tuple[Any, tuple[str, ...]]:
-    """Write a model's folder, and return what it has to be loaded with, if anything, and what it cannot do."""
-    from safetensors import SafetensorError
+def _processor(base: str, mode: str | None) -> Any:
+    """Return the base's processor, with the resolution of a mode."""
     from transformers import AutoProcessor
 
-    from deepsynth.models.registry import load_pretrained, resolve_model_name
+    from deepsynth.models.registry import family_of_model, load_pretrained
 
     processor = load_pretrained(AutoProcessor, base)
+    if mode is not None:
+        for name, value in family_of_model(base).layout(processor, mode).processor_kwargs().items():
+            setattr(processor.image_processor, name, value)
+    return processor
+
+
+def _write(
+    model: Any, processor: Any, base: str, folder: Path, format: Format, max_shard_size: str
+) -> tuple[Any, tuple[str, ...]]:
+    """Write a model's folder, and return what it has to be loaded with, if anything, and what it cannot do."""
+    from safetensors import SafetensorError
+
+    from deepsynth.models.registry import resolve_model_name
+
     try:
         own = not type(model).__module__.startswith("transformers.")
         if format == "transformers" and own:

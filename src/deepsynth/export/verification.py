@@ -51,8 +51,14 @@ def weight_digests(model: Any) -> dict[str, str]:
     }
 
 
-def probe_inputs(model_name: str, device: str) -> dict[str, Any]:
-    """Return the model inputs of a drawn page with the plain prompt, made by the settings of a model's processor."""
+def probe_inputs(model_name: str, device: str, mode: str | None = None) -> dict[str, Any]:
+    """Return the model inputs of a drawn page with the plain prompt, made by the settings of a model's processor.
+
+    Args:
+        model_name: whose processor makes them.
+        device: where to.
+        mode: resolution by name; by default the processor's own.
+    """
     from PIL import Image, ImageDraw
 
     from deepsynth.data import Collator, OcrProcessor
@@ -65,7 +71,7 @@ def probe_inputs(model_name: str, device: str) -> dict[str, Any]:
             (30, 20 + 30 * row), f"{row + 1}. The quick brown fox jumps over the lazy dog, 0123456789.", fill="black"
         )
     # Of one prompt whatever the family: a model may be written as one of another.
-    sample = OcrProcessor(model_name, prompt="<image>\nFree OCR.")(
+    sample = OcrProcessor(model_name, mode, prompt="<image>\nFree OCR.")(
         Document("probe", ""), [Page(page, "")], prompt_only=True
     )
     assert sample is not None, "nothing is dropped"

@@ -14,6 +14,7 @@ from deepsynth.data.processing.processor import OcrProcessor
 from deepsynth.data.rendering.renderer import TextRenderer
 from deepsynth.errors import UserError
 from deepsynth.hub.pull import resolve_checkpoint
+from deepsynth.io.run_config import mode_of, run_of
 from deepsynth.models.lora import LoraSettings
 from deepsynth.modules import PeftModule
 from deepsynth.modules.adapter import adapter_settings, json_object
@@ -30,7 +31,7 @@ class Predictor:
         adapter: folder of an adapter, or ``hf://owner/repo@revision``; ``None`` for the model as it comes.
         model_name: a built-in model, a local folder or a Hub repository; by default that of the adapter.
         prompt: prompt with ``<image>``; by default the one that the adapter was trained with, or that of transcription.
-        mode: resolution by name, such as ``base``; by default that of the model's files.
+        mode: resolution by name, such as ``base``; by default that of the adapter's run, or of the model's files.
         max_new_tokens: most tokens of a text; by default by the longest text of the adapter's training.
         device: torch's name; by default a GPU where there is one.
 
@@ -59,6 +60,8 @@ class Predictor:
         lora = {key.removeprefix("lora."): value for key, value in stored.items() if key.startswith("lora.")}
         if prompt is None and folder is not None and (folder / "deepsynth.json").is_file():
             prompt = json_object(folder / "deepsynth.json").get("prompt")
+        if mode is None and folder is not None:
+            mode = mode_of(run_of(folder))
         processor = OcrProcessor(name, mode, prompt)
         layout = processor.layout
         if mode is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deepsynth.errors import UserError
+from deepsynth.io.run_config import mode_of, run_of
 from deepsynth.lazy_imports import install_command
 from deepsynth.models.quantization.quantize import Kind
 from deepsynth.modules.settings import Dtype
@@ -156,24 +157,8 @@ def served_models(
             raise UserError(
                 f"--ckpt_path is {place}, and there is no such folder; give an adapter's: runs/NAME/adapter"
             )
-        run = folder.resolve().parent if folder.resolve().name == "adapter" else folder.resolve()
+        run = run_of(folder)
         named = place.split("@")[0].rpartition("/")[2] if place.startswith("hf://") else run.name
         models.append(ServedModel.of(name or named, folder, base, max_new_tokens))
-        modes.append(_mode_of(run / "config.yaml"))
+        modes.append(mode_of(run))
     return tuple(models), modes[0]
-
-
-def _mode_of(config: Path) -> str | None:
-    """Return the resolution that a run was trained with; ``None`` when it does not say."""
-    import yaml
-
-    if not config.is_file():
-        return None
-    try:
-        found = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{config}: cannot be read ({reason}); give --mode and move it away") from None
-    for key in ("data", "init_args", "processor", "init_args", "mode"):
-        found = found.get(key) if isinstance(found, dict) else None
-    return found if isinstance(found, str) else None
