@@ -124,6 +124,19 @@ class ChatModel:
     top: dict[str, Any] = field(default_factory=dict)
 
 
+#: Tokens of Qwen's vision-language models, and what surrounds a page and a text of theirs.
+QWEN_TOKENS = (
+    ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|image_pad|>"),
+    ("<|vision_start|>", "<|vision_end|>", "<|video_pad|>"),
+)
+QWEN_FRAME = {
+    "user": "<|im_start|>user\n",
+    "image": "<|vision_start|><|image_pad|><|vision_end|>",
+    "end_of_user": "<|im_end|>\n",
+    "assistant": "<|im_start|>assistant\n",
+    "end_of_answer": "<|im_end|>\n",
+}
+
 CHAT_MODELS = {
     "deepsynth/full-size-paddleocr-vl": ChatModel(
         PaddleOCRVLConfig,
@@ -185,16 +198,8 @@ CHAT_MODELS = {
         FAMILIES["qwen2_5_vl"].processor_class(),
         Qwen2VLImageProcessorPil,
         {"shortest_edge": 3136, "longest_edge": 12845056},
-        ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|image_pad|>"),
-        ("<|vision_start|>", "<|vision_end|>", "<|video_pad|>"),
-        {
-            "start": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
-            "user": "<|im_start|>user\n",
-            "image": "<|vision_start|><|image_pad|><|vision_end|>",
-            "end_of_user": "<|im_end|>\n",
-            "assistant": "<|im_start|>assistant\n",
-            "end_of_answer": "<|im_end|>\n",
-        },
+        *QWEN_TOKENS,
+        {**QWEN_FRAME, "start": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"},
         {
             "vocab_size": 151936,
             "hidden_size": 2048,
@@ -215,16 +220,8 @@ CHAT_MODELS = {
         FAMILIES["qwen3_vl"].processor_class(),
         partial(Qwen2VLImageProcessorPil, patch_size=16, image_mean=[0.5] * 3, image_std=[0.5] * 3),
         {"shortest_edge": 65536, "longest_edge": 16777216},
-        ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|image_pad|>"),
-        ("<|vision_start|>", "<|vision_end|>", "<|video_pad|>"),
-        {
-            "start": "",
-            "user": "<|im_start|>user\n",
-            "image": "<|vision_start|><|image_pad|><|vision_end|>",
-            "end_of_user": "<|im_end|>\n",
-            "assistant": "<|im_start|>assistant\n",
-            "end_of_answer": "<|im_end|>\n",
-        },
+        *QWEN_TOKENS,
+        {**QWEN_FRAME, "start": ""},
         {
             "vocab_size": 151936,
             "hidden_size": 2048,

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from deepsynth.errors import UserError
+from deepsynth.generation import Decoder
 from deepsynth.generation import cache as cache_module
 from deepsynth.generation import decoder as decoder_module
 from deepsynth.generation import steps as steps_module
@@ -82,6 +83,22 @@ def test_a_model_that_is_warmed_up_records_nothing_more(monkeypatch: pytest.Monk
     assert len(graphs) == recorded
     monkeypatch.undo()
     assert found == texts_of(ModelPool(ModelSettings((model,), slots=3), "cpu"), "m", of, 40)
+
+
+def test_a_warm_up_without_memory_is_named_and_the_model_serves_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = ServedModel("m", None, NAME, max_new_tokens=4)
+    pool = ModelPool(ModelSettings((model,), slots=2), "cpu")
+
+    def submit(self: Decoder, *args: Any) -> Any:
+        raise torch.OutOfMemoryError("no memory")
+
+    with monkeypatch.context() as full, caplog.at_level("WARNING", logger="deepsynth"):
+        full.setattr(Decoder, "submit", submit)
+        pool.warm_up()
+    assert "lower --slots (2). no memory" in caplog.text
+    assert len(texts_of(pool, "m", samples(NAME, 2), 4)) == 2
 
 
 @pytest.mark.parametrize("count", [1, 3])

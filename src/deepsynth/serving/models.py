@@ -194,19 +194,31 @@ class ModelPool:
         Longer texts than those of :data:`LIMIT_WITHOUT_TARGETS` tokens, and those of other models, wait at their first
         time.
         """
-        model, began = self.settings.models[0], time.monotonic()
-        side = self.processor.longest_side_px
+        name, began = self.settings.models[0].name, time.monotonic()
+        try:
+            longest = self._warm_up(name)
+        except torch.OutOfMemoryError as error:
+            self.forget(name)
+            log.warning(
+                "the model is not warmed up, for want of memory: lower --slots (%d). %s", self.settings.slots, error
+            )
+            return
+        log.info("the model is warmed up after %.0f s, for texts up to %d positions", time.monotonic() - began, longest)
+
+    def _warm_up(self, name: str) -> int:
+        """Do so, and return the longest prompt with its text that is prepared for, tokens."""
+        side, model = self.processor.page_side_px, self.models[name]
         blank = Page(Image.new("RGB", (side, side), "white"), "", number=0)
         sample = self.processor(Document("warm-up", "", prompt=model.prompt), [blank], prompt_only=True)
         assert sample is not None, "the processor of a service drops nothing"
-        decoder, shortest = self.use(model.name), sample.prompt_length
+        decoder, shortest = self.use(name), sample.prompt_length
         longest = min(shortest + min(model.max_new_tokens, LIMIT_WITHOUT_TARGETS), self._room(decoder.slots))
         decoder.warm_up(range(shortest, max(longest, shortest) + 1))  # first: a cache that grows later voids all graphs
         for count in range(1, min(PAGES_AT_ONCE, decoder.slots) + 1):
             for _ in range(2):  # a shape is recorded when it comes again
-                self.submit(model.name, [sample] * count, [1] * count)
+                self.submit(name, [sample] * count, [1] * count)
                 decoder.step()
-        log.info("the model is warmed up after %.0f s, for texts up to %d tokens", time.monotonic() - began, longest)
+        return longest
 
     def _room(self, slots: int) -> int:
         """Return how many positions of so many rows take half of the free memory; no more than a sample may have."""

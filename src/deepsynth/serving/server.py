@@ -117,7 +117,7 @@ class OcrApi(litserve.LitAPI):  # type: ignore[misc]
         pool = ModelPool(self._settings, device)
         if beside_gpu:
             pool.warm_up()
-        collect_seldom()  # a search of all that was loaded holds up every text, for 55 ms on a server
+        collect_seldom()  # a search of all that was loaded would hold up every text
         self.make_worker = partial(Worker, pool, self._limits, threads=threads, prepare=prepare)
 
     async def authorize(self, request: Request) -> None:

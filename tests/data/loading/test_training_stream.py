@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import tracemalloc
 from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
@@ -20,6 +19,7 @@ from deepsynth.data.loading.training_stream import MIXED, mixed
 from deepsynth.data.sources.base import KEPT_IDS
 from deepsynth.errors import UserError
 from deepsynth.types import Batch, Document
+from tests.helpers.growth import grown_bytes
 from tests.helpers.training import PAGE, RankOf, make_module, make_trainer
 
 
@@ -145,12 +145,7 @@ def test_memory_does_not_grow_with_the_stream(monkeypatch: pytest.MonkeyPatch) -
     keys = iter(loader.sampler)
     for _ in islice(keys, 3000):  # until Python's own lists of free objects are full
         pass
-    tracemalloc.start()
-    for _ in islice(keys, 3000):
-        pass
-    grown, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert grown < 3000 * 10
+    assert grown_bytes(keys, 3000) < 3000 * 10
 
 
 def test_the_ids_of_the_last_documents_alone_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

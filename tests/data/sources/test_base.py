@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tracemalloc
 from collections.abc import Iterator
 from itertools import count, islice
 
@@ -14,6 +13,7 @@ from deepsynth.data.sources.base import Source, checked_documents, read_document
 from deepsynth.data.sources.rows import Row, RowSource
 from deepsynth.errors import UserError
 from deepsynth.types import Document
+from tests.helpers.growth import grown_bytes
 
 
 class Listed(Source):
@@ -80,9 +80,4 @@ def test_a_stream_of_rows_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("deepsynth.data.sources.base.KEPT_IDS", 10)
     documents = Rows().walk(need_text=True)
     assert [document.id for document in islice(documents, 500)][-1] == "998.png"
-    tracemalloc.start()
-    for _ in islice(documents, 2000):
-        pass
-    grown, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert grown < 2000 * 20
+    assert grown_bytes(documents, 2000) < 2000 * 20
