@@ -12,20 +12,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from deepsynth.errors import UserError
 from deepsynth.export.merge import ExportReport, export_model
 from deepsynth.export.verification import probe_inputs
 from deepsynth.models import register
 from deepsynth.models.registry import load_pretrained
-from tests.export.test_export import base, write_adapter
+from tests.export.test_export import HAS_LAYERS, base, write_adapter
 
 __all__ = ["base"]
 
 register()
 
-HAS_LAYERS = pytest.mark.skipif("unlimited_ocr" not in CONFIG_MAPPING, reason="this transformers lacks the layers")
 
 #: Run without DeepSynth: logits and 40 greedy tokens for inputs that are given as a file.
 PLAIN = """

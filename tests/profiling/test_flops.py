@@ -121,17 +121,23 @@ def v2_vision_by_hand() -> tuple[int, int]:
 
 
 @pytest.mark.parametrize(
-    ("name", "behind_sam"),
-    [("deepsynth/full-size-ocr", v1_vision_by_hand), ("deepsynth/full-size-ocr-2", v2_vision_by_hand)],
+    ("name", "behind_sam", "angles"),
+    [
+        ("deepsynth/full-size-ocr", v1_vision_by_hand, 0),
+        # The angles of rotation are a product in transformers 5.17, and none in later ones.
+        ("deepsynth/full-size-ocr-2", v2_vision_by_hand, 2 * 32 * 512),
+    ],
 )
-def test_the_published_vision(name: str, behind_sam: Callable[[], tuple[int, int]]) -> None:
+def test_the_published_vision(name: str, behind_sam: Callable[[], tuple[int, int]], angles: int) -> None:
     """Frozen it runs forward; with adapters, back again down to the first adapted layer.
 
     Attention has two gradients for each of its products.
     """
     forward, added = map(sum, zip(sam_by_hand(), behind_sam(), strict=True))
-    assert published(name).of_images(batch([300], images=1)) == forward
-    assert published(name, vision=True, projector=True).of_images(batch([300], images=2)) == 2 * (2 * forward + added)
+    frozen = published(name).of_images(batch([300], images=1))
+    assert frozen in (forward, forward + angles)
+    adapted = published(name, vision=True, projector=True).of_images(batch([300], images=2))
+    assert adapted == 2 * (2 * forward + added + frozen - forward)
 
 
 SCOPES: dict[str, dict[str, Any]] = {
